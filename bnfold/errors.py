@@ -1,0 +1,43 @@
+"""What can go wrong, and the exit code each kind of failure has in the shell."""
+
+from typing import ClassVar
+
+
+class BnfoldError(Exception):
+    """Base of every error bnfold raises on purpose.
+
+    The message is one line for a person: what is wrong, where, and what to do about it.
+    `exit_code` is what the command line returns for it.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(BnfoldError):
+    """The request itself cannot be carried out: a wrong option value, a feed for an input that does not exist."""
+
+    exit_code = 2
+
+
+class ModelError(BnfoldError):
+    """The input is not an ONNX model, is damaged, or uses something bnfold does not support."""
+
+    exit_code = 3
+
+
+class OutputError(BnfoldError):
+    """The output could not be written; whatever was at its path before is untouched."""
+
+    exit_code = 4
+
+
+class ProviderError(BnfoldError):
+    """A requested execution provider is missing, or did not run the nodes it was asked to run."""
+
+    exit_code = 5
+
+
+class ResourceLimitError(BnfoldError):
+    """A limit on time or memory was reached before the work was done."""
+
+    exit_code = 6
