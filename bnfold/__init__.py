@@ -7,7 +7,6 @@
 """
 
 from importlib import import_module
-from typing import Any
 
 __version__ = "0.1.0"
 
@@ -19,10 +18,10 @@ _HOME = {
     "BnfoldError": "bnfold.errors",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the names come from the table above
+__all__ = ["__version__", *_HOME]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

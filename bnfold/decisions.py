@@ -22,8 +22,43 @@ class Action(StrEnum):
 class Reason(Enum):
     """Why a normalization stays. The name is the stable code; the value is the sentence for people."""
 
+    # What it is.
     TRAIN_MODE = "It runs in training mode, so it normalizes with the statistics of each batch."
-    ...
+    SPATIAL_ZERO = "It has spatial = 0, which normalizes every position on its own."
+    MALFORMED = "Its parameters or attributes do not have the form the operator's specification asks for."
+    PARAMETER_NOT_CONSTANT = "One of its parameters is computed while the model runs."
+    OVERRIDABLE_PARAMETER = "One of its parameters is also a graph input, so a caller may replace it."
+    PARAMETER_SHAPE = "Its parameters are not one number per channel."
+    NOT_FINITE = "Its parameters are not finite, or its variance plus epsilon is not positive."
+    KEPT_ON_REQUEST = "It was chosen to be kept."
+    # What surrounds it.
+    GRAPH_INPUT = (
+        "Its input comes straight from the graph's inputs, and no linear operator follows that could take it up."
+    )
+    NO_PRODUCER = "Its input is a constant or comes from outside this scope."
+    OTHER_CONSUMER = "The value it would be folded into is also read elsewhere."
+    VALUE_IS_OUTPUT = "The value it would be folded into is an output of the graph."
+    BARRIER = "The operator beside it is not linear in each channel, so nothing can be moved across it."
+    UNKNOWN_OPERATOR = "The operator beside it is not one bnfold knows."
+    SHAPE_UNKNOWN = "The rank or shape of a value on the way is unknown."
+    NOT_PER_CHANNEL = "On the other side of the operator beside it the map is no longer one number per channel."
+    WRONG_AXIS = "Its channels are not the output channels of the operator beside it."
+    NEGATIVE_SCALE = "The operator beside it lets only positive scales pass, and one of its scales is not positive."
+    SHIFT_BLOCKED = "The operator beside it lets a scale pass but no shift."
+    PADDED_BORDER = "The operator beside it pads with zeros, so a shift would be wrong along the border."
+    NOT_ALL_ABSORB = "It would have to be folded into several places, and one of them cannot take it up."
+    # What it would be folded into.
+    WEIGHT_NOT_CONSTANT = (
+        "The weight it would be folded into is computed while the model runs, or a caller may replace it."
+    )
+    BIAS_NOT_CONSTANT = "The bias it would be folded into is computed while the model runs, or a caller may replace it."
+    WEIGHT_SHAPE = "The weight it would be folded into does not have the shape its operator's specification asks for."
+    NOT_BROADCASTABLE = "The bias it would be folded into cannot hold one number per channel."
+    WEIGHT_OVERFLOW = "A folded weight or bias would not be finite in the dtype that stores it."
+    WEIGHT_UNDERFLOW = "Folded weights of some channel would fall below the normal range of the dtype that stores them."
+    UNSUPPORTED_DTYPE = "The weight it would be folded into is stored in a dtype that cannot be scaled exactly enough."
+    MORE_NODES = "Folding it would leave at least as many operators as before."
+    SEARCH_LIMIT = "The search for a place to fold it reached its limit of steps."
 
     @property
     def code(self) -> str:

@@ -1,6 +1,6 @@
 """What can go wrong, and the exit code each kind of failure has in the shell."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class BnfoldError(Exception):
@@ -41,3 +41,16 @@ class ResourceLimitError(BnfoldError):
     """A limit on time or memory was reached before the work was done."""
 
     exit_code = 6
+
+
+class VerificationError(BnfoldError):
+    """The result was not shown to compute what the original does, so nothing was published.
+
+    `report` is the `bnfold.report.Report` of the run, with every measurement.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, report: Any) -> None:
+        super().__init__(message)
+        self.report = report
