@@ -1,0 +1,66 @@
+"""What `inspect` found: every normalization of a model, and what `optimize` would do with it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bnfold import __version__
+from bnfold.decisions import Decision
+from bnfold.report.report import FORMAT_VERSION, ModelSummary
+
+
+@dataclass(frozen=True)
+class NormalizationInfo:
+    """One normalization as it stands in the model.
+
+    `mode` is "inference" or "train"; `channels` is None where the parameters do not tell; `epsilon` and `momentum`
+    are the attributes' values, `momentum` in the convention of ONNX (the share of the old statistic that stays) and
+    None where the operator has none. `fed_by` says what makes its input: an operator and its node, or a graph input.
+    """
+
+    node: str
+    op_type: str
+    scope: str
+    mode: str
+    channels: int | None
+    epsilon: float | None
+    momentum: float | None
+    fed_by: str
+    decision: Decision
+
+    @property
+    def pytorch_momentum(self) -> float | None:
+        """The momentum as PyTorch counts it: the share of the new batch, 1 - `momentum`."""
+        return None if self.momentum is None else 1.0 - self.momentum
+
+    def to_dict(self) -> dict[str, Any]:
+        """The normalization as `inspect --json` writes it."""
+        return {
+            "node": self.node,
+            "op_type": self.op_type,
+            "scope": self.scope,
+            "mode": self.mode,
+            "channels": self.channels,
+            "epsilon": self.epsilon,
+            "momentum": {"onnx": self.momentum, "pytorch": self.pytorch_momentum},
+            "fed_by": self.fed_by,
+            "decision": self.decision.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model and its normalizations, in the order of the graph."""
+
+    model: ModelSummary
+    normalizations: tuple[NormalizationInfo, ...]
+    version: str = __version__
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inspection as JSON-able data."""
+        return {
+            "format": FORMAT_VERSION,
+            "bnfold": self.version,
+            "kind": "inspect",
+            "model": self.model.to_dict(),
+            "normalizations": [info.to_dict() for info in self.normalizations],
+        }

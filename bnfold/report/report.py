@@ -1,0 +1,138 @@
+"""What one run of bnfold did, as data: everything the renderers show, and nothing they would have to compute."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from bnfold import __version__
+from bnfold.decisions import Decision
+
+# Raised whenever a key changes its meaning or goes away; new keys alone do not raise it.
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """What a model is, in the numbers a person compares before and after.
+
+    `path` is None for a model that was never a file. `nbytes` counts the model file and its external data;
+    `sha256` (lower-case hex) is that of the model file alone. `nodes` and `batch_normalizations` count every scope.
+    `opset` is the version of the default ONNX operator set.
+    """
+
+    path: str | None
+    sha256: str
+    nbytes: int
+    nodes: int
+    batch_normalizations: int
+    opset: int
+    ir_version: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as the JSON report writes it."""
+        return {
+            "path": self.path,
+            "sha256": self.sha256,
+            "bytes": self.nbytes,
+            "nodes": self.nodes,
+            "batch_normalizations": self.batch_normalizations,
+            "opset": self.opset,
+            "ir_version": self.ir_version,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one optimization did.
+
+    `verdict` is the word of `bnfold.equivalence.Verdict`, `explanation` one sentence on it ("" where it needs none).
+    `output` describes the optimized model even where it was not published; `published` is the path it was published
+    at, or None. `verification` is `Verification.to_dict()`, or None where verification was switched off.
+    `options` are the options the run was asked for, JSON-able.
+    """
+
+    kind: ClassVar[str] = "optimize"
+
+    verdict: str
+    exit_code: int
+    decisions: tuple[Decision, ...]
+    input: ModelSummary
+    output: ModelSummary | None = None
+    published: str | None = None
+    verification: Mapping[str, Any] | None = None
+    explanation: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    version: str = __version__
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-able data, the keys in the order a person would read them."""
+        return _header(self.kind, self.verdict, self.exit_code, self.explanation, self.version) | {
+            "input": self.input.to_dict(),
+            "output": None if self.output is None else self.output.to_dict(),
+            "published": self.published,
+            "decisions": [decision.to_dict() for decision in self.decisions],
+            "verification": None if self.verification is None else dict(self.verification),
+            "options": dict(self.options),
+        }
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """What one comparison of two models found; `verification` is `Verification.to_dict()`."""
+
+    kind: ClassVar[str] = "verify"
+
+    verdict: str
+    exit_code: int
+    reference: str
+    candidate: str
+    verification: Mapping[str, Any]
+    explanation: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    version: str = __version__
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-able data."""
+        return _header(self.kind, self.verdict, self.exit_code, self.explanation, self.version) | {
+            "reference": self.reference,
+            "candidate": self.candidate,
+            "verification": dict(self.verification),
+            "options": dict(self.options),
+        }
+
+
+@dataclass(frozen=True)
+class FailureReport:
+    """A run that ended in an error before there was anything to report on.
+
+    It is written to the same file, so that nobody takes the report of an earlier run for that of this one.
+    """
+
+    kind: ClassVar[str] = "failure"
+
+    error: str
+    message: str
+    exit_code: int
+    version: str = __version__
+
+    def to_dict(self) -> dict[str, Any]:
+        """The failure as JSON-able data: nothing was verified, nothing was published."""
+        return _header(self.kind, "not-verified", self.exit_code, self.message, self.version) | {
+            "error": self.error,
+            "published": None,
+            "decisions": [],
+        }
+
+
+AnyReport = Report | ComparisonReport | FailureReport
+
+
+def _header(kind: str, verdict: str, exit_code: int, explanation: str, version: str) -> dict[str, Any]:
+    return {
+        "format": FORMAT_VERSION,
+        "bnfold": version,
+        "kind": kind,
+        "verdict": str(verdict),
+        "exit_code": exit_code,
+        "explanation": explanation,
+    }

@@ -1,0 +1,21 @@
+"""Turns words that come out of a model or an exception into text that is safe and short enough to print.
+
+Names in a model are untrusted: one may hold line breaks or terminal escape sequences.
+"""
+
+
+def printable(text: str) -> str:
+    r"""The text with every character that cannot be shown, lone surrogates included, written as an escape (``\n``)."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def one_line(text: str) -> str:
+    """The text on one line: runs of white space become one space, what cannot be shown becomes an escape."""
+    return printable(" ".join(text.split()))
+
+
+def number(value: int | float | None) -> str:
+    """An integer with thousands separators, a float with three significant digits, or "?" where it is not known."""
+    if value is None:
+        return "?"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
