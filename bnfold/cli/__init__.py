@@ -1,1 +1,37 @@
-"""bnfold.cli"""
+"""The command line: parse, call the api, print, exit. Each command is one file, loaded when it is asked for."""
+
+import click
+
+from bnfold import __version__
+from bnfold.cli.shell import Shell
+
+COMMANDS = {
+    "optimize": "bnfold.cli.optimize",
+    "inspect": "bnfold.cli.inspect",
+    "verify": "bnfold.cli.verify",
+}
+
+
+@click.group(cls=Shell, commands_in=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bnfold", message="%(prog)s %(version)s")
+def main() -> None:
+    r"""Fold BatchNormalization into an ONNX model, explain what stays, and prove
+    the result equivalent.
+
+    \b
+    bnfold optimize in.onnx out.onnx   fold, verify, write out.onnx
+    bnfold inspect in.onnx             list every normalization
+    bnfold verify a.onnx b.onnx        compare two models
+
+    \b
+    Exit codes:
+      0    equivalent, or done
+      1    not equivalent, or not verified
+      2    wrong usage
+      3    bad or unsupported model
+      4    the output could not be written
+      5    an execution provider is missing or was bypassed
+      6    a limit on time or memory was reached
+      70   a bug in bnfold
+      130  interrupted
+    """

@@ -1,6 +1,8 @@
 """Reports as data, and the renderers that show them."""
 
+from bnfold.report.console import print_comparison, print_console, print_inspection
 from bnfold.report.inspection import Inspection, NormalizationInfo
+from bnfold.report.json_report import to_json
 from bnfold.report.report import FORMAT_VERSION, AnyReport, ComparisonReport, FailureReport, ModelSummary, Report
 
 __all__ = [
@@ -12,4 +14,8 @@ __all__ = [
     "ModelSummary",
     "NormalizationInfo",
     "Report",
+    "print_comparison",
+    "print_console",
+    "print_inspection",
+    "to_json",
 ]

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from bnfold import __version__
 from bnfold.decisions import Decision
+
+if TYPE_CHECKING:
+    from bnfold.equivalence import Verification
 
 # Raised whenever a key changes its meaning or goes away; new keys alone do not raise it.
 FORMAT_VERSION = 1
@@ -90,6 +93,19 @@ class ComparisonReport:
     explanation: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
+
+    @classmethod
+    def of(cls, verification: "Verification", reference: str, candidate: str, options: Mapping[str, Any]) -> Self:
+        """The report of a verification of `candidate` against `reference`: exit code 0 only if they are equivalent."""
+        return cls(
+            verdict=verification.verdict,
+            exit_code=0 if verification.verdict == "equivalent" else 1,
+            reference=reference,
+            candidate=candidate,
+            verification=verification.to_dict(),
+            explanation=verification.explanation,
+            options=options,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data."""

@@ -14,7 +14,7 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def number(value: int | float | None) -> str:
+def number(value: float | None) -> str:
     """An integer with thousands separators, a float with three significant digits, or "?" where it is not known."""
     if value is None:
         return "?"

@@ -1,0 +1,120 @@
+"""Options that several commands share, with the same words and the same meaning in each."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from bnfold.cli.parameters import InputShape, one_shape_per_name
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+_VERBOSITY = "bnfold.verbosity"
+
+
+def verbosity_of(ctx: click.Context) -> int:
+    """-1 quiet, 0 normal, 1 every detail, 2 tracebacks as well."""
+    level: int = ctx.meta.get(_VERBOSITY, 0)
+    return level
+
+
+def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> None:
+    if not value:
+        return
+    if _VERBOSITY in ctx.meta:
+        raise click.BadParameter("-q and -v contradict each other", ctx=ctx, param=param)
+    ctx.meta[_VERBOSITY] = value
+
+
+def _applied(*options: Callable[[AnyFunction], AnyFunction]) -> Callable[[AnyFunction], AnyFunction]:
+    def decorate(function: AnyFunction) -> AnyFunction:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+verbosity_options = _applied(
+    click.option(
+        "-q",
+        "--quiet",
+        type=int,
+        flag_value=-1,
+        default=0,
+        expose_value=False,
+        callback=_set_verbosity,
+        help="Print only what failed.",
+    ),
+    click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        expose_value=False,
+        callback=_set_verbosity,
+        help="Print every decision and measurement; -vv also the traceback of an error.",
+    ),
+)
+
+report_option = click.option(
+    "--report",
+    "report_path",
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    help="Write the report as JSON, also when the run fails. - is standard output.",
+)
+
+rewrite_options = _applied(
+    click.option(
+        "--keep",
+        multiple=True,
+        metavar="PATTERN",
+        help="Keep the normalizations whose node name matches this shell pattern (* and ?). Repeatable.",
+    ),
+    click.option(
+        "--assume-constant-initializers",
+        is_flag=True,
+        help="Treat initializers that are also graph inputs as constants: no caller overrides them.",
+    ),
+    click.option(
+        "--lower",
+        is_flag=True,
+        help="Turn a normalization that stays into Mul and Add, for targets without BatchNormalization.",
+    ),
+)
+
+external_data_option = click.option(
+    "--strict-external-data",
+    is_flag=True,
+    help="Refuse external data behind symbolic links.",
+)
+
+feed_options = _applied(
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random feeds."),
+    click.option(
+        "--input-shape",
+        "input_shapes",
+        type=InputShape(),
+        multiple=True,
+        callback=one_shape_per_name,
+        metavar="NAME:DIMS",
+        help="Run this input at this shape, like input:1,3,224,224. Repeatable.",
+    ),
+    click.option(
+        "--inputs",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE.npz",
+        help="Compare on these inputs, one array per input name, instead of random feeds.",
+    ),
+    click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance, instead of the dtype's own."),
+    click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance, instead of the dtype's own."),
+    click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        default=("cpu",),
+        show_default=True,
+        metavar="NAME",
+        help="Execution provider to verify on. Repeatable.",
+    ),
+)

@@ -1,0 +1,90 @@
+"""What every command has in common: found by name when needed, and every way to fail has one line and an exit code."""
+
+import contextlib
+import io
+import sys
+import traceback
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from bnfold.errors import BnfoldError
+
+INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
+OUT_OF_MEMORY = 6
+INTERRUPTED = 130
+
+
+class Shell(click.Group):
+    """A group whose commands are imported on first use, and which turns exceptions into exit codes.
+
+    `commands_in` maps a command's name to the module that holds it as `command`.
+    """
+
+    def __init__(self, *args: Any, commands_in: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._commands_in = commands_in
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names, in the order they are introduced."""
+        return list(self._commands_in)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The command of that name, imported now."""
+        if cmd_name not in self._commands_in:
+            return None
+        command: click.Command = import_module(self._commands_in[cmd_name]).command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; leave with the exit code of whatever it raises."""
+        _escape_what_cannot_be_encoded()
+        try:
+            return super().invoke(ctx)
+        except BnfoldError as error:
+            fail(ctx, str(error), error.exit_code)
+        except KeyboardInterrupt:
+            fail(ctx, "interrupted", INTERRUPTED)
+        except MemoryError:
+            fail(ctx, "out of memory: free some, or use a machine that has more", OUT_OF_MEMORY)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a user who did not ask for it
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            fail(ctx, f"this is a bug in bnfold, please report it with the output of -vv: {what}", INTERNAL_ERROR)
+
+
+def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
+    """Say what went wrong in one line on standard error, and leave; a report that is still owed tells of it too."""
+    from bnfold.cli.delivery import owed_report, write_report
+    from bnfold.cli.options import verbosity_of
+    from bnfold.report.text import one_line
+
+    error = sys.exception()
+    if verbosity_of(ctx) > 1 and error is not None:
+        _say("".join(traceback.format_exception(error)).rstrip())
+    _say(f"bnfold: {one_line(message)}")
+    if owed_report(ctx):
+        from bnfold.report import FailureReport
+
+        kind = "Failure" if error is None else type(error).__name__
+        try:
+            write_report(ctx, FailureReport(error=kind, message=one_line(message), exit_code=exit_code))
+        except BnfoldError as second:
+            _say(f"bnfold: {one_line(str(second))}")
+    ctx.exit(exit_code)
+
+
+def _say(line: str) -> None:
+    # Where nobody can be told, the exit code still tells.
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """A name with an accent is no reason to fail on a terminal that knows only ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

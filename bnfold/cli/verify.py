@@ -1,0 +1,34 @@
+"""`bnfold verify`: compare two models, write nothing but a report."""
+
+from typing import Any
+
+import click
+
+from bnfold.cli.delivery import reserve_report, show, write_report
+from bnfold.cli.options import feed_options, report_option, verbosity_of, verbosity_options
+from bnfold.cli.shell import fail
+
+
+@click.command("verify", short_help="Compare two models on the same feeds.")
+@click.argument("reference", type=click.Path())
+@click.argument("candidate", type=click.Path())
+@report_option
+@feed_options
+@verbosity_options
+@click.pass_context
+def command(ctx: click.Context, /, reference: str, candidate: str, report_path: str | None, **options: Any) -> None:
+    """Run REFERENCE, without any graph optimization, and CANDIDATE, without and with, on the same feeds, and compare.
+
+    Exits 0 if they are equivalent, 1 if they are not or could not be compared.
+    """
+    reserve_report(ctx, report_path, reference, candidate, options["inputs"])
+    from bnfold import api
+    from bnfold.report import ComparisonReport, print_comparison
+
+    report = ComparisonReport.of(api.verify(reference, candidate, **options), reference, candidate, options)
+    try:
+        show(ctx, lambda console: print_comparison(report, console, verbosity_of(ctx)))
+    finally:
+        write_report(ctx, report)
+    if report.exit_code:
+        fail(ctx, report.explanation, report.exit_code)

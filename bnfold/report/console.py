@@ -1,0 +1,127 @@
+"""The report for a person: plain lines that survive a pipe, a narrow terminal and names nobody expected.
+
+Only the small tables are laid out; sentences are never wrapped or cut, so that grep finds them whole.
+Verbosity: -1 what failed, 0 the summary, 1 every decision and measurement.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bnfold.decisions import Action, Decision
+from bnfold.report.inspection import Inspection, NormalizationInfo
+from bnfold.report.report import ComparisonReport, ModelSummary, Report
+from bnfold.report.text import number, one_line, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# The verdicts that let a model be published without anybody asking for it.
+GOOD = ("equivalent", "proved")
+
+
+def print_console(report: Report, console: "Console", verbosity: int = 0) -> None:
+    """What `optimize` did: before and after, every normalization that stays and why, the verdict."""
+    if verbosity < 0:
+        return
+    if report.output is not None:
+        _print_before_after(report.input, report.output, console)
+    _print_decisions(report.decisions, console, every=verbosity > 0)
+    _print_verdict(report.verdict, report.explanation, report.verification, console, every=verbosity > 0)
+    if report.published is not None:
+        _line(console, f"written: {printable(report.published)}")
+
+
+def print_comparison(report: ComparisonReport, console: "Console", verbosity: int = 0) -> None:
+    """What `verify` found."""
+    if verbosity < 0:
+        return
+    _print_verdict(report.verdict, report.explanation, report.verification, console, every=verbosity > 0)
+
+
+def print_inspection(inspection: Inspection, console: "Console", verbosity: int = 0) -> None:
+    """Every normalization of a model in three lines: what it is, what feeds it, what becomes of it."""
+    if verbosity < 0:
+        return
+    model = inspection.model
+    _line(
+        console,
+        f"{printable(model.path or 'the model')}: {number(model.nodes)} nodes, opset {model.opset}, "
+        f"IR version {model.ir_version}, {number(model.nbytes)} bytes, "
+        f"{_count(len(inspection.normalizations), 'normalization')}",
+    )
+    for info in inspection.normalizations:
+        _line(console, "")
+        for line in _described(info):
+            _line(console, line)
+
+
+def _print_before_after(before: ModelSummary, after: ModelSummary, console: "Console") -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=True)
+    table.add_column("")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    table.add_row("nodes", number(before.nodes), number(after.nodes))
+    table.add_row("BatchNormalization", number(before.batch_normalizations), number(after.batch_normalizations))
+    table.add_row("bytes", number(before.nbytes), number(after.nbytes))
+    console.print(table)
+
+
+def _print_decisions(decisions: Iterable[Decision], console: "Console", *, every: bool) -> None:
+    for decision in decisions:
+        if every or decision.action is Action.KEPT:
+            _line(console, decided(decision))
+
+
+def decided(decision: Decision) -> str:
+    """One line on what became of a normalization: ``kept bn1 (body of if0): the sentence [CODE] the detail``."""
+    scope = f" ({printable(decision.scope)})" if decision.scope else ""
+    line = f"{decision.action.value} {printable(decision.node)}{scope}"
+    if decision.target:
+        line += f" into {printable(', '.join(decision.target))}"
+    if decision.reason is not None:
+        line += f": {decision.reason.sentence} [{decision.reason.code}]"
+    if decision.detail:
+        line += f" {one_line(decision.detail)}"
+    return line
+
+
+def _described(info: NormalizationInfo) -> Iterable[str]:
+    scope = f" ({printable(info.scope)})" if info.scope else ""
+    kind = f"{printable(info.op_type)}, {info.mode} mode, {number(info.channels)} channels"
+    yield f"{printable(info.node)}{scope}: {kind}"
+    if info.epsilon is not None:
+        momentum = ""
+        if info.momentum is not None:
+            momentum = f", momentum {info.momentum:.6g} (PyTorch: {info.pytorch_momentum:.6g})"
+        yield f"  epsilon {info.epsilon:.6g}{momentum}"
+    yield f"  fed by {one_line(info.fed_by)}"
+    yield f"  would be {decided(info.decision)}"
+
+
+def _print_verdict(
+    verdict: str, explanation: str, verification: Mapping[str, Any] | None, console: "Console", *, every: bool
+) -> None:
+    if verification is not None and every:
+        for measurement in verification.get("measurements", ()):
+            _line(console, f"measured {_measured(measurement)}")
+    text = str(verdict)
+    largest = None if verification is None else verification.get("largest")
+    if largest is not None:
+        text += f": largest deviation {_measured(largest)}"
+    _line(console, text, style="bold green" if verdict in GOOD else "bold red")
+    if explanation:
+        _line(console, one_line(explanation))
+
+
+def _measured(measurement: Mapping[str, Any]) -> str:
+    return f"{measurement['max_abs']:.3g} in output {printable(str(measurement['output']))}"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"
+
+
+def _line(console: "Console", text: str, *, style: str | None = None) -> None:
+    console.print(text, style=style, soft_wrap=True, highlight=False, markup=False, emoji=False)
