@@ -15,7 +15,7 @@ COMMANDS = {
 @click.group(cls=Shell, commands_in=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bnfold", message="%(prog)s %(version)s")
 def main() -> None:
-    r"""Fold BatchNormalization into an ONNX model, explain what stays, and prove
+    """Fold BatchNormalization into an ONNX model, explain what stays, and prove
     the result equivalent.
 
     \b
@@ -34,4 +34,4 @@ def main() -> None:
       6    a limit on time or memory was reached
       70   a bug in bnfold
       130  interrupted
-    """
+    """  # noqa: D301 - click marks text it must not wrap with a real backspace

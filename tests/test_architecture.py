@@ -1,0 +1,157 @@
+"""Who may import whom. The imports are read from the source, so an import inside a function counts as well."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+# A room imports from rooms with a smaller number, and from itself.
+LAYERS = {
+    "errors": 0,
+    "decisions": 0,
+    "onnxfile": 1,
+    "graph": 2,
+    "passes": 3,
+    "equivalence": 3,
+    "pipeline": 4,
+    "report": 4,
+    "api": 5,
+    "cli": 6,
+    "__main__": 7,
+}
+
+# The packages a room may import outside the standard library: when it is imported, and inside functions only.
+AT_IMPORT: dict[str, set[str]] = {
+    "onnxfile": {"numpy", "onnx", "google"},
+    "graph": {"numpy", "onnx", "google", "ml_dtypes"},
+    "passes": {"numpy", "onnx"},
+    "equivalence": {"numpy", "onnx", "google", "ml_dtypes"},
+    "pipeline": {"onnx"},
+    "api": {"numpy", "onnx"},
+    "cli": {"click"},
+}
+WHEN_CALLED: dict[str, set[str]] = {
+    "equivalence": {"onnxruntime", "torch"},
+    "pipeline": {"onnx_graphsurgeon"},
+    "api": {"onnx_graphsurgeon"},
+    "report": {"rich"},
+    "cli": {"rich"},
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    module: str
+    lazy: bool  # inside a function, or only for the type checker
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return parts[0] if parts[0] == "passes" else parts[1]
+
+
+def imports_of(tree: ast.AST, *, lazy: bool = False) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (Import(alias.name, lazy) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                assert not level, "relative imports hide which room they reach"
+                yield from (Import(f"{module}.{alias.name}", lazy) for alias in names)
+            case _:
+                yield from imports_of(node, lazy=lazy or _is_lazy(node))
+
+
+def _is_lazy(node: ast.AST) -> bool:
+    for_type_checker = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    return for_type_checker or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def violations(room: str, source: str) -> list[str]:
+    found = []
+    for item in imports_of(ast.parse(source)):
+        package, _, rest = item.module.partition(".")
+        if package == "bnfold":
+            other = rest.partition(".")[0]
+            if other != "__version__" and other != room and LAYERS[other] >= LAYERS[room]:
+                found.append(f"{room} imports {item.module}, which is not above it")
+            if room == "passes" and other == "onnxfile":
+                found.append("passes sees a model only through bnfold.graph")
+        elif package == "onnx" and room == "passes" and not item.module.endswith("Proto"):
+            found.append(f"passes imports {item.module}: of onnx only the protobuf classes")
+        elif package not in sys.stdlib_module_names:
+            allowed = AT_IMPORT.get(room, set()) | (WHEN_CALLED.get(room, set()) if item.lazy else set())
+            if package not in allowed:
+                found.append(f"{room} imports {item.module}" + ("" if item.lazy else " outside a function"))
+    return found
+
+
+SOURCES = sorted(
+    path
+    for folder in ("bnfold", "passes")
+    for path in (REPOSITORY / folder).rglob("*.py")
+    # bnfold/passes is a link to passes, which is read itself; bnfold/__init__.py belongs to no room.
+    if not path.is_relative_to(REPOSITORY / "bnfold/passes") and path != REPOSITORY / "bnfold/__init__.py"
+)
+
+
+def test_every_room_is_read() -> None:
+    assert {room_of(path) for path in SOURCES} == set(LAYERS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_a_room_imports_only_from_above(path: Path) -> None:
+    assert violations(room_of(path), path.read_text(encoding="utf-8")) == []
+
+
+def test_the_package_itself_imports_only_the_standard_library() -> None:
+    tree = ast.parse((REPOSITORY / "bnfold/__init__.py").read_text(encoding="utf-8"))
+    assert {item.module.partition(".")[0] for item in imports_of(tree)} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("graph", "from bnfold.passes import fold"),
+        ("graph", "import bnfold.api"),
+        ("graph", "from bnfold import api"),
+        ("passes", "from bnfold.equivalence import verify"),
+        ("passes", "from bnfold.onnxfile import read"),
+        ("passes", "from onnx import helper"),
+        ("passes", "import onnx"),
+        ("passes", "def f():\n    import onnxruntime"),
+        ("report", "from bnfold.pipeline import run"),
+        ("report", "from rich.console import Console"),
+        ("equivalence", "import onnxruntime"),
+        ("equivalence", "class A:\n    import onnxruntime"),
+        ("equivalence", "try:\n    import onnxruntime\nexcept ImportError:\n    pass"),
+        ("cli", "import numpy"),
+        ("errors", "import bnfold.decisions"),
+        ("api", "def f():\n    import passes"),
+    ],
+)
+def test_a_forbidden_import_is_seen(room: str, source: str) -> None:
+    assert violations(room, source) != []
+
+
+@pytest.mark.parametrize(
+    ("room", "source"),
+    [
+        ("passes", "import numpy as np\nfrom onnx import NodeProto\nfrom bnfold.graph import Graph"),
+        ("passes", "from bnfold.decisions import Reason\nfrom bnfold.passes.affine import ChannelAffine"),
+        ("equivalence", "def f():\n    import onnxruntime as ort"),
+        (
+            "equivalence",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from onnxruntime import InferenceSession",
+        ),
+        ("report", "from bnfold import __version__"),
+        ("cli", "import click\ndef f():\n    from bnfold import api"),
+    ],
+)
+def test_an_allowed_import_passes(room: str, source: str) -> None:
+    assert violations(room, source) == []
