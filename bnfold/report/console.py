@@ -71,33 +71,37 @@ def _print_before_after(before: ModelSummary, after: ModelSummary, console: "Con
 def _print_decisions(decisions: Iterable[Decision], console: "Console", *, every: bool) -> None:
     for decision in decisions:
         if every or decision.action is Action.KEPT:
-            _line(console, decided(decision))
+            _line(console, _decided(decision))
 
 
-def decided(decision: Decision) -> str:
-    """One line on what became of a normalization: ``kept bn1 (body of if0): the sentence [CODE] the detail``."""
-    scope = f" ({printable(decision.scope)})" if decision.scope else ""
-    line = f"{decision.action.value} {printable(decision.node)}{scope}"
-    if decision.target:
-        line += f" into {printable(', '.join(decision.target))}"
+def _decided(decision: Decision) -> str:
+    """``kept bn1 (body of if0): the sentence [CODE] the detail``."""
+    return f"{decision.action.value} {_placed(decision.node, decision.scope)}{_outcome(decision)}"
+
+
+def _outcome(decision: Decision) -> str:
+    text = f" into {printable(', '.join(decision.target))}" if decision.target else ""
     if decision.reason is not None:
-        line += f": {decision.reason.sentence} [{decision.reason.code}]"
+        text += f": {decision.reason.sentence} [{decision.reason.code}]"
     if decision.detail:
-        line += f" {one_line(decision.detail)}"
-    return line
+        text += f" {one_line(decision.detail)}"
+    return text
+
+
+def _placed(node: str, scope: str) -> str:
+    return f"{printable(node)} ({printable(scope)})" if scope else printable(node)
 
 
 def _described(info: NormalizationInfo) -> Iterable[str]:
-    scope = f" ({printable(info.scope)})" if info.scope else ""
     kind = f"{printable(info.op_type)}, {info.mode} mode, {number(info.channels)} channels"
-    yield f"{printable(info.node)}{scope}: {kind}"
+    yield f"{_placed(info.node, info.scope)}: {kind}"
     if info.epsilon is not None:
         momentum = ""
         if info.momentum is not None:
             momentum = f", momentum {info.momentum:.6g} (PyTorch: {info.pytorch_momentum:.6g})"
         yield f"  epsilon {info.epsilon:.6g}{momentum}"
     yield f"  fed by {one_line(info.fed_by)}"
-    yield f"  would be {decided(info.decision)}"
+    yield f"  would be {info.decision.action.value}{_outcome(info.decision)}"
 
 
 def _print_verdict(
@@ -105,18 +109,33 @@ def _print_verdict(
 ) -> None:
     if verification is not None and every:
         for measurement in verification.get("measurements", ()):
-            _line(console, f"measured {_measured(measurement)}")
+            _line(console, _measured(measurement))
     text = str(verdict)
     largest = None if verification is None else verification.get("largest")
     if largest is not None:
-        text += f": largest deviation {_measured(largest)}"
+        text += f": largest {_measured(largest)}"
     _line(console, text, style="bold green" if verdict in GOOD else "bold red")
     if explanation:
         _line(console, one_line(explanation))
 
 
 def _measured(measurement: Mapping[str, Any]) -> str:
-    return f"{measurement['max_abs']:.3g} in output {printable(str(measurement['output']))}"
+    """``3.1e-07 (1.2e-07 of the largest value) in output "y", feed normal, cpu, optimization on``."""
+    where = f'output "{printable(str(measurement["output"]))}"'
+    for key, prefix in (("feed", "feed "), ("provider", ""), ("optimization", "optimization ")):
+        if measurement.get(key):
+            where += f", {prefix}{printable(str(measurement[key]))}"
+    if measurement.get("problem"):
+        return f"{where}: {one_line(str(measurement['problem']))}"
+    error = f"deviation {_deviation(measurement['max_abs'])}"
+    if measurement.get("relative"):
+        error += f" ({_deviation(measurement['relative'])} of the largest value)"
+    return f"{error} in {where}"
+
+
+def _deviation(value: float | None) -> str:
+    # An infinite number is null in a report.
+    return "infinite" if value is None else f"{value:.3g}"
 
 
 def _count(count: int, noun: str) -> str:

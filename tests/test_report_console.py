@@ -1,0 +1,154 @@
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bnfold.decisions import Action, Decision, Reason
+from bnfold.report import (
+    ComparisonReport,
+    Inspection,
+    ModelSummary,
+    NormalizationInfo,
+    Report,
+    print_comparison,
+    print_console,
+    print_inspection,
+)
+
+BEFORE = ModelSummary("in.onnx", "a" * 64, 41_234, 17, 3, 18, 9)
+AFTER = ModelSummary("out.onnx", "b" * 64, 39_100, 15, 1, 18, 9)
+FOLDED = Decision("bn1", "BatchNormalization", "", Action.FOLDED, target=("conv1",))
+KEPT = Decision("bn3", "BatchNormalization", "", Action.KEPT, reason=Reason.BARRIER, detail="relu2 is a Relu")
+KEPT_IN_BODY = Decision("bn2", "BatchNormalization", "if0/then_branch", Action.KEPT, reason=Reason.SHAPE_UNKNOWN)
+LARGEST = {
+    "output": "logits",
+    "feed": "normal",
+    "provider": "cpu",
+    "optimization": "on",
+    "problem": "",
+    "max_abs": 3.14159e-07,
+    "relative": 1.25e-07,
+}
+
+
+def report(**changes: Any) -> Report:
+    fields: dict[str, Any] = {
+        "verdict": "equivalent",
+        "exit_code": 0,
+        "decisions": (FOLDED, KEPT_IN_BODY, KEPT),
+        "input": BEFORE,
+        "output": AFTER,
+        "published": "out.onnx",
+        "verification": {"verdict": "equivalent", "measurements": [LARGEST], "largest": LARGEST},
+    }
+    return Report(**(fields | changes))
+
+
+def drawn(draw: Any, subject: Any, verbosity: int = 0, width: int = 80) -> str:
+    stream = io.StringIO()
+    draw(subject, Console(file=stream, width=width, highlight=False), verbosity)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def test_the_summary_is_a_table_what_stays_and_the_verdict() -> None:
+    assert drawn(print_console, report()) == "\n".join(
+        [
+            "                    before   after",
+            "nodes                   17      15",
+            "BatchNormalization       3       1",
+            "bytes               41,234  39,100",
+            "kept bn2 (if0/then_branch): The rank or shape of a value on the way is unknown. [SHAPE_UNKNOWN]",
+            f"kept bn3: {Reason.BARRIER.sentence} [BARRIER] relu2 is a Relu",
+            'equivalent: largest deviation 3.14e-07 (1.25e-07 of the largest value) in output "logits"'
+            ", feed normal, cpu, optimization on",
+            "written: out.onnx",
+        ]
+    )
+
+
+def test_every_decision_and_measurement_with_v() -> None:
+    text = drawn(print_console, report(), verbosity=1)
+    assert "\nfolded bn1 into conv1\n" in text
+    assert text.count('in output "logits"') == 2
+
+
+@pytest.mark.parametrize("draw", [print_console, print_comparison, print_inspection])
+def test_quiet_draws_nothing(draw: Any) -> None:
+    subject = {print_console: report(), print_inspection: Inspection(BEFORE, ())}.get(
+        draw, ComparisonReport("equivalent", 0, "a", "b", {})
+    )
+    assert drawn(draw, subject, verbosity=-1) == ""
+
+
+def test_a_narrow_or_missing_terminal_never_cuts_a_sentence() -> None:
+    wide, narrow = drawn(print_console, report(), width=500), drawn(print_console, report(), width=24)
+    for line in wide.splitlines()[4:]:
+        assert line in narrow.splitlines()
+    assert "41,234" in narrow
+
+
+def test_names_cannot_write_to_the_terminal() -> None:
+    nasty = Decision("bn\x1b[2J\n[red]x[/red]:smile:", "BatchNormalization", "", Action.KEPT, reason=Reason.BARRIER)
+    text = drawn(print_console, report(decisions=(nasty,), published="o\udce9.onnx"))
+    assert r"kept bn\x1b[2J\n[red]x[/red]:smile:: " in text
+    assert r"written: o\udce9.onnx" in text
+    assert "\x1b" not in text
+
+
+def test_what_was_not_published_is_not_called_written() -> None:
+    text = drawn(print_console, report(verdict="not-equivalent", exit_code=1, published=None, explanation="y is off."))
+    assert "written" not in text
+    assert text.splitlines()[-2].startswith("not-equivalent: largest deviation 3.14e-07")
+    assert text.splitlines()[-1] == "y is off."
+
+
+def test_no_verification_is_said_as_such() -> None:
+    text = drawn(print_console, report(verdict="not-verified", verification=None, explanation="Not asked for."))
+    assert text.splitlines()[-3:] == ["not-verified", "Not asked for.", "written: out.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"max_abs": None, "relative": None}, "largest deviation infinite in output"),
+        ({"problem": "its shape is (1,), not (2,)"}, "optimization on: its shape is (1,), not (2,)"),
+    ],
+)
+def test_a_deviation_that_is_no_number(changes: dict[str, Any], line: str) -> None:
+    largest = LARGEST | changes
+    text = drawn(print_console, report(verdict="not-equivalent", verification={"largest": largest}))
+    assert line in text
+
+
+def test_a_comparison_is_its_verdict() -> None:
+    subject = ComparisonReport("equivalent", 0, "a.onnx", "b.onnx", {"measurements": [LARGEST], "largest": LARGEST})
+    assert drawn(print_comparison, subject).startswith("equivalent: largest deviation 3.14e-07")
+
+
+def test_an_inspection_lists_what_a_normalization_is() -> None:
+    info = NormalizationInfo(
+        "bn3", "BatchNormalization", "body", "inference", 8, 1e-5, 0.8999999761581421, "Relu relu2", KEPT
+    )
+    bare = NormalizationInfo("m", "Mul", "", "inference", None, None, None, "graph input x", FOLDED)
+    assert drawn(print_inspection, Inspection(BEFORE, (info, bare))) == "\n".join(
+        [
+            "in.onnx: 17 nodes, opset 18, IR version 9, 41,234 bytes, 2 normalizations",
+            "",
+            "bn3 (body): BatchNormalization, inference mode, 8 channels",
+            "  epsilon 1e-05, momentum 0.9 (PyTorch: 0.1)",
+            "  fed by Relu relu2",
+            f"  would be kept: {Reason.BARRIER.sentence} [BARRIER] relu2 is a Relu",
+            "",
+            "m: Mul, inference mode, ? channels",
+            "  fed by graph input x",
+            "  would be folded into conv1",
+        ]
+    )
+
+
+def test_a_terminal_gets_a_coloured_verdict_and_a_file_does_not() -> None:
+    stream = io.StringIO()
+    print_console(report(), Console(file=stream, force_terminal=True, color_system="standard", width=80))
+    assert "\x1b[1;32mequivalent" in stream.getvalue()
+    assert "\x1b" not in drawn(print_console, report())
