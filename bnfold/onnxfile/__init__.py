@@ -1,1 +1,22 @@
-"""bnfold.onnxfile"""
+"""ONNX files as bytes: the structure is read without the weights, which are streamed when the model is written."""
+
+from bnfold.onnxfile.layout import Layout, Weights
+from bnfold.onnxfile.model_file import OnnxFile, read, to_proto
+from bnfold.onnxfile.payload import PAYLOAD_KEY, Payload, Span, Stored, payload_index, set_payload
+from bnfold.onnxfile.publication import Publication, Written
+
+__all__ = [
+    "PAYLOAD_KEY",
+    "Layout",
+    "OnnxFile",
+    "Payload",
+    "Publication",
+    "Span",
+    "Stored",
+    "Weights",
+    "Written",
+    "payload_index",
+    "read",
+    "set_payload",
+    "to_proto",
+]

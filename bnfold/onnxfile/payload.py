@@ -1,0 +1,82 @@
+"""The bytes of a tensor, as an object that is passed around instead of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from onnx import TensorProto
+
+from bnfold.onnxfile.source import Source
+
+PAYLOAD_KEY = "bnfold:payload"
+EXPLICIT_DEFAULT_KEY = "bnfold:explicit-default"
+
+CHUNK = 4 << 20
+
+
+class Payload(Protocol):
+    """The bytes of one tensor in raw_data layout: little-endian, row-major."""
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes `chunks` yields in total."""
+
+    def chunks(self) -> Iterator[bytes | bytearray | memoryview]:
+        """All bytes, in order, in pieces of a few MiB at most. Each is used before the next is asked for."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A byte range of a file or of a bytes object, never decoded."""
+
+    origin: Source
+    offset: int
+    nbytes: int
+
+    @property
+    def source(self) -> Path | None:
+        """The file the bytes lie in, or None for bytes in memory."""
+        return self.origin.path
+
+    def view(self) -> memoryview:
+        """The bytes, read-only, mapped and not copied."""
+        return self.origin.view()[self.offset : self.offset + self.nbytes]
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The bytes in pieces."""
+        view = self.view()
+        for start in range(0, self.nbytes, CHUNK):
+            yield view[start : start + CHUNK]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A payload and where it belongs: inline in the model file (`location` None), or in the external data file that the
+    output's tensor should name, if that name can be had. `alignment` is what its offset there was a multiple of.
+    """
+
+    payload: Payload
+    location: str | None = None
+
+
+def payload_index(tensor: TensorProto) -> int | None:
+    """The index into `OnnxFile.payloads` of the tensor's bytes; None if they are in the tensor itself."""
+    if not tensor.external_data:
+        return None
+    for entry in tensor.external_data:
+        if entry.key == PAYLOAD_KEY:
+            return int(entry.value)
+    return None
+
+
+def set_payload(tensor: TensorProto, index: int) -> None:
+    """Make payload `index` the bytes of the tensor, whatever held them before."""
+    explicit = any(entry.key == EXPLICIT_DEFAULT_KEY for entry in tensor.external_data)
+    for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"):
+        tensor.ClearField(field)
+    del tensor.external_data[:]
+    tensor.external_data.add(key=PAYLOAD_KEY, value=str(index))
+    if explicit:
+        tensor.external_data.add(key=EXPLICIT_DEFAULT_KEY)
+    tensor.data_location = TensorProto.EXTERNAL

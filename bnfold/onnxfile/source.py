@@ -1,0 +1,219 @@
+"""Where bytes come from: a regular file that is opened once, mapped while somebody looks, and never loaded whole.
+
+Mapped pages count towards a process's memory for as long as they stay mapped, so `release` hands them back; a file on
+disk loses nothing by that. Bulk copies do not go through the map at all (see stream.py).
+"""
+
+import hashlib
+import mmap
+import os
+import stat
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, TypeAlias
+from weakref import ReferenceType, ref
+
+from bnfold.errors import ModelError
+
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A bytes object as a source."""
+
+    data: bytes
+    path: None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return len(self.data)
+
+    def view(self) -> memoryview:
+        """All of it."""
+        return memoryview(self.data)
+
+    def release(self) -> None:
+        """Nothing to give back: the caller's bytes stay."""
+
+
+class File:
+    """A regular file as it was when it was first opened: mapped on demand, and closed again when many others are open.
+
+    `what` names its role in messages ("the model", "external data"). Raises ModelError from the constructor if `path`
+    is not a regular file that can be read (a fifo or a device is never waited for), and from every method once the
+    file has been changed or replaced.
+    """
+
+    MAX_OPEN = 64  # far below the usual limit of 1024: a model may have one data file per tensor
+    _opened: ClassVar[OrderedDict["ReferenceType[File]", None]] = OrderedDict()
+
+    def __init__(self, path: Path, *, what: str) -> None:
+        self.path: Path = path
+        self.what = what
+        self._reference = ref(self, File._forget)
+        self._map: mmap.mmap | None = None
+        self._descriptor = -1
+        self._identity: tuple[int, ...] | None = None
+        self.status: os.stat_result
+        _ = self.descriptor
+        self.nbytes = self.status.st_size
+
+    def __del__(self) -> None:
+        self.close()
+
+    @staticmethod
+    def _forget(reference: "ReferenceType[File]") -> None:
+        File._opened.pop(reference, None)
+
+    def close(self) -> None:
+        """Give the descriptor and the map back; the file is opened again when needed."""
+        self._map = None
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    @property
+    def descriptor(self) -> int:
+        """The file, open for reading: use it at once, it may be closed when other files are opened."""
+        if self._descriptor < 0:
+            self._open()
+            self._opened[self._reference] = None
+            while len(self._opened) > self.MAX_OPEN:
+                if (oldest := self._opened.popitem(last=False)[0]()) is not None:
+                    oldest.close()
+        else:
+            self._opened.move_to_end(self._reference)
+        return self._descriptor
+
+    def _open(self) -> None:
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ModelError(f"{self.path}: cannot read {self.what}: {reason}") from error
+        self._descriptor = descriptor
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise ModelError(f"{self.path}: {self.what} is {kind}; pass a regular file")
+        self.status = status
+        self._check(status)
+
+    def _check(self, status: os.stat_result) -> None:
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._identity is None:
+            self._identity = identity
+        elif identity != self._identity:
+            raise ModelError(f"{self.path}: {self.what} changed while it was being read; run again when it is complete")
+
+    def check_unchanged(self) -> None:
+        """Raise ModelError if the file was written to since it was first opened."""
+        self._check(os.fstat(self.descriptor))
+
+    def is_same_file(self, status: os.stat_result) -> bool:
+        """Whether `status` is of this very file (device and inode)."""
+        return (status.st_dev, status.st_ino) == (self.status.st_dev, self.status.st_ino)
+
+    def view(self) -> memoryview:
+        """All of it, mapped."""
+        descriptor = self.descriptor
+        if self.nbytes == 0:
+            return memoryview(b"")
+        if self._map is None:
+            self._map = mmap.mmap(descriptor, self.nbytes, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
+        return memoryview(self._map)
+
+    def release(self) -> None:
+        """Drop the mapped pages from this process; they come back from the file when they are looked at again."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+Source: TypeAlias = File | Memory
+
+
+class RunningHash:
+    """The sha256 of a file's first bytes, computed in a thread while they are being produced or used.
+
+    `advance(n)` says that the first n bytes are there. Below `THREAD_FROM` bytes no thread is started.
+    """
+
+    THREAD_FROM = 8 << 20
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = os.dup(descriptor)
+        self._hash = hashlib.sha256()
+        self._ready = 0
+        self._done = 0
+        self._error: BaseException | None = None
+        self._closed = False
+        self._news = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def advance(self, nbytes: int) -> None:
+        """The first `nbytes` bytes can be read now."""
+        with self._news:
+            self._ready = nbytes
+            self._news.notify()
+        if self._thread is None and nbytes >= self.THREAD_FROM:
+            self._thread = threading.Thread(target=self._follow, name="bnfold-sha256", daemon=True)
+            self._thread.start()
+
+    def _follow(self) -> None:
+        try:
+            while True:
+                with self._news:
+                    while self._done >= self._ready and not self._closed:
+                        self._news.wait()
+                    if self._closed and self._done >= self._ready:
+                        return
+                self._digest_ready()
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the result is asked for
+            self._error = error
+
+    def _digest_ready(self) -> None:
+        block = memoryview(bytearray(BLOCK))
+        while (wanted := min(self._ready - self._done, BLOCK)) > 0:
+            count = os.preadv(self._descriptor, [block[:wanted]], self._done)
+            if count == 0:
+                raise ModelError("a file became shorter while it was being read; run again when it is complete")
+            self._hash.update(block[:count])
+            self._done += count
+
+    def close(self) -> None:
+        """Stop as soon as possible; the result is not wanted any more."""
+        with self._news:
+            self._ready = 0
+            self._closed = True
+            self._news.notify()
+        self._join()
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def hexdigest(self) -> str:
+        """Wait for the rest and return the hash. Raises OSError or ModelError if the bytes could not be read."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+        if self._thread is None and self._descriptor >= 0:
+            self._digest_ready()
+        self._join()
+        if self._error is not None:
+            raise self._error
+        return self._hash.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
