@@ -60,8 +60,10 @@ def test_the_summary_is_a_table_what_stays_and_the_verdict() -> None:
             "bytes               41,234  39,100",
             "kept bn2 (if0/then_branch): The rank or shape of a value on the way is unknown. [SHAPE_UNKNOWN]",
             f"kept bn3: {Reason.BARRIER.sentence} [BARRIER] relu2 is a Relu",
-            'equivalent: largest deviation 3.14e-07 (1.25e-07 of the largest value) in output "logits"'
-            ", feed normal, cpu, optimization on",
+            (
+                'equivalent: largest deviation 3.14e-07 (1.25e-07 of the largest value) in output "logits"'
+                ", feed normal, cpu, optimization on"
+            ),
             "written: out.onnx",
         ]
     )

@@ -66,14 +66,14 @@ def write_out(text: str) -> None:
     try:
         click.echo(text, nl=False)
     except BrokenPipeError:
-        _discard_standard_output()
+        discard_standard_output()
     except OSError as error:
-        _discard_standard_output()
+        discard_standard_output()
         raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
-def _discard_standard_output() -> None:
-    # What is still buffered would fail again when the interpreter flushes it at exit.
+def discard_standard_output() -> None:
+    """Let go of what is still buffered: it would fail again when the interpreter flushes it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

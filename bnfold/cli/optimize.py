@@ -13,6 +13,7 @@ from bnfold.cli.options import (
     verbosity_of,
     verbosity_options,
 )
+from bnfold.cli.shell import fail
 from bnfold.errors import UsageError, VerificationError
 
 
@@ -55,4 +56,5 @@ def command(
         deliver(failure.report)
         raise
     deliver(report)
-    ctx.exit(report.exit_code)
+    if report.exit_code:
+        fail(ctx, report.explanation or report.verdict, report.exit_code)

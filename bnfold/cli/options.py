@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bnfold.cli.parameters import InputShape, one_shape_per_name
+from bnfold.cli.parameters import InputShape, Limit, one_shape_per_name
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -90,7 +90,14 @@ external_data_option = click.option(
 )
 
 feed_options = _applied(
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random feeds."),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="NUMBER",
+        help="Seed of the random feeds.",
+    ),
     click.option(
         "--input-shape",
         "input_shapes",
@@ -106,8 +113,8 @@ feed_options = _applied(
         metavar="FILE.npz",
         help="Compare on these inputs, one array per input name, instead of random feeds.",
     ),
-    click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance, instead of the dtype's own."),
-    click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance, instead of the dtype's own."),
+    click.option("--rtol", type=Limit(), help="Relative tolerance, instead of the dtype's own."),
+    click.option("--atol", type=Limit(), help="Absolute tolerance, instead of the dtype's own."),
     click.option(
         "--provider",
         "providers",

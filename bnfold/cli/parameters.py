@@ -1,5 +1,6 @@
 """The notations of the command line, turned into the values the api takes."""
 
+import math
 from collections.abc import Sequence
 
 import click
@@ -31,6 +32,22 @@ class InputShape(click.ParamType[tuple[str, Shape]]):
         if any(dim < 1 for dim in shape):
             self.fail(f"{dims!r} has a dim below 1: a shape to run with needs real sizes", param, ctx)
         return name, shape
+
+
+class Limit(click.ParamType[float]):
+    """A tolerance: a finite number that is not negative."""
+
+    name = "NUMBER"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number >= 0):
+            self.fail(f"{value!r} is not a number from 0 up, like 1e-5", param, ctx)
+        return number
 
 
 def one_shape_per_name(

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -10,10 +11,9 @@ from typing import Any, NoReturn
 
 import click
 
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, OutputError, ResourceLimitError
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
-OUT_OF_MEMORY = 6
 INTERRUPTED = 130
 
 
@@ -26,6 +26,17 @@ class Shell(click.Group):
     def __init__(self, *args: Any, commands_in: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._commands_in = commands_in
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a process of its own, and exit. A full disk under standard output can be met before any command."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            from bnfold.cli.delivery import discard_standard_output
+
+            discard_standard_output()
+            _say(f"bnfold: cannot write to standard output: {error.strerror or error}")
+            sys.exit(OutputError.exit_code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The names, in the order they are introduced."""
@@ -48,9 +59,12 @@ class Shell(click.Group):
         except KeyboardInterrupt:
             fail(ctx, "interrupted", INTERRUPTED)
         except MemoryError:
-            fail(ctx, "out of memory: free some, or use a machine that has more", OUT_OF_MEMORY)
-        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            fail(ctx, "out of memory: free some, or use a machine that has more", ResourceLimitError.exit_code)
+        except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
             raise
+        except OSError as error:
+            where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+            fail(ctx, f"{where}{error.strerror or error}", OutputError.exit_code)
         except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a user who did not ask for it
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             fail(ctx, f"this is a bug in bnfold, please report it with the output of -vv: {what}", INTERNAL_ERROR)
