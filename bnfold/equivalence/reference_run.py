@@ -1,0 +1,139 @@
+"""Run the reference on feeds it can run, and keep what it answered.
+
+The reference decides what is a possible feed: sizes it refuses are tried again with others, and at last reported.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from bnfold.equivalence import feeds, sizes
+from bnfold.equivalence.element_types import rounding_of
+from bnfold.equivalence.feeds import Feed, Plan
+from bnfold.equivalence.sessions import Outputs, RunFailed
+from bnfold.equivalence.signature import Signature
+from bnfold.equivalence.sizes import Shapes
+from bnfold.equivalence.user_feeds import Inputs, checked
+
+Run = Callable[[Feed], Outputs]
+_DAMPING = (16.0, 256.0, 4096.0)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the reference answered to one feed; `feed()` makes the same arrays again, so that none need be kept."""
+
+    name: str
+    shapes: Shapes
+    feed: Callable[[], Feed]
+    outputs: Outputs
+    damping: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """How to make this feed again, together with the seed."""
+        return {
+            "name": self.name,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "damping": self.damping,
+        }
+
+
+@dataclass
+class Answers:
+    """All answers, and a note for each feed that the reference could not run or that shows less than it should."""
+
+    answers: list[Answer] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    refusal: str = ""
+
+
+def run_user_feeds(inputs: Inputs, signature: Signature, run: Run) -> Answers:
+    """Raises UsageError for data that does not fit; data that fits and cannot be run is a note."""
+    found = Answers()
+    for name, feed in checked(inputs, signature):
+        try:
+            outputs = run(feed)
+        except RunFailed as failure:
+            found.refusal = found.refusal or str(failure)
+            found.notes.append(f"The reference cannot run feed {name}: {failure}.")
+            continue
+        shapes = {port: tuple(array.shape) for port, array in feed.items()}
+        found.answers.append(Answer(name, shapes, lambda feed=feed: feed, outputs))  # type: ignore[misc]  # mypy does not infer a lambda with a default
+    return found
+
+
+def run_seeded_feeds(
+    model: ModelProto, signature: Signature, fixed: Mapping[str, tuple[int, ...]], seed: int, run: Run
+) -> Answers:
+    """Every kind at every batch of the schedule, at the first sizes that the reference accepts."""
+    ports = signature.inputs
+    limits = sizes.index_limits(model.graph)
+    runner = _Runner(run, lambda plan: feeds.build(plan, ports, seed, limits), Answers())
+    first = next(sizes.variants(model, ports, fixed, 1))
+    batched = first != next(sizes.variants(model, ports, fixed, 3))
+    accepted: Shapes | None = None
+    for batch, kinds in feeds.schedule(ports, first, batched=batched):
+        shapes = runner.group(batch, kinds, list(sizes.variants(model, ports, fixed, batch)))
+        accepted = accepted or shapes
+    if accepted is None:
+        return runner.found
+    overrides = feeds.overridable_floats(signature.overridable)
+    if overrides:
+        runner.attempt(Plan("overrides", "normal", accepted, overrides=overrides))
+    smallest = sizes.smallest(model, ports, fixed)
+    if smallest not in [answer.shapes for answer in runner.found.answers]:
+        runner.attempt(Plan("smallest", "normal", smallest))
+    return runner.found
+
+
+@dataclass
+class _Runner:
+    run: Run
+    build: Callable[[Plan], Feed]
+    found: Answers
+
+    def group(self, batch: int, kinds: tuple[str, ...], shapes: list[Shapes]) -> Shapes | None:
+        """The sizes the reference accepted for this batch, or None. Zeros are tried where other values were refused."""
+        for kind in dict.fromkeys((kinds[0], "zero")):
+            for candidate in shapes:
+                if self.attempt(Plan(f"batch{batch}-{kind}", kind, candidate), quietly=True):
+                    for other in kinds:
+                        if other != kind:
+                            self.attempt(Plan(f"batch{batch}-{other}", other, candidate))
+                    return candidate
+        self.found.notes.append(
+            f"No size tried for batch {batch} can be run by the reference (tried {len(shapes)}): {self.found.refusal}."
+        )
+        return None
+
+    def attempt(self, plan: Plan, *, quietly: bool = False) -> bool:
+        """Run one plan; where the reference itself overflows, the same feed smaller is better evidence."""
+        feed = self.build(plan)
+        try:
+            outputs = self.run(feed)
+            for damping in _DAMPING if plan.kind != "zero" and not _finite(outputs) else ():
+                damped = replace(plan, damping=damping)
+                retried = self.run(self.build(damped))
+                if _finite(retried):
+                    plan, outputs = damped, retried
+                    break
+        except RunFailed as failure:
+            self.found.refusal = self.found.refusal or str(failure)
+            if not quietly:
+                self.found.notes.append(f"The reference cannot run feed {plan.name}: {failure}.")
+            return False
+        if not _finite(outputs):
+            self.found.notes.append(f"The reference answers feed {plan.name} with values that are not finite.")
+        self.found.answers.append(Answer(plan.name, plan.shapes, lambda: self.build(plan), outputs, plan.damping))
+        return True
+
+
+def _finite(outputs: Outputs) -> bool:
+    return all(
+        bool(np.isfinite(array.astype(np.float32) if array.dtype.name == "bfloat16" else array).all())
+        for array in outputs.values()
+        if rounding_of(array.dtype) is not None
+    )

@@ -1,0 +1,160 @@
+"""Running a model in onnxruntime, one session alive at a time.
+
+The only module that touches onnxruntime's API for sessions. Its warnings are silenced; what it raises becomes one
+sentence in `RunFailed`.
+"""
+
+import ctypes
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from bnfold.equivalence.element_types import Array, numpy_type
+from bnfold.equivalence.feeds import Feed
+from bnfold.equivalence.signature import Source
+from bnfold.errors import BnfoldError
+
+Outputs = dict[str, Array]
+_FATAL = 4
+_LONGEST_REASON = 300
+# Types that onnxruntime does not hand over as numpy arrays, by its own name for them.
+_FOREIGN = {
+    "tensor(bfloat16)": TensorProto.BFLOAT16,
+    "tensor(float8e4m3fn)": TensorProto.FLOAT8E4M3FN,
+    "tensor(float8e4m3fnuz)": TensorProto.FLOAT8E4M3FNUZ,
+    "tensor(float8e5m2)": TensorProto.FLOAT8E5M2,
+    "tensor(float8e5m2fnuz)": TensorProto.FLOAT8E5M2FNUZ,
+}
+
+
+class Optimization(StrEnum):
+    """onnxruntime's own graph optimizations: it folds batch normalization itself by default."""
+
+    OFF = "off"
+    ON = "on"
+
+
+class RunFailed(Exception):  # noqa: N818 - what happened to a run, not a mistake of the caller
+    """onnxruntime could not load or run a model; the message is its reason, in one sentence."""
+
+
+def runtime() -> Any:
+    """The onnxruntime module. Raises BnfoldError that says how to get it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BnfoldError(
+            "onnxruntime, which verification needs, is not installed: pip install 'bnfold[cpu]' "
+            "(or 'bnfold[gpu]'), or pass --no-verify."
+        ) from error
+    return onnxruntime
+
+
+def quiet_options(optimization: Optimization) -> Any:
+    """Session options every provider shares. Errors are raised, so they need not be printed as well."""
+    onnxruntime = runtime()
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_DISABLE_ALL if optimization is Optimization.OFF else levels.ORT_ENABLE_ALL
+    )
+    options.log_severity_level = _FATAL
+    options.use_deterministic_compute = True
+    return options
+
+
+class Session:
+    """One loaded model; see `opened`."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._outputs: list[Any] = session.get_outputs()
+        ports = [*session.get_inputs(), *self._outputs]
+        self._by_value = any(port.type in _FOREIGN for port in ports)
+
+    @property
+    def raw(self) -> Any:
+        """The onnxruntime.InferenceSession."""
+        return self._session
+
+    def run(self, feed: Feed) -> Outputs:
+        """Outputs by name; a sequence or map becomes one entry per tensor, named `output[3]`. Raises RunFailed."""
+        names = [output.name for output in self._outputs]
+        try:
+            if self._by_value:
+                onnxruntime = runtime()
+                values = {name: _to_value(onnxruntime, array) for name, array in feed.items()}
+                results = [_from_value(value) for value in self._session.run_with_ort_values(names, values)]
+            else:
+                results = self._session.run(names, feed)
+        except Exception as error:  # onnxruntime's exceptions share no other base class
+            raise RunFailed(reason(error)) from error
+        return dict(pair for name, result in zip(names, results, strict=True) for pair in _flat(name, result))
+
+
+@contextmanager
+def opened(source: Source, options: Any, providers: list[Any] | None = None) -> Iterator[Session]:
+    """A session that is gone when the block ends. Raises RunFailed where onnxruntime cannot load the model.
+
+    `providers` None leaves them to `options`, as plugin providers want it.
+    """
+    onnxruntime = runtime()
+    model = source if isinstance(source, bytes) else str(source)
+    try:
+        raw = onnxruntime.InferenceSession(model, options, **({"providers": providers} if providers else {}))
+    except Exception as error:  # onnxruntime's exceptions share no other base class
+        raise RunFailed(reason(error)) from error
+    session = Session(raw)
+    del raw
+    try:
+        yield session
+    finally:
+        session.__dict__.clear()
+
+
+def reason(error: Exception) -> str:
+    """What an exception of onnxruntime says, without its code, source locations and line breaks, as one sentence."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"(/[^ :]+)+\.(cc|h|cpp):\d+ \S+ ?", "", text)
+    text = re.sub(r"Status Message: ", "", text)
+    if len(text) > _LONGEST_REASON:
+        text = text[: _LONGEST_REASON - 1].rstrip() + "…"
+    return text.rstrip(".") or type(error).__name__
+
+
+def _to_value(onnxruntime: Any, array: Array) -> Any:
+    kinds = {numpy_type(elem_type): elem_type for elem_type in _FOREIGN.values()}
+    if array.dtype in kinds:
+        bits = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kinds[array.dtype])
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _from_value(value: Any) -> Any:
+    """bfloat16 and float8 have no numpy type of their own: their bytes are copied out of the CPU tensor."""
+    elem_type = _FOREIGN.get(value.data_type())
+    if elem_type is None:
+        return value.numpy() if value.is_tensor() else []
+    dtype, shape = numpy_type(elem_type), tuple(value.shape())
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    return np.frombuffer(ctypes.string_at(value.data_ptr(), nbytes), dtype).reshape(shape)
+
+
+def _flat(name: str, result: Any) -> Iterator[tuple[str, Array]]:
+    if isinstance(result, Mapping):
+        for key in sorted(result, key=str):
+            yield from _flat(f"{name}[{key}]", result[key])
+    elif isinstance(result, list):
+        yield f"{name}.length", np.array(len(result))
+        for number, item in enumerate(result):
+            yield from _flat(f"{name}[{number}]", item)
+    elif result is None:
+        yield name, np.array([], dtype=np.float32)
+    else:
+        yield name, np.asarray(result)
