@@ -52,7 +52,10 @@ def test_rounding_is_excused_and_a_relative_error_of_one_in_ten_thousand_is_not(
     body = "agraph (float[N,64] x) => (float[N,32] y) { y = MatMul(x, w) }"
     halves = "agraph (float[N,64] x) => (float[N,32] y) { h = MatMul(x, w) k = Add(h, h) y = Mul(k, half) }"
     assert verify(text_model(body, w=w), text_model(halves, w=w, half=np.float32(0.5))).verdict is Verdict.EQUIVALENT
-    summed = "agraph (float[N,64] x) => (float[N,32] y) { a, b = Split<axis=1>(x) c = MatMul(a, u) d = MatMul(b, v) y = Add(c, d) }"
+    summed = (
+        "agraph (float[N,64] x) => (float[N,32] y) "
+        "{ a, b = Split<axis=1>(x) c = MatMul(a, u) d = MatMul(b, v) y = Add(c, d) }"
+    )
     assert (
         verify(text_model(body, w=w), text_model(summed, w=w, u=w[:32], v=w[32:], opset=13)).verdict
         is Verdict.EQUIVALENT
