@@ -268,13 +268,15 @@ def test_quiet_says_what_failed(api: FakeApi) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "bnfold: output y is off by 1\n")
 
 
-@pytest.mark.parametrize("verdict", ["not-equivalent", "not-verified"])
-def test_verify_exits_1_unless_equivalent(api: FakeApi, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("verdict", "found"), [("not-equivalent", "is not equivalent to"), ("not-verified", "was not verified against")]
+)
+def test_verify_exits_1_unless_equivalent(api: FakeApi, verdict: str, found: str) -> None:
     api.verdict = verdict
     result = run("verify", "in.onnx", "out.onnx", "--report", "report.json")
     assert result.exit_code == 1
     assert result.stdout.startswith(verdict)
-    assert result.stderr == "bnfold: They differ.\n"
+    assert result.stderr == f"bnfold: out.onnx {found} in.onnx: They differ.\n"
     content = json.loads(Path("report.json").read_text())
     assert (content["kind"], content["verdict"], content["exit_code"]) == ("verify", verdict, 1)
 

@@ -31,4 +31,5 @@ def command(ctx: click.Context, /, reference: str, candidate: str, report_path: 
     finally:
         write_report(ctx, report)
     if report.exit_code:
-        fail(ctx, report.explanation, report.exit_code)
+        found = "is not equivalent to" if report.verdict == "not-equivalent" else "was not verified against"
+        fail(ctx, f"{candidate} {found} {reference}: {report.explanation}", report.exit_code)

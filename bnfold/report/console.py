@@ -4,6 +4,7 @@ Only the small tables are laid out; sentences are never wrapped or cut, so that 
 Verbosity: -1 what failed, 0 the summary, 1 every decision and measurement.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
     if report.output is not None:
         _print_before_after(report.input, report.output, console)
     _print_decisions(report.decisions, console, every=verbosity > 0)
-    _print_verdict(report.verdict, report.explanation, report.verification, console, every=verbosity > 0)
+    _print_verdict(report, console, every=verbosity > 0)
     if report.published is not None:
         _line(console, f"written: {printable(report.published)}")
 
@@ -35,24 +36,27 @@ def print_comparison(report: ComparisonReport, console: "Console", verbosity: in
     """What `verify` found."""
     if verbosity < 0:
         return
-    _print_verdict(report.verdict, report.explanation, report.verification, console, every=verbosity > 0)
+    _print_verdict(report, console, every=verbosity > 0)
 
 
 def print_inspection(inspection: Inspection, console: "Console", verbosity: int = 0) -> None:
-    """Every normalization of a model in three lines: what it is, what feeds it, what becomes of it."""
+    """Every normalization of a model in a few lines: what it is, what feeds it, what would become of it."""
     if verbosity < 0:
         return
     model = inspection.model
     _line(
         console,
-        f"{printable(model.path or 'the model')}: {number(model.nodes)} nodes, opset {model.opset}, "
-        f"IR version {model.ir_version}, {number(model.nbytes)} bytes, "
-        f"{_count(len(inspection.normalizations), 'normalization')}",
+        f"{printable(model.path or 'the model')}: {_count(model.nodes, 'node')}, opset {model.opset}, "
+        f"IR version {model.ir_version}, {_count(model.nbytes, 'byte')}",
     )
     for info in inspection.normalizations:
         _line(console, "")
         for line in _described(info):
             _line(console, line)
+    _line(console, "")
+    actions = Counter(info.decision.action.value for info in inspection.normalizations)
+    fates = ", ".join(f"{number(count)} would be {action}" for action, count in actions.items())
+    _line(console, _count(len(inspection.normalizations), "normalization") + (f": {fates}" if fates else ""))
 
 
 def _print_before_after(before: ModelSummary, after: ModelSummary, console: "Console") -> None:
@@ -104,19 +108,21 @@ def _described(info: NormalizationInfo) -> Iterable[str]:
     yield f"  would be {info.decision.action.value}{_outcome(info.decision)}"
 
 
-def _print_verdict(
-    verdict: str, explanation: str, verification: Mapping[str, Any] | None, console: "Console", *, every: bool
-) -> None:
-    if verification is not None and every:
-        for measurement in verification.get("measurements", ()):
+def _print_verdict(report: Report | ComparisonReport, console: "Console", *, every: bool) -> None:
+    """The verdict with the largest deviation. Why it is a failure is said with the error, not here."""
+    verification = report.verification or {}
+    measurements = verification.get("measurements", ())
+    if every:
+        for measurement in measurements:
             _line(console, _measured(measurement))
-    text = str(verdict)
-    largest = None if verification is None else verification.get("largest")
-    if largest is not None:
-        text += f": largest {_measured(largest)}"
-    _line(console, text, style="bold green" if verdict in GOOD else "bold red")
-    if explanation:
-        _line(console, one_line(explanation))
+        for note in verification.get("notes", ()):
+            _line(console, f"note: {one_line(str(note))}")
+    text = str(report.verdict)
+    if verification.get("largest") is not None:
+        text += f": largest {_measured(verification['largest'])}; {_count(len(measurements), 'comparison')}"
+    _line(console, text, style="bold green" if report.verdict in GOOD else "bold red")
+    if report.explanation and report.exit_code == 0:
+        _line(console, one_line(report.explanation))
 
 
 def _measured(measurement: Mapping[str, Any]) -> str:
