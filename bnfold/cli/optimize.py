@@ -21,7 +21,7 @@ from bnfold.errors import UsageError, VerificationError
 @click.argument("model", type=click.Path())
 @click.argument("output", type=click.Path(), required=False)
 @click.option("--dry-run", is_flag=True, help="Do everything but write OUTPUT, which may then be left out.")
-@click.option("--no-verify", "verify", flag_value=False, default=True, help="Publish without running the models.")
+@click.option("--no-verify", is_flag=True, help="Publish without running the models.")
 @click.option("--allow-unverified", is_flag=True, help="Publish also what could not be run and so not compared.")
 @click.option("--keep-failed", is_flag=True, help="Write a result that failed beside OUTPUT, as NAME.failed.onnx.")
 @report_option
@@ -31,7 +31,14 @@ from bnfold.errors import UsageError, VerificationError
 @verbosity_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, model: str, output: str | None, report_path: str | None, dry_run: bool, **options: Any
+    ctx: click.Context,
+    /,
+    model: str,
+    output: str | None,
+    report_path: str | None,
+    dry_run: bool,
+    no_verify: bool,
+    **options: Any,
 ) -> None:
     """Fold every BatchNormalization of MODEL that can be folded, and write the result to OUTPUT.
 
@@ -51,7 +58,7 @@ def command(
             write_report(ctx, report)
 
     try:
-        report = api.optimize(model, output, dry_run=dry_run, **options).report
+        report = api.optimize(model, output, dry_run=dry_run, verify=not no_verify, **options).report
     except VerificationError as failure:
         deliver(failure.report)
         raise

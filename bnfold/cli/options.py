@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bnfold.cli.parameters import InputShape, Limit, one_shape_per_name
+from bnfold.cli.parameters import input_shape, limit, one_shape_per_name
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -101,7 +101,7 @@ feed_options = _applied(
     click.option(
         "--input-shape",
         "input_shapes",
-        type=InputShape(),
+        type=input_shape,
         multiple=True,
         callback=one_shape_per_name,
         metavar="NAME:DIMS",
@@ -113,8 +113,8 @@ feed_options = _applied(
         metavar="FILE.npz",
         help="Compare on these inputs, one array per input name, instead of random feeds.",
     ),
-    click.option("--rtol", type=Limit(), help="Relative tolerance, instead of the dtype's own."),
-    click.option("--atol", type=Limit(), help="Absolute tolerance, instead of the dtype's own."),
+    click.option("--rtol", type=limit, metavar="NUMBER", help="Relative tolerance, instead of the dtype's own."),
+    click.option("--atol", type=limit, metavar="NUMBER", help="Absolute tolerance, instead of the dtype's own."),
     click.option(
         "--provider",
         "providers",

@@ -1,4 +1,7 @@
-"""The notations of the command line, turned into the values the api takes."""
+"""The notations of the command line, turned into the values the api takes.
+
+Plain functions that raise `click.BadParameter`: which option it was, click adds.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,46 +11,36 @@ import click
 Shape = tuple[int, ...]
 
 
-class InputShape(click.ParamType[tuple[str, Shape]]):
-    """``NAME:1,3,224,224`` or ``NAME:[1,3,224,224]``; the last colon counts, since ONNX names may hold some."""
+def input_shape(text: str) -> tuple[str, Shape]:
+    """``NAME:1,3,224,224`` or ``NAME:[1,3,224,224]`` as the name and its dims, each at least 1.
 
-    name = "NAME:DIMS"
-
-    def convert(
-        self, value: str | tuple[str, Shape], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Shape]:
-        """The input's name and its dims, each at least 1."""
-        if isinstance(value, tuple):
-            return value
-        name, colon, dims = value.rpartition(":")
-        if not colon or not name:
-            self.fail(f"{value!r} has no name: write it like input:1,3,224,224", param, ctx)
-        inner = dims.removeprefix("[").removesuffix("]").strip()
-        if not inner and dims.strip() != "[]":
-            self.fail(f"{value!r} has no dims: write it like {name}:1,3,224,224, a scalar as {name}:[]", param, ctx)
-        try:
-            shape = tuple(int(dim) for dim in inner.split(",")) if inner else ()
-        except ValueError:
-            self.fail(f"{dims!r} is not a list of whole numbers: write it like {name}:1,3,224,224", param, ctx)
-        if any(dim < 1 for dim in shape):
-            self.fail(f"{dims!r} has a dim below 1: a shape to run with needs real sizes", param, ctx)
-        return name, shape
+    The last colon counts, since the names of ONNX values may hold some.
+    """
+    name, colon, dims = text.rpartition(":")
+    if not colon or not name:
+        raise click.BadParameter(f"{text!r} has no name: write it like input:1,3,224,224")
+    inner = dims.removeprefix("[").removesuffix("]").strip()
+    if not inner and dims.strip() != "[]":
+        raise click.BadParameter(f"{text!r} has no dims: write it like {name}:1,3,224,224, a scalar as {name}:[]")
+    try:
+        shape = tuple(int(dim) for dim in inner.split(",")) if inner else ()
+    except ValueError:
+        message = f"{dims!r} is not a list of whole numbers: write it like {name}:1,3,224,224"
+        raise click.BadParameter(message) from None
+    if any(dim < 1 for dim in shape):
+        raise click.BadParameter(f"{dims!r} has a dim below 1: a shape to run with needs real sizes")
+    return name, shape
 
 
-class Limit(click.ParamType[float]):
+def limit(text: str) -> float:
     """A tolerance: a finite number that is not negative."""
-
-    name = "NUMBER"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number."""
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and number >= 0):
-            self.fail(f"{value!r} is not a number from 0 up, like 1e-5", param, ctx)
-        return number
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise click.BadParameter(f"{text!r} is not a number from 0 up, like 1e-5")
+    return number
 
 
 def one_shape_per_name(
