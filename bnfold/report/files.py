@@ -2,9 +2,10 @@
 
 import errno
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from bnfold.errors import OutputError, UsageError
@@ -53,15 +54,17 @@ class ReportFile:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 stream.write(text)
-            temporary.chmod(_ordinary_mode(self._target))
+            with suppress(FileNotFoundError):
+                temporary.chmod(stat.S_IMODE(self._target.stat().st_mode))
             temporary.replace(self._target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
     def _beside(self) -> tuple[int, Path]:
-        handle, name = tempfile.mkstemp(prefix=f".{self._target.name}.", suffix=".tmp", dir=self._target.parent)
-        return handle, Path(name)
+        """A new file beside the target, open for writing, with the permissions that `open` would give it."""
+        path = self._target.with_name(f".{self._target.name[:60]}.{secrets.token_hex(4)}.tmp")
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path
 
     def _failed(self, error: OSError) -> OutputError:
         return OutputError(f"the report cannot be written to {self.path}: {error.strerror or error}")
@@ -76,13 +79,3 @@ def _is_special(path: Path) -> bool:
         raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
     # What the shell redirected /dev/stdout to may be a regular file, but it is the shell's to open.
     return not stat.S_ISREG(mode) or path.is_relative_to("/dev")
-
-
-def _ordinary_mode(target: Path) -> int:
-    """The mode of the file that is replaced, or what `open` would give a new one."""
-    try:
-        return stat.S_IMODE(target.stat().st_mode)
-    except FileNotFoundError:
-        umask = os.umask(0)
-        os.umask(umask)
-        return 0o666 & ~umask
