@@ -62,13 +62,19 @@ def print_inspection(inspection: Inspection, console: "Console", verbosity: int 
 def _print_before_after(before: ModelSummary, after: ModelSummary, console: "Console") -> None:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=True)
-    table.add_column("")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    table.add_row("nodes", number(before.nodes), number(after.nodes))
-    table.add_row("BatchNormalization", number(before.batch_normalizations), number(after.batch_normalizations))
-    table.add_row("bytes", number(before.nbytes), number(after.nbytes))
+    rows = [
+        ("nodes", before.nodes, after.nodes),
+        ("BatchNormalization", before.batch_normalizations, after.batch_normalizations),
+        ("bytes", before.nbytes, after.nbytes),
+    ]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("", overflow="fold")
+    for name, column in (("before", 1), ("after", 2)):
+        # Where there is no room, the words are folded, never the numbers.
+        width = max(len(name), *(len(number(row[column])) for row in rows))
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+    for label, old, new in rows:
+        table.add_row(label, number(old), number(new))
     console.print(table)
 
 
