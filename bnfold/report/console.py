@@ -69,10 +69,10 @@ def _print_before_after(before: ModelSummary, after: ModelSummary, console: "Con
     ]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", overflow="fold")
-    for name, column in (("before", 1), ("after", 2)):
+    for heading, column in (("before", [row[1] for row in rows]), ("after", [row[2] for row in rows])):
         # Where there is no room, the words are folded, never the numbers.
-        width = max(len(name), *(len(number(row[column])) for row in rows))
-        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+        width = max(len(heading), *(len(number(value)) for value in column))
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     for label, old, new in rows:
         table.add_row(label, number(old), number(new))
     console.print(table)
