@@ -1,7 +1,7 @@
 """Names for external data files."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 HASHED = re.compile(r"-[0-9a-f]{12}$")
@@ -13,7 +13,7 @@ def is_plain(location: str) -> bool:
     return bool(path.parts) and not path.is_absolute() and not any(part.startswith(".") for part in path.parts)
 
 
-def candidates(wanted: Path, source: str | None, target: str, sha256: str) -> Iterator[Path]:
+def candidates(wanted: Path, source: str | None, target: str, sha256: Callable[[], str]) -> Iterator[Path]:
     """Where a data file with the given hash may go, best first: the name it had, the same with the input model's name
     replaced by the output's, and then one that says what is in it. All but the last may be taken.
 
@@ -29,4 +29,4 @@ def candidates(wanted: Path, source: str | None, target: str, sha256: str) -> It
             break
     suffix = wanted.suffix
     stem = HASHED.sub("", name.removesuffix(suffix))
-    yield wanted.with_name(f"{stem}-{sha256[:12]}{suffix}")
+    yield wanted.with_name(f"{stem}-{sha256()[:12]}{suffix}")

@@ -106,7 +106,7 @@ def to_proto(file: OnnxFile) -> ModelProto:
         raise ModelError("the model: is larger than 2 GiB, which a ModelProto cannot hold; give an output path instead")
     whole = bytearray()
     for item in structure.splice(file.payloads, lambda _: None).items:
-        if isinstance(item, bytes | memoryview):
+        if isinstance(item, bytes):
             whole += item
         else:
             for chunk in item.chunks():

@@ -91,8 +91,10 @@ class Publication:
         try:
             with self._errors():
                 file.start_hash()
-                if untouched and layout.weights is Weights.AS_INPUT and (written := self._copy(file)):
-                    return written
+                if untouched and layout.weights is Weights.AS_INPUT:
+                    if (written := self._copy(file)) is not None:
+                        return written
+                    self._discard()
                 return self._rewrite(file, layout)
         except BaseException:
             self._discard()
@@ -169,7 +171,7 @@ class Publication:
     # --- files
 
     @contextmanager
-    def _new_file(self, folder: Path, name: str, file: OnnxFile) -> Iterator[tuple[Path, Writer]]:
+    def _new_file(self, folder: Path, name: str, file: OnnxFile, *, hashed: bool) -> Iterator[tuple[Path, Writer]]:
         """A new file under a name of no consequence, with the permissions that the output shall have."""
         path = folder / f".{name[:60]}.{secrets.token_hex(4)}.bnfold"
         self._temporary.append(path)
@@ -179,18 +181,18 @@ class Publication:
                 with suppress(OSError):  # only root may give files away
                     os.fchown(descriptor, self._old.st_uid, self._old.st_gid)
                 os.fchmod(descriptor, stat.S_IMODE(self._old.st_mode))
-            writer = Writer(descriptor, file.release)
+            writer = Writer(descriptor, file.release, hashed=hashed)
             try:
                 yield path, writer
             finally:
                 writer.abandon()
         finally:
             os.close(descriptor)
+            file.release()
 
-    def _finish_model(
-        self, path: Path, writer: Writer, file: OnnxFile, data: list[Path], *, moved: bool = False
+    def _written(
+        self, path: Path, writer: Writer, file: OnnxFile, sha256: str, data: list[Path], *, moved: bool = False
     ) -> Written:
-        sha256 = writer.finish()
         file.check_unchanged()
         self._path, self._identity = path, _identity(path.stat())
         return Written(path, writer.nbytes, sha256, tuple(data), moved)
@@ -211,9 +213,10 @@ class Publication:
             if place not in data and not self._copy_data(stored.payload.origin, place, file):
                 return None
             data[place] = None
-        with self._new_file(self.target.parent, self.target.name, file) as (path, writer):
+        with self._new_file(self.target.parent, self.target.name, file, hashed=False) as (path, writer):
             writer.append(Span(file.source, 0, file.source.nbytes))
-            return self._finish_model(path, writer, file, list(data))
+            writer.finish()
+            return self._written(path, writer, file, file.sha256(), list(data))
 
     def _copy_data(self, origin: File, place: Path, file: OnnxFile) -> bool:
         with suppress(FileNotFoundError):
@@ -222,7 +225,7 @@ class Publication:
                 status.st_size == origin.nbytes and sha256_of(place) == sha256_of(origin.path)
             )
         self._make_folder(place.parent)
-        with self._new_file(place.parent, place.name, file) as (path, writer):
+        with self._new_file(place.parent, place.name, file, hashed=False) as (path, writer):
             writer.append(Span(origin, 0, origin.nbytes))
             writer.finish()
         return self._name_data(path, place)
@@ -238,13 +241,13 @@ class Publication:
         places: dict[int, Place] = {}
         data = [self._write_data(data, plan, file, places) for data in plan.data_files]
         pieces = structure.splice(plan.payloads, places.get)
-        with self._new_file(self.target.parent, self.target.name, file) as (path, writer):
+        with self._new_file(self.target.parent, self.target.name, file, hashed=True) as (path, writer):
             for item in pieces.items:
-                if isinstance(item, bytes | memoryview):
+                if isinstance(item, bytes):
                     writer.write(item)
                 else:
                     writer.append(item)
-            return self._finish_model(path, writer, file, data, moved=plan.moved)
+            return self._written(path, writer, file, writer.finish(), data, moved=plan.moved)
 
     def _write_data(self, data: DataFile, plan: Plan, file: OnnxFile, places: dict[int, Place]) -> Path:
         """Write one data file, name it, and record where each payload in it is. Equal ranges are written once."""
@@ -252,7 +255,7 @@ class Publication:
         known: dict[Payload, int] = {}
         wanted = self._place(data.location) or self.target.parent / f"{self.target.name}.data"
         self._make_folder(wanted.parent)
-        with self._new_file(wanted.parent, wanted.name, file) as (path, writer):
+        with self._new_file(wanted.parent, wanted.name, file, hashed=os.path.lexists(wanted)) as (path, writer):
             for index in data.indices:
                 payload = plan.payloads[index].payload
                 if isinstance(payload, Span) and payload in known:
@@ -273,13 +276,17 @@ class Publication:
     def _settle(self, path: Path, wanted: Path, sha256: str, nbytes: int, file: OnnxFile) -> Path:
         """Give a data file a name that nothing uses, or leave it to an equal file that the old output uses."""
         source_name = None if file.path is None else file.path.name
-        for place in candidates(wanted, source_name, self.target.name, sha256):
+        for place in candidates(wanted, source_name, self.target.name, lambda: sha256 or sha256_of(path)):
             if place == self.target:
                 continue
             if self._name_data(path, place):
                 return place
             with suppress(OSError):
-                if place.stat().st_size == nbytes and self._is_of_old_output(place) and sha256_of(place) == sha256:
+                if (
+                    place.stat().st_size == nbytes
+                    and self._is_of_old_output(place)
+                    and sha256_of(place) == (sha256 or sha256_of(path))
+                ):
                     path.unlink()
                     return place
         raise OutputError(f"{self._named}: found no free name for external data like {wanted.name}")
@@ -297,6 +304,7 @@ class Publication:
             os.link(path, place)
             path.unlink()
         except FileExistsError:
+            self._data.pop()
             return False
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK) or os.path.lexists(place):

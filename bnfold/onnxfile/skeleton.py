@@ -48,7 +48,7 @@ def _take_raw_data(
             external = read_varint(view, body, end)[0] == TensorProto.EXTERNAL
             if not external and not marker.external_data:
                 marker.external_data.add(key=EXPLICIT_DEFAULT_KEY)
-        pieces.add(view[begin:end])
+        pieces.add(bytes(view[begin:end]))
     if raw is None or raw.nbytes < THRESHOLD:
         return None
     try:

@@ -93,8 +93,8 @@ def _unmark(tensor: TensorProto, payloads: list[Stored], place: Callable[[int], 
     payload = payloads[index].payload
     head = memoryview(tensor.SerializeToString(deterministic=True))
     begin, end = next((begin, end) for tag, begin, _, end in fields(head, 0, len(head)) if tag == RAW_DATA)
-    pieces.add(head[:begin])
+    pieces.add(bytes(head[:begin]))
     pieces.add(varint(RAW_DATA) + varint(payload.nbytes))
     pieces.add_extra(payload, payload.nbytes)
-    pieces.add(head[end:])
+    pieces.add(bytes(head[end:]))
     return pieces

@@ -15,7 +15,7 @@ from bnfold.onnxfile.source import File, RunningHash
 BUFFER = 1 << 20  # small pieces are collected up to this size, in bytes
 COPY_FROM = 64 << 10  # ranges from this size are worth a system call of their own
 COPY_STEP = 32 << 20  # one system call copies so much, so that Ctrl-C is heard in between
-RELEASE_EVERY = 32 << 20  # after so many bytes that were looked at, the mapped input is handed back
+RELEASE_EVERY = 8 << 20  # after so many bytes that were looked at, the mapped input is handed back
 
 # What a system says when it cannot copy between these two files in this way; anything else is a real failure.
 NOT_THIS_WAY = frozenset(
@@ -26,16 +26,17 @@ NOT_THIS_WAY = frozenset(
 class Writer:
     """Appends to a new file that is open for reading and writing. Raises OSError as the system calls do.
 
-    `release` is called now and then while payloads are computed, to hand back the mapped pages of their inputs.
+    With `hashed`, a thread computes the sha256. `release` is called now and then while payloads are computed, to hand
+    back the mapped pages of their inputs.
     """
 
-    def __init__(self, descriptor: int, release: Callable[[], None]) -> None:
+    def __init__(self, descriptor: int, release: Callable[[], None], *, hashed: bool) -> None:
         self._descriptor = descriptor
         self._release = release
         self._looked_at = 0
         self._buffer = bytearray()
         self._written = 0
-        self._hash = RunningHash(descriptor)
+        self._hash = RunningHash(descriptor) if hashed else None
         self._copiers = [copy for name, copy in COPIERS.items() if hasattr(os, name)]
 
     @property
@@ -58,9 +59,8 @@ class Writer:
 
     def append(self, payload: Payload) -> None:
         """Append all bytes of a payload."""
-        if isinstance(payload, Span) and isinstance(payload.origin, File) and payload.nbytes >= COPY_FROM:
-            self._flush()
-            self._copy(payload.origin, payload.offset, payload.nbytes)
+        if isinstance(payload, Span) and isinstance(payload.origin, File):
+            self._append_range(payload.origin, payload.offset, payload.nbytes)
             return
         before = self.nbytes
         for chunk in payload.chunks():
@@ -73,14 +73,14 @@ class Writer:
             raise AssertionError(f"a payload of {payload.nbytes} bytes yielded {self.nbytes - before}")
 
     def finish(self) -> str:
-        """Hand everything to the system and return the sha256 of the file."""
+        """Hand everything to the system and return the sha256 of the file; "" if it is not `hashed`."""
         self._flush()
-        self._hash.advance(self._written)
-        return self._hash.hexdigest()
+        return "" if self._hash is None else self._hash.hexdigest()
 
     def abandon(self) -> None:
-        """Stop the thread; the file is not wanted any more."""
-        self._hash.close()
+        """Stop the thread, whether the file is complete or not wanted any more."""
+        if self._hash is not None:
+            self._hash.close()
 
     def _flush(self) -> None:
         if self._buffer:
@@ -95,13 +95,24 @@ class Writer:
 
     def _advance(self, count: int) -> None:
         self._written += count
-        self._hash.advance(self._written)
+        if self._hash is not None:
+            self._hash.advance(self._written)
+
+    def _append_range(self, origin: File, offset: int, nbytes: int) -> None:
+        if nbytes >= COPY_FROM:
+            self._flush()
+            self._copy(origin, offset, nbytes)
+            return
+        data = os.pread(origin.descriptor, nbytes, offset)  # a look through the map would map a page for each
+        if len(data) != nbytes:
+            raise shrunk(origin)
+        self.write(data)
 
     def _copy(self, origin: File, offset: int, nbytes: int) -> None:
         while nbytes:
             count = self._copy_some(origin, offset, min(nbytes, COPY_STEP))
             if count == 0:
-                raise ModelError(f"{origin.path}: {origin.what} became shorter while it was being read")
+                raise shrunk(origin)
             offset += count
             nbytes -= count
             self._advance(count)
@@ -117,6 +128,13 @@ class Writer:
             del self._copiers[0]
         data = os.pread(origin.descriptor, min(nbytes, BUFFER), offset)
         return os.write(self._descriptor, data) if data else 0
+
+
+def shrunk(origin: File) -> ModelError:
+    """The error for a file that ends before it should."""
+    return ModelError(
+        f"{origin.path}: {origin.what} became shorter while it was being read; run again when it is complete"
+    )
 
 
 def _copy_file_range(target: int, origin: int, offset: int, nbytes: int) -> int:

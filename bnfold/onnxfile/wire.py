@@ -2,7 +2,7 @@
 
 A message is a run of fields: a varint tag (number << 3 | wire type) and a body. Only length-delimited fields (wire type
 2) can hold tensors; `TENSOR_FIELDS` says which. `rewrite` walks those alone, replaces tensors and recomputes the length
-prefixes around them, and hands everything else on as slices of the input: it serves reading (take the weights out) and
+prefixes around them, and copies everything else as it is: it serves reading (take the weights out) and
 writing (put them back) alike. Field numbers: onnx/onnx.proto of onnx 1.23.
 """
 
@@ -129,13 +129,13 @@ def fields(data: Bytes, position: int, stop: int) -> Iterator[tuple[int, int, in
 
 
 class Pieces(Generic[Extra]):
-    """An output under construction: slices of the input, bytes, and `Extra` objects standing for `nbytes` of theirs."""
+    """An output under construction: bytes, and `Extra` objects standing for `nbytes` of theirs."""
 
     def __init__(self) -> None:
-        self.items: list[bytes | memoryview | Extra] = []
+        self.items: list[bytes | Extra] = []
         self.nbytes = 0
 
-    def add(self, data: bytes | memoryview) -> None:
+    def add(self, data: bytes) -> None:
         """Append bytes."""
         if len(data):
             self.items.append(data)
@@ -186,10 +186,10 @@ def rewrite(
         inner = tensor(body, end) if child is TENSOR else rewrite(data, body, end, child, wanted, tensor, depth + 1)
         if inner is None:
             continue
-        pieces.add(data[copied:begin])
+        pieces.add(bytes(data[copied:begin]))  # now, while the page is here, and not when all is joined
         pieces.add_field(tag, inner)
         copied = end
     if copied == start:
         return None
-    pieces.add(data[copied:stop])
+    pieces.add(bytes(data[copied:stop]))
     return pieces
