@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from bnfold.errors import ModelError
 
@@ -69,8 +69,8 @@ def signature_of(model: ModelProto) -> Signature:
     )
 
 
-def every_node(graph: GraphProto) -> Iterator[NodeProto]:
-    """The nodes of a graph and of the bodies nested in it."""
+def every_node(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
+    """The nodes of a graph or function and of the bodies nested in it."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

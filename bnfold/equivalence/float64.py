@@ -1,0 +1,134 @@
+"""What a model computes in real arithmetic, nearly: its graph evaluated in float64 with the parameters it stores.
+
+onnx.reference computes in whatever type it is fed, so widening every stored number and every cast is enough. It is
+not safe on loops of untrusted models, and slow where it walks over positions in Python: both are refused.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from bnfold.equivalence.element_types import Array, is_float
+from bnfold.equivalence.feeds import Feed
+from bnfold.equivalence.signature import Source, every_node
+
+_UNBOUNDED = {"Loop", "Scan", "SequenceMap"}
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+_SLOW = {"Resize", "Upsample", "GridSample", "RoiAlign", "MaxRoiPool", "DeformConv", "LpPool", "LSTM", "GRU", "RNN"}
+_SLOW_ELEMENTS = 20_000
+_TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}
+
+
+class Unknowable(Exception):  # noqa: N818 - a fact about the model, not a mistake of the caller
+    """The model cannot be evaluated in float64; the message says why, without a full stop."""
+
+
+def load_whole(source: Source) -> ModelProto:
+    """The model with its weights in memory. Raises Unknowable where they cannot be read."""
+    try:
+        return onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(str(source))
+    except Exception as error:  # protobuf, missing files, and onnx's checks of external data
+        raise Unknowable(f"its weights cannot be read: {' '.join(str(error).split())}") from error
+
+
+class Evaluator:
+    """A model in float64. Build once, call for as many feeds as needed."""
+
+    def __init__(self, source: Source | ModelProto) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        from bnfold.equivalence.float64_ops import OPERATORS
+
+        model = ModelProto()
+        model.CopyFrom(source if isinstance(source, ModelProto) else load_whole(source))
+        operators = {node.op_type for node in _all_nodes(model)}
+        if operators & (_UNBOUNDED | _RANDOM):
+            raise Unknowable(f"it contains {', '.join(sorted(operators & (_UNBOUNDED | _RANDOM)))}")
+        self._slow = sorted(operators & _SLOW)
+        widen(model)
+        try:
+            self._evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
+        except Exception as error:  # onnx.reference raises what numpy and it see fit
+            raise Unknowable(f"onnx.reference cannot load it: {_first_line(error)}") from error
+
+    def __call__(self, feed: Feed, names: Iterable[str] | None = None) -> dict[str, Array]:
+        """Outputs by name (all, or those asked for). Raises Unknowable."""
+        elements = sum(array.size for array in feed.values())
+        if self._slow and elements > _SLOW_ELEMENTS:
+            raise Unknowable(f"{self._slow[0]} in float64 is too slow for {elements} values")
+        wanted = list(names) if names is not None else list(self._evaluator.output_names)
+        wide = {name: widened(array) for name, array in feed.items()}
+        try:
+            with np.errstate(all="ignore"):
+                results = self._evaluator.run(wanted, wide)
+        except Exception as error:  # onnx.reference raises what numpy and it see fit
+            raise Unknowable(f"onnx.reference cannot run it: {_first_line(error)}") from error
+        return {
+            name: result if isinstance(result, np.ndarray) else np.asarray(result)
+            for name, result in zip(wanted, results, strict=True)
+            if not isinstance(result, list | dict)
+        }
+
+
+def widened(array: Array) -> Array:
+    """Floats of any width as float64, anything else as it is."""
+    return array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name.startswith("bfloat") else array
+
+
+def widen(model: ModelProto) -> None:
+    """Make every stored float and every cast to a float a double, in place, nested bodies and functions included."""
+    for graph in _all_graphs(model):
+        for tensor in graph.initializer:
+            _widen_tensor(tensor)
+        del graph.value_info[:]
+    for node in _all_nodes(model):
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                _widen_tensor(attribute.t)
+            elif (
+                attribute.type == AttributeProto.INT and attribute.name in _TYPE_ATTRIBUTES and _is_narrow(attribute.i)
+            ):
+                attribute.i = TensorProto.DOUBLE
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if not _is_narrow(tensor.data_type):
+        return
+    try:
+        wide = numpy_helper.to_array(tensor).astype(np.float64)
+    except Exception as error:  # truncated or inconsistent data
+        raise Unknowable(f"tensor {tensor.name!r} cannot be read: {_first_line(error)}") from error
+    tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+
+
+def _is_narrow(elem_type: int) -> bool:
+    try:
+        return elem_type not in {TensorProto.UNDEFINED, TensorProto.DOUBLE} and is_float(elem_type)
+    except KeyError:
+        return False
+
+
+def _all_graphs(model: ModelProto) -> list[GraphProto]:
+    graphs = [model.graph]
+    for node in _all_nodes(model):
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                graphs.append(attribute.g)
+            graphs.extend(attribute.graphs)
+    return graphs
+
+
+def _all_nodes(model: ModelProto) -> Iterable[NodeProto]:
+    yield from every_node(model.graph)
+    for function in model.functions:
+        yield from every_node(function)
+
+
+def _first_line(error: Exception) -> str:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    return text[:200].rstrip(".")

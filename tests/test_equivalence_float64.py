@@ -1,0 +1,170 @@
+"""The float64 evaluation agrees with PyTorch, an implementation that shares no line with it."""
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper, parser
+from torch.nn import functional
+
+from bnfold.equivalence.float64 import Evaluator, Unknowable
+
+RNG = np.random.default_rng(0)
+
+
+def run(op: str, inputs: list[np.ndarray], **attributes: object) -> np.ndarray:
+    names = [f"i{n}" for n in range(len(inputs))]
+    graph = helper.make_graph(
+        [helper.make_node(op, names, ["y"], **attributes)],
+        "g",
+        [helper.make_tensor_value_info("i0", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for a, n in zip(inputs[1:], names[1:], strict=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])
+    return Evaluator(model)({"i0": inputs[0]})["y"]
+
+
+def close(mine: np.ndarray, theirs: torch.Tensor) -> None:
+    assert mine.dtype == np.float64
+    np.testing.assert_allclose(mine, theirs.numpy(), rtol=1e-12, atol=1e-12)
+
+
+def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
+    return [torch.from_numpy(array) for array in arrays]
+
+
+CONVOLUTIONS = {
+    "1d": ((2, 4, 9), (6, 4, 3), {"strides": [2], "pads": [1, 1]}),
+    "2d groups": (
+        (2, 4, 7, 9),
+        (6, 2, 3, 2),
+        {"group": 2, "dilations": [2, 1], "strides": [1, 2], "pads": [2, 1, 2, 1]},
+    ),
+    "depthwise": ((1, 6, 5, 6), (12, 1, 3, 3), {"group": 6, "pads": [1, 1, 1, 1]}),
+    "3d": ((1, 2, 4, 5, 6), (3, 2, 2, 3, 2), {"pads": [1, 0, 1, 1, 0, 1]}),
+}
+
+
+@pytest.mark.parametrize(("shape", "kernel", "attributes"), CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_conv(shape: tuple[int, ...], kernel: tuple[int, ...], attributes: dict[str, object], bias: bool) -> None:
+    x, w, b = RNG.standard_normal(shape), RNG.standard_normal(kernel), RNG.standard_normal(kernel[0])
+    rank = len(shape) - 2
+    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
+    options = {
+        name: attributes[key] for name, key in (("stride", "strides"), ("dilation", "dilations")) if key in attributes
+    }
+    expected = conv(
+        *tensors(x, w),
+        *(tensors(b) if bias else [None]),
+        padding=attributes.get("pads", [0] * rank)[:rank],
+        groups=attributes.get("group", 1),
+        **options,
+    )
+    close(run("Conv", [x, w, b] if bias else [x, w], **attributes), expected)
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_conv_with_automatic_padding(auto_pad: str) -> None:
+    x, w = RNG.standard_normal((1, 1, 6)), RNG.standard_normal((1, 1, 4))
+    margins = {"SAME_UPPER": (1, 2), "SAME_LOWER": (2, 1), "VALID": (0, 0)}[auto_pad]
+    expected = functional.conv1d(torch.from_numpy(np.pad(x, ((0, 0), (0, 0), margins))), torch.from_numpy(w))
+    close(run("Conv", [x, w], auto_pad=auto_pad), expected)
+
+
+TRANSPOSED = {
+    "1d": ((2, 4, 5), (4, 3, 3), {"strides": [2]}),
+    "2d groups": ((2, 4, 5, 3), (4, 3, 3, 2), {"group": 2, "strides": [2, 3], "pads": [1, 0, 1, 0]}),
+    "dilated": ((1, 2, 4, 5), (2, 3, 3, 3), {"dilations": [2, 1], "strides": [3, 2], "output_padding": [1, 1]}),
+    "3d": ((1, 2, 3, 2, 4), (2, 2, 2, 3, 2), {"pads": [0, 1, 0, 0, 1, 0]}),
+}
+
+
+@pytest.mark.parametrize(("shape", "kernel", "attributes"), TRANSPOSED.values(), ids=TRANSPOSED)
+def test_conv_transpose(shape: tuple[int, ...], kernel: tuple[int, ...], attributes: dict[str, object]) -> None:
+    x, w = RNG.standard_normal(shape), RNG.standard_normal(kernel)
+    b = RNG.standard_normal(kernel[1] * attributes.get("group", 1))
+    rank = len(shape) - 2
+    conv = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[rank - 1]
+    expected = conv(
+        *tensors(x, w, b),
+        stride=attributes.get("strides", [1] * rank),
+        padding=attributes.get("pads", [0] * rank)[:rank],
+        output_padding=attributes.get("output_padding", [0] * rank),
+        groups=attributes.get("group", 1),
+        dilation=attributes.get("dilations", [1] * rank),
+    )
+    close(run("ConvTranspose", [x, w, b], **attributes), expected)
+
+
+def test_conv_transpose_to_a_given_shape_crops_or_extends() -> None:
+    x, w = RNG.standard_normal((1, 2, 5)), RNG.standard_normal((2, 3, 3))
+    whole = functional.conv_transpose1d(*tensors(x, w), stride=2)
+    close(run("ConvTranspose", [x, w], strides=[2], output_shape=[10], auto_pad="SAME_UPPER"), whole[..., :10])
+    close(run("ConvTranspose", [x, w], strides=[2], output_shape=[10], auto_pad="SAME_LOWER"), whole[..., 1:])
+    longer = run("ConvTranspose", [x, w], strides=[2], output_shape=[13])
+    assert longer.shape == (1, 3, 13)
+
+
+POOLS = {
+    "plain": {"kernel_shape": [3, 2], "strides": [2, 1]},
+    "padded": {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+    "ceil": {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+    "ceil, last window in the padding": {
+        "kernel_shape": [2, 2],
+        "strides": [4, 4],
+        "pads": [1, 1, 1, 1],
+        "ceil_mode": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("attributes", POOLS.values(), ids=POOLS)
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pools(op: str, attributes: dict[str, object]) -> None:
+    x = RNG.standard_normal((2, 3, 8, 9)) - 3
+    options = {
+        "stride": attributes["strides"],
+        "padding": attributes.get("pads", [0, 0])[:2],
+        "ceil_mode": bool(attributes.get("ceil_mode")),
+    }
+    if op == "MaxPool":
+        expected = functional.max_pool2d(torch.from_numpy(x), attributes["kernel_shape"], **options)
+    else:
+        expected = functional.avg_pool2d(
+            torch.from_numpy(x), attributes["kernel_shape"], **options, count_include_pad=False
+        )
+    close(run(op, [x], **attributes), expected)
+
+
+def test_average_pool_that_counts_its_padding() -> None:
+    x = RNG.standard_normal((1, 2, 6, 7))
+    expected = functional.avg_pool2d(torch.from_numpy(x), 3, padding=1, count_include_pad=True)
+    close(run("AveragePool", [x], kernel_shape=[3, 3], strides=[3, 3], pads=[1] * 4, count_include_pad=1), expected)
+
+
+def test_stored_numbers_casts_functions_and_bodies_are_all_widened() -> None:
+    model = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 17, "local" : 1]>'
+        "agraph (bool c, float[N] x) => (float[N] y) <float[1] w = {0.1}> {"
+        "  a = Cast<to=1>(x) k = Constant<value = float[1] {0.3}>() b = Mul(a, w) d = local.third(b)"
+        "  y = If (c) <then_branch = t () => (float[N] p) { q = Constant<value = float[1] {0.7}>() p = Add(d, q) },"
+        "              else_branch = e () => (float[N] r) { r = Add(d, k) }>"
+        "}"
+        '<domain: "local", opset_import: ["" : 17]> third (v) => (u) '
+        "{ s = Constant<value = float[1] {0.33}>() z = Mul(v, s) u = Cast<to=1>(z) }"
+    )
+    x = np.array([1 / 3, 5.0], np.float32)
+    w, third, then = (np.float64(np.float32(value)) for value in (0.1, 0.33, 0.7))
+    got = Evaluator(model)({"c": np.array(True), "x": x})["y"]
+    np.testing.assert_array_equal(got, x.astype(np.float64) * w * third + then)
+
+
+def test_what_cannot_be_known_says_why() -> None:
+    text = '<ir_version: 9, opset_import: ["" : 17, "custom": 1]> agraph (float[N] x) => (float[N] y) { y = %s }'
+    for body, why in (("custom.Magic(x)", "Magic"), ("RandomNormalLike(x)", "RandomNormalLike")):
+        with pytest.raises(Unknowable, match=why):
+            Evaluator(parser.parse_model(text % body))
+    fine = Evaluator(parser.parse_model(text % "Relu(x)"))
+    with pytest.raises(Unknowable, match="cannot run"):
+        fine({})
