@@ -26,7 +26,13 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-Exporter = Literal["torchscript", "dynamo", "dynamo-optimized"]
+Exporter = Literal["torchscript", "torchscript-unfolded", "dynamo", "dynamo-optimized"]
+"""PyTorch's two exporters, each with and without its own clean-up.
+
+`torchscript` evaluates constant expressions, `torchscript-unfolded` leaves them: there a Linear is a MatMul with a
+Transpose of its weight. `dynamo` is `optimize=False`; `dynamo-optimized`, PyTorch's default, folds the BatchNorms that
+onnxscript can.
+"""
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
@@ -505,7 +511,7 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], exporter: Exporter, o
     names = [f"input_{position}" for position in range(len(inputs))]
     target = io.BytesIO()
     with _quietly(), torch.random.fork_rng():
-        if exporter == "torchscript":
+        if exporter.startswith("torchscript"):
             mode = torch.onnx.TrainingMode
             torch.onnx.export(
                 module,
@@ -513,7 +519,7 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], exporter: Exporter, o
                 target,
                 dynamo=False,
                 training=mode.TRAINING if module.training else mode.PRESERVE,
-                do_constant_folding=False,
+                do_constant_folding=exporter == "torchscript" and not module.training,
                 opset_version=opset,
                 input_names=names,
                 output_names=["output"],

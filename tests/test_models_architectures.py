@@ -63,8 +63,12 @@ AROUND_OPTIMIZED = {
     "super_resolution": {"DepthToSpace > PRelu": 1, "Resize > Pad": 1},
 }
 
+# Without constant folding the neighbours are the same, but weights and parameters are expressions.
+UNFOLDED = ("frozen_batch_norm", "levit", "mlp", "sequence_mlp")
+
 CASES: list[tuple[Exporter, str, dict[str, int]]] = [
     *(("torchscript", name, around) for name, around in AROUND.items()),
+    *(("torchscript-unfolded", name, AROUND[name]) for name in UNFOLDED),
     *(("dynamo", name, around) for name, around in AROUND_DYNAMO.items()),
     *(("dynamo-optimized", name, around) for name, around in AROUND_OPTIMIZED.items()),
 ]
@@ -137,6 +141,30 @@ def test_statistics_are_not_trivial(name: str) -> None:
 def test_shared_weights_are_read_twice() -> None:
     first, second, _ = normalizations(exported("siamese").proto)
     assert list(first.input)[1:] == list(second.input)[1:]
+
+
+def test_a_linear_without_constant_folding_transposes_its_weight() -> None:
+    model = exported("mlp", "torchscript-unfolded").proto
+    (transpose,) = (node for node in model.graph.node if node.op_type == "Transpose")
+    assert transpose.input[0] in {tensor.name for tensor in model.graph.initializer}
+    (matmul,) = (node for node in model.graph.node if node.op_type == "MatMul")
+    assert matmul.input[1] == transpose.output[0]
+
+
+@pytest.mark.parametrize(("exporter", "operators"), [("torchscript", 4), ("torchscript-unfolded", 36)])
+def test_a_frozen_batch_norm_is_arithmetic(exporter: Exporter, operators: int) -> None:
+    model = exported("frozen_batch_norm", exporter).proto
+    kinds = {node.op_type for node in model.graph.node} - {"Conv", "Relu", "Constant", "Reshape", "Sqrt"}
+    assert kinds <= {"Mul", "Add", "Sub", "Div"}
+    assert len([node for node in model.graph.node if node.op_type not in {"Conv", "Relu"}]) == operators
+
+
+def test_a_reader_of_shapes_stands_beside_the_normalizations_of_levit() -> None:
+    model = exported("levit").proto
+    flattened = [node.input[0] for node in model.graph.node if node.op_type == "Flatten"]
+    readers = [sorted(node.op_type for node in model.graph.node if value in node.input) for value in flattened]
+    assert len(readers) == 22
+    assert all("Shape" in others for others in readers)
 
 
 def test_batch_statistics_come_from_the_data() -> None:
