@@ -3,8 +3,9 @@
 The reference decides what is a possible feed: sizes it refuses are tried again with others, and at last reported.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,16 @@ _DAMPING = (16.0, 256.0, 4096.0)
 
 @dataclass(frozen=True)
 class Answer:
-    """What the reference answered to one feed; `feed()` makes the same arrays again, so that none need be kept."""
+    """What the reference answered to one feed; `feed()` makes the same arrays again, so that none need be kept.
+
+    `contract`: those of `outputs` that a caller gets; the others were looked at behind them.
+    """
 
     name: str
     shapes: Shapes
     feed: Callable[[], Feed]
     outputs: Outputs
+    contract: frozenset[str] = frozenset()
     damping: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -50,7 +55,7 @@ class Answers:
     refusal: str = ""
 
 
-def run_user_feeds(inputs: Inputs, signature: Signature, run: Run) -> Answers:
+def run_user_feeds(inputs: Inputs, signature: Signature, run: Run, taps: Sequence[str] = ()) -> Answers:
     """Raises UsageError for data that does not fit; data that fits and cannot be run is a note."""
     found = Answers()
     for name, feed in checked(inputs, signature):
@@ -61,17 +66,22 @@ def run_user_feeds(inputs: Inputs, signature: Signature, run: Run) -> Answers:
             found.notes.append(f"The reference cannot run feed {name}: {failure}.")
             continue
         shapes = {port: tuple(array.shape) for port, array in feed.items()}
-        found.answers.append(Answer(name, shapes, lambda feed=feed: feed, outputs))  # type: ignore[misc]  # mypy does not infer a lambda with a default
+        found.answers.append(Answer(name, shapes, partial(dict, feed), outputs, _contract(outputs, taps)))
     return found
 
 
 def run_seeded_feeds(
-    model: ModelProto, signature: Signature, fixed: Mapping[str, tuple[int, ...]], seed: int, run: Run
+    model: ModelProto,
+    signature: Signature,
+    fixed: Mapping[str, tuple[int, ...]],
+    seed: int,
+    run: Run,
+    taps: Sequence[str] = (),
 ) -> Answers:
     """Every kind at every batch of the schedule, at the first sizes that the reference accepts."""
     ports = signature.inputs
     limits = sizes.index_limits(model.graph)
-    runner = _Runner(run, lambda plan: feeds.build(plan, ports, seed, limits), Answers())
+    runner = _Runner(run, lambda plan: feeds.build(plan, ports, seed, limits), taps, Answers())
     first = next(sizes.variants(model, ports, fixed, 1))
     batched = first != next(sizes.variants(model, ports, fixed, 3))
     accepted: Shapes | None = None
@@ -93,6 +103,7 @@ def run_seeded_feeds(
 class _Runner:
     run: Run
     build: Callable[[Plan], Feed]
+    taps: Sequence[str]
     found: Answers
 
     def group(self, batch: int, kinds: tuple[str, ...], shapes: list[Shapes]) -> Shapes | None:
@@ -114,10 +125,10 @@ class _Runner:
         feed = self.build(plan)
         try:
             outputs = self.run(feed)
-            for damping in _DAMPING if plan.kind != "zero" and not _finite(outputs) else ():
+            for damping in _DAMPING if plan.kind != "zero" and not _finite(outputs, self.taps) else ():
                 damped = replace(plan, damping=damping)
                 retried = self.run(self.build(damped))
-                if _finite(retried):
+                if _finite(retried, self.taps):
                     plan, outputs = damped, retried
                     break
         except RunFailed as failure:
@@ -125,15 +136,22 @@ class _Runner:
             if not quietly:
                 self.found.notes.append(f"The reference cannot run feed {plan.name}: {failure}.")
             return False
-        if not _finite(outputs):
+        if not _finite(outputs, self.taps):
             self.found.notes.append(f"The reference answers feed {plan.name} with values that are not finite.")
-        self.found.answers.append(Answer(plan.name, plan.shapes, lambda: self.build(plan), outputs, plan.damping))
+        contract = _contract(outputs, self.taps)
+        self.found.answers.append(
+            Answer(plan.name, plan.shapes, partial(self.build, plan), outputs, contract, plan.damping)
+        )
         return True
 
 
-def _finite(outputs: Outputs) -> bool:
+def _contract(outputs: Outputs, taps: Sequence[str]) -> frozenset[str]:
+    return frozenset(outputs) - frozenset(taps)
+
+
+def _finite(outputs: Outputs, taps: Sequence[str]) -> bool:
     return all(
         bool(np.isfinite(array.astype(np.float32) if array.dtype.name == "bfloat16" else array).all())
-        for array in outputs.values()
-        if rounding_of(array.dtype) is not None
+        for name, array in outputs.items()
+        if name not in taps and rounding_of(array.dtype) is not None
     )

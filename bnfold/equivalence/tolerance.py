@@ -20,7 +20,7 @@ from bnfold.equivalence.measurement import Measurement
 
 # In unit roundoffs of the output's type. float16 and bfloat16 round after every node, and few nodes lie between
 # input and output in terms of such coarse steps: the same count of steps is a much larger part of the value.
-TIGHT = {"float64": 64.0, "float32": 64.0, "float16": 8.0, "bfloat16": 4.0}
+TIGHT = {"float64": 64.0, "float32": 32.0, "float16": 4.0, "bfloat16": 4.0}
 LOOSE = {"float64": 1024.0, "float32": 512.0, "float16": 32.0, "bfloat16": 8.0}
 CHANNEL_ALLOWANCE = 8.0
 """A channel far smaller than its output is held to this many times the ratio that the whole output is held to."""

@@ -1,23 +1,27 @@
 """Run two models on the same feeds, measure every output, and say whether they are equivalent.
 
 The reference runs with onnxruntime's own optimizations off, since a default session folds batch normalization itself;
-the candidate runs without and with them. One session is alive at a time.
+the candidate runs without and with them, on every provider asked for. One session is alive at a time.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from bnfold.equivalence.measurement import Measurement, Where, measure
-from bnfold.equivalence.reference_run import Answer, Answers, run_seeded_feeds, run_user_feeds
-from bnfold.equivalence.sessions import Optimization, Outputs, RunFailed, opened, quiet_options, runtime
-from bnfold.equivalence.signature import Source, difference, read_structure, signature_of
+from bnfold.equivalence.appeal import Appeal
+from bnfold.equivalence.behind import Sources, behind
+from bnfold.equivalence.findings import Finding, compare, worst
+from bnfold.equivalence.measurement import Measurement
+from bnfold.equivalence.noise import Noise
+from bnfold.equivalence.providers import CPU, Placement, Precision, Provider, check, named, placement
+from bnfold.equivalence.reference_run import Answers, run_seeded_feeds, run_user_feeds
+from bnfold.equivalence.running import Setting, running
+from bnfold.equivalence.sessions import Optimization, RunFailed, Session, runtime
+from bnfold.equivalence.signature import Signature, Source, difference, read_structure, signature_of
 from bnfold.equivalence.sizes import check_overrides
 from bnfold.equivalence.tolerance import Judgement, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
-from bnfold.errors import ProviderError
 
 
 class Verdict(StrEnum):
@@ -31,31 +35,38 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """`input_shapes`: sizes for dynamic inputs by name. `inputs`: the caller's own data instead of seeded feeds."""
+    """`input_shapes`: sizes for dynamic inputs by name. `inputs`: the caller's own data instead of seeded feeds.
+
+    `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node may run on another provider.
+    """
 
     seed: int = 0
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     inputs: Inputs | None = None
     tolerance: Tolerance = field(default_factory=Tolerance)
     providers: tuple[str, ...] = ("cpu",)
+    strict_placement: bool = False
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The verdict and everything it rests on. `judgements` belong to `measurements`, one to one.
+    """The verdict and everything it rests on. `judgements` and `noises` belong to `measurements`, one to one.
 
     `explanation`: one sentence on why the candidate is not equivalent or was not verified, "" otherwise. `largest`:
-    the worst measurement. `notes`: what was tried and could not be compared. `feeds`: with the seed they
-    can be replayed.
+    the worst measurement. `notes`: what was tried and could not be compared. `feeds`: with the seed they can be
+    replayed. `placements`: which provider ran which operators, where a provider other than cpu was asked for.
+    Measurements at precision "deploy" are shown beside the verdict and do not decide it.
     """
 
     verdict: Verdict
     measurements: tuple[Measurement, ...] = ()
     judgements: tuple[Judgement, ...] = ()
+    noises: tuple[Noise | None, ...] = ()
     explanation: str = ""
     largest: Measurement | None = None
     notes: tuple[str, ...] = ()
     feeds: tuple[Mapping[str, Any], ...] = ()
+    placements: tuple[Placement, ...] = ()
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,12 +75,13 @@ class Verification:
             "verdict": self.verdict.value,
             "explanation": self.explanation,
             "measurements": [
-                measured.to_dict() | {"judgement": judged.to_dict()}
-                for measured, judged in zip(self.measurements, self.judgements, strict=True)
+                measured.to_dict() | {"judgement": judged.to_dict(), "noise": noise.to_dict() if noise else None}
+                for measured, judged, noise in zip(self.measurements, self.judgements, self.noises, strict=True)
             ],
             "largest": self.largest.to_dict() if self.largest else None,
             "notes": list(self.notes),
             "feeds": [dict(feed) for feed in self.feeds],
+            "placements": [found.to_dict() for found in self.placements],
             "seed": self.seed,
         }
 
@@ -77,73 +89,128 @@ class Verification:
 def verify(reference: Source, candidate: Source, options: VerifyOptions | None = None) -> Verification:
     """Compare `candidate` with `reference`, each a path (external data resolves beside it) or bytes.
 
-    Raises UsageError for feeds or shapes that do not fit the model, ModelError for what is not a model, ProviderError
-    for a provider that is missing, BnfoldError where onnxruntime is not installed. A model that onnxruntime cannot
-    load or run is a verdict, not an exception.
+    Raises UsageError for feeds, shapes or provider names that do not fit, ModelError for what is not a model,
+    ProviderError for a provider that is missing or did not run the nodes, BnfoldError where onnxruntime is not
+    installed. A model that onnxruntime cannot load or run is a verdict, not an exception.
     """
     options = options or VerifyOptions()
     runtime()
-    for provider in options.providers:
-        if provider != "cpu":
-            raise ProviderError(f"provider {provider!r} is not known; cpu is.")
-    model = read_structure(reference)
+    providers = named(options.providers)
+    model, other = read_structure(reference), read_structure(candidate)
     signature = signature_of(model)
     check_overrides(signature.inputs, options.input_shapes)
-    contract = difference(signature, signature_of(read_structure(candidate)))
+    contract = difference(signature, signature_of(other))
     if contract:
         return Verification(Verdict.NOT_EQUIVALENT, explanation=contract, seed=options.seed)
-    try:
-        with opened(reference, quiet_options(Optimization.OFF), ["CPUExecutionProvider"]) as session:
-            if options.inputs is not None:
-                answers = run_user_feeds(options.inputs, signature, session.run)
-            else:
-                answers = run_seeded_feeds(model, signature, options.input_shapes, options.seed, session.run)
-    except RunFailed as failure:
-        return _unverified(f"onnxruntime cannot load the reference: {failure}.", Answers(), options)
+    answers, sources = _answers(reference, model, signature, behind(model, other), options)
+    del model, other
     if not answers.answers:
-        return _unverified(
-            f"The reference runs on none of the feeds tried ({answers.refusal}): pass --input-shape or --inputs.",
-            answers,
-            options,
-        )
-    measurements: list[Measurement] = []
-    for optimization in Optimization:
+        return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
+    findings: list[Finding] = []
+    placements: list[Placement] = []
+    for setting in _settings(providers):
         try:
-            with opened(candidate, quiet_options(optimization), ["CPUExecutionProvider"]) as session:
-                for answer in answers.answers:
-                    outputs = session.run(answer.feed())
-                    measurements += compare(answer, outputs, "cpu", optimization)
+            found, place = _candidate(candidate, setting, answers, signature, sources, options)
         except RunFailed as failure:
-            return Verification(
-                Verdict.NOT_EQUIVALENT,
-                explanation=f"onnxruntime runs the reference but not the candidate "
-                f"(optimization {optimization}): {failure}.",
-                notes=tuple(answers.notes),
-                seed=options.seed,
-            )
-    return _judged(measurements, answers, options)
+            verdict, explanation = _failed(reference, setting, answers, failure)
+            return _stopped(verdict, explanation, answers, options)
+        findings += found
+        placements += place
+    appeal = Appeal(reference, candidate, options.tolerance, sources)
+    findings += appeal.settle([finding for finding in findings if _decides(finding)])
+    appeal.settle([finding for finding in findings if not _decides(finding)])
+    answers.notes.extend(appeal.notes)
+    return _judged(findings, placements, answers, reference, options)
 
 
-def compare(answer: Answer, outputs: Outputs, provider: str, optimization: str) -> list[Measurement]:
-    """One measurement per output; an output that only one side has is a measurement with a problem."""
-    found = []
-    for name in dict.fromkeys((*answer.outputs, *outputs)):
-        where = Where(name, answer.name, provider, optimization)
-        if name not in outputs or name not in answer.outputs:
-            side = "candidate" if name not in outputs else "reference"
-            found.append(Measurement(where, problem=f"the {side} does not return it"))
-        else:
-            found.append(measure(where, answer.outputs[name], outputs[name]))
-    return found
+def _settings(providers: tuple[Provider, ...]) -> Iterator[Setting]:
+    for provider in providers:
+        for optimization in Optimization:
+            yield Setting(provider, optimization)
+        if provider.options(Precision.STRICT) != provider.options(Precision.DEPLOY):
+            yield Setting(provider, Optimization.ON, Precision.DEPLOY)
 
 
-def _judged(measurements: list[Measurement], answers: Answers, options: VerifyOptions) -> Verification:
-    judgements = [options.tolerance.judge_without_truth(measured) for measured in measurements]
-    failed = [m for m, judged in zip(measurements, judgements, strict=True) if not judged.agrees]
-    silent = _never_compared(measurements)
+def _answers(
+    reference: Source, model: Any, signature: Signature, sources: Mapping[str, Sources], options: VerifyOptions
+) -> tuple[Answers, Mapping[str, Sources]]:
+    """Run the reference; where onnxruntime does not load it with taps, once more without."""
+    outputs = {port.name for port in signature.outputs}
+    taps = sorted({pair.reference for found in sources.values() for pair in found.pairs} - outputs)
+
+    def all_feeds(session: Session) -> Answers:
+        if options.inputs is not None:
+            return run_user_feeds(options.inputs, signature, session.run, taps)
+        return run_seeded_feeds(model, signature, options.input_shapes, options.seed, session.run, taps)
+
+    try:
+        with running(reference, Setting(), taps) as session:
+            answers = all_feeds(session)
+    except RunFailed as failure:
+        if taps:
+            return _answers(reference, model, signature, {}, options)
+        return Answers(refusal=f"onnxruntime cannot load the reference: {failure}."), {}
+    if not answers.answers:
+        answers.refusal = (
+            f"The reference runs on none of the feeds tried ({answers.refusal}): pass --input-shape or --inputs."
+        )
+    return answers, sources
+
+
+def _candidate(
+    candidate: Source,
+    setting: Setting,
+    answers: Answers,
+    signature: Signature,
+    sources: Mapping[str, Sources],
+    options: VerifyOptions,
+) -> tuple[list[Finding], list[Placement]]:
+    """All feeds in one setting. Values behind outputs are taken in the first setting alone, the others run the file."""
+    outputs = {port.name for port in signature.outputs}
+    taps = sorted({pair.candidate for found in sources.values() for pair in found.pairs} - outputs)
+    taps = taps if setting == Setting() else []
+    findings: list[Finding] = []
+    with running(candidate, setting, taps) as session:
+        where = placement(session, setting.provider, setting.optimization, setting.precision)
+        if setting.provider is not CPU:
+            check(where, setting.provider, strict_placement=options.strict_placement)
+        for answer in answers.answers:
+            answered = session.run(answer.feed())
+            findings += compare(answer, answered, setting, options.tolerance, sources if taps else {})
+    return findings, [where] if setting.provider is not CPU else []
+
+
+def _failed(reference: Source, setting: Setting, answers: Answers, failure: RunFailed) -> tuple[Verdict, str]:
+    """The candidate cannot run. Whose fault that is, the reference in the same setting tells."""
+    try:
+        with running(reference, setting) as session:
+            for answer in answers.answers:
+                session.run(answer.feed())
+    except RunFailed as own:
+        return Verdict.NOT_VERIFIED, f"onnxruntime cannot run the reference either ({setting}): {own}."
+    return Verdict.NOT_EQUIVALENT, f"onnxruntime runs the reference but not the candidate ({setting}): {failure}."
+
+
+def _decides(finding: Finding) -> bool:
+    return finding.setting.precision is Precision.STRICT
+
+
+def _judged(
+    findings: list[Finding],
+    placements: list[Placement],
+    answers: Answers,
+    reference: Source,
+    options: VerifyOptions,
+) -> Verification:
+    deciding = [finding for finding in findings if _decides(finding)]
+    failed = [finding for finding in deciding if not finding.judgement.agrees]
+    silent = _never_compared(deciding)
     verdict, explanation = Verdict.EQUIVALENT, ""
     if failed:
-        verdict, explanation = Verdict.NOT_EQUIVALENT, _sentence(_worst(failed), judgements, measurements)
+        verdict, explanation = Verdict.NOT_EQUIVALENT, _sentence(worst(failed))
+        if _fickle(reference, worst(failed), options.tolerance):
+            verdict = Verdict.NOT_VERIFIED
+            explanation = "The reference gives another answer each time it is run on the same feed: it is random."
     elif silent:
         verdict = Verdict.NOT_VERIFIED
         explanation = (
@@ -151,53 +218,71 @@ def _judged(measurements: list[Measurement], answers: Answers, options: VerifyOp
         )
     return Verification(
         verdict,
-        measurements=tuple(measurements),
-        judgements=tuple(judgements),
+        measurements=tuple(finding.measurement for finding in findings),
+        judgements=tuple(finding.judgement for finding in findings),
+        noises=tuple(finding.noise for finding in findings),
         explanation=explanation,
-        largest=_worst(failed or measurements),
-        notes=tuple(answers.notes),
+        largest=worst(failed or deciding).measurement,
+        notes=tuple(dict.fromkeys(answers.notes)),
         feeds=tuple(answer.to_dict() for answer in answers.answers),
+        placements=tuple(placements),
         seed=options.seed,
     )
 
 
-def _never_compared(measurements: list[Measurement]) -> str:
+def _never_compared(findings: list[Finding]) -> str:
     """The first output of which no value was compared on any feed, or "" if there is none."""
     compared: dict[str, int] = {}
-    for measured in measurements:
-        compared[measured.output] = compared.get(measured.output, 0) + measured.compared
+    for finding in findings:
+        if finding.measurement.where.stage == "output":
+            compared[finding.value] = compared.get(finding.value, 0) + finding.measurement.compared
     if not compared:
         return "(none)"
     return next((name for name, count in compared.items() if not count), "")
 
 
-def _worst(measurements: list[Measurement]) -> Measurement:
-    def badness(measured: Measurement) -> tuple[bool, int, float, int]:
-        ratio = measured.relative if math.isfinite(measured.relative) else math.inf
-        return bool(measured.problem), measured.new_nonfinite, ratio, measured.different
-
-    return max(measurements, key=badness)
-
-
-def _sentence(worst: Measurement, judgements: list[Judgement], measurements: list[Measurement]) -> str:
-    judged = judgements[measurements.index(worst)]
-    subject = str(worst.where)
-    subject = subject[0].upper() + subject[1:]
-    if worst.problem:
-        return f"{subject}: {worst.problem}."
-    if worst.new_nonfinite:
-        return f"{subject}: {worst.new_nonfinite} of {worst.count} values are NaN or infinite, but not the reference's."
-    if worst.lost_nonfinite:
-        return f"{subject}: {worst.lost_nonfinite} of {worst.count} values are finite where the reference's are not."
-    if not judged.limit:
-        return f"{subject}: {worst.different} of {worst.count} values differ."
-    at = f" at {list(worst.worst_at)}" if worst.worst_at else ""
-    return (
-        f"{subject}: differs by {worst.max_abs:.3g}{at} "
-        f"(reference {worst.worst_reference:.6g}, candidate {worst.worst_candidate:.6g}); "
-        f"at most {judged.limit:.3g} is rounding."
+def _fickle(reference: Source, finding: Finding, tolerance: Tolerance) -> bool:
+    """Whether the reference does not even agree with itself where the candidate disagrees with it."""
+    try:
+        with running(reference, Setting()) as session:
+            again = [session.run(finding.answer.feed()) for _ in range(2)]
+    except RunFailed:
+        return False
+    return any(
+        other.judgement.agrees is not True
+        for outputs in again
+        for other in compare(finding.answer, outputs, Setting(), tolerance, {})
     )
 
 
-def _unverified(explanation: str, answers: Answers, options: VerifyOptions) -> Verification:
-    return Verification(Verdict.NOT_VERIFIED, explanation=explanation, notes=tuple(answers.notes), seed=options.seed)
+def _sentence(finding: Finding) -> str:
+    measured, judged = finding.measurement, finding.judgement
+    subject = str(measured.where)
+    subject = subject[0].upper() + subject[1:]
+    if measured.problem:
+        return f"{subject}: {measured.problem}."
+    if measured.new_nonfinite:
+        return (
+            f"{subject}: {measured.new_nonfinite} of {measured.count} values are NaN or infinite, the reference's not."
+        )
+    if measured.lost_nonfinite and not finding.noise:
+        return (
+            f"{subject}: {measured.lost_nonfinite} of {measured.count} values are finite where the reference's are not."
+        )
+    if not judged.limit:
+        return f"{subject}: {measured.different} of {measured.count} values differ."
+    text = (
+        f"{subject}: differs by {measured.max_abs:.3g} at {list(measured.worst_at)} "
+        f"(reference {measured.worst_reference:.6g}, candidate {measured.worst_candidate:.6g})"
+    )
+    if finding.noise:
+        noise = finding.noise
+        return (
+            f"{text}; its error against float64 is {noise.candidate_max:.3g} (rms {noise.candidate_rms:.3g}), "
+            f"the reference's own {noise.original_max:.3g} (rms {noise.original_rms:.3g})."
+        )
+    return f"{text}; at most {judged.limit:.3g} is rounding."
+
+
+def _stopped(verdict: Verdict, explanation: str, answers: Answers, options: VerifyOptions) -> Verification:
+    return Verification(verdict, explanation=explanation, notes=tuple(answers.notes), seed=options.seed)

@@ -1,0 +1,89 @@
+"""The noise rule: a candidate may be as far from the truth as the original is, times four.
+
+Where an error is larger than rounding usually is, a wrong model and a deep or ill-conditioned right one look alike
+against the reference. The float64 truth tells them apart: the reference's own error says how much noise this model
+makes on this feed, in its worse setting of onnxruntime's optimizations.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bnfold.equivalence.element_types import Array, rounding_of
+
+ALLOWANCE = 4.0
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Errors against the truth, over the elements where the truth is finite; infinite where an output is not.
+
+    `original`: the larger of the reference's errors with and without optimizations. `floor`: what storing the result
+    in its type may cost, so that an original that happens to be exact does not forbid rounding.
+    """
+
+    candidate_max: float
+    candidate_rms: float
+    original_max: float
+    original_rms: float
+    floor: float
+
+    @property
+    def agrees(self) -> bool:
+        """Both the largest and the mean error: one wrong channel raises the mean before it raises the maximum."""
+        return (
+            self.candidate_max <= ALLOWANCE * self.original_max + self.floor
+            and self.candidate_rms <= ALLOWANCE * self.original_rms + self.floor
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: infinite becomes None."""
+        return {
+            name: value if math.isfinite(value) else None
+            for name, value in (
+                ("candidate_max", self.candidate_max),
+                ("candidate_rms", self.candidate_rms),
+                ("original_max", self.original_max),
+                ("original_rms", self.original_rms),
+                ("floor", self.floor),
+            )
+        }
+
+
+def noise(truth: Array, originals: Sequence[Array], candidate: Array) -> Noise | None:
+    """None where the truth cannot be believed: another shape, or the original itself farther from it than sqrt(u).
+
+    An original that overflowed where the truth is finite has an infinite error there; the candidate is then judged
+    on the rest, and must be finite and within sqrt(u) of the truth where the original is not.
+    """
+    rounding = rounding_of(candidate.dtype)
+    if rounding is None or any(array.shape != truth.shape for array in (*originals, candidate)):
+        return None
+    exact = truth.astype(np.float64)
+    known = np.isfinite(exact) & (np.abs(exact) <= rounding.largest)
+    if not known.any():
+        return None
+    scale = float(np.abs(exact[known]).max())
+    coarse = math.sqrt(rounding.unit) * scale
+    with np.errstate(invalid="ignore"):
+        errors = [np.abs(array.astype(np.float64) - exact)[known] for array in originals]
+        mine = np.abs(candidate.astype(np.float64) - exact)[known]
+    sound = np.all([np.isfinite(error) for error in errors], axis=0)
+    if not sound.any() or not np.isfinite(mine).all() or mine[~sound].max(initial=0.0) > coarse:
+        return None
+    found = Noise(
+        candidate_max=float(mine[sound].max()),
+        candidate_rms=_rms(mine[sound]),
+        original_max=max(float(error[sound].max()) for error in errors),
+        original_rms=max(_rms(error[sound]) for error in errors),
+        floor=max(rounding.unit * scale, rounding.tiny),
+    )
+    return found if found.original_max <= coarse else None
+
+
+def _rms(error: Array) -> float:
+    peak = float(error.max(initial=0.0))
+    return peak * math.sqrt(float(np.square(error / peak).mean())) if peak else 0.0
