@@ -114,14 +114,6 @@ def to_proto(file: OnnxFile) -> ModelProto:
     return ModelProto.FromString(bytes(whole))
 
 
-def read_locations(path: Path) -> frozenset[str]:
-    """The external data that the model at `path` names; none if it cannot be read."""
-    try:
-        return frozenset(stored.location for stored in read(path).payloads if stored.location is not None)
-    except ModelError:
-        return frozenset()
-
-
 def _read(source: Source, path: Path | None, label: str, *, strict: bool) -> OnnxFile:
     if source.nbytes == 0:
         raise ModelError(f"{label}: is empty, not an ONNX model; was it written completely?")

@@ -12,9 +12,11 @@ from types import TracebackType
 from typing import Self
 
 from bnfold.errors import OutputError
+from bnfold.onnxfile.claim import Claim, Identity, hidden_name, identity
 from bnfold.onnxfile.data_names import candidates, is_plain
 from bnfold.onnxfile.layout import DataFile, Layout, Plan, Weights, arrange
-from bnfold.onnxfile.model_file import OnnxFile, read_locations
+from bnfold.onnxfile.model_file import OnnxFile
+from bnfold.onnxfile.old_data import locations_of, mark, superseded
 from bnfold.onnxfile.payload import Payload, Span
 from bnfold.onnxfile.source import File, sha256_of
 from bnfold.onnxfile.splice import Place, Structure
@@ -45,13 +47,16 @@ class Publication:
 
     def __init__(self, target: str | os.PathLike[str]) -> None:
         self._named = Path(target)
+        if "\0" in os.fspath(self._named):
+            raise OutputError(f"{str(self._named)!r}: cannot be written: there is a zero byte in the name")
         with self._errors():
             self.target = Path(os.path.realpath(self._named))
             self._old = self._inspect()
+        self._claim: Claim | None = None
         self._path: Path | None = None
-        self._identity: tuple[int, int] | None = None
+        self._used: list[Path] = []
         self._temporary: list[Path] = []
-        self._data: list[tuple[Path, tuple[int, int]]] = []
+        self._data: list[tuple[Path, Identity]] = []
         self._directories: list[Path] = []
 
     def _inspect(self) -> os.stat_result | None:
@@ -90,6 +95,7 @@ class Publication:
         self._discard()
         try:
             with self._errors():
+                self._acquire()
                 file.start_hash()
                 if untouched and layout.weights is Weights.AS_INPUT:
                     if (written := self._copy(file)) is not None:
@@ -113,12 +119,34 @@ class Publication:
         self._commit(self.target.parent / place.name)
 
     def __enter__(self) -> Self:
+        try:
+            with self._errors():
+                self._acquire()
+        except BaseException:
+            self._release()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._discard()
+        self._release()
+
+    def _release(self) -> None:
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+    def _acquire(self) -> None:
+        if self._claim is None:
+            self._claim = Claim(self.target)
+            if found := self._claim.leftovers():
+                used = locations_of(self.target) if self._old is not None else frozenset()
+                for path in found:
+                    if used is not None and path.relative_to(self.target.parent).as_posix() not in used:
+                        path.unlink(missing_ok=True)
+            self._claim.forget()
 
     def _commit(self, place: Path) -> None:
         with self._errors():
@@ -129,26 +157,32 @@ class Publication:
             _sync(self.path)
             for folder in folders:
                 _sync(folder)
+            before = locations_of(place) if place.exists() else None
             self.path.replace(place)
+            used = self._used
             self._forget()
-            with suppress(OSError):  # it is published already
-                _sync(place.parent)
+        with suppress(OSError):  # it is published already
+            _sync(place.parent)
+            for path in superseded(place, before or (), used):
+                path.unlink()
 
     def _forget(self) -> None:
-        self._path = self._identity = None
-        self._temporary, self._data, self._directories = [], [], []
+        self._path = None
+        self._used, self._temporary, self._data, self._directories = [], [], [], []
+        if self._claim is not None:
+            self._claim.forget()
 
     def _discard(self) -> None:
         """Remove everything that was written and not published."""
-        if self._identity is not None and self._path is not None and not self._path.exists():
+        if self._path is not None and not self._path.exists():
             self._forget()  # interrupted right after the commit
             return
         for path in self._temporary:
             with suppress(OSError):
                 path.unlink()
-        for path, identity in self._data:
+        for path, made in self._data:
             with suppress(OSError):
-                if _identity(path.stat()) == identity:
+                if identity(path.stat()) == made:
                     path.unlink()
         for folder in reversed(self._directories):
             with suppress(OSError):
@@ -173,7 +207,9 @@ class Publication:
     @contextmanager
     def _new_file(self, folder: Path, name: str, file: OnnxFile, *, hashed: bool) -> Iterator[tuple[Path, Writer]]:
         """A new file under a name of no consequence, with the permissions that the output shall have."""
-        path = folder / f".{name[:60]}.{secrets.token_hex(4)}.bnfold"
+        path = folder / hidden_name(name, secrets.token_hex(4))
+        assert self._claim is not None
+        self._claim.announce(path)
         self._temporary.append(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
@@ -194,7 +230,7 @@ class Publication:
         self, path: Path, writer: Writer, file: OnnxFile, sha256: str, data: list[Path], *, moved: bool = False
     ) -> Written:
         file.check_unchanged()
-        self._path, self._identity = path, _identity(path.stat())
+        self._path, self._used = path, data
         return Written(path, writer.nbytes, sha256, tuple(data), moved)
 
     # --- an untouched model
@@ -294,12 +330,15 @@ class Publication:
     def _is_of_old_output(self, place: Path) -> bool:
         if self._old is None:
             return False
-        return place.relative_to(self.target.parent).as_posix() in read_locations(self.target)
+        return place.relative_to(self.target.parent).as_posix() in (locations_of(self.target) or ())
 
     def _name_data(self, path: Path, place: Path) -> bool:
         """Rename a finished file to `place`; False if that exists."""
-        identity = _identity(path.stat())
-        self._data.append((place, identity))
+        mark(path, self.target)
+        made = identity(path.stat())
+        assert self._claim is not None
+        self._claim.announce(place, made)
+        self._data.append((place, made))
         try:
             os.link(path, place)
             path.unlink()
@@ -325,10 +364,6 @@ class Publication:
         for path in reversed(missing):
             self._directories.append(path)
             path.mkdir()
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 def _sync(path: Path) -> None:

@@ -49,12 +49,11 @@ class File:
     """
 
     MAX_OPEN = 64  # far below the usual limit of 1024: a model may have one data file per tensor
-    _opened: ClassVar[OrderedDict["ReferenceType[File]", None]] = OrderedDict()
+    _opened: ClassVar[OrderedDict[int, "ReferenceType[File]"]] = OrderedDict()
 
     def __init__(self, path: Path, *, what: str) -> None:
         self.path: Path = path
         self.what = what
-        self._reference = ref(self, File._forget)
         self._map: mmap.mmap | None = None
         self._descriptor = -1
         self._identity: tuple[int, ...] | None = None
@@ -63,11 +62,8 @@ class File:
         self.nbytes = self.status.st_size
 
     def __del__(self) -> None:
+        self._opened.pop(id(self), None)
         self.close()
-
-    @staticmethod
-    def _forget(reference: "ReferenceType[File]") -> None:
-        File._opened.pop(reference, None)
 
     def close(self) -> None:
         """Give the descriptor and the map back; the file is opened again when needed."""
@@ -81,12 +77,12 @@ class File:
         """The file, open for reading: use it at once, it may be closed when other files are opened."""
         if self._descriptor < 0:
             self._open()
-            self._opened[self._reference] = None
+            self._opened[id(self)] = ref(self)
             while len(self._opened) > self.MAX_OPEN:
-                if (oldest := self._opened.popitem(last=False)[0]()) is not None:
+                if (oldest := self._opened.popitem(last=False)[1]()) is not None:
                     oldest.close()
         else:
-            self._opened.move_to_end(self._reference)
+            self._opened.move_to_end(id(self))
         return self._descriptor
 
     def _open(self) -> None:

@@ -1,0 +1,88 @@
+"""The sole right to write one output, and the means to tidy up after a process that was killed while it had it.
+
+A file beside the output is locked (flock) while the output is being written; a second bnfold is refused. It also lists
+every file about to be made, so that the next bnfold on this output can remove what a killed one left. It is removed
+when the output is published or given up.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from bnfold.errors import OutputError
+
+SUFFIX = ".bnfold"
+Identity = tuple[int, int]  # device and inode
+
+
+def identity(status: os.stat_result) -> Identity:
+    """What tells one file from another of the same name."""
+    return status.st_dev, status.st_ino
+
+
+def hidden_name(name: str, tail: str) -> str:
+    """`.name.tail.bnfold`, with a hash for a name so long that the result would not be allowed (255 bytes)."""
+    if len(os.fsencode(name)) > 200:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}.{tail}{SUFFIX}"
+
+
+class Claim:
+    """Holds the lock until `release`. Raises OutputError if another process has it, OSError if it cannot be made."""
+
+    def __init__(self, target: Path) -> None:
+        self._folder = target.parent
+        self._path = self._folder / hidden_name(target.name, "lock")
+        self._target = target
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            self._descriptor = os.open(self._path, flags, 0o600)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(self._descriptor)
+                raise OutputError(
+                    f"{target}: is being written by another bnfold; wait for it, or choose another output"
+                ) from error
+            except OSError:
+                return  # a file system without locks: the output is still published in one step
+            with suppress(FileNotFoundError):
+                if identity(self._path.stat()) == identity(os.fstat(self._descriptor)):
+                    return
+            os.close(self._descriptor)  # the one who had it removed it just now
+
+    def announce(self, path: Path, made: Identity | None = None) -> None:
+        """Say that `path` is about to be made: a hidden file, or (with `made`) another name of the file `made`."""
+        entry = json.dumps([os.path.relpath(path, self._folder), made])
+        os.write(self._descriptor, entry.encode("utf-8", "surrogateescape") + b"\n")
+
+    def leftovers(self) -> list[Path]:
+        """What a killed process announced and left. Only names that it could have made are believed."""
+        status = os.fstat(self._descriptor)
+        if status.st_uid != os.geteuid():
+            return []
+        text = os.pread(self._descriptor, status.st_size, 0).decode("utf-8", "surrogateescape")
+        found = []
+        for line in text.splitlines():
+            with suppress(ValueError, TypeError, OSError):
+                name, made = json.loads(line)
+                path = self._folder / name
+                inside = Path(os.path.realpath(path.parent)).is_relative_to(self._folder)
+                ours = path.name.startswith(".") and path.name.endswith(SUFFIX)
+                if inside and path != self._path and (ours if made is None else identity(path.lstat()) == tuple(made)):
+                    found.append(path)
+        return found
+
+    def forget(self) -> None:
+        """Everything that was announced is gone or published."""
+        with suppress(OSError):
+            os.ftruncate(self._descriptor, 0)
+
+    def release(self) -> None:
+        """Let others write the output."""
+        with suppress(OSError):
+            self._path.unlink()
+        os.close(self._descriptor)
