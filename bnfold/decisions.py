@@ -16,6 +16,7 @@ class Action(StrEnum):
     FROZEN = "frozen"
     MERGED = "merged"
     SUBSTITUTED = "substituted"
+    LOWERED = "lowered"
     KEPT = "kept"
 
 
@@ -25,6 +26,7 @@ class Reason(Enum):
     # What it is.
     TRAIN_MODE = "It runs in training mode, so it normalizes with the statistics of each batch."
     SPATIAL_ZERO = "It has spatial = 0, which normalizes every position on its own."
+    ATTRIBUTE_OF_CALLER = "An attribute takes its value from an argument of the function it stands in."
     MALFORMED = "Its parameters or attributes do not have the form the operator's specification asks for."
     PARAMETER_NOT_CONSTANT = "One of its parameters is computed while the model runs."
     OVERRIDABLE_PARAMETER = "One of its parameters is also a graph input, so a caller may replace it."
@@ -46,6 +48,9 @@ class Reason(Enum):
     NEGATIVE_SCALE = "The operator beside it lets only positive scales pass, and one of its scales is not positive."
     SHIFT_BLOCKED = "The operator beside it lets a scale pass but no shift."
     PADDED_BORDER = "The operator beside it pads with zeros, so a shift would be wrong along the border."
+    NO_CONSUMER = "Nothing reads its output."
+    ZERO_SCALE = "One of its scales is zero, so its shift cannot be moved in front of it."
+    OLD_OPSET = "It would need a broadcasting Add, which this operator set version does not have."
     NOT_ALL_ABSORB = "It would have to be folded into several places, and one of them cannot take it up."
     # What it would be folded into.
     WEIGHT_NOT_CONSTANT = (

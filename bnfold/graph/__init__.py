@@ -1,1 +1,24 @@
-"""bnfold.graph"""
+"""Questions about a model's graphs, and the one door through which they are edited.
+
+A pass never touches the protobuf: it asks a `Graph`, and edits through its methods, which keep the use-def index true
+and record what changed.
+"""
+
+from bnfold.graph.attributes import attribute, number, numbers, text
+from bnfold.graph.graph import Graph, Use
+from bnfold.graph.model import Edit, Model
+from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
+
+__all__ = [
+    "FLOATS",
+    "Edit",
+    "Graph",
+    "Model",
+    "Tensor",
+    "TensorPayload",
+    "Use",
+    "attribute",
+    "number",
+    "numbers",
+    "text",
+]

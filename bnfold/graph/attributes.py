@@ -1,0 +1,54 @@
+"""Reading the attributes of a node, with the operator's default where one is absent."""
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+from onnx import AttributeProto, NodeProto, helper
+
+from bnfold.decisions import Reason, Refused
+
+
+def attribute(node: NodeProto, name: str) -> Any:
+    """The value of attribute `name`, as `onnx.helper.get_attribute_value` gives it, or None where it is absent.
+
+    Raises `Refused` where the attribute takes its value from an argument of the function the node stands in: the node
+    then means something else at each call.
+    """
+    for candidate in node.attribute:
+        if candidate.name == name:
+            if candidate.ref_attr_name:
+                raise Refused(Reason.ATTRIBUTE_OF_CALLER, f"{node.op_type}.{name} is @{candidate.ref_attr_name}")
+            return _value(candidate)
+    return None
+
+
+def _value(candidate: AttributeProto) -> Any:
+    if candidate.type == AttributeProto.INT:
+        return candidate.i
+    if candidate.type == AttributeProto.FLOAT:
+        return candidate.f
+    if candidate.type == AttributeProto.INTS:
+        return list(candidate.ints)
+    return helper.get_attribute_value(candidate)
+
+
+@overload
+def number(node: NodeProto, name: str, default: int) -> int: ...
+@overload
+def number(node: NodeProto, name: str, default: float) -> float: ...
+def number(node: NodeProto, name: str, default: float) -> float:
+    """The value of a number attribute, or `default`."""
+    value = attribute(node, name)
+    return default if value is None else value
+
+
+def numbers(node: NodeProto, name: str, default: Sequence[int] = ()) -> list[int]:
+    """The value of an INTS attribute, or `default`."""
+    value = attribute(node, name)
+    return list(default) if value is None else list(value)
+
+
+def text(node: NodeProto, name: str, default: str) -> str:
+    """The value of a string attribute, or `default`."""
+    value = attribute(node, name)
+    return default if value is None else value.decode("utf-8", "replace")

@@ -1,0 +1,498 @@
+"""`Graph`: one scope of a model, as questions and as the one door for edits.
+
+A scope is the main graph, a body of If, Loop or Scan, or the body of a model-local function. Names resolve as in ONNX:
+a nested body sees the values of the scopes around it, so a use inside a nested body is a use.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from onnx import FunctionProto, GraphProto, NodeProto, TensorProto, TypeProto, helper
+
+from bnfold.graph.constants import evaluate
+from bnfold.graph.tensor import Tensor, TensorPayload
+from bnfold.onnxfile import payload_index, set_payload
+
+if TYPE_CHECKING:
+    from bnfold.graph.model import Model
+
+# Computed tensors of at least this many bytes are streamed into the output; smaller ones stand in the structure.
+_STREAMED_BYTES = 4096
+
+
+class Use(NamedTuple):
+    """Input `index` of `node`, which stands in `graph`."""
+
+    graph: "Graph"
+    node: NodeProto
+    index: int
+
+
+class Graph:
+    """A thin index over the nodes of one scope; the protobuf stays the truth."""
+
+    def __init__(self, model: "Model", body: GraphProto | FunctionProto, parent: "Graph | None", scope: str) -> None:
+        self.model = model
+        self.body = body
+        self.parent = parent
+        self.scope = scope
+        self._nodes: dict[int, NodeProto] = {id(node): node for node in body.node}
+        self._before: dict[int, list[NodeProto]] = {}
+        self._after: dict[int, list[NodeProto]] = {}
+        self._reordered = False
+        self._producers: dict[str, NodeProto] = {}
+        self._uses: dict[str, list[Use]] = {}
+        self._constants: dict[str, Tensor | None] = {}
+        self._suspects: list[str] = []
+        if isinstance(body, FunctionProto):
+            self._inputs = list(body.input)
+            self._outputs = set(body.output)
+            self._initializers: dict[str, TensorProto] = {}
+            self._sparse: set[str] = set()
+        else:
+            self._inputs = [value.name for value in body.input]
+            self._outputs = {value.name for value in body.output}
+            self._initializers = {tensor.name: tensor for tensor in body.initializer}
+            self._sparse = {tensor.values.name for tensor in body.sparse_initializer}
+        self._input_set = set(self._inputs)
+        for node in self._nodes.values():
+            for output in node.output:
+                self._producers[output] = node
+
+    # ------------------------------------------------------------------ questions
+
+    @property
+    def opset(self) -> int:
+        """The version of the default operator set that this scope imports."""
+        return self.model.opset(self.body) if isinstance(self.body, FunctionProto) else self.model.opset(None)
+
+    def nodes(self) -> list[NodeProto]:
+        """The nodes of this scope in order, those removed left out."""
+        if not self._reordered:
+            return list(self._nodes.values())
+        ordered: list[NodeProto] = []
+        for node in self._original:
+            self._collect(node, ordered)
+        return ordered
+
+    def defines(self, value: str) -> bool:
+        """Whether `value` is a node output, an input or an initializer of this very scope."""
+        return (
+            value in self._producers or value in self._initializers or value in self._input_set or value in self._sparse
+        )
+
+    def resolve(self, value: str) -> "Graph | None":
+        """The scope that defines `value` as seen from here, or None."""
+        graph: Graph | None = self
+        while graph is not None and not graph.defines(value):
+            graph = graph.parent
+        return graph
+
+    def producer(self, value: str) -> NodeProto | None:
+        """The node that makes `value`, here or in a scope around; None for inputs, initializers and unknown names."""
+        home = self.resolve(value)
+        return None if home is None else home._producers.get(value)
+
+    def consumers(self, value: str) -> list[Use]:
+        """Every node input that reads `value`, nested bodies included."""
+        home = self.resolve(value)
+        return [] if home is None else home._uses.get(value, [])
+
+    def readers(self, value: str) -> list[Use]:
+        """The consumers that see the numbers of `value`: not Shape and Size, nor the type operand of CastLike."""
+        return [use for use in self.consumers(value) if not _looks_only_at_type(use)]
+
+    def is_output(self, value: str) -> bool:
+        """Whether `value` is an output of the scope that defines it, or leaves a body nested in that scope."""
+        home = self.resolve(value)
+        return home is not None and value in home._outputs
+
+    def is_input(self, value: str) -> bool:
+        """Whether `value` is an input of the scope that defines it, with a default or without."""
+        home = self.resolve(value)
+        return home is not None and value in home._input_set
+
+    def is_overridable(self, value: str) -> bool:
+        """Whether `value` is an initializer that a caller may replace: also an input, at IR version 4 or later."""
+        home = self.resolve(value)
+        return home is not None and value in home._initializers and home._overridable(value)
+
+    def _overridable(self, value: str) -> bool:
+        return value in self._input_set and not self.model.inputs_are_constants
+
+    def constant(self, value: str) -> Tensor | None:
+        """The value as a `Tensor` if it is the same in every run and no caller can replace it, else None."""
+        return self.constant_at(value, 0)
+
+    def constant_at(self, value: str, depth: int) -> Tensor | None:
+        """`constant`, `depth` expressions deep; `bnfold.graph.constants` recurses through here."""
+        home = self.resolve(value)
+        if home is None:
+            return None
+        if value not in home._constants:
+            home._constants[value] = home._evaluate(value, depth)
+        return home._constants[value]
+
+    def _evaluate(self, value: str, depth: int) -> Tensor | None:
+        initializer = self._initializers.get(value)
+        if initializer is not None:
+            return None if self._overridable(value) else self.tensor_of(initializer)
+        node = self._producers.get(value)
+        return None if node is None else evaluate(self, node, value, depth)
+
+    def tensor_of(self, proto: TensorProto) -> Tensor:
+        """The tensor of an initializer or an attribute of this model."""
+        index = payload_index(proto)
+        return Tensor.from_proto(proto, None if index is None else self.model.file.payloads[index].payload)
+
+    def shape(self, value: str) -> tuple[int | str | None, ...] | None:
+        """The shape of `value`: a number, a symbol or None for each dim; None where even the rank is unknown."""
+        type_proto = self._type(value)
+        if type_proto is None:
+            constant = self.constant(value)
+            return None if constant is None else constant.shape
+        if not type_proto.tensor_type.HasField("shape"):
+            return None
+        return tuple(
+            dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None)
+            for dim in type_proto.tensor_type.shape.dim
+        )
+
+    def rank(self, value: str) -> int | None:
+        """The number of dims of `value`, or None where it is unknown."""
+        shape = self.shape(value)
+        return None if shape is None else len(shape)
+
+    def dtype(self, value: str) -> np.dtype | None:
+        """The element type of `value` as a numpy dtype, or None where it is unknown."""
+        type_proto = self._type(value)
+        if type_proto is None:
+            constant = self._constants.get(value)
+            return None if constant is None else constant.dtype
+        element = type_proto.tensor_type.elem_type
+        return np.dtype(helper.tensor_dtype_to_np_dtype(element)) if element else None
+
+    def _type(self, value: str) -> TypeProto | None:
+        home = self.resolve(value)
+        return None if home is None else self.model.value_type(home, value)
+
+    def names(self) -> Iterator[str]:
+        """Every name in use in this scope, of values and of nodes."""
+        yield from self._inputs
+        yield from self._outputs
+        yield from self._initializers
+        yield from self._sparse
+        yield from self._producers
+        yield from (node.name for node in self._nodes.values())
+
+    def label(self, node: NodeProto) -> str:
+        """How people may call `node`: its name, or its first output where it has none."""
+        return node.name or next((output for output in node.output if output), node.op_type)
+
+    # ------------------------------------------------------------------ the door
+
+    def set_constant(self, node: NodeProto, index: int, tensor: Tensor, suffix: str = "folded") -> None:
+        """Let input `index` of `node` read `tensor`.
+
+        The constant it reads now is replaced under its own name if nothing else reads it; otherwise, and where the
+        input is absent, a new constant gets a fresh name.
+        """
+        self.model.about_to_edit()
+        graph = self.model.owner(node)
+        old = node.input[index] if index < len(node.input) else ""
+        if not (old and graph._replace_constant(old, tensor)):
+            base = f"{old}_{suffix}" if old else f"{self.label(node)}_{suffix}"
+            graph.set_input(node, index, graph._new_constant(self.model.fresh_name(base), tensor, before=node))
+        self.model.record("set-constant", graph, graph.label(node))
+
+    def set_input(self, node: NodeProto, index: int, value: str) -> None:
+        """Let input `index` of `node` read `value`; inputs up to it that are absent become ""."""
+        self.model.about_to_edit()
+        graph = self.model.owner(node)
+        while len(node.input) <= index:
+            node.input.append("")
+        old, node.input[index] = node.input[index], value
+        if old:
+            graph._drop_use(old, node, index)
+        if value:
+            graph._add_use(value, Use(graph, node, index))
+        self.model.record("set-input", graph, graph.label(node))
+
+    def add_constant(self, tensor: Tensor, name: str, before: NodeProto) -> str:
+        """Add `tensor` under a fresh name made from `name`, for a reader that stands at `before`; its value name."""
+        self.model.about_to_edit()
+        graph = self.model.owner(before)
+        self.model.record("add-constant", graph, name)
+        return graph._new_constant(self.model.fresh_name(name), tensor, before)
+
+    def bypass(self, node: NodeProto, data: int = 0, *, toward_producer: bool) -> None:
+        """Take `node` out: who read its first output reads the value of its input `data`.
+
+        `toward_producer` renames that value to the output's name, which leaves the readers untouched (the node must be
+        its only reader); otherwise the readers are renamed. A graph output keeps its name, so one that `node` makes
+        needs `toward_producer`. Raises `ValueError` where that is impossible: see `can_bypass`.
+        """
+        self.model.about_to_edit()
+        graph = self.model.owner(node)
+        value, output = node.input[data], node.output[0]
+        if not graph.can_bypass(node, data, toward_producer=toward_producer):
+            raise ValueError(f"{graph.label(node)} cannot be bypassed")
+        maker = graph._producers.get(value)
+        graph.remove(node)
+        if toward_producer and maker is not None:
+            position = list(maker.output).index(value)
+            maker.output[position] = output
+            del graph._producers[value]
+            graph._producers[output] = maker
+            self.model.forget_value_info(graph, value)
+            for use in list(graph._uses.get(value, ())):  # those that look only at its shape or type
+                self.set_input(use.node, use.index, output)
+        else:
+            for use in list(graph._uses.get(output, ())):
+                self.set_input(use.node, use.index, value)
+            self.model.forget_value_info(graph, output)
+        self.model.record("bypass", graph, graph.label(node))
+
+    def can_bypass(self, node: NodeProto, data: int = 0, *, toward_producer: bool) -> bool:
+        """Whether `bypass` is possible without a change to any name that can be seen from outside."""
+        graph = self.model.owner(node)
+        value = node.input[data]
+        if not toward_producer:
+            return not graph.is_output(node.output[0])
+        return value in graph._producers and value not in graph._outputs and len(graph.readers(value)) == 1
+
+    def set_attribute(self, node: NodeProto, name: str, value: Any) -> None:
+        """Give attribute `name` of `node` the value `value`."""
+        self.model.about_to_edit()
+        for candidate in node.attribute:
+            if candidate.name == name:
+                candidate.CopyFrom(helper.make_attribute(name, value))
+                break
+        else:
+            node.attribute.append(helper.make_attribute(name, value))
+        self.model.record("set-attribute", self.model.owner(node), self.label(node))
+
+    def add_behind(self, node: NodeProto, constant: Tensor) -> None:
+        """Put an Add of `constant` behind the first output of `node`; its readers then read the sum, by the old name."""
+        graph = self.model.owner(node)
+        output = node.output[0]
+        self.model.about_to_edit()
+        inner = self.model.fresh_name(f"{output}_unshifted")
+        self.model.alias(inner, output)
+        node.output[0] = inner
+        graph._producers[inner] = graph._producers.pop(output)
+        graph._constants.pop(output, None)
+        name = self.model.fresh_name(f"{graph.label(node)}_shift")
+        add = helper.make_node("Add", [inner, ""], [output], name=name)
+        graph.insert(add, after=node)
+        graph.set_input(add, 1, graph.add_constant(constant, f"{name}_constant", before=add))
+
+    def replace(self, run: Sequence[NodeProto], data: str, operators: Sequence[tuple[str, Tensor]]) -> list[NodeProto]:
+        """Put constant operators in the place of `run`, a chain of nodes of one scope that computes on value `data`.
+
+        Each of `operators` is an operator of two operands and its constant right one. The new nodes make the value
+        that the last node of the run made; they are returned.
+        """
+        self.model.about_to_edit()
+        graph = self.model.owner(run[0])
+        output = run[-1].output[0]
+        for node in run:
+            graph.remove(node)
+        made: list[NodeProto] = []
+        for position, (op_type, constant) in enumerate(operators):
+            last = position == len(operators) - 1
+            name = self.model.fresh_name(f"{graph.label(run[0])}_{op_type.lower()}")
+            result = output if last else self.model.fresh_name(f"{output}_{op_type.lower()}")
+            self.model.alias(result, output)
+            node = helper.make_node(op_type, [data, ""], [result], name=name)
+            graph.insert(node, before=run[0])
+            graph.set_input(node, 1, graph.add_constant(constant, f"{name}_constant", before=node))
+            made.append(node)
+            data = result
+        for node in run[:-1]:
+            self.model.forget_value_info(graph, node.output[0])
+        return made
+
+    def insert(self, node: NodeProto, *, before: NodeProto | None = None, after: NodeProto | None = None) -> None:
+        """Put a new `node` right before or right after another one of the model, in that one's scope."""
+        self.model.about_to_edit()
+        anchor = before if before is not None else after
+        assert anchor is not None
+        graph = self.model.owner(anchor)
+        graph._keep_order()
+        graph._nodes[id(node)] = node
+        (graph._before if before is not None else graph._after).setdefault(id(anchor), []).append(node)
+        self.model.adopt(graph, node)
+        for output in node.output:
+            graph._producers[output] = node
+            graph._constants.pop(output, None)
+        for index, value in enumerate(node.input):
+            if value:
+                graph._add_use(value, Use(graph, node, index))
+        self.model.record("insert", graph, graph.label(node))
+
+    def remove(self, node: NodeProto) -> None:
+        """Take `node` out. Constants that only it read go with it when the edits are finished."""
+        self.model.about_to_edit()
+        graph = self.model.owner(node)
+        graph._keep_order()
+        del graph._nodes[id(node)]
+        for output in node.output:
+            if graph._producers.get(output) is node:
+                del graph._producers[output]
+        for index, value in enumerate(node.input):
+            if value:
+                graph._drop_use(value, node, index)
+        self.model.record("remove", graph, graph.label(node))
+
+    def finish(self, gone: AbstractSet[str]) -> None:
+        """Write the order of nodes after the edits into the protobuf, and forget the types of the values `gone`."""
+        if self._reordered:
+            nodes = self.nodes()
+            del self.body.node[:]
+            self.body.node.extend(nodes)
+        gone = {value for value in gone if not self.defines(value)}
+        if gone:
+            _keep(self.body.value_info, lambda value: value.name not in gone)
+        if gone and isinstance(self.body, GraphProto):
+            _keep(self.body.quantization_annotation, lambda annotation: annotation.tensor_name not in gone)
+
+    # ------------------------------------------------------------------ how the index is kept true
+
+    def index_uses(self) -> None:
+        """Enter the uses of this scope's nodes where the values they read are defined."""
+        for node in self._nodes.values():
+            for index, value in enumerate(node.input):
+                if value:
+                    self._add_use(value, Use(self, node, index))
+        if self.parent is not None:
+            for output in self._outputs:
+                if not self.defines(output) and (home := self.resolve(output)) is not None:
+                    home._outputs.add(output)
+
+    def _add_use(self, value: str, use: Use) -> None:
+        home = self if value in self._producers else self.resolve(value)
+        if home is not None:
+            home._uses.setdefault(value, []).append(use)
+
+    def _drop_use(self, value: str, node: NodeProto, index: int) -> None:
+        home = self.resolve(value)
+        if home is not None:
+            uses = home._uses.get(value, [])
+            home._uses[value] = [use for use in uses if not (use.node is node and use.index == index)]
+            home._suspects.append(value)
+
+    def _keep_order(self) -> None:
+        if not self._reordered:
+            self._original = list(self._nodes.values())
+            self._reordered = True
+
+    def _collect(self, node: NodeProto, ordered: list[NodeProto]) -> None:
+        for earlier in self._before.get(id(node), ()):
+            self._collect(earlier, ordered)
+        if id(node) in self._nodes:
+            ordered.append(node)
+        for later in self._after.get(id(node), ()):
+            self._collect(later, ordered)
+
+    def _replace_constant(self, value: str, tensor: Tensor) -> bool:
+        """Give `value` new contents in place if it has one reader and is stored plainly; whether it was done."""
+        home = self.resolve(value)
+        if home is None or len(home._uses.get(value, ())) != 1 or value in home._outputs:
+            return False
+        proto = home._initializers.get(value)
+        if proto is not None:
+            if value in home._input_set and (not home.model.lists_initializers or _dims(proto) != tensor.shape):
+                return False
+        else:
+            node = home._producers.get(value)
+            if node is None or node.op_type != "Constant" or [a.name for a in node.attribute] != ["value"]:
+                return False
+            proto = node.attribute[0].t
+        home._store(proto, tensor)
+        home._constants[value] = tensor
+        return True
+
+    def _new_constant(self, name: str, tensor: Tensor, before: NodeProto) -> str:
+        """An initializer, or a Constant node in a function, which has no initializers."""
+        if isinstance(self.body, FunctionProto):
+            node = helper.make_node("Constant", [], [name], name=name)
+            node.attribute.add(name="value", type=5)
+            self._store(node.attribute[0].t, tensor)
+            self.insert(node, before=before)
+        else:
+            proto = self.body.initializer.add(name=name)
+            self._store(proto, tensor)
+            self._initializers[name] = proto
+            if self.model.lists_initializers and self.parent is None:
+                self.body.input.append(helper.make_tensor_value_info(name, proto.data_type, tensor.shape))
+                self._input_set.add(name)
+        self._constants[name] = tensor
+        return name
+
+    def _store(self, proto: TensorProto, tensor: Tensor) -> None:
+        name, doc_string = proto.name, proto.doc_string
+        index = payload_index(proto)
+        proto.Clear()
+        proto.name, proto.doc_string = name, doc_string
+        proto.data_type = helper.np_dtype_to_tensor_dtype(tensor.dtype)
+        proto.dims.extend(tensor.shape)
+        if tensor.nbytes < _STREAMED_BYTES and index is None:
+            proto.raw_data = b"".join(TensorPayload(tensor).chunks())
+        else:
+            set_payload(proto, self.model.add_payload(TensorPayload(tensor), like=index))
+
+    def bury_the_dead(self) -> bool:
+        """Remove what the edits left without a reader: initializers and operators that make constants; whether any."""
+        busy = bool(self._suspects)
+        gone: set[str] = set()
+        while self._suspects:
+            value = self._suspects.pop()
+            if value in gone or self._uses.get(value) or value in self._outputs:
+                continue
+            node = self._producers.get(value)
+            if value in self._initializers:
+                if value not in self._input_set or self.model.lists_initializers:
+                    gone.add(value)
+            elif node is not None and self._unread(node) and self.constant(value) is not None:
+                self.remove(node)
+        if gone:
+            assert isinstance(self.body, GraphProto)
+            _keep(self.body.initializer, lambda tensor: tensor.name not in gone)
+            _keep(self.body.input, lambda value: value.name not in gone)
+            self._initializers = {tensor.name: tensor for tensor in self.body.initializer}
+            self._input_set -= gone
+        return busy
+
+    def _unread(self, node: NodeProto) -> bool:
+        return not any(self._uses.get(output) or output in self._outputs for output in node.output if output)
+
+
+def _looks_only_at_type(use: Use) -> bool:
+    node = use.node
+    if node.op_type in ("Shape", "Size") or (node.op_type == "CastLike" and use.index == 1):
+        return node.domain in ("", "ai.onnx")
+    return False
+
+
+def _dims(proto: TensorProto) -> tuple[int, ...]:
+    return tuple(proto.dims)
+
+
+def _keep(container: Any, wanted: Callable[[Any], bool]) -> None:
+    kept = [item for item in container if wanted(item)]
+    if len(kept) < len(container):
+        del container[:]
+        container.extend(kept)
+
+
+def scopes(body: GraphProto | FunctionProto) -> Iterator[tuple[NodeProto, str, GraphProto]]:
+    """Each body nested directly in `body`, with the node that holds it and the attribute's name."""
+    for node in body.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield node, attribute.name, attribute.g
+            for index, graph in enumerate(attribute.graphs):
+                yield node, f"{attribute.name}[{index}]", graph

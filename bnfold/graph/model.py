@@ -1,0 +1,153 @@
+"""`Model`: every scope of one ONNX model, the table of names, and the record of what was edited."""
+
+from typing import NamedTuple
+
+import onnx
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
+
+from bnfold.graph.graph import Graph, scopes
+from bnfold.graph.tensor import TensorPayload
+from bnfold.onnxfile import OnnxFile, Stored
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+class Edit(NamedTuple):
+    """One edit: what was done, in which scope, to which node."""
+
+    kind: str
+    scope: str
+    node: str
+
+
+class Model:
+    """The structure of a model as scopes that can be asked and edited; weights stay in `file`.
+
+    `assume_constant_initializers` treats initializers that are also graph inputs as constants at every IR version. Up
+    to IR version 3 every initializer had to be listed as an input, so there they always are constants.
+    """
+
+    def __init__(self, file: OnnxFile, *, assume_constant_initializers: bool = False) -> None:
+        self.file = file
+        self.proto: ModelProto = file.proto
+        self.lists_initializers = self.proto.ir_version < 4
+        self.inputs_are_constants = self.lists_initializers or assume_constant_initializers
+        self.edits: list[Edit] = []
+        self.graphs: list[Graph] = []
+        self._owners: dict[int, Graph] = {}
+        self._names: set[str] | None = None
+        self._types: dict[int, dict[str, TypeProto]] | None = None
+        self._aliases: dict[str, str] = {}
+        self._before_edits: bytes | None = None
+        self._gone: dict[int, set[str]] = {}  # by scope: values that no node makes any more
+        self._opsets = {opset.domain: opset.version for opset in self.proto.opset_import}
+        self.functions = {(function.domain, function.name): function for function in self.proto.functions}
+        self.main = self._enter(self.proto.graph, None, "")
+        for function in self.proto.functions:
+            self._enter(function, None, f"{function.domain}::{function.name}")
+        for graph in self.graphs:
+            graph.index_uses()
+
+    def _enter(self, body: GraphProto | FunctionProto, parent: Graph | None, scope: str) -> Graph:
+        graph = Graph(self, body, parent, scope)
+        self.graphs.append(graph)
+        self._owners.update((id(node), graph) for node in graph.nodes())
+        for node, name, nested in scopes(body):
+            self._enter(nested, graph, f"{scope}/{graph.label(node)}.{name}".lstrip("/"))
+        return graph
+
+    @property
+    def modified(self) -> bool:
+        """Whether any edit was made."""
+        return bool(self.edits)
+
+    def opset(self, function: FunctionProto | None, domain: str = "") -> int:
+        """The imported version of an operator set, 1 where it is not imported; `function` imports its own."""
+        versions = self._opsets if function is None else {o.domain: o.version for o in function.opset_import}
+        names = DEFAULT_DOMAINS if domain in DEFAULT_DOMAINS else (domain,)
+        return next((versions[name] for name in names if name in versions), 1)
+
+    def owner(self, node: NodeProto) -> Graph:
+        """The scope `node` stands in."""
+        return self._owners[id(node)]
+
+    def adopt(self, graph: Graph, node: NodeProto) -> None:
+        """Enter a new node; `Graph.insert` calls this."""
+        self._owners[id(node)] = graph
+
+    def is_function_call(self, node: NodeProto) -> bool:
+        """Whether `node` calls a model-local function."""
+        return (node.domain, node.op_type) in self.functions
+
+    def fresh_name(self, base: str) -> str:
+        """`base`, or `base_1`, `base_2`, ... : the first that names no value and no node anywhere in the model."""
+        if self._names is None:
+            self._names = {name for graph in self.graphs for name in graph.names()}
+        name, count = base, 0
+        while name in self._names:
+            count += 1
+            name = f"{base}_{count}"
+        self._names.add(name)
+        return name
+
+    def record(self, kind: str, graph: Graph, node: str) -> None:
+        """Enter an edit; every method of the door ends here."""
+        self.edits.append(Edit(kind, graph.scope, node))
+
+    def about_to_edit(self) -> None:
+        """Remember the structure as it was read: shapes are inferred from it, also after the first edit."""
+        if self._before_edits is None and self._types is None:
+            self._before_edits = self.proto.SerializeToString()
+
+    def add_payload(self, payload: TensorPayload, like: int | None) -> int:
+        """Enter computed tensor bytes; they are stored where those of payload `like` were, or inline. Its index."""
+        location = None if like is None else self.file.payloads[like].location
+        self.file.payloads.append(Stored(payload, location))
+        return len(self.file.payloads) - 1
+
+    def value_type(self, graph: Graph, value: str) -> TypeProto | None:
+        """The type of a value defined in `graph`: from the file, else from shape inference; None where unknown."""
+        if self._types is None:
+            self._types = {}
+            inferred = self._inferred()
+            self._note_types(self.main, inferred.graph)
+            for graph_, function in zip(self._function_scopes(), inferred.functions, strict=True):
+                self._note_types(graph_, function)
+        return self._types.get(id(graph), {}).get(self._aliases.get(value, value))
+
+    def alias(self, value: str, like: str) -> None:
+        """Note that the new `value` has the type of `like`, which was there before the first edit."""
+        if value != like:
+            self._aliases[value] = self._aliases.get(like, like)
+
+    def _function_scopes(self) -> list[Graph]:
+        return [graph for graph in self.graphs if isinstance(graph.body, FunctionProto)]
+
+    def _inferred(self) -> ModelProto:
+        structure = self._before_edits or self.proto.SerializeToString()
+        self._before_edits = None
+        try:
+            return onnx.shape_inference.infer_shapes(structure, data_prop=True)
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError):
+            return onnx.load_model_from_string(structure)  # then only what the file says is known, and refusals say so
+
+    def _note_types(self, graph: Graph, body: GraphProto | FunctionProto) -> None:
+        assert self._types is not None
+        table = self._types[id(graph)] = {value.name: value.type for value in body.value_info}
+        if isinstance(body, GraphProto):
+            table.update({value.name: value.type for value in (*body.input, *body.output) if value.HasField("type")})
+        children = [child for child in self.graphs if child.parent is graph]
+        for child, (_, _, nested) in zip(children, scopes(body), strict=True):
+            self._note_types(child, nested)
+
+    def forget_value_info(self, graph: Graph, value: str) -> None:
+        """Drop what the file says about a value that is gone, when the edits are finished."""
+        self._gone.setdefault(id(graph), set()).add(value)
+
+    def finish(self) -> None:
+        """Write every edit into the protobuf: node order, dead constants, types of values that are gone."""
+        busy = True
+        while busy:  # a body may have held the last use of a value outside
+            busy = any(graph.bury_the_dead() for graph in reversed(self.graphs))
+        for graph in self.graphs:
+            graph.finish(self._gone.pop(id(graph), frozenset()))

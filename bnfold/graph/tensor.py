@@ -1,0 +1,190 @@
+"""`Tensor`: one constant of a model, lazy from the file it came from to the file it goes to."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from bnfold.onnxfile import Payload, Span
+
+# Blocks of this size stay inside the second-level cache of current processors together with their float64 copy.
+_BLOCK_BYTES = 1 << 20
+
+
+class Limits(NamedTuple):
+    """The range of a dtype: its smallest normal and its largest finite number."""
+
+    smallest_normal: float
+    largest: float
+
+
+# The dtypes a scale can be multiplied into, with one rounding of the product.
+FLOATS: dict[np.dtype, Limits] = {
+    np.dtype(dtype): Limits(float(ml_dtypes.finfo(dtype).smallest_normal), float(ml_dtypes.finfo(dtype).max))
+    for dtype in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A constant of shape `shape` and numpy dtype `dtype`, times the `factors` it was scaled by.
+
+    `source` is a byte range of a file (nothing is read until somebody looks), or an array. An array may be float64
+    where `dtype` is narrower: results of arithmetic stay exact until they are stored, and are rounded once.
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    source: Span | NDArray = field(repr=False)
+    factors: tuple[NDArray[np.float64], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def from_proto(cls, proto: TensorProto, payload: Payload | None) -> "Tensor":
+        """The tensor of an initializer or attribute; `payload` holds its bytes where `proto` does not."""
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
+        if isinstance(payload, TensorPayload):
+            return payload.tensor
+        source: Span | NDArray
+        if payload is None:
+            source = numpy_helper.to_array(proto)
+        elif payload.nbytes == math.prod(proto.dims) * dtype.itemsize:
+            assert isinstance(payload, Span)
+            source = payload
+        else:  # two or more elements share a byte
+            raw = b"".join(payload.chunks())
+            source = numpy_helper.to_array(TensorProto(data_type=proto.data_type, dims=proto.dims, raw_data=raw))
+        return cls(dtype, tuple(proto.dims), source)
+
+    @classmethod
+    def of(cls, values: ArrayLike, dtype: np.dtype) -> "Tensor":
+        """The tensor that stores `values`, usually float64, rounded once to `dtype`."""
+        array = np.asarray(values)
+        return cls(dtype, array.shape, array)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of the stored form."""
+        return self.size * self.dtype.itemsize
+
+    @cached_property
+    def _values(self) -> NDArray:
+        """The source as an array, unscaled; for a file a view of its mapped bytes."""
+        if isinstance(self.source, Span):
+            return np.frombuffer(self.source.view(), self.dtype.newbyteorder("<")).reshape(self.shape)
+        return self.source
+
+    def scaled(self, factor: NDArray[np.float64], *axes: int) -> "Tensor":
+        """This tensor times `factor` along `axes`: lazy, multiplied in float64, rounded once when it is stored.
+
+        `factor` has one dim for each of `axes` (in increasing order), of that axis's size or 1.
+        """
+        assert all(f in (1, self.shape[a]) for f, a in zip(factor.shape, axes, strict=True)), (factor.shape, axes, self)
+        aligned = factor.reshape([factor.shape[axes.index(a)] if a in axes else 1 for a in range(len(self.shape))])
+        return replace(self, factors=(*self.factors, aligned))
+
+    def exact(self) -> NDArray[np.float64]:
+        """The values in float64, not rounded to `dtype`. Shape `shape`."""
+        return self._exact_block(())
+
+    def numpy(self) -> NDArray:
+        """The values as they are stored: shape `shape`, dtype `dtype`. Read-only where they lie in a file."""
+        if not self.factors and self._values.dtype == self.dtype:
+            return self._values
+        return self._stored_block(())
+
+    def magnitude(self, axis: int) -> NDArray[np.float64]:
+        """The largest absolute value at each index of `axis`, before rounding; NaN where there is a NaN.
+
+        Shape [shape[axis]], float64. Reads every element, block by block.
+        """
+        others = tuple(a for a in range(len(self.shape)) if a != axis)
+        largest = np.zeros(self.shape[axis])
+        for block in _blocks(self.shape, self.dtype.itemsize):
+            part = self._exact_block(block) if self.factors or self.dtype.itemsize == 2 else self._values[block]
+            high = part.max(axis=others, initial=0).astype(np.float64)
+            low = part.min(axis=others, initial=0).astype(np.float64)
+            region = largest[block[axis]] if axis < len(block) else largest
+            np.maximum(region, np.maximum(high, -low), out=region)
+        self._release()
+        return largest
+
+    def sum(self, axes: tuple[int, ...]) -> NDArray[np.float64]:
+        """The sum over `axes`, which become 1, before rounding; float64. Reads every element, block by block."""
+        total = np.zeros([1 if a in axes else n for a, n in enumerate(self.shape)])
+        for block in _blocks(self.shape, self.dtype.itemsize):
+            part = tuple(slice(None) if a in axes else s for a, s in enumerate(block))
+            total[part] += self._exact_block(block).sum(axis=axes, keepdims=True)
+        self._release()
+        return total
+
+    def _release(self) -> None:
+        """Give mapped pages back, so that peak memory does not grow with the model."""
+        if isinstance(self.source, Span) and self.nbytes > _BLOCK_BYTES:
+            self.source.origin.release()
+
+    def _exact_block(self, block: tuple[slice, ...]) -> NDArray[np.float64]:
+        values = self._values[block].astype(np.float64)
+        for factor in self.factors:
+            part = tuple(s if f > 1 else slice(None) for s, f in zip(block, factor.shape, strict=False))
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                values *= factor[part]
+        return values
+
+    def _stored_block(self, block: tuple[slice, ...]) -> NDArray:
+        values = self._exact_block(block) if self.factors else self._values[block]
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return np.ascontiguousarray(values, dtype=self.dtype).reshape(values.shape)
+
+    def blocks(self) -> Iterator[NDArray]:
+        """The stored values in row-major order, a bounded number of bytes at a time."""
+        for block in _blocks(self.shape, self.dtype.itemsize):
+            yield self._stored_block(block)
+        self._release()
+
+
+@dataclass(frozen=True, eq=False)
+class TensorPayload:
+    """A `Tensor` as the bytes the writer streams into the output (a `Payload` of the onnxfile room)."""
+
+    tensor: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of the stored form."""
+        return self.tensor.nbytes
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The bytes in order: little-endian, row-major, a bounded number at a time."""
+        for block in self.tensor.blocks():
+            little = block.astype(block.dtype.newbyteorder("<"), copy=False)
+            yield memoryview(little.reshape(-1).view(np.uint8))
+
+
+def _blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
+    """Split an array into contiguous blocks of at most `_BLOCK_BYTES`, in row-major order.
+
+    Each block indexes the leading axes by slices, so that no axis disappears.
+    """
+    if not shape or math.prod(shape) * itemsize <= _BLOCK_BYTES:
+        yield ()
+        return
+    split = next(
+        a for a in range(len(shape)) if a == len(shape) - 1 or math.prod(shape[a + 1 :]) * itemsize <= _BLOCK_BYTES
+    )
+    row = math.prod(shape[split + 1 :]) * itemsize
+    step = max(1, _BLOCK_BYTES // row)
+    for index in np.ndindex(*shape[:split]):
+        lead = tuple(slice(i, i + 1) for i in index)
+        for start in range(0, shape[split], step):
+            yield (*lead, slice(start, start + step))

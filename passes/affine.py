@@ -1,0 +1,97 @@
+"""`ChannelAffine`: y_c = scale_c * x_c + shift_c for each channel c on one axis, in float64."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.decisions import Reason, Refused
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelAffine:
+    """The map y = scale * x + shift along `axis` of a value, counted from the front.
+
+    `scale` and `shift` are float64 of shape [C]. With C = 1 the map is *uniform*: the same number everywhere, so that
+    it means the same on every axis and at every shape.
+    """
+
+    scale: Vector
+    shift: Vector
+    axis: int
+
+    @classmethod
+    def of(cls, scale: Vector, shift: Vector, axis: int) -> Self:
+        """The map with `scale` and `shift` brought to one shape. Raises `Refused` where a number is not finite."""
+        if scale.shape != shift.shape:
+            scale, shift = (np.ascontiguousarray(a) for a in np.broadcast_arrays(scale, shift))
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+            raise Refused(Reason.NOT_FINITE)
+        return cls(scale, shift, axis)
+
+    @property
+    def channels(self) -> int:
+        """C, or 1 for a uniform map."""
+        return self.scale.size
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether one number serves all channels."""
+        return self.scale.size == 1
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the map changes nothing."""
+        return not self.has_scale and not self.has_shift
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether any scale is not 1."""
+        return bool((self.scale != 1).any())
+
+    @property
+    def has_shift(self) -> bool:
+        """Whether any shift is not 0."""
+        return bool(self.shift.any())
+
+    def then(self, later: "ChannelAffine") -> "ChannelAffine":
+        """This map followed by `later`: x -> later.scale * (scale * x + shift) + later.shift."""
+        axis = later.axis if self.is_uniform else self.axis
+        with np.errstate(over="ignore", invalid="ignore"):
+            return ChannelAffine.of(later.scale * self.scale, later.scale * self.shift + later.shift, axis)
+
+    def on_axis(self, axis: int) -> "ChannelAffine":
+        """The same numbers along another axis."""
+        return ChannelAffine(self.scale, self.shift, axis)
+
+    def only_scale(self) -> "ChannelAffine":
+        """The map without its shift."""
+        return ChannelAffine(self.scale, np.zeros_like(self.shift), self.axis)
+
+    def only_shift(self) -> "ChannelAffine":
+        """The map without its scale."""
+        return ChannelAffine(np.ones_like(self.scale), self.shift, self.axis)
+
+    def expanded(self, channels: int) -> "ChannelAffine":
+        """A uniform map written out for `channels` channels; any other map as it is."""
+        if not self.is_uniform or channels == 1:
+            return self
+        return ChannelAffine(np.repeat(self.scale, channels), np.repeat(self.shift, channels), self.axis)
+
+    def rearranged(self, channels: NDArray[np.int64], axis: int) -> "ChannelAffine":
+        """The map whose channel i is channel `channels[i]` of this one, along `axis`."""
+        if self.is_uniform:
+            return self.on_axis(axis)
+        return ChannelAffine(self.scale[channels], self.shift[channels], axis)
+
+    def embedded(self, channels: NDArray[np.int64], total: int) -> "ChannelAffine":
+        """The map on `total` channels that is this one on `channels` and changes nothing on the others."""
+        scale, shift = np.ones(total), np.zeros(total)
+        scale[channels], shift[channels] = self.scale, self.shift
+        return ChannelAffine(scale, shift, self.axis)
+
+
+IDENTITY = ChannelAffine(np.ones(1), np.zeros(1), 0)

@@ -1,0 +1,226 @@
+"""The walk: where can a per-channel map go? Finding is pure and complete; applying a plan cannot fail.
+
+Toward the producers, the value an operator reads is to be replaced by the mapped value: its maker absorbs the map, or
+lets it pass to the values it reads itself, or refuses. Toward the consumers every reader has to take the map up.
+A plan holds every new constant before anything is edited.
+"""
+
+from dataclasses import dataclass, field
+
+from onnx import NodeProto
+
+from bnfold.decisions import Reason, Refused
+from bnfold.graph import FLOATS, Graph, Tensor
+from bnfold.passes import affine_ops, carriers, linear_ops
+from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.step import Handler, NewAttribute, NewConstant, Step, stored_vector
+
+MOST_STEPS = 10_000
+DEEPEST = 200
+
+TOWARD_PRODUCER: dict[str, Handler] = {
+    **carriers.TOWARD_PRODUCER,
+    **affine_ops.ABSORB_OUTPUT,
+    **linear_ops.ABSORB_OUTPUT,
+}
+TOWARD_CONSUMERS: dict[str, Handler] = {
+    **carriers.TOWARD_CONSUMERS,
+    **affine_ops.ABSORB_INPUT,
+    **linear_ops.ABSORB_INPUT,
+}
+
+
+@dataclass(frozen=True)
+class NewAdd:
+    """An Add of `constant` to the first output of `node`, right behind it."""
+
+    node: NodeProto
+    constant: Tensor
+
+
+@dataclass
+class Plan:
+    """Every edit that moves one map to where it is absorbed, all numbers computed."""
+
+    constants: list[NewConstant] = field(default_factory=list)
+    attributes: list[NewAttribute] = field(default_factory=list)
+    adds: list[NewAdd] = field(default_factory=list)
+    absorbers: list[NodeProto] = field(default_factory=list)
+
+    def extend(self, other: "Plan") -> None:
+        """Take in the edits of another branch. Raises `Refused` where both want to change the same constant."""
+        taken = {(id(node), index) for node, index, _ in self.constants} | {(id(add.node), -1) for add in self.adds}
+        wanted = {(id(node), index) for node, index, _ in other.constants} | {(id(add.node), -1) for add in other.adds}
+        if taken & wanted:
+            raise Refused(Reason.NOT_ALL_ABSORB, "two branches meet in the same operator")
+        self.constants += other.constants
+        self.attributes += other.attributes
+        self.adds += other.adds
+        self.absorbers += other.absorbers
+
+    def take(self, node: NodeProto, step: Step) -> None:
+        """Enter what `step` does to `node` itself."""
+        own = Plan(list(step.constants), list(step.attributes))
+        if step.add is not None:
+            own.adds.append(NewAdd(node, step.add))
+        if step.constants or step.add is not None:
+            own.absorbers.append(node)
+        self.extend(own)
+
+    def apply(self, graph: Graph) -> None:
+        """Make the edits."""
+        for node, index, tensor in self.constants:
+            graph.set_constant(node, index, tensor)
+        for node, name, value in self.attributes:
+            graph.set_attribute(node, name, value)
+        for add in self.adds:
+            graph.add_behind(add.node, add.constant)
+
+
+class Search:
+    """One search for a place for one map; `trace` tells what was tried and where it stopped."""
+
+    def __init__(self, graph: Graph, trace: list[str] | None = None) -> None:
+        self.graph = graph
+        self._trace = trace
+        self._steps = 0
+        self._depth = 0
+        self._refused: dict[tuple[str, bool], Refused] = {}
+
+    def toward_producer(self, reader: NodeProto, index: int, affine: ChannelAffine) -> Plan:
+        """A plan after which input `index` of `reader` holds affine(what it holds now). Raises `Refused`."""
+        plan = Plan()
+        if affine.is_identity:
+            return plan
+        value = reader.input[index]
+        known = self._refused.get((value, affine.has_shift))
+        if known is not None:
+            raise known
+        try:
+            self._toward_producer(plan, reader, index, affine)
+        except Refused as refused:
+            self._refused[value, affine.has_shift] = refused
+            raise
+        return plan
+
+    def _toward_producer(self, plan: Plan, reader: NodeProto, index: int, affine: ChannelAffine) -> None:
+        graph, value = self.graph.model.owner(reader), reader.input[index]
+        constant = graph.constant(value)
+        if constant is not None:
+            plan.constants.append(NewConstant(reader, index, _mapped(constant, affine)))
+            plan.absorbers.append(reader)
+            return
+        node = self._maker(graph, value, reader)
+        handler = self._handler(TOWARD_PRODUCER, node, graph)
+        output = list(node.output).index(value)
+        self._first_possible(plan, node, handler(node, output, affine, graph.model.owner(node)), toward_producer=True)
+
+    def _maker(self, graph: Graph, value: str, reader: NodeProto) -> NodeProto:
+        """The node that makes `value`, where `reader` is the only one that sees it."""
+        node = graph.producer(value)
+        if node is None:
+            raise Refused(Reason.GRAPH_INPUT if graph.is_input(value) else Reason.NO_PRODUCER, repr(value))
+        if graph.is_output(value):
+            raise Refused(Reason.VALUE_IS_OUTPUT, repr(value))
+        uses = graph.readers(value)
+        others = [use for use in uses if use.node is not reader]
+        if others or len(uses) != 1:
+            names = ", ".join(sorted({use.graph.label(use.node) for use in others})[:3]) or graph.label(reader)
+            raise Refused(Reason.OTHER_CONSUMER, f"{value!r} is read by {names}")
+        return node
+
+    def toward_consumers(self, value: str, affine: ChannelAffine) -> Plan:
+        """A plan after which every reader of `value` computes from x what it computes now from affine(x).
+
+        Raises `Refused` where one of them cannot.
+        """
+        plan = Plan()
+        if affine.is_identity:
+            return plan
+        if self.graph.is_output(value):
+            raise Refused(Reason.VALUE_IS_OUTPUT, repr(value))
+        uses = self.graph.readers(value)
+        if not uses:
+            raise Refused(Reason.NO_CONSUMER, repr(value))
+        if len({id(use.node) for use in uses}) != len(uses):
+            raise Refused(Reason.NOT_ALL_ABSORB, f"an operator reads {value!r} twice")
+        for use in uses:
+            handler = self._handler(TOWARD_CONSUMERS, use.node, use.graph)
+            steps = handler(use.node, use.index, affine, use.graph)
+            branch = Plan()
+            self._first_possible(branch, use.node, steps, toward_producer=False)
+            plan.extend(branch)
+        return plan
+
+    def _first_possible(self, plan: Plan, node: NodeProto, steps: list[Step], *, toward_producer: bool) -> None:
+        """Enter the first of `steps` whose rest finds a place; raise the first refusal where none does."""
+        self._steps += 1
+        if self._steps > MOST_STEPS or self._depth >= DEEPEST:
+            raise Refused(Reason.SEARCH_LIMIT, f"{self._steps} steps, {self._depth} operators away")
+        self._depth += 1
+        try:
+            self._try_each(plan, node, steps, toward_producer=toward_producer)
+        finally:
+            self._depth -= 1
+
+    def _try_each(self, plan: Plan, node: NodeProto, steps: list[Step], *, toward_producer: bool) -> None:
+        graph = self.graph.model.owner(node)
+        refusal: Refused | None = None
+        for step in steps:
+            attempt = Plan()
+            try:
+                attempt.take(node, step)
+                for index, rest in step.passes_on:
+                    self._note(node, graph, rest)
+                    if toward_producer:
+                        attempt.extend(self.toward_producer(node, index, rest))
+                    else:
+                        attempt.extend(self._down(graph, node.output[index], rest))
+            except Refused as refused:
+                refusal = refusal or refused
+            else:
+                if not step.passes_on:
+                    self._say(f"{graph.label(node)} ({node.op_type}) takes it up")
+                plan.extend(attempt)
+                return
+        assert refusal is not None
+        raise refusal
+
+    def _down(self, graph: Graph, value: str, affine: ChannelAffine) -> Plan:
+        outer, self.graph = self.graph, graph
+        try:
+            return self.toward_consumers(value, affine)
+        finally:
+            self.graph = outer
+
+    def _handler(self, table: dict[str, Handler], node: NodeProto, graph: Graph) -> Handler:
+        if node.domain not in ("", "ai.onnx") or graph.model.is_function_call(node):
+            raise Refused(Reason.UNKNOWN_OPERATOR, f"{graph.label(node)} is {node.domain}::{node.op_type}")
+        handler = table.get(node.op_type)
+        if handler is None:
+            known = node.op_type in carriers.BARRIERS or node.op_type in TOWARD_PRODUCER
+            raise Refused(
+                Reason.BARRIER if known else Reason.UNKNOWN_OPERATOR, f"{graph.label(node)} is {node.op_type}"
+            )
+        return handler
+
+    def _note(self, node: NodeProto, graph: Graph, rest: ChannelAffine) -> None:
+        parts = [name for name, there in (("scale", rest.has_scale), ("shift", rest.has_shift)) if there]
+        self._say(f"{graph.label(node)} ({node.op_type}) passes on {' and '.join(parts)}")
+
+    def _say(self, line: str) -> None:
+        if self._trace is not None:
+            self._trace.append(line)
+
+
+def _mapped(constant: Tensor, affine: ChannelAffine) -> Tensor:
+    """A constant branch, mapped. Raises `Refused` where its channel axis is not whole."""
+    if constant.dtype not in FLOATS:
+        raise Refused(Reason.UNSUPPORTED_DTYPE, f"a constant of {constant.dtype}")
+    scale, shift = affine.scale.reshape(()) if affine.is_uniform else affine.scale, affine.shift
+    if affine.is_uniform:
+        return stored_vector(scale * constant.exact() + shift.reshape(()), constant.dtype)
+    if affine.axis >= len(constant.shape) or constant.shape[affine.axis] != affine.channels:
+        raise Refused(Reason.NOT_PER_CHANNEL, f"a constant of shape {list(constant.shape)}")
+    form = [-1 if axis == affine.axis else 1 for axis in range(len(constant.shape))]
+    return stored_vector(scale.reshape(form) * constant.exact() + shift.reshape(form), constant.dtype)

@@ -1,0 +1,335 @@
+"""fold-batch-norm: y = k x + t moves into the operator before it or into all behind it.
+
+Sound where every operator on the way is linear in each channel and nothing else sees the values that change: the
+tables say which (`affine_ops`, `linear_ops`, `carriers`). What is left of a run is merged into as few operators as
+possible; what stays is kept with the reason of the nearest miss.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+import numpy as np
+from onnx import NodeProto
+
+from bnfold.decisions import Action, Decision, Reason, Refused
+from bnfold.graph import Graph, Model, Tensor
+from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine_ops import as_constant, is_affine_op
+from bnfold.passes.fold import Plan, Search
+from bnfold.passes.normalization import is_batch_norm, read_batch_norm
+from bnfold.passes.runs import Run, collect_run, scales_a_computed_normalization
+from bnfold.passes.step import known_rank, stored_vector
+
+
+@dataclass(frozen=True)
+class FoldBatchNormOptions:
+    """`keep` holds shell patterns of node names that stay; `lower` writes a lonely BatchNormalization as Mul and Add."""
+
+    keep: tuple[str, ...] = ()
+    lower: bool = False
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One possible rewrite of a run: `nodes` operators fewer, done by `apply`, which returns where the map went."""
+
+    action: Action
+    nodes: int
+    apply: Callable[[], tuple[str, ...]] = field(repr=False)
+    detail: str = ""
+
+
+class FoldBatchNorm:
+    """Fold every BatchNormalization, and every constant per-channel map that is one in disguise."""
+
+    name: ClassVar[str] = "fold-batch-norm"
+    preserves: ClassVar[str] = "algebraic"
+
+    def __init__(self, options: FoldBatchNormOptions | None = None) -> None:
+        self.options = options or FoldBatchNormOptions()
+
+    def run(self, model: Model) -> list[Decision]:
+        """Edit `model`; one decision per normalization. A fold may open the way for another, so until none is left."""
+        decisions: dict[tuple[str, str], Decision] = {}
+        original = {id(node) for graph in model.graphs for node in graph.nodes()}
+        while True:
+            before = len(model.edits)
+            for graph in model.graphs:
+                for decision in self._scope(graph, original):
+                    decisions[graph.scope, decision.node] = decision
+            if len(model.edits) == before:
+                return list(decisions.values())
+
+    def _scope(self, graph: Graph, original: set[int]) -> list[Decision]:
+        """One round over one scope. What the pass itself made is looked at again, but is no normalization of the input."""
+        decisions: list[Decision] = []
+        seen: set[int] = set()
+        for node in graph.nodes():
+            if not is_affine_op(node) or id(node) in seen or not node.output:
+                continue
+            if is_batch_norm(node) and self._is_kept(node, graph):
+                seen.add(id(node))
+                decisions.append(_kept(node, graph, Refused(Reason.KEPT_ON_REQUEST)))
+                continue
+            try:
+                run = self._without_kept(collect_run(node, graph, seen), graph)
+            except Refused as refused:
+                if is_batch_norm(node):
+                    decisions.append(_kept(node, graph, refused))
+                continue
+            if not run.is_normalization or scales_a_computed_normalization(run, graph):
+                continue
+            seen.update(id(member) for member in run.nodes)
+            made = self._decide(run, graph)
+            decisions.extend(made if id(run.first.node) in original else ())
+        return decisions
+
+    def _is_kept(self, node: NodeProto, graph: Graph) -> bool:
+        return any(fnmatchcase(graph.label(node), pattern) for pattern in self.options.keep)
+
+    def _without_kept(self, run: Run, graph: Graph) -> Run:
+        for position, node in enumerate(run.nodes):
+            if self._is_kept(node, graph):
+                return Run(run.members[:position])
+        return run
+
+    def _decide(self, run: Run, graph: Graph) -> list[Decision]:
+        try:
+            rewrite = best_rewrite(run, graph, lower=self.options.lower)
+        except Refused as refused:
+            return [_kept(node, graph, refused) for node in run.batch_norms] or [_kept_run(run, graph, refused)]
+        labels = [(graph.label(node), node.op_type) for node in run.batch_norms]
+        labels = labels or [(graph.label(run.first.node), run.op_types)]
+        target = rewrite.apply()
+        return [
+            Decision(label, op_type, graph.scope, rewrite.action, target, detail=rewrite.detail)
+            for label, op_type in labels
+        ]
+
+
+def _kept(node: NodeProto, graph: Graph, refused: Refused) -> Decision:
+    return Decision(
+        graph.label(node), node.op_type, graph.scope, Action.KEPT, reason=refused.reason, detail=refused.detail
+    )
+
+
+def _kept_run(run: Run, graph: Graph, refused: Refused) -> Decision:
+    label = graph.label(run.first.node)
+    return Decision(label, run.op_types, graph.scope, Action.KEPT, reason=refused.reason, detail=refused.detail)
+
+
+# ---------------------------------------------------------------------- the choice
+
+
+def best_rewrite(run: Run, graph: Graph, *, lower: bool = False, trace: list[str] | None = None) -> Rewrite:
+    """The best rewrite of `run`: into the producers, else into the consumers, else the scale alone, else merged.
+
+    Raises `Refused` with the reason of the nearest miss where there is none. Nothing is edited before `apply`.
+    """
+    misses: list[Refused] = []
+    for find in (_into_producers, _into_consumers, _scale_into_producers, _scale_into_consumers, _merged):
+        if trace is not None:
+            trace.append(f"{find.__name__.strip('_').replace('_', ' ')}:")
+        try:
+            return find(run, graph, trace)
+        except Refused as refused:
+            misses.append(refused)
+            if trace is not None:
+                trace.append(f"  stopped: {refused.reason.sentence} ({refused})")
+    if lower and run.batch_norms:
+        return _lowered(run, graph)
+    raise _nearest_miss(*misses[:2])
+
+
+def _nearest_miss(up: Refused, down: Refused) -> Refused:
+    """Where the map came closest to a place: before it, unless there is nothing before it."""
+    nothing_there = (Reason.GRAPH_INPUT, Reason.NO_PRODUCER)
+    nearest = down if up.reason in nothing_there and down.reason not in _NOWHERE else up
+    return Refused(nearest.reason, f"toward the producer: {up}; toward the consumers: {down}")
+
+
+_NOWHERE = (Reason.VALUE_IS_OUTPUT, Reason.NO_CONSUMER)
+
+
+def _into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
+    candidates = [run]
+    if len(run.members) > 1 and run.first.node.op_type in ("Add", "Sub"):
+        candidates.append(Run(run.members[1:]))  # that Add can take the shift where MatMul has no bias
+    rewrites, refusal = [], None
+    for candidate in candidates:
+        if not candidate.is_normalization:
+            continue
+        try:
+            rewrites.append(_up(candidate, candidate.affine, graph, trace))
+        except Refused as refused:
+            refusal = refusal or refused
+    if not rewrites:
+        assert refusal is not None
+        raise refusal
+    return max(reversed(rewrites), key=lambda rewrite: rewrite.nodes)  # the later one where they are equal
+
+
+def _up(run: Run, affine: ChannelAffine, graph: Graph, trace: list[str] | None) -> Rewrite:
+    node, data = run.first.node, run.first.data
+    plan = Search(graph, trace).toward_producer(node, data, affine)
+    toward_producer = graph.can_bypass(node, data, toward_producer=True)
+    if not toward_producer and graph.is_output(run.output):
+        raise Refused(Reason.VALUE_IS_OUTPUT, repr(run.output))
+    nodes = _saved(run, plan, graph)
+
+    def apply() -> tuple[str, ...]:
+        targets = _labels(plan, graph)
+        plan.apply(graph)
+        for member in run.members:
+            graph.bypass(member.node, member.data, toward_producer=toward_producer)
+        return targets
+
+    return Rewrite(Action.FOLDED, nodes, apply)
+
+
+def _into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
+    plan = Search(graph, trace).toward_consumers(run.output, run.affine)
+    nodes = _saved(run, plan, graph)
+
+    def apply() -> tuple[str, ...]:
+        targets = _labels(plan, graph)
+        plan.apply(graph)
+        for member in reversed(run.members):
+            graph.bypass(member.node, member.data, toward_producer=False)
+        return targets
+
+    return Rewrite(Action.FOLDED, nodes, apply)
+
+
+def _scale_into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
+    """k moves to the producers, and an Add of t stays."""
+    affine = run.affine
+    plan = _only_scale(
+        run, graph, lambda scale: Search(graph, trace).toward_producer(run.first.node, run.first.data, scale)
+    )
+    return _with_add(run, plan, affine.shift, graph)
+
+
+def _scale_into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
+    """k x + t = k (x + t / k): an Add of t / k stays, and k moves to the consumers."""
+    affine = run.affine
+    if (affine.scale == 0).any():
+        raise Refused(Reason.ZERO_SCALE)
+    plan = _only_scale(run, graph, lambda scale: Search(graph, trace).toward_consumers(run.output, scale))
+    with np.errstate(over="ignore"):
+        return _with_add(run, plan, affine.shift / affine.scale, graph)
+
+
+def _only_scale(run: Run, graph: Graph, find: Callable[[ChannelAffine], Plan]) -> Plan:
+    """A plan for the scale alone, where that leaves less work than there was."""
+    affine = run.affine
+    if not affine.has_scale or not affine.has_shift:
+        raise Refused(Reason.MORE_NODES, "there is nothing to separate")
+    if len(run.members) == 1 and not run.batch_norms:
+        raise Refused(Reason.MORE_NODES, graph.label(run.first.node))
+    plan = find(affine.only_scale())
+    if plan.adds:
+        raise Refused(Reason.MORE_NODES, graph.label(run.first.node))
+    return plan
+
+
+def _with_add(run: Run, plan: Plan, shift: np.ndarray, graph: Graph) -> Rewrite:
+    operators = _operators(run, ChannelAffine.of(np.ones(1), shift, run.affine.axis), graph)
+
+    def apply() -> tuple[str, ...]:
+        targets = _labels(plan, graph)
+        plan.apply(graph)
+        added = graph.replace(run.nodes, run.first.node.input[run.first.data], operators)
+        return (*targets, *(graph.label(node) for node in added))
+
+    return Rewrite(Action.FOLDED, len(run.members) - 1, apply, "its scale was folded; its shift stays as an Add")
+
+
+def _operators(run: Run, affine: ChannelAffine, graph: Graph) -> list[tuple[str, Tensor]]:
+    """`affine` as at most one Mul and one Add with constants, in the dtype of the run's own."""
+    if graph.opset < 7:
+        raise Refused(Reason.OLD_OPSET, f"opset {graph.opset}")
+    data = run.first.node.input[run.first.data]
+    rank = 1 if affine.is_uniform else known_rank(graph, data)
+    dtype = _data_dtype(run, graph)
+    operators = []
+    if affine.has_scale:
+        operators.append(("Mul", stored_vector(as_constant(affine.scale, affine.axis, rank), dtype)))
+    if affine.has_shift:
+        operators.append(("Add", stored_vector(as_constant(affine.shift, affine.axis, rank), dtype)))
+    return operators
+
+
+def _data_dtype(run: Run, graph: Graph) -> np.dtype:
+    """The dtype of the values: that of an arithmetic operand, which must be the same; else of the value itself."""
+    dtype = graph.dtype(run.output) or graph.dtype(run.first.node.input[run.first.data])
+    if dtype is None:
+        raise Refused(Reason.SHAPE_UNKNOWN, f"dtype of {run.output!r}")
+    return dtype
+
+
+def _merged(run: Run, graph: Graph, _trace: list[str] | None) -> Rewrite:
+    """A run that nothing absorbs becomes one BatchNormalization, or a Mul and an Add, where that is fewer."""
+    if len(run.members) == 1:
+        raise Refused(Reason.MORE_NODES, "there is nothing to merge it with")
+    data = run.first.node.input[run.first.data]
+    if run.batch_norms:
+        return _merged_into_batch_norm(run, graph)
+    operators = _operators(run, run.affine, graph)
+    if not operators or len(operators) >= len(run.members):
+        raise Refused(Reason.MORE_NODES, run.op_types)
+
+    def apply() -> tuple[str, ...]:
+        return tuple(graph.label(node) for node in graph.replace(run.nodes, data, operators))
+
+    return Rewrite(Action.MERGED, len(run.members) - len(operators), apply)
+
+
+def _merged_into_batch_norm(run: Run, graph: Graph) -> Rewrite:
+    survivor = next(member for member in run.members if is_batch_norm(member.node))
+    scale, bias = read_batch_norm(survivor.node, graph).parameters_for(run.affine)
+    new = (stored_vector(scale.exact(), scale.dtype), stored_vector(bias.exact(), bias.dtype))
+    position = run.members.index(survivor)
+    before, behind = run.members[:position], run.members[position + 1 :]
+    if before and not graph.can_bypass(before[-1].node, before[-1].data, toward_producer=False):
+        raise Refused(Reason.VALUE_IS_OUTPUT, run.output)
+
+    def apply() -> tuple[str, ...]:
+        for index, tensor in enumerate(new, start=1):
+            graph.set_constant(survivor.node, index, tensor)
+        for member in reversed(before):
+            graph.bypass(member.node, member.data, toward_producer=False)
+        for member in behind:
+            graph.bypass(member.node, member.data, toward_producer=True)
+        return (graph.label(survivor.node),)
+
+    return Rewrite(Action.MERGED, len(run.members) - 1, apply)
+
+
+def _lowered(run: Run, graph: Graph) -> Rewrite:
+    """A lonely BatchNormalization as Mul and Add, for targets that have no kernel for it."""
+    data = run.first.node.input[run.first.data]
+    operators = _operators(run, run.affine, graph)
+    if not operators:
+        raise Refused(Reason.MORE_NODES, "it changes nothing")
+
+    def apply() -> tuple[str, ...]:
+        return tuple(graph.label(node) for node in graph.replace(run.nodes, data, operators))
+
+    return Rewrite(Action.LOWERED, len(run.members) - len(operators), apply, "written as Mul and Add")
+
+
+def _saved(run: Run, plan: Plan, graph: Graph) -> int:
+    """How many operators fewer. A BatchNormalization may become an Add, which is less work; nothing else may."""
+    saved = len(run.members) - len(plan.adds)
+    if saved < (0 if run.batch_norms else 1):
+        raise Refused(Reason.MORE_NODES, f"{len(plan.adds)} operators of Add for {graph.label(run.first.node)}")
+    if plan.adds and any(graph.model.owner(add.node).opset < 7 for add in plan.adds):
+        raise Refused(Reason.OLD_OPSET)
+    return saved
+
+
+def _labels(plan: Plan, graph: Graph) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(graph.label(node) for node in plan.absorbers))

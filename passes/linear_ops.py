@@ -1,0 +1,320 @@
+"""Table 2: linear operators that can absorb a per-channel map into their constants, at their output or at their input.
+
+At the output y -> k y + t scales the weights of each output channel and the bias. At the input x -> k x + t scales the
+weights of each input channel, and the shift becomes part of the bias: exact only where no zero padding is read.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from bnfold.decisions import Reason, Refused
+from bnfold.graph import FLOATS, Graph, Tensor, number, numbers, text
+from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine_ops import as_constant
+from bnfold.passes.step import (
+    Handler,
+    NewAttribute,
+    NewConstant,
+    Step,
+    constant_input,
+    float_weight,
+    known_rank,
+    optional_constant_input,
+    require_axis,
+    stored_vector,
+)
+
+
+def scaled_weight(
+    node: NodeProto, index: int, factor: NDArray[np.float64], axes: tuple[int, ...], graph: Graph
+) -> list[NewConstant]:
+    """The weight at input `index` times `factor` along `axes`; nothing where every factor is 1. Raises `Refused`.
+
+    A float weight is scaled itself; the weight behind a DequantizeLinear by way of its quantization scales.
+    """
+    if (factor == 1).all():
+        return []
+    maker = graph.producer(node.input[index])
+    if maker is not None and maker.op_type == "DequantizeLinear" and graph.constant(node.input[index]) is None:
+        return rescaled_dequantization(node, maker, index, factor, axes, graph)
+    weight = float_weight(node, index, graph)
+    check_range(weight, factor, axes)
+    return [NewConstant(node, index, weight.scaled(factor, *axes))]
+
+
+def check_range(weight: Tensor, factor: NDArray[np.float64], axes: tuple[int, ...]) -> None:
+    """Refuse a scaled weight that is not finite in its dtype, or a channel of it that would vanish in the rounding.
+
+    A channel whose largest weight stays in the normal range has a rounding error of at most one unit roundoff of that
+    weight in every element, so only channels that fall below the range as a whole are refused. A dead channel, which
+    lay below it before, stays dead.
+    """
+    limits = FLOATS[weight.dtype]
+    for axis in axes:
+        largest = weight.scaled(factor, *axes).magnitude(axis)
+        if not (largest <= limits.largest).all():
+            raise Refused(Reason.WEIGHT_OVERFLOW, f"{largest.max():.4g} in {weight.dtype}")
+        small = (largest < limits.smallest_normal) & (largest > 0)
+        if small.any() and (weight.magnitude(axis)[small] >= limits.smallest_normal).any():
+            raise Refused(Reason.WEIGHT_UNDERFLOW, f"{largest[small].min():.4g} in {weight.dtype}")
+
+
+def rescaled_dequantization(
+    node: NodeProto, dequantize: NodeProto, index: int, factor: NDArray[np.float64], axes: tuple[int, ...], graph: Graph
+) -> list[NewConstant]:
+    """Not done here: see `bnfold.passes.quantized`."""
+    raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{node.input[index]!r} of {graph.label(node)}")
+
+
+def new_bias(node: NodeProto, affine: ChannelAffine, dtype: np.dtype, graph: Graph) -> list[NewConstant]:
+    """b' = k b + t at input 2, where an absent or empty bias is zero; nothing where it stays absent."""
+    bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
+    if bias is None:
+        return [NewConstant(node, 2, stored_vector(affine.shift, dtype))] if affine.has_shift else []
+    if bias.shape != affine.scale.shape:
+        raise Refused(Reason.WEIGHT_SHAPE, f"bias {node.input[2]!r} has shape {list(bias.shape)}")
+    return [NewConstant(node, 2, stored_vector(affine.scale * bias.exact() + affine.shift, bias.dtype))]
+
+
+def _kernel(node: NodeProto, graph: Graph) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of a convolution's weight."""
+    value = node.input[1] if len(node.input) > 1 else ""
+    weight = graph.constant(value) if value else None
+    if weight is None:
+        raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{value!r} of {graph.label(node)}")
+    if len(weight.shape) < 3 or 0 in weight.shape:
+        raise Refused(Reason.WEIGHT_SHAPE, f"{value!r} has shape {list(weight.shape)}")
+    return weight.shape, weight.dtype
+
+
+def _group(node: NodeProto, divided: int, graph: Graph) -> int:
+    group = number(node, "group", 1)
+    if group < 1 or divided % group:
+        raise Refused(Reason.WEIGHT_SHAPE, f"{graph.label(node)} has group {group} and {divided} channels")
+    return group
+
+
+# ---------------------------------------------------------------------- at the output
+
+
+def output_conv(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    """W is [Cout, Cin/g, *kernel]: W'[o] = k_o W[o], b' = k b + t. The group is irrelevant.
+
+    Sound for every stride, dilation and padding: the bias reaches each output position once.
+    """
+    require_axis(affine, 1, node, graph)
+    shape, dtype = _kernel(node, graph)
+    affine = _fitted(affine, shape[0], node, graph)
+    constants = scaled_weight(node, 1, affine.scale, (0,), graph)
+    return [Step((*constants, *new_bias(node, affine, dtype, graph)))]
+
+
+def output_conv_transpose(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    """W is [Cin, Cout/g, *kernel]: output channel c is column c % (Cout/g) of the rows of group c // (Cout/g).
+
+    Sound for every group, stride, dilation and output_padding: the bias reaches each output position once.
+    """
+    require_axis(affine, 1, node, graph)
+    shape, dtype = _kernel(node, graph)
+    group = _group(node, shape[0], graph)
+    affine = _fitted(affine, shape[1] * group, node, graph)
+    factor = np.repeat(affine.scale.reshape(group, shape[1]), shape[0] // group, axis=0)
+    constants = scaled_weight(node, 1, factor, (0, 1), graph)
+    return [Step((*constants, *new_bias(node, affine, dtype, graph)))]
+
+
+def output_gemm(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    """Y = alpha A' B' + beta C: the columns of B' take k, and C' = k (beta C) + t with beta := 1."""
+    require_axis(affine, 1, node, graph)
+    weight = constant_input(node, 1, graph)
+    if len(weight.shape) != 2:
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
+    columns = 0 if number(node, "transB", 0) else 1
+    affine = _fitted(affine, weight.shape[columns], node, graph)
+    constants = scaled_weight(node, 1, affine.scale, (columns,), graph)
+    return [_with_gemm_bias(node, constants, affine.scale, affine.shift, weight.dtype, graph)]
+
+
+def _with_gemm_bias(
+    node: NodeProto,
+    constants: list[NewConstant],
+    scale: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    dtype: np.dtype,
+    graph: Graph,
+) -> Step:
+    """C' = scale (beta C) + shift, where C may be absent, a scalar, [N], [1, N], [M, 1] or [M, N]."""
+    bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
+    if bias is None and not shift.any():
+        return Step(tuple(constants))
+    old = 0.0 if bias is None else number(node, "beta", 1.0) * bias.exact()
+    values = scale * old + shift
+    if values.ndim > 2:
+        raise Refused(Reason.NOT_BROADCASTABLE, f"{node.input[2]!r} has {values.ndim} dims")
+    new = NewConstant(node, 2, stored_vector(values, dtype if bias is None else bias.dtype))
+    attributes = [NewAttribute(node, "beta", 1.0)] if number(node, "beta", 1.0) != 1.0 else []
+    if graph.opset < 7:
+        attributes.append(NewAttribute(node, "broadcast", 1))
+    return Step((*constants, new), tuple(attributes))
+
+
+def output_matmul(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    """A constant right operand [..., K, N] has the map on the last axis of the output, a left one [..., M, K] on the
+    last but one. MatMul has no bias: a shift needs an Add behind it.
+    """
+    index, weight = _matmul_weight(node, graph)
+    rank = known_rank(graph, node.output[0]) if not affine.is_uniform or affine.has_shift else 2
+    own = len(weight.shape) - (1 if index == 1 else 2)
+    axis = rank - (1 if index == 1 else 2)
+    require_axis(affine, axis, node, graph)
+    affine = _fitted(affine, weight.shape[own], node, graph)
+    constants = scaled_weight(node, index, affine.scale, (own,), graph)
+    add = stored_vector(as_constant(affine.shift, axis, rank), weight.dtype) if affine.has_shift else None
+    return [Step(tuple(constants), add=add)]
+
+
+def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Tensor]:
+    """Which operand is the constant, of rank 2 or more, and the constant."""
+    if len(node.input) != 2:
+        raise Refused(Reason.MALFORMED, graph.label(node))
+    index = 1 if graph.constant(node.input[1]) is not None or _is_dequantized(node.input[1], graph) else 0
+    weight = constant_input(node, index, graph)
+    if len(weight.shape) < 2 or graph.constant(node.input[1 - index]) is not None:
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has shape {list(weight.shape)}")
+    return index, weight
+
+
+def _is_dequantized(value: str, graph: Graph) -> bool:
+    maker = graph.producer(value)
+    return maker is not None and maker.op_type == "DequantizeLinear"
+
+
+def _fitted(affine: ChannelAffine, channels: int, node: NodeProto, graph: Graph) -> ChannelAffine:
+    if not affine.is_uniform and affine.channels != channels:
+        raise Refused(
+            Reason.WEIGHT_SHAPE, f"{graph.label(node)} makes {channels} channels, the map has {affine.channels}"
+        )
+    return affine.expanded(channels)
+
+
+# ---------------------------------------------------------------------- at the input
+
+
+def input_conv(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    """W'[o,i] = W[o,i] k_ch and b'_o = b_o + sum over i and taps of W[o,i] t_ch, with ch = group(o) * Cin/g + i.
+
+    A shift is sound only where no zero padding is read: every position then sees every tap.
+    """
+    require_data_input(node, index, graph)
+    require_axis(affine, 1, node, graph)
+    shape, dtype = _kernel(node, graph)
+    group = _group(node, shape[0], graph)
+    affine = _fitted_input(affine, shape[1] * group, node, graph)
+    if affine.has_shift and pads_with_zeros(node):
+        raise Refused(Reason.PADDED_BORDER, graph.label(node))
+    per_output = np.repeat(np.arange(group), shape[0] // group)
+    factor = affine.scale.reshape(group, shape[1])[per_output]
+    constants = scaled_weight(node, 1, factor, (0, 1), graph)
+    if not affine.has_shift:
+        return [Step(tuple(constants))]
+    taps = float_weight(node, 1, graph).sum(tuple(range(2, len(shape)))).reshape(shape[:2])
+    shift = (taps * affine.shift.reshape(group, shape[1])[per_output]).sum(axis=1)
+    bias = new_bias(node, ChannelAffine.of(np.ones(shape[0]), shift, 1), dtype, graph)
+    return [Step((*constants, *bias))]
+
+
+def pads_with_zeros(node: NodeProto) -> bool:
+    """Whether a convolution may read zeros around its input."""
+    return any(numbers(node, "pads")) or text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+
+
+def input_conv_transpose(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    """W is [Cin, Cout/g, *kernel]: row i takes k_i, always.
+
+    A shift is sound only where every output position receives every tap exactly once: kernel 1 and stride 1, with no
+    padding of either kind. Then b' = b + sum over i of W[i] t_i.
+    """
+    require_data_input(node, index, graph)
+    require_axis(affine, 1, node, graph)
+    shape, dtype = _kernel(node, graph)
+    group = _group(node, shape[0], graph)
+    affine = _fitted_input(affine, shape[0], node, graph)
+    pointwise = all(size == 1 for size in (*shape[2:], *numbers(node, "strides")))
+    padded = pads_with_zeros(node) or any(numbers(node, "output_padding")) or numbers(node, "output_shape")
+    if affine.has_shift and (not pointwise or padded):
+        raise Refused(Reason.PADDED_BORDER, graph.label(node))
+    constants = scaled_weight(node, 1, affine.scale, (0,), graph)
+    if not affine.has_shift:
+        return [Step(tuple(constants))]
+    taps = float_weight(node, 1, graph).exact().reshape(group, shape[0] // group, shape[1])
+    shift = (taps * affine.shift.reshape(group, -1, 1)).sum(axis=1).reshape(-1)
+    bias = new_bias(node, ChannelAffine.of(np.ones(shift.size), shift, 1), dtype, graph)
+    return [Step((*constants, *bias))]
+
+
+def input_gemm(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    """A = k x + t on the axis that is summed over: the rows of B' take k, C' = beta C + alpha (t B') with beta := 1."""
+    require_data_input(node, index, graph)
+    require_axis(affine, 0 if number(node, "transA", 0) else 1, node, graph)
+    weight = constant_input(node, 1, graph)
+    if len(weight.shape) != 2:
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
+    rows = 1 if number(node, "transB", 0) else 0
+    affine = _fitted_input(affine, weight.shape[rows], node, graph)
+    constants = scaled_weight(node, 1, affine.scale, (rows,), graph)
+    if not affine.has_shift:
+        return [Step(tuple(constants))]
+    matrix = float_weight(node, 1, graph)
+    shift = number(node, "alpha", 1.0) * matrix.scaled(affine.shift, rows).sum((rows,)).reshape(-1)
+    return [_with_gemm_bias(node, constants, np.ones(()), shift, weight.dtype, graph)]
+
+
+def input_matmul(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    """The axis that is summed over: always exact. A shift comes out as t W, for whoever follows or for a new Add."""
+    weight_index, weight = _matmul_weight(node, graph)
+    require_data_input(node, index, graph, data=1 - weight_index)
+    rank = known_rank(graph, node.input[index])
+    require_axis(affine, rank - (1 if index == 0 else 2), node, graph)
+    if rank < 2:
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has {rank} dim")
+    summed = len(weight.shape) - (2 if index == 0 else 1)
+    affine = _fitted_input(affine, weight.shape[summed], node, graph)
+    constants = tuple(scaled_weight(node, weight_index, affine.scale, (summed,), graph))
+    if not affine.has_shift:
+        return [Step(constants)]
+    if len(weight.shape) != 2:
+        raise Refused(Reason.NOT_PER_CHANNEL, f"{node.input[weight_index]!r} has {len(weight.shape)} dims")
+    shift = float_weight(node, weight_index, graph).scaled(affine.shift, summed).sum((summed,)).reshape(-1)
+    axis = rank - (1 if index == 0 else 2)
+    rest = ChannelAffine.of(np.ones(1), shift, axis)
+    add = stored_vector(as_constant(shift, axis, rank), weight.dtype)
+    return [Step(constants, passes_on=((0, rest),)), Step(constants, add=add)]
+
+
+def require_data_input(node: NodeProto, index: int, graph: Graph, *, data: int = 0) -> None:
+    """Raise `Refused` where the value is read as a weight or bias instead of as data."""
+    if index != data:
+        raise Refused(Reason.WRONG_AXIS, f"{graph.label(node)} reads it as input {index}")
+
+
+def _fitted_input(affine: ChannelAffine, channels: int, node: NodeProto, graph: Graph) -> ChannelAffine:
+    if not affine.is_uniform and affine.channels != channels:
+        raise Refused(
+            Reason.WEIGHT_SHAPE, f"{graph.label(node)} reads {channels} channels, the map has {affine.channels}"
+        )
+    return affine.expanded(channels)
+
+
+ABSORB_OUTPUT: dict[str, Handler] = {
+    "Conv": output_conv,
+    "ConvTranspose": output_conv_transpose,
+    "Gemm": output_gemm,
+    "MatMul": output_matmul,
+}
+ABSORB_INPUT: dict[str, Handler] = {
+    "Conv": input_conv,
+    "ConvTranspose": input_conv_transpose,
+    "Gemm": input_gemm,
+    "MatMul": input_matmul,
+}

@@ -1,0 +1,103 @@
+"""Reading BatchNormalization: is it in inference mode, and which per-channel map is it then?
+
+Sources: ONNX operator changelog, BatchNormalization-1, -6, -7, -9, -14, -15.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from bnfold.decisions import Reason, Refused
+from bnfold.graph import FLOATS, Graph, Tensor, number
+from bnfold.passes.affine import ChannelAffine
+
+DEFAULT_EPSILON = float(np.float32(1e-5))  # attributes are float32
+PARAMETERS = ("scale", "B", "input_mean", "input_var")
+
+
+class Mode(StrEnum):
+    """What the operator normalizes with: its stored statistics, or those of the batch."""
+
+    INFERENCE = "inference"
+    TRAIN = "train"
+
+
+def is_batch_norm(node: NodeProto) -> bool:
+    """Whether `node` is ONNX's own BatchNormalization."""
+    return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+
+
+def mode(node: NodeProto, graph: Graph) -> Mode:
+    """Opset 1-6: `is_test` (absent means train). 7-13: train iff there is a second output. 14+: `training_mode`."""
+    opset = graph.opset
+    if opset < 7:
+        return Mode.INFERENCE if number(node, "is_test", 0) else Mode.TRAIN
+    if opset < 14:
+        return Mode.TRAIN if any(node.output[1:]) else Mode.INFERENCE
+    return Mode.TRAIN if number(node, "training_mode", 0) else Mode.INFERENCE
+
+
+@dataclass(frozen=True, eq=False)
+class BatchNorm:
+    """The constants of one inference-mode BatchNormalization: float64 of shape [C] each, and epsilon."""
+
+    scale: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    epsilon: float
+    dtype: np.dtype
+
+    @property
+    def deviation(self) -> NDArray[np.float64]:
+        """sqrt(variance + epsilon), shape [C]."""
+        return np.sqrt(self.variance + self.epsilon)
+
+    @property
+    def affine(self) -> ChannelAffine:
+        """k = scale / deviation, t = bias - mean * k, on axis 1."""
+        with np.errstate(all="ignore"):
+            k = self.scale / self.deviation
+            return ChannelAffine.of(k, self.bias - self.mean * k, 1)
+
+    def parameters_for(self, affine: ChannelAffine) -> tuple[Tensor, Tensor]:
+        """New `scale` and `B` with which this operator, its statistics unchanged, computes `affine`."""
+        k = affine.expanded(self.scale.size)
+        return (
+            Tensor.of(k.scale * self.deviation, self.dtype),
+            Tensor.of(k.shift + k.scale * self.mean, self.dtype),
+        )
+
+
+def read_batch_norm(node: NodeProto, graph: Graph) -> BatchNorm:
+    """The constants of `node`. Raises `Refused` with the reason why it is no constant per-channel map."""
+    if mode(node, graph) is Mode.TRAIN:
+        raise Refused(Reason.TRAIN_MODE)
+    if graph.opset < 9 and not number(node, "spatial", 1):
+        raise Refused(Reason.SPATIAL_ZERO)
+    if len(node.input) != 5 or not all(node.input) or not node.output or not node.output[0] or any(node.output[1:]):
+        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
+    parameters = [_parameter(node, index, graph) for index in range(1, 5)]
+    channels = parameters[0].shape
+    for name, parameter in zip(PARAMETERS, parameters, strict=True):
+        if len(parameter.shape) != 1 or parameter.shape != channels or not parameter.size:
+            raise Refused(Reason.PARAMETER_SHAPE, f"{name} has shape {list(parameter.shape)}")
+        if parameter.dtype not in FLOATS:
+            raise Refused(Reason.UNSUPPORTED_DTYPE, f"{name} is {parameter.dtype}")
+    scale, bias, mean, variance = (parameter.exact() for parameter in parameters)
+    epsilon = number(node, "epsilon", DEFAULT_EPSILON)
+    if not (variance + epsilon > 0).all():
+        raise Refused(Reason.NOT_FINITE, f"variance {variance.min():.4g}, epsilon {epsilon:.4g}")
+    return BatchNorm(scale, bias, mean, variance, epsilon, parameters[0].dtype)
+
+
+def _parameter(node: NodeProto, index: int, graph: Graph) -> Tensor:
+    value = node.input[index]
+    tensor = graph.constant(value)
+    if tensor is None:
+        reason = Reason.OVERRIDABLE_PARAMETER if graph.is_overridable(value) else Reason.PARAMETER_NOT_CONSTANT
+        raise Refused(reason, f"{PARAMETERS[index - 1]} {value!r}")
+    return tensor

@@ -1,0 +1,107 @@
+"""Runs: maximal chains of affine operators, each the only reader of the one before. A run is one map.
+
+BatchNormalization, and what stands for it in models that were converted or frozen: up to four of Mul, Add, Sub, Div
+with constants. A run is a normalization if it holds a BatchNormalization, or scales its channels one by one. A lone Add
+is a bias and a lone multiplication by one number a temperature or a gain: neither is a normalization.
+"""
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from onnx import NodeProto
+
+from bnfold.decisions import Refused
+from bnfold.graph import Graph
+from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine_ops import AffineOp, is_affine_op, read_affine
+from bnfold.passes.normalization import is_batch_norm
+
+
+@dataclass(frozen=True)
+class Run:
+    """Affine operators in order; together they are `affine`."""
+
+    members: tuple[AffineOp, ...]
+
+    @property
+    def nodes(self) -> list[NodeProto]:
+        """The nodes in order."""
+        return [member.node for member in self.members]
+
+    @property
+    def batch_norms(self) -> list[NodeProto]:
+        """The BatchNormalizations among them."""
+        return [node for node in self.nodes if is_batch_norm(node)]
+
+    @property
+    def first(self) -> AffineOp:
+        """The operator that reads the value the run computes on."""
+        return self.members[0]
+
+    @property
+    def output(self) -> str:
+        """The value the run makes."""
+        return self.members[-1].node.output[0]
+
+    @property
+    def affine(self) -> ChannelAffine:
+        """The map of the whole run."""
+        affine = self.members[0].affine
+        for member in self.members[1:]:
+            affine = affine.then(member.affine)
+        return affine
+
+    @property
+    def is_normalization(self) -> bool:
+        """Whether it holds a BatchNormalization or has one scale per channel."""
+        return any(is_batch_norm(m.node) or (m.affine.has_scale and not m.affine.is_uniform) for m in self.members)
+
+    @property
+    def op_types(self) -> str:
+        """What it is made of, as in "Sub+Div+Mul+Add"."""
+        return "+".join(node.op_type for node in self.nodes)
+
+
+def collect_run(node: NodeProto, graph: Graph, seen: AbstractSet[int]) -> Run:
+    """The run that starts at `node`. Raises `Refused` where `node` is no affine map.
+
+    It goes on while the next operator is the only one that reads the value and is a map on the same axis; operators
+    whose ids are in `seen` are left out.
+    """
+    members = [read_affine(node, graph)]
+    affine = members[0].affine
+    while True:
+        value = members[-1].node.output[0]
+        uses = graph.readers(value)
+        if len(uses) != 1 or graph.is_output(value) or uses[0].graph is not graph or id(uses[0].node) in seen:
+            return Run(tuple(members))
+        follower = uses[0].node
+        if not is_affine_op(follower):
+            return Run(tuple(members))
+        try:
+            member = read_affine(follower, graph)
+            if member.data != uses[0].index or not _same_axis(affine, member.affine):
+                return Run(tuple(members))
+            affine = affine.then(member.affine)
+        except Refused:
+            return Run(tuple(members))
+        members.append(member)
+
+
+def _same_axis(affine: ChannelAffine, other: ChannelAffine) -> bool:
+    if affine.is_uniform or other.is_uniform:
+        return True
+    return affine.axis == other.axis and affine.channels == other.channels
+
+
+def scales_a_computed_normalization(run: Run, graph: Graph) -> bool:
+    """Whether the run is the gain and bias of a LayerNormalization (or of batch statistics) written as operators.
+
+    The value it scales was divided by a root of something computed: x / sqrt(...), or x * (1 / sqrt(...)). Moving that
+    gain elsewhere would break the patterns by which runtimes recognize those normalizations.
+    """
+    maker = graph.producer(run.first.node.input[run.first.data])
+    if run.batch_norms or maker is None or maker.op_type not in ("Div", "Mul"):
+        return False
+    roots = (graph.producer(value) for value in maker.input)
+    return any(root is not None and root.op_type in ("Sqrt", "Reciprocal", "Pow") for root in roots)

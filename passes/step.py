@@ -1,0 +1,120 @@
+"""`Step`: what one operator takes of an affine map, and what it passes on; and how operators read their parameters.
+
+A handler of a table looks at one node, changes nothing, and returns the steps that are possible there, the best first.
+It raises `Refused` with the reason where none is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from bnfold.decisions import Reason, Refused
+from bnfold.graph import FLOATS, Graph, Tensor
+from bnfold.passes.affine import ChannelAffine
+
+Dims = tuple[int | str | None, ...]
+
+
+class NewConstant(NamedTuple):
+    """Input `index` of `node` is to read `tensor`."""
+
+    node: NodeProto
+    index: int
+    tensor: Tensor
+
+
+class NewAttribute(NamedTuple):
+    """Attribute `name` of `node` is to be `value`."""
+
+    node: NodeProto
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of one node so that its output (or input) is mapped, and what is left to its neighbours.
+
+    `passes_on` holds (index, map) pairs: input indices where the walk goes toward the producers, output indices where
+    it goes toward the consumers. `add` is a constant to be added to the node's first output by an Add of its own.
+    """
+
+    constants: tuple[NewConstant, ...] = ()
+    attributes: tuple[NewAttribute, ...] = ()
+    passes_on: tuple[tuple[int, ChannelAffine], ...] = ()
+    add: Tensor | None = None
+
+
+# (node, output or input index, map, graph) -> possible steps, the best first
+Handler = Callable[[NodeProto, int, ChannelAffine, Graph], list[Step]]
+
+
+def pass_on(*pairs: tuple[int, ChannelAffine]) -> Step:
+    """A step that takes nothing and passes `pairs` on."""
+    return Step(passes_on=tuple((index, affine) for index, affine in pairs if not affine.is_identity))
+
+
+def constant_input(node: NodeProto, index: int, graph: Graph, reason: Reason = Reason.WEIGHT_NOT_CONSTANT) -> Tensor:
+    """The constant that input `index` reads. Raises `Refused` with `reason`."""
+    name = node.input[index] if index < len(node.input) else ""
+    tensor = graph.constant(name) if name else None
+    if tensor is None:
+        raise Refused(reason, f"{name!r} of {graph.label(node)}")
+    return tensor
+
+
+def optional_constant_input(node: NodeProto, index: int, graph: Graph, reason: Reason) -> Tensor | None:
+    """The same for an input that may be absent (or ""): None then."""
+    if index >= len(node.input) or not node.input[index]:
+        return None
+    return constant_input(node, index, graph, reason)
+
+
+def float_weight(node: NodeProto, index: int, graph: Graph) -> Tensor:
+    """The weight at input `index`, of a dtype that products can be stored in. Raises `Refused`."""
+    weight = constant_input(node, index, graph)
+    if weight.dtype not in FLOATS:
+        raise Refused(Reason.UNSUPPORTED_DTYPE, f"{node.input[index]!r} is {weight.dtype}")
+    return weight
+
+
+def stored_vector(values: NDArray[np.float64], dtype: np.dtype) -> Tensor:
+    """`values` as a tensor of `dtype`. Raises `Refused` where rounding makes one infinite."""
+    tensor = Tensor.of(values, dtype)
+    if not np.isfinite(tensor.numpy().astype(np.float64)).all():
+        raise Refused(Reason.WEIGHT_OVERFLOW, f"{np.abs(values).max():.4g} in {dtype}")
+    return tensor
+
+
+def known_shape(graph: Graph, value: str) -> Dims:
+    """The shape of `value`, with at least its rank known. Raises `Refused`."""
+    shape = graph.shape(value)
+    if shape is None:
+        raise Refused(Reason.SHAPE_UNKNOWN, repr(value))
+    return shape
+
+
+def known_rank(graph: Graph, value: str) -> int:
+    """The rank of `value`. Raises `Refused`."""
+    return len(known_shape(graph, value))
+
+
+def known_dim(graph: Graph, value: str, axis: int) -> int:
+    """The size of one dim of `value`. Raises `Refused`."""
+    shape = known_shape(graph, value)
+    size = shape[axis] if -len(shape) <= axis < len(shape) else None
+    if not isinstance(size, int):
+        raise Refused(Reason.SHAPE_UNKNOWN, f"dim {axis} of {value!r}")
+    return size
+
+
+def require_axis(affine: ChannelAffine, axis: int, node: NodeProto, graph: Graph) -> None:
+    """Raise `Refused` unless the map lies along `axis` or is uniform."""
+    if not affine.is_uniform and affine.axis != axis:
+        raise Refused(
+            Reason.WRONG_AXIS, f"axis {affine.axis}, where {graph.label(node)} has its channels on axis {axis}"
+        )
