@@ -1,6 +1,8 @@
+import gc
 import hashlib
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from bnfold.errors import ModelError
-from bnfold.onnxfile import PAYLOAD_KEY, Span, payload_index, read, set_payload, to_proto
+from bnfold.onnxfile import PAYLOAD_KEY, Publication, Span, payload_index, read, set_payload, to_proto
 from bnfold.onnxfile.source import File
 from bnfold.onnxfile.tensors import tensors
 from bnfold.onnxfile.wire import varint
@@ -167,11 +169,33 @@ def test_a_tensor_stored_in_two_pieces_is_refused() -> None:
     assert "stored in two pieces" in refusal(b"\x08\x0a\x3a" + varint(len(data)) + data)
 
 
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_reading_and_writing_leaves_no_file_open_and_no_thread(tmp_path: Path) -> None:
+    proto = chain(weight("w", 3_000_000))
+    save_external(proto, tmp_path / "e.onnx")
+    onnx.save(proto, tmp_path / "i.onnx")
+    gc.collect()
+    before, threads = open_files(), threading.active_count()
+    for name in ("e.onnx", "i.onnx"):
+        file = read(tmp_path / name)
+        for untouched in (True, False):
+            with Publication(tmp_path / "o.onnx") as output:
+                output.write(file, untouched=untouched)
+        del file, output
+    gc.collect()
+    assert open_files() == before
+    assert threading.active_count() == threads
+
+
 def test_reading_many_data_files_keeps_few_of_them_open(tmp_path: Path) -> None:
     save_external(chain(*(weight(f"w{i}") for i in range(150))), tmp_path / "m.onnx", None)
+    before = open_files()
     file = read(tmp_path / "m.onnx")
     assert len(file.data_files) == 150
-    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) < 2 * File.MAX_OPEN + 40
+    assert open_files() - before <= 2 * File.MAX_OPEN  # a map has a descriptor of its own
     assert to_proto(file) == chain(*(weight(f"w{i}") for i in range(150)))
 
 

@@ -53,6 +53,7 @@ class OnnxFile:
         if self._hash is None and isinstance(self.source, File):
             self._hash = RunningHash(self.source.descriptor)
             self._hash.advance(self.nbytes)
+            self._hash.complete()
 
     def sha256(self) -> str:
         """The hash of the model file, without external data."""

@@ -181,32 +181,32 @@ class RunningHash:
             self._hash.update(block[:count])
             self._done += count
 
-    def close(self) -> None:
-        """Stop as soon as possible; the result is not wanted any more."""
+    def complete(self) -> None:
+        """No more bytes will come: the thread ends when it has seen them all."""
         with self._news:
-            self._ready = 0
             self._closed = True
             self._news.notify()
-        self._join()
 
-    def _join(self) -> None:
+    def stop(self) -> None:
+        """End the thread as soon as possible; the result is not wanted any more."""
+        self._ready = 0
+        self.complete()
         if self._thread is not None:
             self._thread.join()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
     def hexdigest(self) -> str:
         """Wait for the rest and return the hash. Raises OSError or ModelError if the bytes could not be read."""
-        with self._news:
-            self._closed = True
-            self._news.notify()
-        if self._thread is None and self._descriptor >= 0:
+        self.complete()
+        if self._thread is not None:
+            self._thread.join()
+        else:
             self._digest_ready()
-        self._join()
         if self._error is not None:
             raise self._error
         return self._hash.hexdigest()
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
 
 
 def sha256_of(path: Path) -> str:

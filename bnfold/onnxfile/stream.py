@@ -80,7 +80,7 @@ class Writer:
     def abandon(self) -> None:
         """Stop the thread, whether the file is complete or not wanted any more."""
         if self._hash is not None:
-            self._hash.close()
+            self._hash.stop()
 
     def _flush(self) -> None:
         if self._buffer:
