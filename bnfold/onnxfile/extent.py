@@ -93,8 +93,10 @@ def check_contents(tensor: TensorProto) -> None:
 def check_raw(tensor: TensorProto, nbytes: int) -> None:
     """Raise ValueError, with the end of a sentence, if `nbytes` of raw_data do not fit the dims and the type."""
     expected = raw_nbytes(tensor)
-    if tensor.data_type == TensorProto.STRING:
-        raise ValueError("holds strings as raw data, which ONNX does not allow")
-    if expected is not None and nbytes != expected:
+    if nbytes == expected:
+        return
+    if expected is not None:
         kind = TensorProto.DataType.Name(tensor.data_type)
         raise ValueError(f"has {nbytes} bytes of data where its shape {list(tensor.dims)} of {kind} needs {expected}")
+    if tensor.data_type == TensorProto.STRING:
+        raise ValueError("holds strings as raw data, which ONNX does not allow")

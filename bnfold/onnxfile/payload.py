@@ -52,8 +52,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Stored:
-    """A payload and where it belongs: inline in the model file (`location` None), or in the external data file that the
-    output's tensor should name, if that name can be had. `alignment` is what its offset there was a multiple of.
+    """A payload and where it belongs: inline in the model file (`location` None), or in the external data file of that
+    name, relative to the model, if the output can have the name.
     """
 
     payload: Payload

@@ -1,0 +1,154 @@
+"""Putting an output together: its data files first, under names that nothing uses, then the model that names them."""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnfold.errors import OutputError
+from bnfold.onnxfile.data_names import candidates, is_plain
+from bnfold.onnxfile.layout import DataFile, Layout, Plan, arrange
+from bnfold.onnxfile.model_file import OnnxFile
+from bnfold.onnxfile.new_files import NewFiles
+from bnfold.onnxfile.old_data import locations_of
+from bnfold.onnxfile.payload import Payload, Span
+from bnfold.onnxfile.source import File, sha256_of
+from bnfold.onnxfile.splice import Place, Structure
+from bnfold.onnxfile.stream import Writer
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `Publication.write` wrote: the model file, its size in bytes and sha256, and the data files beside it.
+
+    `moved` is true if weights went to external data because the model file would have passed 2 GiB.
+    """
+
+    path: Path
+    nbytes: int
+    sha256: str
+    data_files: tuple[Path, ...] = ()
+    moved: bool = False
+
+
+class Assembly:
+    """Writes `file` beside `target`. Methods raise OSError, OutputError, and ModelError if the input changed."""
+
+    def __init__(self, file: OnnxFile, target: Path, made: NewFiles) -> None:
+        self._file = file
+        self._target = target
+        self._folder = target.parent
+        self._made = made
+
+    # --- byte for byte
+
+    def copy(self) -> Written | None:
+        """Copy model and data as they are; None if a data file's name is taken, so that the model must be changed."""
+        data: dict[Path, None] = {}
+        for stored in self._file.payloads:
+            if stored.location is None:
+                continue
+            assert isinstance(stored.payload, Span)
+            assert isinstance(stored.payload.origin, File)
+            place = self._place(stored.location)
+            if place is None:
+                return None
+            if place not in data and not self._copy_data(stored.payload.origin, place):
+                return None
+            data[place] = None
+        with self._made.create(self._folder, self._target.name, self._file.release, hashed=False) as (path, writer):
+            writer.append(Span(self._file.source, 0, self._file.nbytes))
+            writer.finish()
+            return self._written(path, writer, self._file.sha256(), list(data))
+
+    def _copy_data(self, origin: File, place: Path) -> bool:
+        with suppress(FileNotFoundError):
+            status = place.stat()
+            same_size = status.st_size == origin.nbytes
+            return origin.is_same_file(status) or (same_size and sha256_of(place) == sha256_of(origin.path))
+        self._made.make_folder(place.parent)
+        with self._made.create(place.parent, place.name, self._file.release, hashed=False) as (path, writer):
+            writer.append(Span(origin, 0, origin.nbytes))
+            writer.finish()
+        return self._made.name(path, place)
+
+    # --- changed
+
+    def rewrite(self, layout: Layout) -> Written:
+        """Write the model as it is now, with the weights where `layout` wants them."""
+        file = self._file
+        structure = Structure(file.proto)
+        default_name = f"{self._target.name}.data"
+        plan = arrange(file.proto, file.payloads, structure.indices, structure.nbytes, layout, default_name)
+        if plan.proto is not file.proto:
+            structure = Structure(plan.proto)
+        places: dict[int, Place] = {}
+        data = [self._write_data(data, plan, places) for data in plan.data_files]
+        pieces = structure.splice(plan.payloads, places.get)
+        with self._made.create(self._folder, self._target.name, file.release, hashed=True) as (path, writer):
+            for item in pieces.items:
+                if isinstance(item, bytes):
+                    writer.write(item)
+                else:
+                    writer.append(item)
+            return self._written(path, writer, writer.finish(), data, moved=plan.moved)
+
+    def _written(self, path: Path, writer: Writer, sha256: str, data: list[Path], *, moved: bool = False) -> Written:
+        self._file.check_unchanged()
+        return Written(path, writer.nbytes, sha256, tuple(data), moved)
+
+    def _write_data(self, data: DataFile, plan: Plan, places: dict[int, Place]) -> Path:
+        """Write one data file, name it, and record where each payload in it is. Equal ranges are written once."""
+        offsets: dict[int, int] = {}
+        known: dict[Payload, int] = {}
+        wanted = self._place(data.location) or self._folder / f"{self._target.name}.data"
+        self._made.make_folder(wanted.parent)
+        taken = os.path.lexists(wanted)  # then the name depends on the hash
+        with self._made.create(wanted.parent, wanted.name, self._file.release, hashed=taken) as (path, writer):
+            for index in data.indices:
+                payload = plan.payloads[index].payload
+                if isinstance(payload, Span) and payload in known:
+                    offsets[index] = known[payload]
+                    continue
+                writer.pad(data.alignment(payload))
+                offsets[index] = writer.nbytes
+                if isinstance(payload, Span):
+                    known[payload] = writer.nbytes
+                writer.append(payload)
+            sha256 = writer.finish()
+        place = self._settle(path, wanted, sha256)
+        location = place.relative_to(self._folder).as_posix()
+        for index, offset in offsets.items():
+            places[index] = Place(location, offset, plan.payloads[index].payload.nbytes)
+        return place
+
+    def _settle(self, path: Path, wanted: Path, sha256: str) -> Path:
+        """Give a data file a name that nothing uses, or leave it to an equal file that the old output uses."""
+        source = None if self._file.path is None else self._file.path.name
+
+        def content() -> str:
+            nonlocal sha256
+            sha256 = sha256 or sha256_of(path)
+            return sha256
+
+        for place in candidates(wanted, source, self._target.name, content):
+            if place == self._target:
+                continue
+            if self._made.name(path, place):
+                return place
+            same_size = place.is_file() and place.stat().st_size == path.stat().st_size
+            if same_size and self._is_of_old_output(place) and sha256_of(place) == content():
+                path.unlink()
+                return place
+        raise OutputError(f"{self._target}: found no free name for external data like {wanted.name}")
+
+    def _is_of_old_output(self, place: Path) -> bool:
+        return place.relative_to(self._folder).as_posix() in (locations_of(self._target) or ())
+
+    def _place(self, location: str) -> Path | None:
+        """Where in the target's directory a location is; None if it cannot be used there."""
+        if not is_plain(location):
+            return None
+        place = self._folder / location
+        inside = Path(os.path.realpath(place.parent)) == place.parent
+        return place if inside and place != self._target else None

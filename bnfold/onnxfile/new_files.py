@@ -1,0 +1,113 @@
+"""What is being made for one output, so that all of it can be taken back until the moment it is published."""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bnfold.onnxfile.claim import Claim, Identity, hidden_name, identity
+from bnfold.onnxfile.old_data import mark
+from bnfold.onnxfile.stream import Writer
+
+# What a file system without hard links says.
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+class NewFiles:
+    """The files and directories made for `target`. Every one is announced to the claim before it exists, and noted
+    before it is made: whenever this is interrupted, `discard` finds it. Methods raise OSError.
+    """
+
+    def __init__(self, target: Path, old: os.stat_result | None, claim: Claim) -> None:
+        self._target = target
+        self._old = old
+        self._claim = claim
+        self._hidden: list[Path] = []
+        self._named: list[tuple[Path, Identity]] = []
+        self._folders: list[Path] = []
+
+    @contextmanager
+    def create(
+        self, folder: Path, name: str, release: Callable[[], None], *, hashed: bool
+    ) -> Iterator[tuple[Path, Writer]]:
+        """A new hidden file named after `name`, with the permissions of the old output, else those of any new file."""
+        path = folder / hidden_name(name, secrets.token_hex(4))
+        self._claim.announce(path)
+        self._hidden.append(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            if self._old is not None:
+                with suppress(OSError):  # only root may give files away
+                    os.fchown(descriptor, self._old.st_uid, self._old.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(self._old.st_mode))
+            writer = Writer(descriptor, release, hashed=hashed)
+            try:
+                yield path, writer
+            finally:
+                writer.abandon()
+        finally:
+            os.close(descriptor)
+            release()
+
+    def name(self, path: Path, place: Path) -> bool:
+        """Rename a finished data file to `place`; False if something is there already."""
+        mark(path, self._target)
+        made = identity(path.stat())
+        self._claim.announce(place, made)
+        self._named.append((place, made))
+        try:
+            os.link(path, place)
+            path.unlink()
+        except FileExistsError:
+            self._named.pop()
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS or os.path.lexists(place):
+                raise
+            path.rename(place)
+        return True
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a directory, and those above it, unless they exist."""
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        for path in reversed(missing):
+            self._folders.append(path)
+            path.mkdir()
+
+    def sync(self) -> None:
+        """Make the data files and the directories that hold them durable."""
+        for path, _ in self._named:
+            sync(path)
+        for folder in {path.parent: None for path, _ in self._named}:
+            sync(folder)
+
+    def keep(self) -> None:
+        """It is published: nothing is to be taken back any more."""
+        self._hidden, self._named, self._folders = [], [], []
+        self._claim.forget()
+
+    def discard(self) -> None:
+        """Remove everything that was made."""
+        for path in self._hidden:
+            with suppress(OSError):
+                path.unlink()
+        for path, made in self._named:
+            with suppress(OSError):
+                if identity(path.stat()) == made:
+                    path.unlink()
+        for folder in reversed(self._folders):
+            with suppress(OSError):
+                folder.rmdir()
+        self.keep()
+
+
+def sync(path: Path) -> None:
+    """Fsync a file or a directory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
