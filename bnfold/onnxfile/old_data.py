@@ -13,6 +13,9 @@ from bnfold.onnxfile.source import File
 ATTRIBUTE = "user.bnfold.output"  # an extended attribute: the name of the model that a data file was written for
 
 
+SMALL = 16 << 20  # bytes: searching a file of this size is faster than looking through its structure
+
+
 def mark(path: Path, target: Path) -> None:
     """Mark a data file as written for `target`; where the file system cannot, it will simply never be removed."""
     if hasattr(os, "setxattr"):
@@ -24,7 +27,8 @@ def locations_of(model: Path) -> frozenset[str] | None:
     """The external data that the model at `model` names; None if it cannot be read."""
     try:
         file = File(model, what="the model")
-        if b"location" not in take_payloads(file, []):  # most models: no need to parse them
+        searched = bytes(file.view()) if file.nbytes < SMALL else take_payloads(file, [])
+        if b"location" not in searched:  # most models: no need to parse them
             return frozenset()
         return frozenset(stored.location for stored in read(model).payloads if stored.location is not None)
     except (ModelError, ValueError):
