@@ -1,20 +1,35 @@
-"""Whether two models compute the same: feeds, sessions, measurements, tolerances and the verdict."""
+"""Whether two models compute the same: feeds, sessions, measurements, tolerances, proofs and the verdict."""
 
 from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
+from bnfold.equivalence.noise import Noise
+from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
+from bnfold.equivalence.providers import PROVIDERS, Placement, Precision
+from bnfold.equivalence.signature import Source
 from bnfold.equivalence.tolerance import Judgement, Limits, Rule, Tolerance
+from bnfold.equivalence.user_feeds import Inputs
 from bnfold.equivalence.verification import Verdict, Verification, VerifyOptions, verify
 
 __all__ = [
     "HISTOGRAM_EDGES",
+    "PROVIDERS",
+    "Inputs",
     "Judgement",
     "Limits",
     "Measurement",
+    "Noise",
+    "Placement",
+    "Precision",
+    "Proof",
+    "Rewrite",
     "Rule",
+    "Source",
+    "Standing",
     "Tolerance",
     "Verdict",
     "Verification",
     "VerifyOptions",
     "Where",
     "measure",
+    "prove",
     "verify",
 ]

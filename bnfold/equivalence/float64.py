@@ -7,12 +7,13 @@ not safe on loops of untrusted models, and slow where it walks over positions in
 from collections.abc import Iterable
 
 import numpy as np
-import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from bnfold.equivalence.element_types import Array, is_float
 from bnfold.equivalence.feeds import Feed
 from bnfold.equivalence.signature import Source, every_node
+from bnfold.errors import ModelError
+from bnfold.onnxfile import read, to_proto
 
 _UNBOUNDED = {"Loop", "Scan", "SequenceMap"}
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -28,9 +29,9 @@ class Unknowable(Exception):  # noqa: N818 - a fact about the model, not a mista
 def load_whole(source: Source) -> ModelProto:
     """The model with its weights in memory. Raises Unknowable where they cannot be read."""
     try:
-        return onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(str(source))
-    except Exception as error:  # protobuf, missing files, and onnx's checks of external data
-        raise Unknowable(f"its weights cannot be read: {' '.join(str(error).split())}") from error
+        return to_proto(read(source))
+    except ModelError as error:
+        raise Unknowable(f"its weights cannot be read: {error}") from error
 
 
 class Evaluator:

@@ -1,14 +1,12 @@
 """What a model asks for and promises: its inputs and outputs, read from the structure without loading weights."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from bnfold.errors import ModelError
+from bnfold.onnxfile import read
 
 Dim = int | str | None
 """A static size, the name of a dynamic one, or None for a dynamic dimension without a name."""
@@ -45,16 +43,8 @@ class Signature:
 
 
 def read_structure(source: Source) -> ModelProto:
-    """The model's protobuf; external weights are not read. Raises ModelError."""
-    where = "the bytes given" if isinstance(source, bytes) else str(source)
-    try:
-        if isinstance(source, bytes):
-            return onnx.load_model_from_string(source)
-        return onnx.load(os.fspath(source), load_external_data=False)
-    except OSError as error:
-        raise ModelError(f"{where}: cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # protobuf's own error class, which this room does not import
-        raise ModelError(f"{where}: not an ONNX model, or a damaged one.") from error
+    """The model's protobuf without the bytes of its weights. Raises ModelError."""
+    return read(source).proto
 
 
 def signature_of(model: ModelProto) -> Signature:
