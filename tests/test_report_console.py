@@ -108,6 +108,30 @@ def test_what_was_not_published_is_not_called_written() -> None:
     assert "y is off." not in text  # the error says it
 
 
+def test_a_dry_run_says_that_nothing_was_written() -> None:
+    text = drawn(print_console, report(published=None, options={"dry_run": True}))
+    assert text.splitlines()[-1] == "nothing was written: this was a dry run"
+
+
+@pytest.mark.parametrize(
+    ("judgement", "judged"),
+    [
+        ({"agrees": True, "rule": "tolerance", "limit": 0.00036315}, ": agrees (tolerance, at most 0.000363)"),
+        ({"agrees": False, "rule": "noise", "limit": 1.0}, ": DIFFERS (noise, at most 1)"),
+        ({"agrees": True, "rule": "exact", "limit": 0.0}, ": agrees (exact)"),
+    ],
+)
+def test_each_measurement_says_how_it_was_judged(judgement: dict[str, Any], judged: str) -> None:
+    verification = {"measurements": [LARGEST | {"judgement": judgement}], "largest": LARGEST}
+    text = drawn(print_console, report(verification=verification), verbosity=1)
+    assert text.splitlines()[-3].endswith(f"optimization on{judged}")
+
+
+def test_a_detail_without_a_reason_is_set_apart() -> None:
+    decision = Decision("bn", "BatchNormalization", "", Action.FOLDED, ("conv", "add"), detail="its shift stays")
+    assert "\nfolded bn into conv, add; its shift stays\n" in drawn(print_console, report(decisions=(decision,)), 1)
+
+
 def test_no_verification_is_said_as_such() -> None:
     text = drawn(print_console, report(verdict="not-verified", verification=None, explanation="Not asked for."))
     assert text.splitlines()[-3:] == ["not-verified", "Not asked for.", "written: out.onnx"]

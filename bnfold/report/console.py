@@ -30,6 +30,8 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
     _print_verdict(report, console, every=verbosity > 0)
     if report.published is not None:
         _line(console, f"written: {printable(report.published)}")
+    elif report.options.get("dry_run"):
+        _line(console, "nothing was written: this was a dry run")
 
 
 def print_comparison(report: ComparisonReport, console: "Console", verbosity: int = 0) -> None:
@@ -94,7 +96,7 @@ def _outcome(decision: Decision) -> str:
     if decision.reason is not None:
         text += f": {decision.reason.sentence} [{decision.reason.code}]"
     if decision.detail:
-        text += f" {one_line(decision.detail)}"
+        text += f"{';' if decision.reason is None else ''} {one_line(decision.detail)}"
     return text
 
 
@@ -120,7 +122,7 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
     measurements = verification.get("measurements", ())
     if every:
         for measurement in measurements:
-            _line(console, _measured(measurement))
+            _line(console, f"{_measured(measurement)}{_judged(measurement)}")
         for note in verification.get("notes", ()):
             _line(console, f"note: {one_line(str(note))}")
     text = str(report.verdict)
@@ -143,6 +145,15 @@ def _measured(measurement: Mapping[str, Any]) -> str:
     if measurement.get("relative"):
         error += f" ({_deviation(measurement['relative'])} of the largest value)"
     return f"{error} in {where}"
+
+
+def _judged(measurement: Mapping[str, Any]) -> str:
+    """``: agrees (tolerance, at most 0.000363)``."""
+    judgement = measurement.get("judgement")
+    if not judgement:
+        return ""
+    limit = f", at most {_deviation(judgement['limit'])}" if judgement.get("limit") else ""
+    return f": {'agrees' if judgement['agrees'] else 'DIFFERS'} ({judgement['rule']}{limit})"
 
 
 def _deviation(value: float | None) -> str:
