@@ -1,0 +1,279 @@
+"""A proof holds for a right rewrite whatever its rounding, and breaks at the smallest wrong one."""
+
+import re
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper, parser
+
+from bnfold.equivalence import Proof, Rewrite, Standing, prove
+
+DTYPES = {"float": np.float32, "float16": np.float16, "double": np.float64}
+
+
+def model(body: str, weights: dict[str, np.ndarray], *, opset: int = 17) -> ModelProto:
+    proto = parser.parse_model(f'<ir_version: 9, opset_import: ["" : {opset}, "custom" : 1]> {body}')
+    for name, value in weights.items():
+        proto.graph.initializer.append(numpy_helper.from_array(value, name))
+    return proto
+
+
+def statistics(channels: int, dtype: type, seed: int = 1) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "g": rng.uniform(0.5, 1.5, channels).astype(dtype),
+        "h": rng.standard_normal(channels).astype(dtype),
+        "m": rng.standard_normal(channels).astype(dtype),
+        "v": rng.uniform(0.2, 2.0, channels).astype(dtype),
+    }
+
+
+def affine(stats: dict[str, np.ndarray], epsilon: float = float(np.float32(1e-5))) -> tuple[np.ndarray, np.ndarray]:
+    g, h, m, v = (stats[name].astype(np.float64) for name in "ghmv")
+    scale = g / np.sqrt(v + epsilon)
+    return scale, h - m * scale
+
+
+def conv_pair(
+    kind: str, *, w: np.ndarray | None = None, b: np.ndarray | None = None, group: int = 1
+) -> tuple[ModelProto, ModelProto, dict[str, np.ndarray]]:
+    """Conv -> BatchNormalization and the Conv that took it up; `w` and `b` replace the right new parameters."""
+    dtype = DTYPES[kind]
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 4 // group, 3, 3)).astype(dtype)
+    stats = statistics(6, dtype)
+    scale, shift = affine(stats)
+    right_w = (weight.astype(np.float64) * scale.reshape(-1, 1, 1, 1)).astype(dtype)
+    signature = f"agraph ({kind}[N,4,H,W] x) => ({kind}[N,6,H,W] z)"
+    attributes = f"pads=[1,1,1,1], group={group}"
+    before = model(
+        f"{signature} {{ n = Neg(x) c = Conv<{attributes}>(n, w) y = BatchNormalization(c, g, h, m, v) z = Relu(y) }}",
+        {"w": weight, **stats},
+    )
+    after = model(
+        f"{signature} {{ n = Neg(x) y = Conv<{attributes}>(n, w2, b2) z = Relu(y) }}",
+        {"w2": right_w if w is None else w, "b2": shift.astype(dtype) if b is None else b},
+    )
+    return before, after, {"w": right_w, "b": shift.astype(dtype)}
+
+
+def only(proofs: tuple[Proof, ...]) -> Proof:
+    (proof,) = proofs
+    return proof
+
+
+AROUND = [Rewrite(("n",), ("y",), "bn")]
+
+
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("group", [1, 2])
+def test_a_right_fold_holds_in_every_type(kind: str, group: int) -> None:
+    before, after, _ = conv_pair(kind, group=group)
+    proof = only(prove(before, after, AROUND))
+    assert proof.standing is Standing.HOLDS, proof.reason
+    assert 0 < proof.used <= 0.6
+
+
+def nudged(array: np.ndarray, index: tuple[int, ...], steps: int) -> np.ndarray:
+    """The entry moved by this many representable numbers."""
+    moved = array.copy()
+    for _ in range(steps):
+        moved[index] = np.nextafter(moved[index], array.dtype.type(np.inf))
+    return moved
+
+
+@pytest.mark.parametrize("kind", ["float", "float16"])
+def test_a_bias_that_is_four_roundings_off_breaks_it(kind: str) -> None:
+    _, _, right = conv_pair(kind)
+    before, after, _ = conv_pair(kind, b=nudged(right["b"], (3,), 5))
+    proof = only(prove(before, after, AROUND))
+    assert proof.standing is Standing.BROKEN
+    assert "'y'" in proof.reason
+    assert proof.used > 1
+
+
+WRONG = {
+    "one percent in one bias": lambda right: {"b": right["b"] * np.float32([1, 1, 1.01, 1, 1, 1])},
+    "one percent in one weight": lambda right: {
+        "w": np.where(np.arange(216).reshape(6, 4, 3, 3) == 99, 1.01, 1).astype("f") * right["w"]
+    },
+    "two channels swapped": lambda right: {"w": right["w"][[1, 0, 2, 3, 4, 5]]},
+    "kernel transposed": lambda right: {"w": np.ascontiguousarray(right["w"].swapaxes(2, 3))},
+    "epsilon forgotten": lambda _: {"b": affine(statistics(6, np.float32), 0.0)[1].astype(np.float32)},
+    "bias forgotten": lambda right: {"b": np.zeros_like(right["b"])},
+    "rounded through float16": lambda right: {"w": right["w"].astype(np.float16).astype(np.float32)},
+    "NaN": lambda right: {"b": right["b"] * np.float32([1, 1, 1, 1, 1, np.nan])},
+    "infinity": lambda right: {"b": right["b"] + np.float32([0, 0, 0, 0, 0, np.inf])},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_a_wrong_fold_breaks_it(wrong: object) -> None:
+    _, _, right = conv_pair("float")
+    before, after, _ = conv_pair("float", **wrong(right))  # type: ignore[operator]
+    assert only(prove(before, after, AROUND)).standing is Standing.BROKEN
+
+
+def test_a_wrong_border_alone_breaks_it() -> None:
+    """BatchNormalization before a padded Conv: right everywhere but where zeros are read."""
+    dtype = np.float32
+    stats = statistics(4, dtype)
+    scale, shift = affine(stats)
+    w = np.random.default_rng(0).standard_normal((6, 4, 3, 3)).astype(dtype)
+    folded = {
+        "w2": (w * scale.reshape(1, -1, 1, 1)).astype(dtype),
+        "b2": np.einsum("oihw,i->o", w.astype(np.float64), shift).astype(dtype),
+    }
+    text = "agraph (float[N,4,9,9] x) => (float[N,6,H,W] y) {{ {body} }}"
+    for pads, standing in (("[0,0,0,0]", Standing.HOLDS), ("[0,0,1,0]", Standing.BROKEN)):
+        before = model(
+            text.format(body=f"b = BatchNormalization(x, g, h, m, v) y = Conv<pads={pads}>(b, w)"), {"w": w, **stats}
+        )
+        after = model(text.format(body=f"y = Conv<pads={pads}>(x, w2, b2)"), folded)
+        assert only(prove(before, after, [Rewrite(("x",), ("y",))])).standing is standing
+
+
+def test_grouped_conv_transpose_gemm_and_matmul_hold() -> None:
+    dtype, rng = np.float32, np.random.default_rng(0)
+    stats = statistics(6, dtype)
+    scale, shift = affine(stats)
+    w = rng.standard_normal((4, 3, 2, 3)).astype(dtype)
+    per_output = scale.reshape(2, 1, 3, 1, 1)
+    before = model(
+        "agraph (float[N,4,H,W] x) => (float[N,6,A,B] y) "
+        "{ c = ConvTranspose<group=2, strides=[2,1]>(x, w) y = BatchNormalization(c, g, h, m, v) }",
+        {"w": w, **stats},
+    )
+    text = "agraph (float[N,4,H,W] x) => (float[N,6,A,B] y) { y = ConvTranspose<group=2, strides=[2,1]>(x, w2, b2) }"
+    grouped = (w.reshape(2, 2, 3, 2, 3) * per_output).reshape(w.shape).astype(dtype)
+    after = model(text, {"w2": grouped, "b2": shift.astype(dtype)})
+    rewrite = [Rewrite(("x",), ("y",))]
+    assert only(prove(before, after, rewrite)).standing is Standing.HOLDS
+    wrong_axis = (w.reshape(2, 2, 3, 2, 3) * scale.reshape(3, 1, 2, 1, 1).transpose(2, 1, 0, 3, 4)).reshape(w.shape)
+    broken = model(text, {"w2": wrong_axis.astype(dtype), "b2": shift.astype(dtype)})
+    assert only(prove(before, broken, rewrite)).standing is Standing.BROKEN
+
+    k, bias = rng.standard_normal((6, 5)).astype(dtype), rng.standard_normal(6).astype(dtype)
+    before = model(
+        "agraph (float[N,5] x) => (float[N,6] y) "
+        "{ c = Gemm<transB=1, beta=0.5, alpha=2.0>(x, k, b) y = BatchNormalization(c, g, h, m, v) }",
+        {"k": k, "b": bias, **stats},
+    )
+    text = "agraph (float[N,5] x) => (float[N,6] y) { y = Gemm<transB=1, alpha=2.0>(x, k2, b2) }"
+    k2 = (k * scale[:, None]).astype(dtype)
+    right, twice = (bias * 0.5 * scale + shift, (bias * 0.5 * scale + shift) * 0.5)
+    for new, standing in ((right, Standing.HOLDS), (twice, Standing.BROKEN)):
+        after = model(text, {"k2": k2, "b2": new.astype(dtype)})
+        assert only(prove(before, after, rewrite)).standing is standing
+
+
+CROSSED = {
+    "Relu": ("r = Relu(c)", Standing.HOLDS, 1.0),
+    "Relu with a negative scale": ("r = Relu(c)", Standing.BROKEN, -1.0),
+    "MaxPool": ("r = MaxPool<kernel_shape=[2,2]>(c)", Standing.HOLDS, 1.0),
+    "Transpose": ("t = Transpose<perm=[0,1,3,2]>(c) r = Identity(t)", Standing.HOLDS, -1.0),
+    "LeakyRelu": ("r = LeakyRelu<alpha=0.1>(c)", Standing.HOLDS, 1.0),
+    "Sigmoid": ("r = Sigmoid(c)", Standing.UNDECIDED, 1.0),
+}
+
+
+@pytest.mark.parametrize(("between", "standing", "sign"), CROSSED.values(), ids=CROSSED)
+def test_a_scale_that_crossed_an_operator(between: str, standing: Standing, sign: float) -> None:
+    w = np.random.default_rng(0).standard_normal((6, 4, 1, 1)).astype(np.float32)
+    s = np.linspace(0.5, 2, 6).astype(np.float32).reshape(6, 1, 1) * np.float32([1, 1, sign, 1, 1, 1]).reshape(6, 1, 1)
+    frame = "agraph (float[N,4,H,W] x) => (float[N,6,A,B] y) {{ c = Conv(x, {w}) {between} {last} }}"
+    before = model(frame.format(w="w", between=between, last="y = Mul(r, s)"), {"w": w, "s": s})
+    after = model(frame.format(w="w2", between=between, last="y = Identity(r)"), {"w2": w * s[..., None]})
+    proof = only(prove(before, after, [Rewrite(("x",), ("y",))]))
+    assert proof.standing is standing, proof.reason
+    assert bool(proof.reason) is (standing is not Standing.HOLDS)
+
+
+def test_rewrites_that_share_a_node_are_proved_together() -> None:
+    dtype = np.float32
+    first, second = statistics(4, dtype, 1), statistics(6, dtype, 2)
+    (k1, t1), (k2, t2) = affine(first), affine(second)
+    w = np.random.default_rng(0).standard_normal((6, 4, 1, 1)).astype(dtype)
+    text = "agraph (float[N,4,H,W] x) => (float[N,6,H,W] y) {{ {body} }}"
+    before = model(
+        text.format(
+            body="a = BatchNormalization(x, g, h, m, v) c = Conv(a, w) y = BatchNormalization(c, g2, h2, m2, v2)"
+        ),
+        {"w": w, **first, **{name + "2": value for name, value in second.items()}},
+    )
+    new_w = (w * k1.reshape(1, -1, 1, 1) * k2.reshape(-1, 1, 1, 1)).astype(dtype)
+    new_b = (k2 * np.einsum("oihw,i->o", w.astype(np.float64), t1) + t2).astype(dtype)
+    after = model(text.format(body="y = Conv(x, w2, b2)"), {"w2": new_w, "b2": new_b})
+    rewrites = [Rewrite(("x",), ("c",), "first"), Rewrite(("a",), ("y",), "second")]
+    proof = only(prove(before, after, rewrites))
+    assert proof.standing is Standing.HOLDS, proof.reason
+    assert {rewrite.name for rewrite in proof.rewrites} == {"first", "second"}
+
+
+def test_names_may_differ_and_what_is_not_there_is_undecided() -> None:
+    before, after, _ = conv_pair("float")
+    for node in after.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = {"y": "c"}.get(name, name)
+    assert only(prove(before, after, [Rewrite(("n",), ("y",), renamed={"y": "c"})])).standing is Standing.HOLDS
+    missing = only(prove(before, after, AROUND))
+    assert missing.standing is Standing.UNDECIDED
+    assert "computed nowhere" in missing.reason
+    entering = only(prove(before, after, [Rewrite((), ("y",), renamed={"y": "c"})]))
+    assert entering.standing is Standing.UNDECIDED
+    assert re.search("'x' enters", entering.reason)
+
+
+def test_an_operator_nobody_knows_upstream_does_not_matter_and_inside_it_does() -> None:
+    before, after, _ = conv_pair("float")
+    for proto in (before, after):
+        proto.graph.node[0].domain, proto.graph.node[0].op_type = "custom", "Magic"
+        del proto.graph.value_info[:]
+    assert only(prove(before, after, AROUND)).standing is Standing.HOLDS
+    inside = only(prove(before, after, [Rewrite(("x",), ("y",))]))
+    assert inside.standing is Standing.UNDECIDED
+    assert "Magic" in inside.reason
+
+
+def test_a_rewrite_in_a_nested_body_is_proved_there() -> None:
+    dtype = np.float32
+    stats = statistics(4, dtype)
+    scale, shift = affine(stats)
+    w = np.random.default_rng(0).standard_normal((3, 4)).astype(dtype)
+    frame = (
+        "agraph (bool p, float[N,3] x) => (float[N,4] z) "
+        "{{ z = If (p) <then_branch = t () => (float[N,4] y) {{ {body} }},"
+        " else_branch = e () => (float[N,4] q) {{ q = MatMul(x, w) }}> }}"
+    )
+    before = model(frame.format(body="c = MatMul(x, w) y = BatchNormalization(c, g, h, m, v)"), {"w": w, **stats})
+    body = "c = MatMul(x, w2) y = Add(c, b2)"
+    weights = {"w": w, "w2": (w * scale).astype(dtype), "b2": shift.astype(dtype)}
+    assert (
+        only(prove(before, model(frame.format(body=body), weights), [Rewrite(("x",), ("y",))])).standing
+        is Standing.HOLDS
+    )
+    weights["b2"] = weights["b2"] * dtype(1.001)
+    assert (
+        only(prove(before, model(frame.format(body=body), weights), [Rewrite(("x",), ("y",))])).standing
+        is Standing.BROKEN
+    )
+
+
+def test_float16_weights_below_the_smallest_normal_number_are_rounded_absolutely() -> None:
+    before, _, right = conv_pair("float16")
+    small = np.float16(2.0**-13)
+    tiny_before, tiny_after, _ = conv_pair("float16", w=(right["w"].astype(np.float64) * small).astype(np.float16))
+    for index, tensor in enumerate(tiny_before.graph.initializer):
+        if tensor.name == "w":
+            scaled = numpy_helper.to_array(tensor) * np.float16(1)
+            tiny_before.graph.initializer[index].CopyFrom(numpy_helper.from_array(scaled, "w"))
+    # The weights of the reference are scaled through a Mul, exact in float16, so that only the candidate rounds.
+    tiny_before.graph.initializer.append(numpy_helper.from_array(small, "small"))
+    body = list(tiny_before.graph.node)
+    del tiny_before.graph.node[:]
+    tiny_before.graph.node.extend(parser.parse_graph("g () => () { ws = Mul(w, small) }").node)
+    body[1].input[1] = "ws"
+    tiny_before.graph.node.extend(body)
+    assert before is not None
+    assert only(prove(tiny_before, tiny_after, AROUND)).standing is Standing.HOLDS
