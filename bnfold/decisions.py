@@ -76,7 +76,7 @@ class Reason(Enum):
         return self.value
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
     """A precondition of a rewrite does not hold: the rewrite is not done, nothing is wrong with the model.
 
     `detail` names the value, node or number that broke it.

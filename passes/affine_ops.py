@@ -163,8 +163,8 @@ def aligned(affine: ChannelAffine, node: NodeProto, data: int, graph: Graph, *, 
         raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.label(node)} broadcasts {node.input[data]!r}")
     if shape[data_axis] != affine.channels:
         raise Refused(Reason.SHAPE_UNKNOWN, f"dim {data_axis} of {node.input[data]!r}")
-    numbers = (as_constant(vector, data_axis, len(shape)) for vector in (affine.scale, affine.shift))
-    return Aligned(*numbers, data_axis)
+    scale, shift = (as_constant(vector, data_axis, len(shape)) for vector in (affine.scale, affine.shift))
+    return Aligned(scale, shift, data_axis)
 
 
 def output_add_constant(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:

@@ -387,7 +387,7 @@ def input_slice(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph
 # ---------------------------------------------------------------------- depth and space
 
 
-def _depth_order(node: NodeProto, depth: int, graph: Graph) -> NDArray[np.int64]:
+def _depth_order(node: NodeProto, depth: int) -> NDArray[np.int64]:
     """For each channel of the deep side, its channel on the spatial side. DCR and CRD as in DepthToSpace-11."""
     area = number(node, "blocksize", 1) ** 2
     shallow = np.arange(depth // area)
@@ -400,7 +400,7 @@ def output_depth_to_space(node: NodeProto, _output: int, affine: ChannelAffine, 
     """Every channel of the input goes to one channel of the output, so it takes that one's numbers."""
     require_axis(affine, 1, node, graph)
     depth = affine.channels * number(node, "blocksize", 1) ** 2
-    return [pass_on((0, affine.rearranged(_depth_order(node, depth, graph), 1)))]
+    return [pass_on((0, affine.rearranged(_depth_order(node, depth), 1)))]
 
 
 def input_depth_to_space(node: NodeProto, _input: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
@@ -412,7 +412,7 @@ def input_depth_to_space(node: NodeProto, _input: int, affine: ChannelAffine, gr
 def _shallow(node: NodeProto, affine: ChannelAffine, graph: Graph) -> ChannelAffine:
     if affine.is_uniform:
         return affine
-    order = _depth_order(node, affine.channels, graph)
+    order = _depth_order(node, affine.channels)
     _, first = np.unique(order, return_index=True)
     shallow = affine.rearranged(first, 1)
     again = shallow.rearranged(order, 1) if not shallow.is_uniform else shallow.expanded(affine.channels)
@@ -431,7 +431,7 @@ def input_space_to_depth(node: NodeProto, _input: int, affine: ChannelAffine, gr
     """Every channel of the output comes from one channel of the input, so it has that one's numbers."""
     require_axis(affine, 1, node, graph)
     depth = affine.channels * number(node, "blocksize", 1) ** 2
-    return [pass_on((0, affine.rearranged(_depth_order(node, depth, graph), 1)))]
+    return [pass_on((0, affine.rearranged(_depth_order(node, depth), 1)))]
 
 
 # ---------------------------------------------------------------------- branches
@@ -562,11 +562,102 @@ TOWARD_CONSUMERS: dict[str, Handler] = {
 }
 # Known operators that nothing can be moved across; every other operator is reported as unknown.
 BARRIERS = frozenset(
-    "Abs Acos ArgMax ArgMin Asin Atan Cast CastLike Celu Ceil Clip Constant Cos Cosh CumSum DequantizeLinear Einsum Elu"
-    " Equal Erf Exp Floor GRU Gather GatherElements GatherND Gelu GlobalLpPool Greater GridSample GroupNormalization"
-    " HardSigmoid HardSwish Hardmax If InstanceNormalization LRN LSTM LayerNormalization Less Log LogSoftmax Loop"
-    " LpNormalization LpPool Max MaxRoiPool Mean MeanVarianceNormalization Min Mish Mod Neg NonMaxSuppression Not OneHot"
-    " Pow QLinearConv QLinearMatMul QuantizeLinear RMSNormalization RNN Range Reciprocal ReduceL1 ReduceL2 ReduceMax"
-    " ReduceMin ReduceProd ReduceSum ReduceSumSquare RoiAlign Round Scan ScatterElements ScatterND Selu Shape Shrink"
-    " Sigmoid Sign Sin Sinh Size Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Tile TopK Where Xor".split()
+    {
+        "Abs",
+        "Acos",
+        "ArgMax",
+        "ArgMin",
+        "Asin",
+        "Atan",
+        "Cast",
+        "CastLike",
+        "Celu",
+        "Ceil",
+        "Clip",
+        "Constant",
+        "Cos",
+        "Cosh",
+        "CumSum",
+        "DequantizeLinear",
+        "Einsum",
+        "Elu",
+        "Equal",
+        "Erf",
+        "Exp",
+        "Floor",
+        "GRU",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Gelu",
+        "GlobalLpPool",
+        "Greater",
+        "GridSample",
+        "GroupNormalization",
+        "HardSigmoid",
+        "HardSwish",
+        "Hardmax",
+        "If",
+        "InstanceNormalization",
+        "LRN",
+        "LSTM",
+        "LayerNormalization",
+        "Less",
+        "Log",
+        "LogSoftmax",
+        "Loop",
+        "LpNormalization",
+        "LpPool",
+        "Max",
+        "MaxRoiPool",
+        "Mean",
+        "MeanVarianceNormalization",
+        "Min",
+        "Mish",
+        "Mod",
+        "Neg",
+        "NonMaxSuppression",
+        "Not",
+        "OneHot",
+        "Pow",
+        "QLinearConv",
+        "QLinearMatMul",
+        "QuantizeLinear",
+        "RMSNormalization",
+        "RNN",
+        "Range",
+        "Reciprocal",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "RoiAlign",
+        "Round",
+        "Scan",
+        "ScatterElements",
+        "ScatterND",
+        "Selu",
+        "Shape",
+        "Shrink",
+        "Sigmoid",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Size",
+        "Softmax",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Swish",
+        "Tan",
+        "Tanh",
+        "ThresholdedRelu",
+        "Tile",
+        "TopK",
+        "Where",
+        "Xor",
+    }
 )

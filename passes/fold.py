@@ -146,7 +146,7 @@ class Search:
             raise Refused(Reason.NOT_ALL_ABSORB, f"an operator reads {value!r} twice")
         for use in uses:
             handler = self._handler(TOWARD_CONSUMERS, use.node, use.graph)
-            steps = handler(use.node, use.index, affine, use.graph)
+            steps = handler(use.node, use.position, affine, use.graph)
             branch = Plan()
             self._first_possible(branch, use.node, steps, toward_producer=False)
             plan.extend(branch)

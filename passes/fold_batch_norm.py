@@ -8,7 +8,7 @@ possible; what stays is kept with the reason of the nearest miss.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Final
 
 import numpy as np
 from onnx import NodeProto
@@ -19,13 +19,14 @@ from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import as_constant, is_affine_op
 from bnfold.passes.fold import Plan, Search
 from bnfold.passes.normalization import is_batch_norm, read_batch_norm
+from bnfold.passes.protocol import Preserves
 from bnfold.passes.runs import Run, collect_run, scales_a_computed_normalization
 from bnfold.passes.step import known_rank, stored_vector
 
 
 @dataclass(frozen=True)
 class FoldBatchNormOptions:
-    """`keep` holds shell patterns of node names that stay; `lower` writes a lonely BatchNormalization as Mul and Add."""
+    """`keep`: shell patterns of node names that stay. `lower`: a BatchNormalization that stays becomes Mul and Add."""
 
     keep: tuple[str, ...] = ()
     lower: bool = False
@@ -44,8 +45,8 @@ class Rewrite:
 class FoldBatchNorm:
     """Fold every BatchNormalization, and every constant per-channel map that is one in disguise."""
 
-    name: ClassVar[str] = "fold-batch-norm"
-    preserves: ClassVar[str] = "algebraic"
+    name: Final = "fold-batch-norm"
+    preserves: Final = Preserves.ALGEBRAIC
 
     def __init__(self, options: FoldBatchNormOptions | None = None) -> None:
         self.options = options or FoldBatchNormOptions()
@@ -63,7 +64,7 @@ class FoldBatchNorm:
                 return list(decisions.values())
 
     def _scope(self, graph: Graph, original: set[int]) -> list[Decision]:
-        """One round over one scope. What the pass itself made is looked at again, but is no normalization of the input."""
+        """One round over one scope. What the pass itself made is folded too, but is no normalization of the input."""
         decisions: list[Decision] = []
         seen: set[int] = set()
         for node in graph.nodes():

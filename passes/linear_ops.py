@@ -29,15 +29,9 @@ from bnfold.passes.step import (
 def scaled_weight(
     node: NodeProto, index: int, factor: NDArray[np.float64], axes: tuple[int, ...], graph: Graph
 ) -> list[NewConstant]:
-    """The weight at input `index` times `factor` along `axes`; nothing where every factor is 1. Raises `Refused`.
-
-    A float weight is scaled itself; the weight behind a DequantizeLinear by way of its quantization scales.
-    """
+    """The weight at input `index` times `factor` along `axes`; nothing where every factor is 1. Raises `Refused`."""
     if (factor == 1).all():
         return []
-    maker = graph.producer(node.input[index])
-    if maker is not None and maker.op_type == "DequantizeLinear" and graph.constant(node.input[index]) is None:
-        return rescaled_dequantization(node, maker, index, factor, axes, graph)
     weight = float_weight(node, index, graph)
     check_range(weight, factor, axes)
     return [NewConstant(node, index, weight.scaled(factor, *axes))]
@@ -58,13 +52,6 @@ def check_range(weight: Tensor, factor: NDArray[np.float64], axes: tuple[int, ..
         small = (largest < limits.smallest_normal) & (largest > 0)
         if small.any() and (weight.magnitude(axis)[small] >= limits.smallest_normal).any():
             raise Refused(Reason.WEIGHT_UNDERFLOW, f"{largest[small].min():.4g} in {weight.dtype}")
-
-
-def rescaled_dequantization(
-    node: NodeProto, dequantize: NodeProto, index: int, factor: NDArray[np.float64], axes: tuple[int, ...], graph: Graph
-) -> list[NewConstant]:
-    """Not done here: see `bnfold.passes.quantized`."""
-    raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{node.input[index]!r} of {graph.label(node)}")
 
 
 def new_bias(node: NodeProto, affine: ChannelAffine, dtype: np.dtype, graph: Graph) -> list[NewConstant]:
@@ -178,16 +165,11 @@ def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Tensor]:
     """Which operand is the constant, of rank 2 or more, and the constant."""
     if len(node.input) != 2:
         raise Refused(Reason.MALFORMED, graph.label(node))
-    index = 1 if graph.constant(node.input[1]) is not None or _is_dequantized(node.input[1], graph) else 0
+    index = 1 if graph.constant(node.input[1]) is not None else 0
     weight = constant_input(node, index, graph)
     if len(weight.shape) < 2 or graph.constant(node.input[1 - index]) is not None:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has shape {list(weight.shape)}")
     return index, weight
-
-
-def _is_dequantized(value: str, graph: Graph) -> bool:
-    maker = graph.producer(value)
-    return maker is not None and maker.op_type == "DequantizeLinear"
 
 
 def _fitted(affine: ChannelAffine, channels: int, node: NodeProto, graph: Graph) -> ChannelAffine:

@@ -1,4 +1,4 @@
-"""Reading BatchNormalization: is it in inference mode, and which per-channel map is it then?
+"""Reading BatchNormalization: whether it is in inference mode, and which per-channel map it is then.
 
 Sources: ONNX operator changelog, BatchNormalization-1, -6, -7, -9, -14, -15.
 """
@@ -15,6 +15,7 @@ from bnfold.graph import FLOATS, Graph, Tensor, number
 from bnfold.passes.affine import ChannelAffine
 
 DEFAULT_EPSILON = float(np.float32(1e-5))  # attributes are float32
+DEFAULT_MOMENTUM = float(np.float32(0.9))
 PARAMETERS = ("scale", "B", "input_mean", "input_var")
 
 
@@ -38,6 +39,39 @@ def mode(node: NodeProto, graph: Graph) -> Mode:
     if opset < 14:
         return Mode.TRAIN if any(node.output[1:]) else Mode.INFERENCE
     return Mode.TRAIN if number(node, "training_mode", 0) else Mode.INFERENCE
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a person asks of one normalization. `data` is the value it normalizes.
+
+    `channels` is None where the parameters do not tell; `epsilon` and `momentum` (the share of the old statistic that
+    stays) are None for operators that have none.
+    """
+
+    mode: Mode
+    data: str
+    channels: int | None
+    epsilon: float | None
+    momentum: float | None
+
+
+def describe(node: NodeProto, graph: Graph) -> Description:
+    """The facts about a BatchNormalization, or about an operator that may be one in disguise."""
+    if not is_batch_norm(node):
+        computed = [value for value in node.input if graph.constant(value) is None]
+        return Description(Mode.INFERENCE, (computed or list(node.input) or [""])[0], None, None, None)
+    try:
+        how, epsilon, momentum = (
+            mode(node, graph),
+            number(node, "epsilon", DEFAULT_EPSILON),
+            number(node, "momentum", DEFAULT_MOMENTUM),
+        )
+    except Refused:  # an attribute that the caller of a function gives
+        how, epsilon, momentum = Mode.INFERENCE, None, None
+    shapes = [graph.shape(value) for value in node.input[1:5]]
+    sizes = [shape[0] for shape in shapes if shape is not None and len(shape) == 1 and isinstance(shape[0], int)]
+    return Description(how, node.input[0] if node.input else "", sizes[0] if sizes else None, epsilon, momentum)
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,7 +80,7 @@ def collect_run(node: NodeProto, graph: Graph, seen: AbstractSet[int]) -> Run:
             return Run(tuple(members))
         try:
             member = read_affine(follower, graph)
-            if member.data != uses[0].index or not _same_axis(affine, member.affine):
+            if member.data != uses[0].position or not _same_axis(affine, member.affine):
                 return Run(tuple(members))
             affine = affine.then(member.affine)
         except Refused:

@@ -20,10 +20,10 @@ Dims = tuple[int | str | None, ...]
 
 
 class NewConstant(NamedTuple):
-    """Input `index` of `node` is to read `tensor`."""
+    """Input `position` of `node` is to read `tensor`."""
 
     node: NodeProto
-    index: int
+    position: int
     tensor: Tensor
 
 

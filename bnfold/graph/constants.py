@@ -6,7 +6,7 @@ missing, Transpose in front of a MatMul, ConstantOfShape instead of stored zeros
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,7 @@ def _expand(_graph: "Graph", _node: NodeProto, operands: list[Tensor]) -> Tensor
     return _broadcast(operands[0].numpy(), operands[1])
 
 
-def _broadcast(values: NDArray, shape: Tensor) -> Tensor | None:
+def _broadcast(values: NDArray[Any], shape: Tensor) -> Tensor | None:
     if shape.dtype != np.int64 or len(shape.shape) != 1 or shape.size > 32:
         return None
     dims = [int(dim) for dim in shape.numpy()]

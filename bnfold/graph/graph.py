@@ -23,11 +23,11 @@ _STREAMED_BYTES = 4096
 
 
 class Use(NamedTuple):
-    """Input `index` of `node`, which stands in `graph`."""
+    """Input `position` of `node`, which stands in `graph`."""
 
     graph: "Graph"
     node: NodeProto
-    index: int
+    position: int
 
 
 class Graph:
@@ -248,10 +248,10 @@ class Graph:
             graph._producers[output] = maker
             self.model.forget_value_info(graph, value)
             for use in list(graph._uses.get(value, ())):  # those that look only at its shape or type
-                self.set_input(use.node, use.index, output)
+                self.set_input(use.node, use.position, output)
         else:
             for use in list(graph._uses.get(output, ())):
-                self.set_input(use.node, use.index, value)
+                self.set_input(use.node, use.position, value)
             self.model.forget_value_info(graph, output)
         self.model.record("bypass", graph, graph.label(node))
 
@@ -275,7 +275,7 @@ class Graph:
         self.model.record("set-attribute", self.model.owner(node), self.label(node))
 
     def add_behind(self, node: NodeProto, constant: Tensor) -> None:
-        """Put an Add of `constant` behind the first output of `node`; its readers then read the sum, by the old name."""
+        """Put an Add of `constant` behind the first output of `node`; its readers read the sum, by the old name."""
         graph = self.model.owner(node)
         output = node.output[0]
         self.model.about_to_edit()
@@ -381,7 +381,7 @@ class Graph:
         home = self.resolve(value)
         if home is not None:
             uses = home._uses.get(value, [])
-            home._uses[value] = [use for use in uses if not (use.node is node and use.index == index)]
+            home._uses[value] = [use for use in uses if not (use.node is node and use.position == index)]
             home._suspects.append(value)
 
     def _keep_order(self) -> None:
@@ -472,7 +472,7 @@ class Graph:
 
 def _looks_only_at_type(use: Use) -> bool:
     node = use.node
-    if node.op_type in ("Shape", "Size") or (node.op_type == "CastLike" and use.index == 1):
+    if node.op_type in ("Shape", "Size") or (node.op_type == "CastLike" and use.position == 1):
         return node.domain in ("", "ai.onnx")
     return False
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -24,10 +24,14 @@ class Limits(NamedTuple):
     largest: float
 
 
+def _limits(dtype: type) -> Limits:
+    limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # ml_dtypes is not annotated
+    return Limits(float(limits.smallest_normal), float(limits.max))
+
+
 # The dtypes a scale can be multiplied into, with one rounding of the product.
 FLOATS: dict[np.dtype, Limits] = {
-    np.dtype(dtype): Limits(float(ml_dtypes.finfo(dtype).smallest_normal), float(ml_dtypes.finfo(dtype).max))
-    for dtype in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+    np.dtype(dtype): _limits(dtype) for dtype in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 }
 
 
@@ -41,7 +45,7 @@ class Tensor:
 
     dtype: np.dtype
     shape: tuple[int, ...]
-    source: Span | NDArray = field(repr=False)
+    source: Span | NDArray[Any] = field(repr=False)
     factors: tuple[NDArray[np.float64], ...] = field(default=(), repr=False)
 
     @classmethod
@@ -50,7 +54,7 @@ class Tensor:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
         if isinstance(payload, TensorPayload):
             return payload.tensor
-        source: Span | NDArray
+        source: Span | NDArray[Any]
         if payload is None:
             source = numpy_helper.to_array(proto)
         elif payload.nbytes == math.prod(proto.dims) * dtype.itemsize:
@@ -78,7 +82,7 @@ class Tensor:
         return self.size * self.dtype.itemsize
 
     @cached_property
-    def _values(self) -> NDArray:
+    def _values(self) -> NDArray[Any]:
         """The source as an array, unscaled; for a file a view of its mapped bytes."""
         if isinstance(self.source, Span):
             return np.frombuffer(self.source.view(), self.dtype.newbyteorder("<")).reshape(self.shape)
@@ -97,7 +101,7 @@ class Tensor:
         """The values in float64, not rounded to `dtype`. Shape `shape`."""
         return self._exact_block(())
 
-    def numpy(self) -> NDArray:
+    def numpy(self) -> NDArray[Any]:
         """The values as they are stored: shape `shape`, dtype `dtype`. Read-only where they lie in a file."""
         if not self.factors and self._values.dtype == self.dtype:
             return self._values
@@ -141,12 +145,12 @@ class Tensor:
                 values *= factor[part]
         return values
 
-    def _stored_block(self, block: tuple[slice, ...]) -> NDArray:
+    def _stored_block(self, block: tuple[slice, ...]) -> NDArray[Any]:
         values = self._exact_block(block) if self.factors else self._values[block]
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             return np.ascontiguousarray(values, dtype=self.dtype).reshape(values.shape)
 
-    def blocks(self) -> Iterator[NDArray]:
+    def blocks(self) -> Iterator[NDArray[Any]]:
         """The stored values in row-major order, a bounded number of bytes at a time."""
         for block in _blocks(self.shape, self.dtype.itemsize):
             yield self._stored_block(block)
@@ -168,7 +172,7 @@ class TensorPayload:
         """The bytes in order: little-endian, row-major, a bounded number at a time."""
         for block in self.tensor.blocks():
             little = block.astype(block.dtype.newbyteorder("<"), copy=False)
-            yield memoryview(little.reshape(-1).view(np.uint8))
+            yield little.reshape(-1).view(np.uint8).data
 
 
 def _blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:

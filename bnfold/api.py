@@ -1,0 +1,343 @@
+"""The library: `optimize`, `inspect`, `verify`, each readable from top to bottom.
+
+The data flows one way: read, passes, write beside the output, verify that very file, publish, report.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx import ModelProto
+
+from bnfold.decisions import Decision
+from bnfold.errors import ModelError, UsageError, VerificationError
+from bnfold.graph import Graph, Model
+from bnfold.onnxfile import Layout, OnnxFile, Publication, read, to_proto
+from bnfold.passes import PassOptions, default_passes
+from bnfold.passes.affine_ops import is_affine_op
+from bnfold.passes.normalization import Description, describe, is_batch_norm
+from bnfold.pipeline import run_passes
+from bnfold.report import Inspection, ModelSummary, NormalizationInfo, Report
+
+if TYPE_CHECKING:
+    from bnfold.equivalence import Verification, VerifyOptions
+    from bnfold.equivalence.signature import Source
+    from bnfold.equivalence.user_feeds import Inputs
+
+# A path, the bytes of a model file, a ModelProto, or an onnx_graphsurgeon.Graph.
+AnyModel = Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `optimize` made: `model` of the kind that was given, or None where it went to a file; and the report.
+
+    A path that was given without an output path gives a ModelProto.
+    """
+
+    model: AnyModel
+    report: Report
+
+
+def optimize(
+    model: AnyModel,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    verify: bool = True,
+    allow_unverified: bool = False,
+    keep_failed: bool = False,
+    dry_run: bool = False,
+    seed: int = 0,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    inputs: "Inputs | str | os.PathLike[str] | None" = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    providers: Iterable[str] = ("cpu",),
+    keep: Iterable[str] = (),
+    lower: bool = False,
+    assume_constant_initializers: bool = False,
+    strict_external_data: bool = False,
+    layout: Layout | None = None,
+) -> Result:
+    """Fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
+
+    `model` is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, and is never modified. Without `output` the
+    result comes back as the same kind. `dry_run` does everything but publish. `inputs` are feeds (name -> array), a
+    list of them, or the path of an .npz file; otherwise seeded random feeds are used.
+
+    Raises VerificationError, which carries the report, where the result was not shown to be equivalent (nothing is
+    published then; `keep_failed` writes it beside `output` as NAME.failed.onnx), and the other classes of
+    `bnfold.errors` for models that cannot be read, outputs that cannot be written, and requests that make no sense.
+    """
+    options = {
+        "verify": verify,
+        "allow_unverified": allow_unverified,
+        "keep_failed": keep_failed,
+        "dry_run": dry_run,
+        "seed": seed,
+        "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
+        "inputs": os.fspath(inputs) if isinstance(inputs, str | os.PathLike) else inputs is not None,
+        "rtol": rtol,
+        "atol": atol,
+        "providers": list(providers),
+        "keep": list(keep),
+        "lower": lower,
+        "assume_constant_initializers": assume_constant_initializers,
+        "strict_external_data": strict_external_data,
+    }
+    how = _verify_options(seed, input_shapes, inputs, rtol, atol, providers) if verify else None
+    with _destination(None if dry_run else output) as publication:
+        file = _read(model, strict=strict_external_data)
+        edited = Model(file, assume_constant_initializers=assume_constant_initializers)
+        before = _input_summary(edited, model)
+        decisions = run_passes(edited, default_passes(PassOptions(keep=tuple(keep), lower=lower)))
+
+        written = publication.write(file, untouched=not edited.modified, layout=layout)
+        nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
+        verification = None if how is None else _verified(model, file, publication.path, how)
+        verdict = "not-verified" if verification is None else verification.verdict.value
+        accepted = not verify or verdict in ("equivalent", "proved") or (allow_unverified and verdict == "not-verified")
+        publish = accepted and output is not None and not dry_run
+        report = Report(
+            verdict=verdict,
+            exit_code=0 if accepted else 1,
+            decisions=decisions,
+            input=before,
+            output=_summary(edited, None if output is None else os.fspath(output), written.sha256, nbytes),
+            published=os.fspath(output) if publish and output is not None else None,
+            verification=None if verification is None else verification.to_dict(),
+            explanation=_explanation(verification, verify=verify),
+            options=options,
+        )
+        if not accepted:
+            if keep_failed and output is not None and not dry_run:
+                publication.keep_as(_failed_name(output))
+            raise VerificationError(_failure(report, output, dry_run=dry_run), report)
+        result = None if output is not None or dry_run else _same_kind(model, file)
+        if publish:
+            publication.publish()
+        return Result(result, report)
+
+
+def inspect(
+    model: AnyModel,
+    *,
+    keep: Iterable[str] = (),
+    lower: bool = False,
+    assume_constant_initializers: bool = False,
+    strict_external_data: bool = False,
+) -> Inspection:
+    """List every normalization of `model`, and what `optimize` with the same options would do with it and why.
+
+    Nothing is written and nothing is run; `model` may be what `optimize` takes, and is not modified.
+    """
+    file = _read(model, strict=strict_external_data)
+    edited = Model(file, assume_constant_initializers=assume_constant_initializers)
+    summary = _input_summary(edited, model)
+    found = {}
+    for graph in edited.graphs:
+        for node in filter(is_affine_op, graph.nodes()):
+            description = describe(node, graph)
+            found[graph.scope, graph.label(node)] = description, _fed_by(description, graph)
+    decisions = run_passes(edited, default_passes(PassOptions(keep=tuple(keep), lower=lower)))
+    infos = [_info(decision, *found[decision.scope, decision.node]) for decision in decisions]
+    return Inspection(summary, tuple(infos))
+
+
+def verify(
+    reference: AnyModel,
+    candidate: AnyModel,
+    *,
+    seed: int = 0,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    inputs: "Inputs | str | os.PathLike[str] | None" = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    providers: Iterable[str] = ("cpu",),
+) -> "Verification":
+    """Run both models on the same feeds and compare every output; the verdict and every measurement.
+
+    The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. Raises
+    UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
+    """
+    from bnfold import equivalence
+
+    options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers)
+    return equivalence.verify(_source(reference), _source(candidate), options)
+
+
+# ---------------------------------------------------------------------- models in and out
+
+
+def _is_path(model: AnyModel) -> bool:
+    return isinstance(model, str | os.PathLike)
+
+
+def _read(model: AnyModel, *, strict: bool) -> OnnxFile:
+    return read(_as_proto(model), strict_external_data=strict)
+
+
+def _as_proto(model: AnyModel) -> Any:
+    """A graphsurgeon graph as a ModelProto; every other kind as it is."""
+    if _is_path(model) or isinstance(model, bytes | ModelProto):
+        return model
+    if type(model).__module__.partition(".")[0] == "onnx_graphsurgeon":
+        import onnx_graphsurgeon
+
+        return onnx_graphsurgeon.export_onnx(model)
+    raise UsageError(
+        f"a model is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, not {type(model).__name__}"
+    )
+
+
+def _same_kind(model: AnyModel, file: OnnxFile) -> AnyModel:
+    proto = to_proto(file)
+    if isinstance(model, bytes):
+        return proto.SerializeToString(deterministic=True)
+    if _is_path(model) or isinstance(model, ModelProto):
+        return proto
+    import onnx_graphsurgeon
+
+    return onnx_graphsurgeon.import_onnx(proto)
+
+
+def _source(model: AnyModel) -> "Source":
+    """The model as onnxruntime takes it: a path, so that external data is found, or bytes."""
+    if _is_path(model):
+        return Path(model)
+    model = _as_proto(model)
+    if isinstance(model, ModelProto):
+        try:
+            return model.SerializeToString(deterministic=True)
+        except ValueError as error:
+            raise ModelError(f"the model: cannot be serialized ({error}); pass a path instead") from error
+    assert isinstance(model, bytes)
+    return model
+
+
+@contextmanager
+def _destination(output: str | os.PathLike[str] | None) -> Iterator[Publication]:
+    """Where the result is written to be verified: beside `output`, or in a temporary directory where there is none."""
+    if output is not None:
+        with Publication(output) as publication:
+            yield publication
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="bnfold-") as folder,
+        Publication(Path(folder) / "model.onnx") as publication,
+    ):
+        yield publication
+
+
+def _failed_name(output: str | os.PathLike[str]) -> Path:
+    path = Path(output)
+    return path.with_name(f"{path.stem}.failed{path.suffix or '.onnx'}")
+
+
+# ---------------------------------------------------------------------- verification
+
+
+def _verify_options(
+    seed: int,
+    input_shapes: Mapping[str, tuple[int, ...]] | None,
+    inputs: "Inputs | str | os.PathLike[str] | None",
+    rtol: float | None,
+    atol: float | None,
+    providers: Iterable[str],
+) -> "VerifyOptions":
+    from bnfold.equivalence import Tolerance, VerifyOptions
+
+    return VerifyOptions(
+        seed=seed,
+        input_shapes=dict(input_shapes or {}),
+        inputs=_loaded(inputs) if isinstance(inputs, str | os.PathLike) else inputs,
+        tolerance=Tolerance(rtol=rtol, atol=atol),
+        providers=tuple(providers),
+    )
+
+
+def _loaded(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The arrays of an .npz file."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if not hasattr(arrays, "files"):
+                raise UsageError(
+                    f"{os.fspath(path)}: holds one array without a name; save it with numpy.savez(name=...)"
+                )
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise UsageError(f"{os.fspath(path)}: cannot be read as an .npz file of arrays: {error}") from error
+
+
+def _verified(model: AnyModel, file: OnnxFile, candidate: Path, options: "VerifyOptions") -> "Verification":
+    from bnfold import equivalence
+
+    file.release()
+    return equivalence.verify(_source(model), candidate, options)
+
+
+def _explanation(verification: "Verification | None", *, verify: bool) -> str:
+    if not verify:
+        return "Verification was switched off."
+    assert verification is not None
+    return verification.explanation
+
+
+def _failure(report: Report, output: str | os.PathLike[str] | None, *, dry_run: bool) -> str:
+    found = "is not equivalent to the input" if report.verdict == "not-equivalent" else "could not be verified"
+    left = f"; nothing was written to {os.fspath(output)}" if output is not None and not dry_run else ""
+    return f"the result {found}{left}: {report.explanation}"
+
+
+# ---------------------------------------------------------------------- summaries
+
+
+def _summary(model: Model, path: str | None, sha256: str, nbytes: int) -> ModelSummary:
+    nodes = [node for graph in model.graphs for node in graph.nodes()]
+    return ModelSummary(
+        path=path,
+        sha256=sha256,
+        nbytes=nbytes,
+        nodes=len(nodes),
+        batch_normalizations=sum(is_batch_norm(node) for node in nodes),
+        opset=model.opset(None),
+        ir_version=model.proto.ir_version,
+    )
+
+
+def _input_summary(model: Model, source: AnyModel) -> ModelSummary:
+    file = model.file
+    nbytes = file.nbytes + sum(data.nbytes for data in file.data_files)
+    return _summary(model, os.fspath(source) if _is_path(source) else None, file.sha256(), nbytes)
+
+
+def _fed_by(description: Description, graph: Graph) -> str:
+    maker = graph.producer(description.data)
+    if maker is not None:
+        return f"{maker.op_type} {graph.label(maker)}"
+    return f"graph input {description.data}" if graph.is_input(description.data) else f"constant {description.data}"
+
+
+def _info(decision: Decision, description: Description, fed_by: str) -> NormalizationInfo:
+    return NormalizationInfo(
+        node=decision.node,
+        op_type=decision.op_type,
+        scope=decision.scope,
+        mode=description.mode,
+        channels=description.channels,
+        epsilon=description.epsilon,
+        momentum=description.momentum,
+        fed_by=fed_by,
+        decision=decision,
+    )
+
+
+__all__ = ["Result", "inspect", "optimize", "verify"]
