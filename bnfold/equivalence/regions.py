@@ -30,6 +30,7 @@ class Scope:
     parent: "Scope | None"
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     entering: frozenset[str] = frozenset()
+    leaving: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
@@ -65,7 +66,7 @@ class Cutter:
                 if node in needed:
                     continue
                 needed.add(node)
-                for other in _reads(scope.nodes[node]):
+                for other in reads(scope.nodes[node]):
                     if other not in seen and other not in stop:
                         seen.add(other)
                         waiting.append(other)
@@ -147,14 +148,20 @@ def _nested(scope: Scope) -> Iterator[Scope]:
 
 def _graph_scope(graph: GraphProto, parent: Scope | None) -> Scope:
     initializers = {tensor.name: tensor for tensor in graph.initializer}
-    return Scope(graph.node, parent, initializers, frozenset(value.name for value in graph.input) - set(initializers))
+    return Scope(
+        graph.node,
+        parent,
+        initializers,
+        frozenset(value.name for value in graph.input) - set(initializers),
+        tuple(value.name for value in graph.output),
+    )
 
 
 def _function_scope(function: FunctionProto) -> Scope:
-    return Scope(function.node, None, {}, frozenset(function.input))
+    return Scope(function.node, None, {}, frozenset(function.input), tuple(function.output))
 
 
-def _reads(node: NodeProto) -> Iterator[str]:
+def reads(node: NodeProto) -> Iterator[str]:
     """Inputs, and what nested bodies read from outside."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
@@ -162,7 +169,7 @@ def _reads(node: NodeProto) -> Iterator[str]:
             inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
             inside |= {name for inner in graph.node for name in inner.output}
             for inner in graph.node:
-                yield from (name for name in _reads(inner) if name not in inside)
+                yield from (name for name in reads(inner) if name not in inside)
             yield from (value.name for value in graph.output if value.name not in inside)
 
 

@@ -5,7 +5,7 @@ the candidate runs without and with them, on every provider asked for. One sessi
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -14,8 +14,11 @@ from bnfold.equivalence.behind import Sources, behind
 from bnfold.equivalence.findings import Finding, compare, worst
 from bnfold.equivalence.measurement import Measurement
 from bnfold.equivalence.noise import Noise
+from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove_with
 from bnfold.equivalence.providers import CPU, Placement, Precision, Provider, check, named, placement
 from bnfold.equivalence.reference_run import Answers, run_seeded_feeds, run_user_feeds
+from bnfold.equivalence.regions import Cutter
+from bnfold.equivalence.remainder import unexplained
 from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.sessions import Optimization, RunFailed, Session, runtime
 from bnfold.equivalence.signature import Signature, Source, difference, read_structure, signature_of
@@ -37,6 +40,8 @@ class Verdict(StrEnum):
 class VerifyOptions:
     """`input_shapes`: sizes for dynamic inputs by name. `inputs`: the caller's own data instead of seeded feeds.
 
+    `rewrites`: what is known to have been rewritten; each is then proved in float64, and where onnxruntime cannot run
+    the models, proofs of all of them and of nothing else having changed give the verdict PROVED. None: not known.
     `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node may run on another provider.
     """
 
@@ -46,6 +51,7 @@ class VerifyOptions:
     tolerance: Tolerance = field(default_factory=Tolerance)
     providers: tuple[str, ...] = ("cpu",)
     strict_placement: bool = False
+    rewrites: tuple[Rewrite, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Verification:
     notes: tuple[str, ...] = ()
     feeds: tuple[Mapping[str, Any], ...] = ()
     placements: tuple[Placement, ...] = ()
+    proofs: tuple[Proof, ...] = ()
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +89,7 @@ class Verification:
             "notes": list(self.notes),
             "feeds": [dict(feed) for feed in self.feeds],
             "placements": [found.to_dict() for found in self.placements],
+            "proofs": [proof.to_dict() for proof in self.proofs],
             "seed": self.seed,
         }
 
@@ -95,6 +103,10 @@ def verify(reference: Source, candidate: Source, options: VerifyOptions | None =
     """
     options = options or VerifyOptions()
     runtime()
+    return _with_proofs(_measured(reference, candidate, options), reference, candidate, options)
+
+
+def _measured(reference: Source, candidate: Source, options: VerifyOptions) -> Verification:
     providers = named(options.providers)
     model, other = read_structure(reference), read_structure(candidate)
     signature = signature_of(model)
@@ -121,6 +133,26 @@ def verify(reference: Source, candidate: Source, options: VerifyOptions | None =
     appeal.settle([finding for finding in findings if not _decides(finding)])
     answers.notes.extend(appeal.notes)
     return _judged(findings, placements, answers, reference, options)
+
+
+def _with_proofs(measured: Verification, reference: Source, candidate: Source, options: VerifyOptions) -> Verification:
+    """A broken proof overrules agreement; proofs of everything stand in for a run that was not possible."""
+    if options.rewrites is None:
+        return measured
+    before, after = Cutter(reference), Cutter(candidate)
+    proofs = prove_with(before, after, options.rewrites, options.seed)
+    broken = [proof for proof in proofs if proof.standing is Standing.BROKEN]
+    verdict, explanation = measured.verdict, measured.explanation
+    if broken:
+        names = ", ".join(rewrite.name or rewrite.outputs[0] for rewrite in broken[0].rewrites)
+        verdict = Verdict.NOT_EQUIVALENT
+        explanation = f"The rewrite of {names} is wrong: {broken[0].reason}. This is a bug in bnfold; please report it."
+    elif verdict is Verdict.NOT_VERIFIED and not measured.measurements:
+        undecided = [proof for proof in proofs if proof.standing is Standing.UNDECIDED]
+        rest = undecided[0].reason if undecided else unexplained(before, after, options.rewrites).rstrip(".")
+        verdict = verdict if rest else Verdict.PROVED
+        explanation += f" Nor is it proved: {rest}." if rest else " Every rewrite is proved in float64 instead."
+    return replace(measured, verdict=verdict, explanation=explanation, proofs=proofs)
 
 
 def _settings(providers: tuple[Provider, ...]) -> Iterator[Setting]:

@@ -1,0 +1,94 @@
+"""The verdict `proved`: only where every rewrite is, and nothing else has changed."""
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper, parser
+
+from bnfold.equivalence import Rewrite, Verdict, VerifyOptions, verify
+
+W = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+S = np.linspace(0.5, 2, 4).astype(np.float32)
+BEFORE = "agraph (float[N,3] x) => (float[N,4] z) { n = custom.Magic(x) c = MatMul(n, w) y = Mul(c, s) z = Add(y, s) }"
+AFTER = "agraph (float[N,3] x) => (float[N,4] z) { n = custom.Magic(x) y = MatMul(n, w2) z = Add(y, s) }"
+REWRITES = (Rewrite(("n",), ("y",), "scale"),)
+
+
+def model(body: str, **weights: np.ndarray) -> ModelProto:
+    proto = parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17, "custom" : 1]> {body}')
+    for name, value in weights.items():
+        proto.graph.initializer.append(numpy_helper.from_array(value, name))
+    return proto
+
+
+def check(candidate: ModelProto, rewrites: tuple[Rewrite, ...] | None = REWRITES) -> tuple[Verdict, str]:
+    reference = model(BEFORE, w=W, s=S)
+    found = verify(reference.SerializeToString(), candidate.SerializeToString(), VerifyOptions(rewrites=rewrites))
+    assert not found.measurements
+    return found.verdict, found.explanation
+
+
+def test_proofs_of_all_rewrites_stand_in_for_a_run() -> None:
+    verdict, explanation = check(model(AFTER, w2=W * S, s=S))
+    assert verdict is Verdict.PROVED
+    assert "custom:Magic" in explanation
+    assert check(model(AFTER, w2=W * S, s=S), None)[0] is Verdict.NOT_VERIFIED
+
+
+def test_a_broken_proof_is_a_bug_and_asks_for_a_report() -> None:
+    verdict, explanation = check(model(AFTER, w2=W * S * np.float32(1.001), s=S))
+    assert verdict is Verdict.NOT_EQUIVALENT
+    assert "scale" in explanation
+    assert "report" in explanation
+
+
+def test_a_broken_proof_overrules_outputs_that_agree() -> None:
+    body = "agraph (float[N,3] x) => (float[N,4] z) {{ {} t = Mul(y, tiny) z = Add(t, one) }}"
+    tiny = {"tiny": np.float32(1e-9), "one": np.ones(4, np.float32)}
+    before = model(body.format("c = MatMul(x, w) y = Mul(c, s)"), w=W, s=S, **tiny).SerializeToString()
+    after = model(body.format("y = MatMul(x, w2)"), w2=W * S * np.float32(1.01), **tiny).SerializeToString()
+    assert verify(before, after).verdict is Verdict.EQUIVALENT
+    found = verify(before, after, VerifyOptions(rewrites=(Rewrite(("x",), ("y",)),)))
+    assert found.verdict is Verdict.NOT_EQUIVALENT
+    assert found.measurements
+
+
+ELSEWHERE = {
+    "another operator": (model(AFTER.replace("Add(y, s)", "Sub(y, s)"), w2=W * S, s=S), "'z' (Add)"),
+    "another constant": (model(AFTER, w2=W * S, s=S * 2), "Constant 's'"),
+    "a node more": (model(AFTER.replace("z = Add", "r = Relu(y) z = Add"), w2=W * S, s=S), "'r' (Relu)"),
+    "upstream": (model(AFTER.replace("Magic", "Trick"), w2=W * S, s=S), "(Magic)"),
+}
+
+
+@pytest.mark.parametrize(("candidate", "what"), ELSEWHERE.values(), ids=ELSEWHERE)
+def test_a_change_that_no_rewrite_names_is_not_proved(candidate: ModelProto, what: str) -> None:
+    verdict, explanation = check(candidate)
+    assert verdict is Verdict.NOT_VERIFIED
+    assert what in explanation
+
+
+def test_a_weight_shared_with_a_node_outside_and_edited_in_place_is_not_proved() -> None:
+    body = (
+        "agraph (float[N,3] x) => (float[N,4] z, float[N,4] q) "
+        "{{ n = custom.Magic(x) {} z = Add(y, s) q = MatMul(x, w) }}"
+    )
+    before = model(body.format("c = MatMul(n, w) y = Mul(c, s)"), w=W, s=S).SerializeToString()
+    after = model(body.format("y = MatMul(n, w)"), w=W * S, s=S).SerializeToString()
+    found = verify(before, after, VerifyOptions(rewrites=REWRITES))
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert "'w'" in found.explanation
+
+
+def test_an_undecided_proof_is_none() -> None:
+    verdict, explanation = check(model(AFTER, w2=W * S, s=S), (Rewrite(("x",), ("y",)),))
+    assert verdict is Verdict.NOT_VERIFIED
+    assert "Nor is it proved" in explanation
+
+
+def test_a_value_inside_a_rewrite_that_is_an_output_too_is_not_proved() -> None:
+    body = "agraph (float[N,3] x) => (float[N,4] z, float[N,4] c) {{ n = custom.Magic(x) {} z = Add(y, s) }}"
+    before = model(body.format("c = MatMul(n, w) y = Mul(c, s)"), w=W, s=S).SerializeToString()
+    after = model(body.format("c = MatMul(n, w) d = Mul(c, s) y = Mul(d, t)"), w=W * S, s=S, t=1 / S)
+    found = verify(before, after.SerializeToString(), VerifyOptions(rewrites=REWRITES))
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert "'w'" in found.explanation
