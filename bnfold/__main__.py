@@ -1,5 +1,18 @@
-"""`python -m bnfold`."""
+"""The process: `bnfold` and `python -m bnfold`."""
 
-from bnfold.cli import main
+import sys
 
-main(prog_name="python -m bnfold")
+
+def run() -> None:
+    """Run the command line. Ctrl-C while that is still being imported is no traceback either."""
+    try:
+        from bnfold.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        sys.stderr.write("bnfold: interrupted\n")
+        sys.exit(130)  # as bnfold.cli.shell says later on
+
+
+if __name__ == "__main__":
+    run()

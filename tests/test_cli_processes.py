@@ -157,6 +157,25 @@ def test_ctrl_c_is_exit_130_and_one_line() -> None:
     assert process.returncode == 130
 
 
+def test_ctrl_c_during_the_first_imports_is_no_traceback() -> None:
+    program = textwrap.dedent(
+        """
+        import sys
+        import bnfold.__main__
+
+        class Interrupt:
+            def find_spec(self, name, *args):
+                if name == "click":
+                    raise KeyboardInterrupt
+
+        sys.meta_path.insert(0, Interrupt())
+        bnfold.__main__.run()
+        """
+    )
+    done = run(sys.executable, "-c", program)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "bnfold: interrupted\n")
+
+
 @pytest.mark.skipif(SCRIPT is None, reason="bnfold is not installed beside this interpreter")
 def test_the_shell_completes_commands_and_options() -> None:
     assert "_BNFOLD_COMPLETE" in run(str(SCRIPT), _BNFOLD_COMPLETE="bash_source").stdout
