@@ -104,6 +104,37 @@ def test_a_mismatch_is_exit_1_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [output]
 
 
+WITHOUT_ONNXRUNTIME = "import sys; sys.modules['onnxruntime'] = None; from bnfold.cli import main; main(sys.argv[1:])"
+
+
+def test_without_onnxruntime_it_says_what_to_install(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_ONNXRUNTIME, "optimize", str(MODEL), str(tmp_path / "out.onnx")]
+    done = run(*command)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "bnfold[cpu]" in done.stderr
+    assert "--no-verify" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+    unverified = run(*command, "--no-verify")
+    assert (unverified.returncode, unverified.stderr) == (0, "")
+    assert "\nnot-verified\n" in unverified.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    done = run(*MODULE, "optimize", str(MODEL), str(tmp_path / "out.onnx"), "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\nnothing was written: this was a dry run\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keep_failed_writes_under_another_name(tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    done = run(*MODULE, "optimize", str(MODEL), str(output), "--rtol", "0", "--atol", "0", "--keep-failed", "-q")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.failed.onnx"]
+
+
 def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
     command = [*MODULE, "optimize", str(MODEL), str(tmp_path / "out.onnx"), "-v"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
