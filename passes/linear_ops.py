@@ -33,11 +33,12 @@ def scaled_weight(
     if (factor == 1).all():
         return []
     weight = float_weight(node, index, graph)
-    check_range(weight, factor, axes)
-    return [NewConstant(node, index, weight.scaled(factor, *axes))]
+    scaled = weight.scaled(factor, *axes)
+    check_range(weight, scaled, axes)
+    return [NewConstant(node, index, scaled)]
 
 
-def check_range(weight: Tensor, factor: NDArray[np.float64], axes: tuple[int, ...]) -> None:
+def check_range(weight: Tensor, scaled: Tensor, axes: tuple[int, ...]) -> None:
     """Refuse a scaled weight that is not finite in its dtype, or a channel of it that would vanish in the rounding.
 
     A channel whose largest weight stays in the normal range has a rounding error of at most one unit roundoff of that
@@ -46,7 +47,9 @@ def check_range(weight: Tensor, factor: NDArray[np.float64], axes: tuple[int, ..
     """
     limits = FLOATS[weight.dtype]
     for axis in axes:
-        largest = weight.scaled(factor, *axes).magnitude(axis)
+        largest = scaled.magnitude(axis)
+        if limits.smallest_normal <= largest.min() and largest.max() <= limits.largest:
+            continue
         if not (largest <= limits.largest).all():
             raise Refused(Reason.WEIGHT_OVERFLOW, f"{largest.max():.4g} in {weight.dtype}")
         small = (largest < limits.smallest_normal) & (largest > 0)

@@ -110,9 +110,16 @@ def read_batch_norm(node: NodeProto, graph: Graph) -> BatchNorm:
     """The constants of `node`. Raises `Refused` with the reason why it is no constant per-channel map."""
     if mode(node, graph) is Mode.TRAIN:
         raise Refused(Reason.TRAIN_MODE)
+    if any(node.output[1:]):
+        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
+    return read_parameters(node, graph)
+
+
+def read_parameters(node: NodeProto, graph: Graph) -> BatchNorm:
+    """The constants of `node`, whatever mode it is in. Raises `Refused` with the reason why they are not usable."""
     if graph.opset < 9 and not number(node, "spatial", 1):
         raise Refused(Reason.SPATIAL_ZERO)
-    if len(node.input) != 5 or not all(node.input) or not node.output or not node.output[0] or any(node.output[1:]):
+    if len(node.input) != 5 or not all(node.input) or not node.output or not node.output[0]:
         raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
     parameters = [_parameter(node, index, graph) for index in range(1, 5)]
     channels = parameters[0].shape
@@ -121,11 +128,20 @@ def read_batch_norm(node: NodeProto, graph: Graph) -> BatchNorm:
             raise Refused(Reason.PARAMETER_SHAPE, f"{name} has shape {list(parameter.shape)}")
         if parameter.dtype not in FLOATS:
             raise Refused(Reason.UNSUPPORTED_DTYPE, f"{name} is {parameter.dtype}")
+    if channels == (1,) and _has_more_channels(node.input[0], graph):
+        raise Refused(Reason.PARAMETER_SHAPE, f"one number for the channels of {node.input[0]!r}")
     scale, bias, mean, variance = (parameter.exact() for parameter in parameters)
     epsilon = number(node, "epsilon", DEFAULT_EPSILON)
-    if not (variance + epsilon > 0).all():
+    if not (variance + epsilon > 0).all() or np.isinf(variance).any():
         raise Refused(Reason.NOT_FINITE, f"variance {variance.min():.4g}, epsilon {epsilon:.4g}")
     return BatchNorm(scale, bias, mean, variance, epsilon, parameters[0].dtype)
+
+
+def _has_more_channels(value: str, graph: Graph) -> bool:
+    """Whether dim 1 is known not to be 1. Any other count has to match the weights, so only this one needs a look."""
+    shape = graph.shape(value)
+    size = shape[1] if shape is not None and len(shape) > 1 else None
+    return isinstance(size, int) and size != 1
 
 
 def _parameter(node: NodeProto, index: int, graph: Graph) -> Tensor:

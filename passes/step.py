@@ -14,7 +14,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import FLOATS, Graph, Tensor
-from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine import ChannelAffine, all_finite
 
 Dims = tuple[int | str | None, ...]
 
@@ -84,10 +84,9 @@ def float_weight(node: NodeProto, index: int, graph: Graph) -> Tensor:
 
 def stored_vector(values: NDArray[np.float64], dtype: np.dtype) -> Tensor:
     """`values` as a tensor of `dtype`. Raises `Refused` where rounding makes one infinite."""
-    tensor = Tensor.of(values, dtype)
-    if not np.isfinite(tensor.numpy().astype(np.float64)).all():
+    if not all_finite(values) or np.abs(values).max(initial=0.0) > FLOATS[dtype].largest:
         raise Refused(Reason.WEIGHT_OVERFLOW, f"{np.abs(values).max():.4g} in {dtype}")
-    return tensor
+    return Tensor.of(values, dtype)
 
 
 def known_shape(graph: Graph, value: str) -> Dims:

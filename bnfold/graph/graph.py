@@ -12,12 +12,13 @@ import numpy as np
 from onnx import FunctionProto, GraphProto, NodeProto, TensorProto, TypeProto, helper
 
 from bnfold.graph.constants import evaluate
-from bnfold.graph.tensor import Tensor, TensorPayload
+from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
 from bnfold.onnxfile import payload_index, set_payload
 
 if TYPE_CHECKING:
     from bnfold.graph.model import Model
 
+_ELEMENT_TYPES = {dtype: helper.np_dtype_to_tensor_dtype(dtype) for dtype in FLOATS}
 # Computed tensors of at least this many bytes are streamed into the output; smaller ones stand in the structure.
 _STREAMED_BYTES = 4096
 
@@ -433,14 +434,19 @@ class Graph:
         return name
 
     def _store(self, proto: TensorProto, tensor: Tensor) -> None:
-        name, doc_string = proto.name, proto.doc_string
-        index = payload_index(proto)
+        """Make `tensor` the contents of `proto`, where the bytes were before: in the structure or streamed."""
+        name, doc_string, index = proto.name, proto.doc_string, payload_index(proto)
+        metadata = list(proto.metadata_props)
         proto.Clear()
-        proto.name, proto.doc_string = name, doc_string
-        proto.data_type = helper.np_dtype_to_tensor_dtype(tensor.dtype)
+        proto.name = name
+        if doc_string:
+            proto.doc_string = doc_string
+        if metadata:
+            proto.metadata_props.extend(metadata)
+        proto.data_type = _ELEMENT_TYPES[tensor.dtype]
         proto.dims.extend(tensor.shape)
         if tensor.nbytes < _STREAMED_BYTES and index is None:
-            proto.raw_data = b"".join(TensorPayload(tensor).chunks())
+            proto.raw_data = tensor.tobytes()
         else:
             set_payload(proto, self.model.add_payload(TensorPayload(tensor), like=index))
 

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -13,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.onnxfile import Payload, Span
 
+# Up to this size products are computed at once: it is cheaper than to remember how.
+_EAGER_BYTES = 1 << 14
 # Blocks of this size stay inside the second-level cache of current processors together with their float64 copy.
 _BLOCK_BYTES = 1 << 20
 
@@ -35,35 +36,52 @@ FLOATS: dict[np.dtype, Limits] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+_FLOAT_TYPES: dict[int, np.dtype] = {helper.np_dtype_to_tensor_dtype(dtype): dtype for dtype in FLOATS}
+
+
 class Tensor:
-    """A constant of shape `shape` and numpy dtype `dtype`, times the `factors` it was scaled by.
+    """A constant of shape `shape` and numpy dtype `dtype`, times the `factors` it was scaled by. Immutable.
 
     `source` is a byte range of a file (nothing is read until somebody looks), or an array. An array may be float64
     where `dtype` is narrower: results of arithmetic stay exact until they are stored, and are rounded once.
     """
 
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    source: Span | NDArray[Any] = field(repr=False)
-    factors: tuple[NDArray[np.float64], ...] = field(default=(), repr=False)
+    __slots__ = ("_array", "dtype", "factors", "shape", "source")
+
+    def __init__(
+        self,
+        dtype: np.dtype,
+        shape: tuple[int, ...],
+        source: Span | NDArray[Any],
+        factors: tuple[NDArray[np.float64], ...] = (),
+    ) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.source = source
+        self.factors = factors
+        self._array: NDArray[Any] | None = None if isinstance(source, Span) else source
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.dtype}, {list(self.shape)})"
 
     @classmethod
     def from_proto(cls, proto: TensorProto, payload: Payload | None) -> "Tensor":
         """The tensor of an initializer or attribute; `payload` holds its bytes where `proto` does not."""
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
         if isinstance(payload, TensorPayload):
             return payload.tensor
-        source: Span | NDArray[Any]
+        shape = tuple(proto.dims)
+        dtype = _FLOAT_TYPES.get(proto.data_type)
+        if payload is None and dtype is not None and proto.raw_data:  # by far the most frequent kind
+            return cls(dtype, shape, np.frombuffer(proto.raw_data, dtype.newbyteorder("<")).reshape(shape))
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
         if payload is None:
-            source = numpy_helper.to_array(proto)
-        elif payload.nbytes == math.prod(proto.dims) * dtype.itemsize:
+            return cls(dtype, shape, numpy_helper.to_array(proto))
+        if payload.nbytes == math.prod(shape) * dtype.itemsize:
             assert isinstance(payload, Span)
-            source = payload
-        else:  # two or more elements share a byte
-            raw = b"".join(payload.chunks())
-            source = numpy_helper.to_array(TensorProto(data_type=proto.data_type, dims=proto.dims, raw_data=raw))
-        return cls(dtype, tuple(proto.dims), source)
+            return cls(dtype, shape, payload)
+        raw = b"".join(payload.chunks())  # two or more elements share a byte
+        packed = TensorProto(data_type=proto.data_type, dims=shape, raw_data=raw)
+        return cls(dtype, shape, numpy_helper.to_array(packed))
 
     @classmethod
     def of(cls, values: ArrayLike, dtype: np.dtype) -> "Tensor":
@@ -79,33 +97,44 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """The number of bytes of the stored form."""
-        return self.size * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
-    @cached_property
+    @property
     def _values(self) -> NDArray[Any]:
         """The source as an array, unscaled; for a file a view of its mapped bytes."""
-        if isinstance(self.source, Span):
-            return np.frombuffer(self.source.view(), self.dtype.newbyteorder("<")).reshape(self.shape)
-        return self.source
+        if self._array is None:
+            assert isinstance(self.source, Span)
+            flat = np.frombuffer(self.source.view(), self.dtype.newbyteorder("<"))
+            self._array = flat.reshape(self.shape)
+        return self._array
 
     def scaled(self, factor: NDArray[np.float64], *axes: int) -> "Tensor":
-        """This tensor times `factor` along `axes`: lazy, multiplied in float64, rounded once when it is stored.
+        """This tensor times `factor` along `axes`, multiplied in float64, rounded once when it is stored.
 
-        `factor` has one dim for each of `axes` (in increasing order), of that axis's size or 1.
+        `factor` has one dim for each of `axes` (in increasing order), of that axis's size or 1. Lazy where it is large.
         """
-        assert all(f in (1, self.shape[a]) for f, a in zip(factor.shape, axes, strict=True)), (factor.shape, axes, self)
-        aligned = factor.reshape([factor.shape[axes.index(a)] if a in axes else 1 for a in range(len(self.shape))])
-        return replace(self, factors=(*self.factors, aligned))
+        form = [1] * len(self.shape)
+        for axis, size in zip(axes, factor.shape, strict=True):
+            assert size in (1, self.shape[axis]), (factor.shape, axes, self)
+            form[axis] = size
+        aligned = factor.reshape(form)
+        if self.nbytes <= _EAGER_BYTES and not self.factors:
+            return Tensor(self.dtype, self.shape, self.exact() * aligned)
+        return Tensor(self.dtype, self.shape, self.source, (*self.factors, aligned))
 
     def exact(self) -> NDArray[np.float64]:
         """The values in float64, not rounded to `dtype`. Shape `shape`."""
-        return self._exact_block(())
+        return self._exact_block(()) if self.factors else self._values.astype(np.float64, copy=False)
 
     def numpy(self) -> NDArray[Any]:
-        """The values as they are stored: shape `shape`, dtype `dtype`. Read-only where they lie in a file."""
+        """The values as they are stored: shape `shape`, dtype `dtype`. Not to be written to."""
         if not self.factors and self._values.dtype == self.dtype:
             return self._values
         return self._stored_block(())
+
+    def tobytes(self) -> bytes:
+        """The stored form: little-endian, row-major."""
+        return self._stored_block(()).astype(self.dtype.newbyteorder("<"), copy=False).tobytes()
 
     def magnitude(self, axis: int) -> NDArray[np.float64]:
         """The largest absolute value at each index of `axis`, before rounding; NaN where there is a NaN.
@@ -113,6 +142,8 @@ class Tensor:
         Shape [shape[axis]], float64. Reads every element, block by block.
         """
         others = tuple(a for a in range(len(self.shape)) if a != axis)
+        if self.nbytes <= _EAGER_BYTES:
+            return np.abs(self.exact()).max(axis=others, initial=0.0)
         largest = np.zeros(self.shape[axis])
         for block in _blocks(self.shape, self.dtype.itemsize):
             part = self._exact_block(block) if self.factors or self.dtype.itemsize == 2 else self._values[block]
@@ -141,14 +172,16 @@ class Tensor:
         values = self._values[block].astype(np.float64)
         for factor in self.factors:
             part = tuple(s if f > 1 else slice(None) for s, f in zip(block, factor.shape, strict=False))
-            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            with np.errstate(all="ignore"):
                 values *= factor[part]
         return values
 
     def _stored_block(self, block: tuple[slice, ...]) -> NDArray[Any]:
         values = self._exact_block(block) if self.factors else self._values[block]
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return np.ascontiguousarray(values, dtype=self.dtype).reshape(values.shape)
+        if values.dtype == self.dtype:
+            return values
+        with np.errstate(all="ignore"):  # whoever computed it has checked the range
+            return values.astype(self.dtype)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
         """The stored values in row-major order, a bounded number of bytes at a time."""
@@ -172,7 +205,7 @@ class TensorPayload:
         """The bytes in order: little-endian, row-major, a bounded number at a time."""
         for block in self.tensor.blocks():
             little = block.astype(block.dtype.newbyteorder("<"), copy=False)
-            yield little.reshape(-1).view(np.uint8).data
+            yield np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
 def _blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
