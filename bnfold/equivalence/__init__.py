@@ -1,5 +1,6 @@
 """Whether two models compute the same: feeds, sessions, measurements, tolerances, proofs and the verdict."""
 
+from bnfold.equivalence.attribution import Attribution, attribute
 from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
 from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
@@ -12,6 +13,7 @@ from bnfold.equivalence.verification import Verdict, Verification, VerifyOptions
 __all__ = [
     "HISTOGRAM_EDGES",
     "PROVIDERS",
+    "Attribution",
     "Inputs",
     "Judgement",
     "Limits",
@@ -29,6 +31,7 @@ __all__ = [
     "Verification",
     "VerifyOptions",
     "Where",
+    "attribute",
     "measure",
     "prove",
     "verify",
