@@ -49,6 +49,11 @@ class Plan:
 
     def extend(self, other: "Plan") -> None:
         """Take in the edits of another branch. Raises `Refused` where both want to change the same constant."""
+        if not self.constants and not self.adds:
+            self.constants, self.adds = list(other.constants), list(other.adds)
+            self.attributes += other.attributes
+            self.absorbers += other.absorbers
+            return
         taken = {(id(node), index) for node, index, _ in self.constants} | {(id(add.node), -1) for add in self.adds}
         wanted = {(id(node), index) for node, index, _ in other.constants} | {(id(add.node), -1) for add in other.adds}
         if taken & wanted:

@@ -18,7 +18,7 @@ from bnfold.graph import Graph, Model, Tensor
 from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import as_constant, is_affine_op
 from bnfold.passes.fold import Plan, Search
-from bnfold.passes.normalization import is_batch_norm, read_batch_norm
+from bnfold.passes.normalization import is_batch_norm, plain_affines, read_batch_norm
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.runs import Run, collect_run, scales_a_computed_normalization
 from bnfold.passes.step import known_rank, stored_vector
@@ -67,6 +67,7 @@ class FoldBatchNorm:
         """One round over one scope. What the pass itself made is folded too, but is no normalization of the input."""
         decisions: list[Decision] = []
         seen: set[int] = set()
+        known = plain_affines(graph)
         for node in graph.nodes():
             if not is_affine_op(node) or id(node) in seen or not node.output:
                 continue
@@ -75,7 +76,7 @@ class FoldBatchNorm:
                 decisions.append(_kept(node, graph, Refused(Reason.KEPT_ON_REQUEST)))
                 continue
             try:
-                run = self._without_kept(collect_run(node, graph, seen), graph)
+                run = self._without_kept(collect_run(node, graph, seen, known), graph)
             except Refused as refused:
                 if is_batch_norm(node):
                     decisions.append(_kept(node, graph, refused))

@@ -16,6 +16,7 @@ from bnfold.passes.affine import ChannelAffine
 
 DEFAULT_EPSILON = float(np.float32(1e-5))  # attributes are float32
 DEFAULT_MOMENTUM = float(np.float32(0.9))
+_WORTH_JOINING = 16
 PARAMETERS = ("scale", "B", "input_mean", "input_var")
 
 
@@ -142,6 +143,37 @@ def _has_more_channels(value: str, graph: Graph) -> bool:
     shape = graph.shape(value)
     size = shape[1] if shape is not None and len(shape) > 1 else None
     return isinstance(size, int) and size != 1
+
+
+def plain_affines(graph: Graph) -> dict[int, ChannelAffine]:
+    """The maps of all BatchNormalizations of `graph` at once, by the id of the node, where nothing is unusual.
+
+    Every plain one (inference mode, four stored float32 vectors of one length, finite, positive variance) has the
+    very numbers that `read_batch_norm` gives; one array operation serves thousands of them. The others are left out.
+    """
+    nodes = [node for node in graph.nodes() if is_batch_norm(node) and len(node.input) == 5 and len(node.output) == 1]
+    if len(nodes) < _WORTH_JOINING or graph.opset < 9:
+        return {}
+    nodes = [node for node in nodes if {a.name for a in node.attribute} <= {"epsilon", "momentum"}]
+    columns = [graph.joined_vectors([node.input[index] for node in nodes]) for index in range(1, 5)]
+    if any(column is None for column in columns):
+        return {}
+    (scale, sizes), (bias, *b), (mean, *m), (variance, *v) = (column for column in columns if column is not None)
+    if not nodes or 0 in sizes or not (b == m == v == [sizes]):
+        return {}
+    epsilons = [number(node, "epsilon", DEFAULT_EPSILON) for node in nodes]
+    with np.errstate(all="ignore"):
+        shifted = variance + np.repeat(epsilons, sizes)
+        k = scale / np.sqrt(shifted)
+        t = bias - mean * k
+        sound = (shifted > 0) & np.isfinite(k) & np.isfinite(t)
+    ends = np.cumsum(sizes)
+    found = np.logical_and.reduceat(sound, ends - sizes)
+    return {
+        id(node): ChannelAffine(k[end - size : end], t[end - size : end], 1)
+        for node, size, end, fine in zip(nodes, sizes, ends.tolist(), found.tolist(), strict=True)
+        if fine
+    }
 
 
 def _parameter(node: NodeProto, index: int, graph: Graph) -> Tensor:

@@ -5,8 +5,10 @@ with constants. A run is a normalization if it holds a BatchNormalization, or sc
 is a bias and a lone multiplication by one number a temperature or a gain: neither is a normalization.
 """
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from onnx import NodeProto
 
@@ -15,6 +17,9 @@ from bnfold.graph import Graph
 from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import AffineOp, is_affine_op, read_affine
 from bnfold.passes.normalization import is_batch_norm
+
+
+_NOTHING: Mapping[int, ChannelAffine] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,17 @@ class Run:
         return "+".join(node.op_type for node in self.nodes)
 
 
-def collect_run(node: NodeProto, graph: Graph, seen: AbstractSet[int]) -> Run:
+def collect_run(
+    node: NodeProto, graph: Graph, seen: AbstractSet[int], known: Mapping[int, ChannelAffine] = _NOTHING
+) -> Run:
     """The run that starts at `node`. Raises `Refused` where `node` is no affine map.
 
     It goes on while the next operator is the only one that reads the value and is a map on the same axis; operators
-    whose ids are in `seen` are left out.
+    whose ids are in `seen` are left out. `known` maps, by the id
+    of the node, need not be read again.
     """
-    members = [read_affine(node, graph)]
+    affine = None if graph.model.was_edited(node) else known.get(id(node))
+    members = [read_affine(node, graph) if affine is None else AffineOp(node, 0, affine)]
     affine = members[0].affine
     while True:
         value = members[-1].node.output[0]

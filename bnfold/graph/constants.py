@@ -37,7 +37,9 @@ _ARITHMETIC: dict[str, np.ufunc] = {
     "Reciprocal": np.reciprocal,
 }
 # Their result is never larger than their operands together.
-_REARRANGING = frozenset({"Cast", "Concat", "Flatten", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+_REARRANGING = frozenset(
+    {"Cast", "Concat", "Flatten", "ReduceMean", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
 
 
 def evaluate(graph: "Graph", node: NodeProto, output: str, depth: int) -> Tensor | None:
@@ -115,6 +117,16 @@ def _broadcast(values: NDArray[Any], shape: Tensor) -> Tensor | None:
         return None
 
 
+def _tile(_graph: "Graph", _node: NodeProto, operands: list[Tensor]) -> Tensor | None:
+    """How exporters repeat the parameters of an InstanceNormalization for each row of the batch."""
+    if len(operands) != 2 or operands[1].dtype != np.int64 or len(operands[0].shape) != operands[1].size:
+        return None
+    repeats = [int(count) for count in operands[1].numpy().reshape(-1)]
+    if any(count < 0 for count in repeats) or operands[0].nbytes * math.prod(repeats) > LARGEST_RESULT_BYTES:
+        return None
+    return Tensor.of(np.tile(operands[0].numpy(), repeats), operands[0].dtype)
+
+
 def _arithmetic(_graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor | None:
     dtype, function = operands[0].dtype, _ARITHMETIC[node.op_type]
     if node.attribute or len(operands) != function.nin:  # before opset 7 attributes say how to broadcast
@@ -162,6 +174,7 @@ _EVALUATORS: dict[str, Callable[["Graph", NodeProto, list[Tensor]], Tensor | Non
     "Shape": _shape,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
+    "Tile": _tile,
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
 }
 _SUPPORTED = frozenset(_EVALUATORS) | _REARRANGING

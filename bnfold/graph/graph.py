@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, NodeProto, TensorProto, TypeProto, helper
 
 from bnfold.graph.constants import evaluate
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from bnfold.graph.model import Model
 
 _ELEMENT_TYPES = {dtype: helper.np_dtype_to_tensor_dtype(dtype) for dtype in FLOATS}
+_TYPE_READERS = frozenset({"Shape", "Size", "CastLike"})
 # Computed tensors of at least this many bytes are streamed into the output; smaller ones stand in the structure.
 _STREAMED_BYTES = 4096
 
@@ -58,16 +60,14 @@ class Graph:
             self._initializers = {tensor.name: tensor for tensor in body.initializer}
             self._sparse = {tensor.values.name for tensor in body.sparse_initializer}
         self._input_set = set(self._inputs)
+        self._defined = self._input_set | self._initializers.keys() | self._sparse
         for node in self._nodes.values():
             for output in node.output:
                 self._producers[output] = node
+        self._defined.update(self._producers)
+        self.opset = model.opset(body if isinstance(body, FunctionProto) else None)
 
     # ------------------------------------------------------------------ questions
-
-    @property
-    def opset(self) -> int:
-        """The version of the default operator set that this scope imports."""
-        return self.model.opset(self.body) if isinstance(self.body, FunctionProto) else self.model.opset(None)
 
     def nodes(self) -> list[NodeProto]:
         """The nodes of this scope in order, those removed left out."""
@@ -80,14 +80,12 @@ class Graph:
 
     def defines(self, value: str) -> bool:
         """Whether `value` is a node output, an input or an initializer of this very scope."""
-        return (
-            value in self._producers or value in self._initializers or value in self._input_set or value in self._sparse
-        )
+        return value in self._defined
 
     def resolve(self, value: str) -> "Graph | None":
         """The scope that defines `value` as seen from here, or None."""
         graph: Graph | None = self
-        while graph is not None and not graph.defines(value):
+        while graph is not None and value not in graph._defined:
             graph = graph.parent
         return graph
 
@@ -103,7 +101,10 @@ class Graph:
 
     def readers(self, value: str) -> list[Use]:
         """The consumers that see the numbers of `value`: not Shape and Size, nor the type operand of CastLike."""
-        return [use for use in self.consumers(value) if not _looks_only_at_type(use)]
+        uses = self.consumers(value)
+        if len(uses) == 1 and uses[0].node.op_type not in _TYPE_READERS:
+            return uses
+        return [use for use in uses if not _looks_only_at_type(use)]
 
     def is_output(self, value: str) -> bool:
         """Whether `value` is an output of the scope that defines it, or leaves a body nested in that scope."""
@@ -132,9 +133,11 @@ class Graph:
         home = self.resolve(value)
         if home is None:
             return None
-        if value not in home._constants:
-            home._constants[value] = home._evaluate(value, depth)
-        return home._constants[value]
+        try:
+            return home._constants[value]
+        except KeyError:
+            constant = home._constants[value] = home._evaluate(value, depth)
+            return constant
 
     def _evaluate(self, value: str, depth: int) -> Tensor | None:
         initializer = self._initializers.get(value)
@@ -142,6 +145,24 @@ class Graph:
             return None if self._overridable(value) else self.tensor_of(initializer)
         node = self._producers.get(value)
         return None if node is None else evaluate(self, node, value, depth)
+
+    def joined_vectors(self, values: Sequence[str]) -> tuple[NDArray[np.float64], list[int]] | None:
+        """The contents of many small float32 vectors, one behind the other in float64, and the size of each.
+
+        For thousands of parameters this is many times faster than `constant`. None unless every one is a plain
+        initializer of this scope that no caller can replace and no edit has touched.
+        """
+        parts: list[bytes] = []
+        for value in values:
+            proto = self._initializers.get(value)
+            if proto is None or value in self._input_set or value in self._constants:
+                return None
+            raw, dims = proto.raw_data, proto.dims
+            if proto.data_type != TensorProto.FLOAT or len(dims) != 1 or len(raw) != 4 * dims[0]:
+                return None
+            parts.append(raw)
+        sizes = [len(part) // 4 for part in parts]
+        return np.frombuffer(b"".join(parts), "<f4").astype(np.float64), sizes
 
     def tensor_of(self, proto: TensorProto) -> Tensor:
         """The tensor of an initializer or an attribute of this model."""
@@ -206,7 +227,7 @@ class Graph:
         if not (old and graph._replace_constant(old, tensor)):
             base = f"{old}_{suffix}" if old else f"{self.label(node)}_{suffix}"
             graph.set_input(node, index, graph._new_constant(self.model.fresh_name(base), tensor, before=node))
-        self.model.record("set-constant", graph, graph.label(node))
+        self.model.record("set-constant", graph, graph.label(node), node)
 
     def set_input(self, node: NodeProto, index: int, value: str) -> None:
         """Let input `index` of `node` read `value`; inputs up to it that are absent become ""."""
@@ -219,7 +240,7 @@ class Graph:
             graph._drop_use(old, node, index)
         if value:
             graph._add_use(value, Use(graph, node, index))
-        self.model.record("set-input", graph, graph.label(node))
+        self.model.record("set-input", graph, graph.label(node), node)
 
     def add_constant(self, tensor: Tensor, name: str, before: NodeProto) -> str:
         """Add `tensor` under a fresh name made from `name`, for a reader that stands at `before`; its value name."""
@@ -245,8 +266,8 @@ class Graph:
         if toward_producer and maker is not None:
             position = list(maker.output).index(value)
             maker.output[position] = output
-            del graph._producers[value]
-            graph._producers[output] = maker
+            graph._undefine(value)
+            graph._define(output, maker)
             self.model.forget_value_info(graph, value)
             for use in list(graph._uses.get(value, ())):  # those that look only at its shape or type
                 self.set_input(use.node, use.position, output)
@@ -273,7 +294,19 @@ class Graph:
                 break
         else:
             node.attribute.append(helper.make_attribute(name, value))
-        self.model.record("set-attribute", self.model.owner(node), self.label(node))
+        self.model.record("set-attribute", self.model.owner(node), self.label(node), node)
+
+    def drop_outputs(self, node: NodeProto, keep: int = 1) -> None:
+        """Take away the outputs of `node` after the first `keep`. Nothing may read them."""
+        self.model.about_to_edit()
+        graph = self.model.owner(node)
+        for output in node.output[keep:]:
+            if output:
+                assert not graph.consumers(output) and not graph.is_output(output), output
+                del graph._producers[output]
+                self.model.forget_value_info(graph, output)
+        del node.output[keep:]
+        self.model.record("drop-outputs", graph, graph.label(node))
 
     def add_behind(self, node: NodeProto, constant: Tensor) -> None:
         """Put an Add of `constant` behind the first output of `node`; its readers read the sum, by the old name."""
@@ -283,8 +316,8 @@ class Graph:
         inner = self.model.fresh_name(f"{output}_unshifted")
         self.model.alias(inner, output)
         node.output[0] = inner
-        graph._producers[inner] = graph._producers.pop(output)
-        graph._constants.pop(output, None)
+        graph._undefine(output)
+        graph._define(inner, node)
         name = self.model.fresh_name(f"{graph.label(node)}_shift")
         add = helper.make_node("Add", [inner, ""], [output], name=name)
         graph.insert(add, after=node)
@@ -327,8 +360,7 @@ class Graph:
         (graph._before if before is not None else graph._after).setdefault(id(anchor), []).append(node)
         self.model.adopt(graph, node)
         for output in node.output:
-            graph._producers[output] = node
-            graph._constants.pop(output, None)
+            graph._define(output, node)
         for index, value in enumerate(node.input):
             if value:
                 graph._add_use(value, Use(graph, node, index))
@@ -342,7 +374,7 @@ class Graph:
         del graph._nodes[id(node)]
         for output in node.output:
             if graph._producers.get(output) is node:
-                del graph._producers[output]
+                graph._undefine(output)
         for index, value in enumerate(node.input):
             if value:
                 graph._drop_use(value, node, index)
@@ -364,17 +396,30 @@ class Graph:
 
     def index_uses(self) -> None:
         """Enter the uses of this scope's nodes where the values they read are defined."""
+        uses, defined = self._uses, self._defined
         for node in self._nodes.values():
             for index, value in enumerate(node.input):
-                if value:
+                if value in defined:
+                    uses.setdefault(value, []).append(Use(self, node, index))
+                elif value:
                     self._add_use(value, Use(self, node, index))
         if self.parent is not None:
             for output in self._outputs:
                 if not self.defines(output) and (home := self.resolve(output)) is not None:
                     home._outputs.add(output)
 
+    def _define(self, value: str, node: NodeProto) -> None:
+        self._producers[value] = node
+        self._defined.add(value)
+        self._constants.pop(value, None)
+
+    def _undefine(self, value: str) -> None:
+        del self._producers[value]
+        self._defined.discard(value)
+        self._constants.pop(value, None)
+
     def _add_use(self, value: str, use: Use) -> None:
-        home = self if value in self._producers else self.resolve(value)
+        home = self.resolve(value)
         if home is not None:
             home._uses.setdefault(value, []).append(use)
 
@@ -382,7 +427,7 @@ class Graph:
         home = self.resolve(value)
         if home is not None:
             uses = home._uses.get(value, [])
-            home._uses[value] = [use for use in uses if not (use.node is node and use.position == index)]
+            home._uses[value] = [use for use in uses if use.node is not node or use.position != index]
             home._suspects.append(value)
 
     def _keep_order(self) -> None:
@@ -427,6 +472,7 @@ class Graph:
             proto = self.body.initializer.add(name=name)
             self._store(proto, tensor)
             self._initializers[name] = proto
+            self._defined.add(name)
             if self.model.lists_initializers and self.parent is None:
                 self.body.input.append(helper.make_tensor_value_info(name, proto.data_type, tensor.shape))
                 self._input_set.add(name)
@@ -470,6 +516,7 @@ class Graph:
             _keep(self.body.input, lambda value: value.name not in gone)
             self._initializers = {tensor.name: tensor for tensor in self.body.initializer}
             self._input_set -= gone
+            self._defined -= gone
         return busy
 
     def _unread(self, node: NodeProto) -> bool:
@@ -478,9 +525,9 @@ class Graph:
 
 def _looks_only_at_type(use: Use) -> bool:
     node = use.node
-    if node.op_type in ("Shape", "Size") or (node.op_type == "CastLike" and use.position == 1):
-        return node.domain in ("", "ai.onnx")
-    return False
+    if node.op_type not in _TYPE_READERS or node.domain not in ("", "ai.onnx"):
+        return False
+    return node.op_type != "CastLike" or use.position == 1
 
 
 def _dims(proto: TensorProto) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ class Model:
         self._owners: dict[int, Graph] = {}
         self._names: set[str] | None = None
         self._types: dict[int, dict[str, TypeProto]] | None = None
+        self._edited: set[int] = set()
         self._aliases: dict[str, str] = {}
         self._before_edits: bytes | None = None
         self._gone: dict[int, set[str]] = {}  # by scope: values that no node makes any more
@@ -90,9 +91,15 @@ class Model:
         self._names.add(name)
         return name
 
-    def record(self, kind: str, graph: Graph, node: str) -> None:
-        """Enter an edit; every method of the door ends here."""
-        self.edits.append(Edit(kind, graph.scope, node))
+    def record(self, kind: str, graph: Graph, label: str, node: NodeProto | None = None) -> None:
+        """Enter an edit; every method of the door ends here. `node` is given where its inputs or attributes changed."""
+        self.edits.append(Edit(kind, graph.scope, label))
+        if node is not None:
+            self._edited.add(id(node))
+
+    def was_edited(self, node: NodeProto) -> bool:
+        """Whether an input, a constant or an attribute of `node` was changed."""
+        return id(node) in self._edited
 
     def about_to_edit(self) -> None:
         """Remember the structure as it was read: shapes are inferred from it, also after the first edit."""
