@@ -168,3 +168,31 @@ def test_what_cannot_be_known_says_why() -> None:
     fine = Evaluator(parser.parse_model(text % "Relu(x)"))
     with pytest.raises(Unknowable, match="cannot run"):
         fine({})
+
+
+@pytest.mark.parametrize(("opset", "attributes"), [(6, "is_test=1"), (9, "momentum=0.8"), (13, ""), (15, "")])
+def test_batch_normalization_is_inference_in_every_opset(opset: int, attributes: str) -> None:
+    text = (
+        f'<ir_version: 8, opset_import: ["" : {opset}]> agraph (float[N,3,H] x, float[3] g, float[3] h, float[3] m, '
+        f"float[3] v) => (float[N,3,H] y) {{ y = BatchNormalization<epsilon=0.01, {attributes}>(x, g, h, m, v) }}"
+    ).replace(", >", ">")
+    x, (g, h, m), v = RNG.standard_normal((2, 3, 4)), RNG.standard_normal((3, 3)), RNG.uniform(1, 2, 3)
+    got = Evaluator(parser.parse_model(text))({"x": x, "g": g, "h": h, "m": m, "v": v})["y"]
+    tx, tm, tv, tg, th = tensors(x, m, v, g, h)
+    np.testing.assert_allclose(got, functional.batch_norm(tx, tm, tv, tg, th, eps=0.01).numpy(), rtol=1e-6)
+
+
+TRAINING = {
+    "opset 6 by default": (6, "y = BatchNormalization(x, g, g, g, g)"),
+    "opset 9 with five outputs": (9, "y, a, b, c, d = BatchNormalization(x, g, g, g, g)"),
+    "opset 15": (15, "y, a, b = BatchNormalization<training_mode=1>(x, g, g, g, g)"),
+    "per position": (8, "y = BatchNormalization<spatial=0>(x, g, g, g, g)"),
+}
+
+
+@pytest.mark.parametrize(("opset", "body"), TRAINING.values(), ids=TRAINING)
+def test_batch_normalization_in_training_has_no_truth(opset: int, body: str) -> None:
+    graph = f"agraph (float[N,3,H] x, float[3] g) => (float[N,3,H] y) {{ {body} }}"
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> {graph}'
+    with pytest.raises(Unknowable, match="training mode"):
+        Evaluator(parser.parse_model(text))({"x": np.ones((1, 3, 2)), "g": np.ones(3)})

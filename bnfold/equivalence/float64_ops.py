@@ -131,7 +131,28 @@ class AveragePool(OpRun):
         return (taps.sum(axis=axes) / counts,)
 
 
-OPERATORS: list[type[OpRun]] = [Conv, ConvTranspose, MaxPool, AveragePool]
+class BatchNormalization(OpRun):
+    """Inference alone, in every opset. From 9 to 13 the reference mixes in the batch's statistics, as in training."""
+
+    def _run(
+        self, x: Array, scale: Array, bias: Array, mean: Array, variance: Array, **attributes: Any
+    ) -> tuple[Array]:
+        opset = self.run_params["opsets"][""]
+        inference = (
+            bool(attributes.get("is_test"))
+            if opset < 7
+            else not attributes.get("training_mode")
+            if opset >= 14
+            else sum(map(bool, self.onnx_node.output)) == 1
+        )
+        if not inference or attributes.get("spatial") == 0:
+            raise NotImplementedError("BatchNormalization in training mode or per position")
+        shape = (-1, *[1] * (x.ndim - 2))
+        factor = scale / np.sqrt(variance + attributes["epsilon"])
+        return ((x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape),)
+
+
+OPERATORS: list[type[OpRun]] = [Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization]
 
 
 def _pool_windows(x: Array, attributes: dict[str, Any], fill: float) -> Array:
