@@ -1,7 +1,6 @@
 """`ChannelAffine`: y_c = scale_c * x_c + shift_c for each channel c on one axis, in float64."""
 
 import math
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -18,17 +17,24 @@ def all_finite(values: NDArray[np.float64]) -> bool:
     return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
-@dataclass(frozen=True, eq=False)
 class ChannelAffine:
-    """The map y = scale * x + shift along `axis` of a value, counted from the front.
+    """The map y = scale * x + shift along `axis` of a value, counted from the front. Immutable.
 
     `scale` and `shift` are float64 of shape [C]. With C = 1 the map is *uniform*: the same number everywhere, so that
     it means the same on every axis and at every shape.
     """
 
-    scale: Vector
-    shift: Vector
-    axis: int
+    __slots__ = ("_has_scale", "_has_shift", "axis", "scale", "shift")
+
+    def __init__(self, scale: Vector, shift: Vector, axis: int) -> None:
+        self.scale = scale
+        self.shift = shift
+        self.axis = axis
+        self._has_scale: bool | None = None
+        self._has_shift: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"ChannelAffine({self.scale}, {self.shift}, axis={self.axis})"
 
     @classmethod
     def of(cls, scale: Vector, shift: Vector, axis: int) -> Self:
@@ -57,12 +63,16 @@ class ChannelAffine:
     @property
     def has_scale(self) -> bool:
         """Whether any scale is not 1."""
-        return bool((self.scale != 1).any())
+        if self._has_scale is None:
+            self._has_scale = bool((self.scale != 1).any())
+        return self._has_scale
 
     @property
     def has_shift(self) -> bool:
         """Whether any shift is not 0."""
-        return bool(self.shift.any())
+        if self._has_shift is None:
+            self._has_shift = bool(self.shift.any())
+        return self._has_shift
 
     def then(self, later: "ChannelAffine") -> "ChannelAffine":
         """This map followed by `later`: x -> later.scale * (scale * x + shift) + later.shift."""

@@ -49,11 +49,6 @@ class Plan:
 
     def extend(self, other: "Plan") -> None:
         """Take in the edits of another branch. Raises `Refused` where both want to change the same constant."""
-        if not self.constants and not self.adds:
-            self.constants, self.adds = list(other.constants), list(other.adds)
-            self.attributes += other.attributes
-            self.absorbers += other.absorbers
-            return
         taken = {(id(node), index) for node, index, _ in self.constants} | {(id(add.node), -1) for add in self.adds}
         wanted = {(id(node), index) for node, index, _ in other.constants} | {(id(add.node), -1) for add in other.adds}
         if taken & wanted:
@@ -62,15 +57,6 @@ class Plan:
         self.attributes += other.attributes
         self.adds += other.adds
         self.absorbers += other.absorbers
-
-    def take(self, node: NodeProto, step: Step) -> None:
-        """Enter what `step` does to `node` itself."""
-        own = Plan(list(step.constants), list(step.attributes))
-        if step.add is not None:
-            own.adds.append(NewAdd(node, step.add))
-        if step.constants or step.add is not None:
-            own.absorbers.append(node)
-        self.extend(own)
 
     def apply(self, graph: Graph) -> None:
         """Make the edits."""
@@ -94,31 +80,28 @@ class Search:
 
     def toward_producer(self, reader: NodeProto, index: int, affine: ChannelAffine) -> Plan:
         """A plan after which input `index` of `reader` holds affine(what it holds now). Raises `Refused`."""
-        plan = Plan()
         if affine.is_identity:
-            return plan
+            return Plan()
         value = reader.input[index]
         known = self._refused.get((value, affine.has_shift))
         if known is not None:
             raise known
         try:
-            self._toward_producer(plan, reader, index, affine)
+            return self._toward_producer(reader, index, affine)
         except Refused as refused:
             self._refused[value, affine.has_shift] = refused
             raise
-        return plan
 
-    def _toward_producer(self, plan: Plan, reader: NodeProto, index: int, affine: ChannelAffine) -> None:
+    def _toward_producer(self, reader: NodeProto, index: int, affine: ChannelAffine) -> Plan:
         graph, value = self.graph.model.owner(reader), reader.input[index]
         constant = graph.constant(value)
         if constant is not None:
-            plan.constants.append(NewConstant(reader, index, _mapped(constant, affine)))
-            plan.absorbers.append(reader)
-            return
+            return Plan([NewConstant(reader, index, _mapped(constant, affine))], absorbers=[reader])
         node = self._maker(graph, value, reader)
         handler = self._handler(TOWARD_PRODUCER, node, graph)
         output = list(node.output).index(value)
-        self._first_possible(plan, node, handler(node, output, affine, graph.model.owner(node)), toward_producer=True)
+        home = graph.model.owner(node)
+        return self._first_possible(node, home, handler(node, output, affine, home), toward_producer=True)
 
     def _maker(self, graph: Graph, value: str, reader: NodeProto) -> NodeProto:
         """The node that makes `value`, where `reader` is the only one that sees it."""
@@ -128,8 +111,8 @@ class Search:
         if graph.is_output(value):
             raise Refused(Reason.VALUE_IS_OUTPUT, repr(value))
         uses = graph.readers(value)
-        others = [use for use in uses if use.node is not reader]
-        if others or len(uses) != 1:
+        if len(uses) != 1 or uses[0].node is not reader:
+            others = [use for use in uses if use.node is not reader]
             names = ", ".join(sorted({use.graph.label(use.node) for use in others})[:3]) or graph.label(reader)
             raise Refused(Reason.OTHER_CONSUMER, f"{value!r} is read by {names}")
         return node
@@ -152,44 +135,43 @@ class Search:
         for use in uses:
             handler = self._handler(TOWARD_CONSUMERS, use.node, use.graph)
             steps = handler(use.node, use.position, affine, use.graph)
-            branch = Plan()
-            self._first_possible(branch, use.node, steps, toward_producer=False)
-            plan.extend(branch)
+            plan.extend(self._first_possible(use.node, use.graph, steps, toward_producer=False))
         return plan
 
-    def _first_possible(self, plan: Plan, node: NodeProto, steps: list[Step], *, toward_producer: bool) -> None:
-        """Enter the first of `steps` whose rest finds a place; raise the first refusal where none does."""
+    def _first_possible(self, node: NodeProto, graph: Graph, steps: list[Step], *, toward_producer: bool) -> Plan:
+        """The plan of the first of `steps` whose rest finds a place. Raises the first refusal where none does."""
         self._steps += 1
         if self._steps > MOST_STEPS or self._depth >= DEEPEST:
             raise Refused(Reason.SEARCH_LIMIT, f"{self._steps} steps, {self._depth} operators away")
         self._depth += 1
+        refusal: Refused | None = None
         try:
-            self._try_each(plan, node, steps, toward_producer=toward_producer)
+            for step in steps:
+                try:
+                    return self._complete(node, graph, step, toward_producer=toward_producer)
+                except Refused as refused:
+                    refusal = refusal or refused
         finally:
             self._depth -= 1
-
-    def _try_each(self, plan: Plan, node: NodeProto, steps: list[Step], *, toward_producer: bool) -> None:
-        graph = self.graph.model.owner(node)
-        refusal: Refused | None = None
-        for step in steps:
-            attempt = Plan()
-            try:
-                attempt.take(node, step)
-                for index, rest in step.passes_on:
-                    self._note(node, graph, rest)
-                    if toward_producer:
-                        attempt.extend(self.toward_producer(node, index, rest))
-                    else:
-                        attempt.extend(self._down(graph, node.output[index], rest))
-            except Refused as refused:
-                refusal = refusal or refused
-            else:
-                if not step.passes_on:
-                    self._say(f"{graph.label(node)} ({node.op_type}) takes it up")
-                plan.extend(attempt)
-                return
         assert refusal is not None
         raise refusal
+
+    def _complete(self, node: NodeProto, graph: Graph, step: Step, *, toward_producer: bool) -> Plan:
+        """What `step` does to `node`, and what becomes of the maps it passes on."""
+        plan = Plan(list(step.constants), list(step.attributes))
+        if step.add is not None:
+            plan.adds.append(NewAdd(node, step.add))
+        if step.constants or step.add is not None:
+            plan.absorbers.append(node)
+        for index, rest in step.passes_on:
+            self._note(node, graph, rest)
+            if toward_producer:
+                plan.extend(self.toward_producer(node, index, rest))
+            else:
+                plan.extend(self._down(graph, node.output[index], rest))
+        if self._trace is not None and not step.passes_on:
+            self._trace.append(f"  {graph.label(node)} ({node.op_type}) takes it up")
+        return plan
 
     def _down(self, graph: Graph, value: str, affine: ChannelAffine) -> Plan:
         outer, self.graph = self.graph, graph
@@ -210,12 +192,9 @@ class Search:
         return handler
 
     def _note(self, node: NodeProto, graph: Graph, rest: ChannelAffine) -> None:
-        parts = [name for name, there in (("scale", rest.has_scale), ("shift", rest.has_shift)) if there]
-        self._say(f"{graph.label(node)} ({node.op_type}) passes on {' and '.join(parts)}")
-
-    def _say(self, line: str) -> None:
         if self._trace is not None:
-            self._trace.append(line)
+            parts = [name for name, there in (("scale", rest.has_scale), ("shift", rest.has_shift)) if there]
+            self._trace.append(f"  {graph.label(node)} ({node.op_type}) passes on {' and '.join(parts)}")
 
 
 def _mapped(constant: Tensor, affine: ChannelAffine) -> Tensor:

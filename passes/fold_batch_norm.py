@@ -53,6 +53,10 @@ class FoldBatchNorm:
 
     def run(self, model: Model) -> list[Decision]:
         """Edit `model`; one decision per normalization. A fold may open the way for another, so until none is left."""
+        with np.errstate(all="ignore"):  # every result is looked at: what is not finite is refused
+            return self._rounds(model)
+
+    def _rounds(self, model: Model) -> list[Decision]:
         decisions: dict[tuple[str, str], Decision] = {}
         original = {id(node) for graph in model.graphs for node in graph.nodes()}
         while True:
@@ -89,10 +93,10 @@ class FoldBatchNorm:
         return decisions
 
     def _is_kept(self, node: NodeProto, graph: Graph) -> bool:
-        return any(fnmatchcase(graph.label(node), pattern) for pattern in self.options.keep)
+        return bool(self.options.keep) and any(fnmatchcase(graph.label(node), each) for each in self.options.keep)
 
     def _without_kept(self, run: Run, graph: Graph) -> Run:
-        for position, node in enumerate(run.nodes):
+        for position, node in enumerate(run.nodes if self.options.keep else ()):
             if self._is_kept(node, graph):
                 return Run(run.members[:position])
         return run

@@ -48,7 +48,7 @@ def check_range(weight: Tensor, scaled: Tensor, axes: tuple[int, ...]) -> None:
     limits = FLOATS[weight.dtype]
     for axis in axes:
         largest = scaled.magnitude(axis)
-        if limits.smallest_normal <= largest.min() and largest.max() <= limits.largest:
+        if ((limits.smallest_normal <= largest) & (largest <= limits.largest)).all():
             continue
         if not (largest <= limits.largest).all():
             raise Refused(Reason.WEIGHT_OVERFLOW, f"{largest.max():.4g} in {weight.dtype}")

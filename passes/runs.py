@@ -59,12 +59,17 @@ class Run:
     @property
     def is_normalization(self) -> bool:
         """Whether it holds a BatchNormalization or has one scale per channel."""
-        return any(is_batch_norm(m.node) or (m.affine.has_scale and not m.affine.is_uniform) for m in self.members)
+        return any(is_batch_norm(m.node) or _scales_channels(m) for m in self.members)
 
     @property
     def op_types(self) -> str:
         """What it is made of, as in "Sub+Div+Mul+Add"."""
         return "+".join(node.op_type for node in self.nodes)
+
+
+def _scales_channels(member: AffineOp) -> bool:
+    """c - x has the scale -1 in every channel: that is a sign, and its c is a bias."""
+    return member.node.op_type in ("Mul", "Div") and member.affine.has_scale and not member.affine.is_uniform
 
 
 def collect_run(

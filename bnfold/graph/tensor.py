@@ -36,6 +36,7 @@ FLOATS: dict[np.dtype, Limits] = {
 }
 
 
+_LITTLE = {dtype: dtype.newbyteorder("<") for dtype in FLOATS}
 _FLOAT_TYPES: dict[int, np.dtype] = {helper.np_dtype_to_tensor_dtype(dtype): dtype for dtype in FLOATS}
 
 
@@ -72,7 +73,7 @@ class Tensor:
         shape = tuple(proto.dims)
         dtype = _FLOAT_TYPES.get(proto.data_type)
         if payload is None and dtype is not None and proto.raw_data:  # by far the most frequent kind
-            return cls(dtype, shape, np.frombuffer(proto.raw_data, dtype.newbyteorder("<")).reshape(shape))
+            return cls(dtype, shape, np.frombuffer(proto.raw_data, _LITTLE[dtype]).reshape(shape))
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
         if payload is None:
             return cls(dtype, shape, numpy_helper.to_array(proto))
@@ -134,7 +135,7 @@ class Tensor:
 
     def tobytes(self) -> bytes:
         """The stored form: little-endian, row-major."""
-        return self._stored_block(()).astype(self.dtype.newbyteorder("<"), copy=False).tobytes()
+        return self._stored_block(()).astype(_LITTLE.get(self.dtype, self.dtype), copy=False).tobytes()
 
     def magnitude(self, axis: int) -> NDArray[np.float64]:
         """The largest absolute value at each index of `axis`, before rounding; NaN where there is a NaN.
@@ -180,7 +181,9 @@ class Tensor:
         values = self._exact_block(block) if self.factors else self._values[block]
         if values.dtype == self.dtype:
             return values
-        with np.errstate(all="ignore"):  # whoever computed it has checked the range
+        if self.dtype == np.float32 and not self.factors:  # whoever computed it has checked the range
+            return values.astype(np.float32)
+        with np.errstate(all="ignore"):
             return values.astype(self.dtype)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
