@@ -16,6 +16,7 @@ class Action(StrEnum):
     FROZEN = "frozen"
     MERGED = "merged"
     SUBSTITUTED = "substituted"
+    REMOVED = "removed"
     LOWERED = "lowered"
     KEPT = "kept"
 
@@ -33,6 +34,12 @@ class Reason(Enum):
     PARAMETER_SHAPE = "Its parameters are not one number per channel."
     NOT_FINITE = "Its parameters are not finite, or its variance plus epsilon is not positive."
     KEPT_ON_REQUEST = "It was chosen to be kept."
+    INITIAL_STATISTICS = (
+        "It runs in training mode and its stored mean and variance were never updated, so there is nothing to freeze."
+    )
+    BATCH_STATISTICS = "It has no stored statistics: the model computes its mean and variance from its own input."
+    STATISTICS_READ = "It runs in training mode and something reads the running statistics it gives out."
+    DECIDED_AT_RUN_TIME = "Whether it runs in training mode is decided while the model runs."
     # What surrounds it.
     GRAPH_INPUT = (
         "Its input comes straight from the graph's inputs, and no linear operator follows that could take it up."
@@ -73,6 +80,44 @@ class Reason(Enum):
     @property
     def sentence(self) -> str:
         """One plain sentence that says why."""
+        return self.value
+
+
+class Diagnosis(Enum):
+    """What a person should know about a normalization. The name is the stable code; the value is the sentence."""
+
+    EXPORTED_IN_TRAINING_MODE = (
+        "It was exported without .eval(): what it computes depends on the other images of the batch or on chance, and "
+        "some runtimes refuse it. PyTorch's TorchScript exporter also moves stored statistics one step toward the "
+        "example input; bnfold optimize freezes it, and bnfold recalibrate computes its statistics anew."
+    )
+    ONE_VALUE_PER_CHANNEL = (
+        "In training mode it needs more than one value per channel: with one, the variance is 0 and the output its "
+        'bias alone, which PyTorch refuses with "Expected more than 1 value per channel when training".'
+    )
+    BEHIND_ACTIVATION = (
+        "It stands behind an activation, so it cannot be folded into the layer before it, only into those behind it."
+    )
+    INITIAL_STATISTICS = (
+        "Its stored mean is 0 and its variance 1 in every channel, as in a new layer: the statistics were never "
+        "updated, or the export lost them. bnfold recalibrate computes them from data."
+    )
+    TINY_VARIANCE = (
+        "Some channels have a variance below epsilon and a scale that is not small: they amplify rounding and noise."
+    )
+    BATCH_STATISTICS = (
+        "It has no stored statistics (track_running_stats=False) and normalizes with those of the batch in every mode: "
+        "each answer depends on the other images of the batch."
+    )
+
+    @property
+    def code(self) -> str:
+        """The stable code, as in reports and on the command line: the member's name."""
+        return self.name
+
+    @property
+    def sentence(self) -> str:
+        """What it means and what to do."""
         return self.value
 
 

@@ -1,6 +1,7 @@
 """Runs passes in order and collects what they decided. Knows no pass by name."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from bnfold.decisions import Action, Decision
 from bnfold.graph import Model
@@ -16,7 +17,16 @@ def run_passes(model: Model, passes: Iterable[Pass]) -> tuple[Decision, ...]:
     for each in passes:
         for decision in each.run(model):
             key = (decision.scope, decision.node)
-            if key not in decisions or decision.action is not Action.KEPT:
-                decisions[key] = decision
+            decisions[key] = _last_word(decisions[key], decision) if key in decisions else decision
     model.finish()
     return tuple(decisions.values())
+
+
+def _last_word(earlier: Decision, later: Decision) -> Decision:
+    """Both are said where a later pass went on with what an earlier one froze, or could not."""
+    if earlier.action is Action.FROZEN:
+        if later.action is Action.KEPT:
+            return replace(earlier, reason=later.reason, detail=later.detail)
+        detail = "its stored statistics were frozen first"
+        return replace(later, detail=f"{detail}; {later.detail}" if later.detail else detail)
+    return earlier if later.action is Action.KEPT else later

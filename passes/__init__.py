@@ -6,17 +6,43 @@
 from collections.abc import Callable
 
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
+from bnfold.passes.freeze_batch_norm import FreezeBatchNorm, FreezeBatchNormOptions
 from bnfold.passes.options import PassOptions
 from bnfold.passes.protocol import Pass, Preserves
 
-__all__ = ["FoldBatchNorm", "FoldBatchNormOptions", "Pass", "PassOptions", "Preserves", "default_passes"]
+__all__ = [
+    "FoldBatchNorm",
+    "FoldBatchNormOptions",
+    "FreezeBatchNorm",
+    "FreezeBatchNormOptions",
+    "Pass",
+    "PassOptions",
+    "Preserves",
+    "default_passes",
+]
 
-# In the order in which they run.
-ORDER: tuple[Callable[[PassOptions], Pass], ...] = (
-    lambda options: FoldBatchNorm(FoldBatchNormOptions(keep=options.keep, lower=options.lower)),
-)
+
+def _freeze(options: PassOptions) -> Pass | None:
+    if not options.freeze:
+        return None
+    return FreezeBatchNorm(
+        FreezeBatchNormOptions(
+            keep=options.keep,
+            keep_dropout=options.keep_dropout,
+            accept_initial_statistics=options.accept_initial_statistics,
+        )
+    )
+
+
+def _fold(options: PassOptions) -> Pass | None:
+    return FoldBatchNorm(FoldBatchNormOptions(keep=options.keep, lower=options.lower)) if options.fold else None
+
+
+# In the order in which they run; None where the options do not ask for a pass.
+ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (_freeze, _fold)
 
 
 def default_passes(options: PassOptions | None = None) -> list[Pass]:
-    """The passes of `optimize`, in order, as `options` asks."""
-    return [make(options or PassOptions()) for make in ORDER]
+    """The passes that `options` asks for, in order."""
+    made = [make(options or PassOptions()) for make in ORDER]
+    return [each for each in made if each is not None]

@@ -1,0 +1,229 @@
+"""What a BatchNormalization or Dropout really is, whichever way its opset spells it.
+
+A BatchNormalization in training mode is one of: a forgotten `.eval()` with stored statistics worth using; one whose
+statistics were never updated; a computation on constants (weight standardization); an InstanceNormalization between two
+Reshapes. And one in inference mode may still normalize with the batch, where operators compute its statistics from its
+own input. Sources: ONNX operator changelog, BatchNormalization-1 to -15, Dropout-1 to -22; PyTorch 2.13's exporters.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from onnx import NodeProto
+
+from bnfold.decisions import Refused
+from bnfold.graph import Graph, number, numbers
+from bnfold.passes.normalization import Mode, is_batch_norm, mode
+
+_MOST_NODES_BACK = 32
+_ON_THE_WAY = frozenset(
+    {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Sub", "Mul", "Pow", "Div", "Abs"}
+)
+_AVERAGES = frozenset({"ReduceMean", "ReduceSum", "ReduceSumSquare", "GlobalAveragePool"})
+
+
+class Kind(StrEnum):
+    """What a normalization is."""
+
+    INFERENCE = "inference"
+    TRAIN = "train"
+    NEVER_UPDATED = "train, statistics never updated"
+    CONSTANT_DATA = "train, on constant data"
+    WRAPPED_INSTANCE_NORM = "instance normalization in disguise"
+    BATCH_STATISTICS = "batch statistics in disguise"
+
+
+@dataclass(frozen=True)
+class Disguise:
+    """Batch statistics written as operators: (x - mean) / root, with `mean` and `root` computed from x itself.
+
+    `first` subtracts and `last` divides (or multiplies by a reciprocal).
+    """
+
+    data: str
+    first: NodeProto
+    last: NodeProto
+
+
+def classify(node: NodeProto, graph: Graph) -> Kind:
+    """The kind of a BatchNormalization. Raises `Refused` where its mode depends on the caller of a function."""
+    how = mode(node, graph)
+    computed = reads_batch_statistics(node, graph)
+    if how is Mode.INFERENCE and not computed:
+        return Kind.INFERENCE
+    if how is Mode.TRAIN and graph.constant(node.input[0]) is not None:
+        return Kind.CONSTANT_DATA
+    if how is Mode.TRAIN and is_wrapped_instance_norm(node, graph):
+        return Kind.WRAPPED_INSTANCE_NORM
+    if computed:
+        return Kind.BATCH_STATISTICS
+    return Kind.NEVER_UPDATED if has_initial_statistics(node, graph) else Kind.TRAIN
+
+
+def has_initial_statistics(node: NodeProto, graph: Graph) -> bool:
+    """Whether the stored mean is 0 and the stored variance 1 in every channel: what a new layer starts with."""
+    stored = [graph.constant(value) for value in node.input[3:5]]
+    if len(stored) < 2 or any(tensor is None or not tensor.size for tensor in stored):
+        return False
+    mean, variance = (tensor.numpy() for tensor in stored if tensor is not None)
+    return bool((mean == 0).all() and (variance == 1).all())
+
+
+def reads_batch_statistics(node: NodeProto, graph: Graph) -> bool:
+    """Whether both statistics are averages over the very value that is normalized."""
+    if len(node.input) < 5:
+        return False
+    data = node.input[0]
+    return all(_is_average_of(value, data, graph) for value in node.input[3:5])
+
+
+def _is_average_of(value: str, data: str, graph: Graph) -> bool:
+    """Whether `value` is computed from `data` and constants alone, by operators that make up a mean or a variance."""
+    averaged, waiting, seen = False, [value], set[str]()
+    reached = False
+    while waiting:
+        name = waiting.pop()
+        if name == data:
+            reached = True
+            continue
+        if not name or name in seen or graph.constant(name) is not None:
+            continue
+        seen.add(name)
+        maker = graph.producer(name)
+        if maker is None or maker.domain not in ("", "ai.onnx") or len(seen) > _MOST_NODES_BACK:
+            return False
+        if maker.op_type in _AVERAGES:
+            averaged = True
+        elif maker.op_type not in _ON_THE_WAY:
+            # What both are made from, as where a Reshape of x stands before the averages.
+            return False
+        waiting.extend(maker.input)
+    return reached and averaged
+
+
+def is_wrapped_instance_norm(node: NodeProto, graph: Graph) -> bool:
+    """Whether `node` stands between Reshape to [1, N*C, ...] and a Reshape back: how exporters write InstanceNorm.
+
+    With one row in the batch, the statistics of the batch are those of each channel of that row.
+    """
+    data, output = node.input[0], node.output[0]
+    before = graph.producer(data)
+    uses = graph.consumers(output)
+    if before is None or before.op_type != "Reshape" or before.domain not in ("", "ai.onnx"):
+        return False
+    if graph.is_output(output) or not uses or any(use.node.op_type != "Reshape" or use.position for use in uses):
+        return False
+    target = _reshaped_to(before, graph)
+    return target is not None and len(target) >= 3 and target[0] == 1
+
+
+def _reshaped_to(node: NodeProto, graph: Graph) -> list[int] | None:
+    if graph.opset < 5:
+        return numbers(node, "shape") or None
+    tensor = graph.constant(node.input[1]) if len(node.input) > 1 else None
+    if tensor is None or tensor.dtype != np.int64 or len(tensor.shape) != 1:
+        return None
+    return [int(dim) for dim in tensor.numpy()]
+
+
+# ---------------------------------------------------------------------- batch statistics without the operator
+
+
+def find_disguise(node: NodeProto, graph: Graph) -> Disguise | None:
+    """Batch statistics that end at `node`: x - mean(x), divided by (or times the reciprocal of) a root of var(x).
+
+    The average has to run over the batch, axis 0: over other axes alone it is a layer or instance normalization, which
+    computes the same for each image whatever stands beside it.
+    """
+    if node.op_type not in ("Div", "Mul") or node.domain not in ("", "ai.onnx") or len(node.input) != 2:
+        return None
+    for position in (0,) if node.op_type == "Div" else (0, 1):
+        first = graph.producer(node.input[position])
+        if first is None or first.op_type != "Sub" or len(first.input) != 2:
+            continue
+        data, mean = first.input
+        if not _averages_over_batch(mean, data, graph):
+            continue
+        root = _radicand(node.input[1 - position], graph, reciprocal=node.op_type == "Mul")
+        if root is not None and _is_variance_of(root, data, node.input[position], graph):
+            return Disguise(data, first, node)
+    return None
+
+
+def _averages_over_batch(value: str, data: str, graph: Graph) -> bool:
+    maker = graph.producer(value)
+    while maker is not None and maker.op_type in ("Reshape", "Unsqueeze", "Identity"):
+        maker = graph.producer(maker.input[0])
+    if maker is None or maker.op_type != "ReduceMean" or maker.input[0] != data:
+        return False
+    axes = _axes(maker, graph)
+    return axes is not None and 0 in axes and 1 not in axes
+
+
+def _axes(node: NodeProto, graph: Graph) -> list[int] | None:
+    """Axes an average runs over, from the front; None where they are computed, or all axes are meant."""
+    if len(node.input) > 1 and node.input[1]:
+        tensor = graph.constant(node.input[1])
+        axes = None if tensor is None else [int(axis) for axis in tensor.numpy().reshape(-1)]
+    else:
+        axes = numbers(node, "axes") or None
+    rank = graph.rank(node.input[0])
+    if axes is None or (rank is None and any(axis < 0 for axis in axes)):
+        return None
+    return [axis if axis >= 0 else axis + (rank or 0) for axis in axes]
+
+
+def _radicand(value: str, graph: Graph, *, reciprocal: bool) -> str | None:
+    """v where `value` is sqrt(v), or 1 / sqrt(v)."""
+    maker = graph.producer(value)
+    if reciprocal:
+        if maker is None or maker.op_type not in ("Reciprocal", "Div"):
+            return None
+        maker = graph.producer(maker.input[-1])
+    return maker.input[0] if maker is not None and maker.op_type == "Sqrt" else None
+
+
+def _is_variance_of(value: str, data: str, centred: str, graph: Graph) -> bool:
+    """Whether `value` is an average of squares of `data` or `centred`, perhaps plus a constant."""
+    maker = graph.producer(value)
+    if maker is not None and maker.op_type == "Add":
+        computed = [operand for operand in maker.input if graph.constant(operand) is None]
+        if len(computed) != 1:
+            return False
+        value = computed[0]
+    return _is_average_of(value, data, graph) or _is_average_of(value, centred, graph)
+
+
+# ---------------------------------------------------------------------- Dropout
+
+
+def is_dropout(node: NodeProto) -> bool:
+    """Whether `node` is ONNX's own Dropout."""
+    return node.op_type == "Dropout" and node.domain in ("", "ai.onnx")
+
+
+def dropout_mode(node: NodeProto, graph: Graph) -> Mode | None:
+    """The mode of a Dropout, None where a caller decides it while the model runs.
+
+    Opset 1-6: `is_test` (absent means train). 7-11: it does nothing. 12+: the third input (absent means inference).
+    """
+    if graph.opset < 7:
+        return Mode.INFERENCE if number(node, "is_test", 0) else Mode.TRAIN
+    if graph.opset < 12 or len(node.input) < 3 or not node.input[2]:
+        return Mode.INFERENCE
+    training = graph.constant(node.input[2])
+    if training is None or training.size != 1:
+        return None
+    return Mode.TRAIN if bool(training.numpy().reshape(-1)[0]) else Mode.INFERENCE
+
+
+def is_in_train_mode(node: NodeProto, graph: Graph) -> bool:
+    """Whether `node` is a BatchNormalization or Dropout that runs, or may run, in training mode."""
+    if not (is_batch_norm(node) or is_dropout(node)):
+        return False
+    try:
+        how = mode(node, graph) if is_batch_norm(node) else dropout_mode(node, graph)
+    except Refused:
+        return False
+    return how is not Mode.INFERENCE

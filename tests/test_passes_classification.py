@@ -1,0 +1,268 @@
+"""Every spelling of training mode, and every kind of normalization, is told for what it is."""
+
+import warnings
+
+import numpy as np
+import pytest
+from onnx import ModelProto, NodeProto
+from onnx.backend.test.loader import load_model_tests
+
+from bnfold.decisions import Diagnosis
+from bnfold.graph import Graph, Model
+from bnfold.onnxfile import read
+from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise
+from bnfold.passes.diagnosis import diagnose
+from bnfold.passes.normalization import Mode
+from tests.architectures import TRAIN_MODE_OPSETS, exported, exported_in_train_mode
+from tests.fold_models import Row
+
+INITIAL = {
+    "m0": np.zeros(4, np.float32),
+    "v1": np.ones(4, np.float32),
+    "m_one_off": np.array([0, 0, 1e-30, 0], np.float32),
+    "v_one_off": np.array([1, 1, 1, np.nextafter(np.float32(1), np.float32(2))], np.float32),
+}
+BN = "BatchNormalization"
+T = f"y = {BN}<training_mode=1>"
+KINDS = {
+    # opset 1-6: is_test, absent means train
+    "opset 1, is_test": (Kind.INFERENCE, f"y = {BN}<is_test=1, consumed_inputs=[0,0,0,1,1]>(c, g, h, m, v)", 1),
+    "opset 1": (Kind.TRAIN, f"y = {BN}<consumed_inputs=[0,0,0,1,1]>(c, g, h, m, v)", 1),
+    "opset 6, is_test": (Kind.INFERENCE, f"y = {BN}<is_test=1>(c, g, h, m, v)", 6),
+    "opset 6, one output": (Kind.TRAIN, f"y = {BN}<is_test=0>(c, g, h, m, v)", 6),
+    "opset 6, five outputs": (Kind.TRAIN, f"y, a, b, d, e = {BN}(c, g, h, m, v)", 6),
+    # 7-13: any further output
+    "opset 7": (Kind.INFERENCE, f"y = {BN}(c, g, h, m, v)", 7),
+    "opset 7, five outputs": (Kind.TRAIN, f"y, a, b, d, e = {BN}(c, g, h, m, v)", 7),
+    "opset 9, four outputs": (Kind.TRAIN, f"y, a, b, d = {BN}(c, g, h, m, v)", 9),
+    "opset 13, five outputs": (Kind.TRAIN, f"y, a, b, d, e = {BN}(c, g, h, m, v)", 13),
+    "opset 13, no names": (Kind.INFERENCE, f'y, "", "", "", "" = {BN}(c, g, h, m, v)', 13),
+    # 14+: training_mode
+    "opset 14, one output": (Kind.TRAIN, f"{T}(c, g, h, m, v)", 14),
+    "opset 14, two outputs": (Kind.TRAIN, f"y, a = {BN}<training_mode=1>(c, g, h, m, v)", 14),
+    "opset 15, three outputs": (Kind.TRAIN, f"y, a, b = {BN}<training_mode=1>(c, g, h, m, v)", 15),
+    "opset 18": (Kind.INFERENCE, f"y = {BN}(c, g, h, m, v)", 18),
+    "opset 18, training_mode 0": (Kind.INFERENCE, f"y = {BN}<training_mode=0>(c, g, h, m, v)", 18),
+    # never updated: 0 and 1 in every channel, and only then
+    "never updated": (Kind.NEVER_UPDATED, f"{T}(c, g, h, m0, v1)", 17),
+    "never updated, opset 13": (Kind.NEVER_UPDATED, f"y, a, b, d, e = {BN}(c, g, h, m0, v1)", 13),
+    "never updated, opset 6": (Kind.NEVER_UPDATED, f"y = {BN}(c, g, h, m0, v1)", 6),
+    "one mean updated": (Kind.TRAIN, f"{T}(c, g, h, m_one_off, v1)", 17),
+    "one variance updated": (Kind.TRAIN, f"{T}(c, g, h, m0, v_one_off)", 17),
+    "initial but in inference": (Kind.INFERENCE, f"y = {BN}(c, g, h, m0, v1)", 17),
+    # constant data
+    "constant data": (Kind.CONSTANT_DATA, f"{T}(w, g3, h3, m3, v3)", 17),
+    "constant data, never updated": (
+        Kind.CONSTANT_DATA,
+        f"k = Constant<value_ints=[1,4,27]>() r = Reshape(w, k) {T}(r, g, h, m0, v1)",
+        17,
+    ),
+    "constant data in inference": (Kind.INFERENCE, f"y = {BN}(w, g3, h3, m3, v3)", 17),
+    # InstanceNorm between two Reshapes
+    "wrapped": (
+        Kind.WRAPPED_INSTANCE_NORM,
+        (
+            "k = Constant<value_ints=[1,4,6,7]>() l = Constant<value_ints=[2,2,6,7]>() r = Reshape(p, k) "
+            f"n, a, b = {BN}<training_mode=1>(r, g, h, m, v) y = Reshape(n, l)"
+        ),
+        17,
+    ),
+    "wrapped, with more rows": (
+        Kind.TRAIN,
+        (
+            "k = Constant<value_ints=[2,4,3,7]>() l = Constant<value_ints=[2,2,6,7]>() r = Reshape(p, k) "
+            f"n = {BN}<training_mode=1>(r, g, h, m, v) y = Reshape(n, l)"
+        ),
+        17,
+    ),
+    "not reshaped back": (
+        Kind.TRAIN,
+        f"k = Constant<value_ints=[1,4,6,7]>() r = Reshape(p, k) n = {BN}<training_mode=1>(r, g, h, m, v) y = Relu(n)",
+        17,
+    ),
+    "one row, but no Reshape": (Kind.TRAIN, f"{T}(one, g, h, m, v)", 17),
+    # batch statistics in disguise
+    "batch statistics": (
+        Kind.BATCH_STATISTICS,
+        (
+            "a = ReduceMean<axes=[0,2,3], keepdims=0>(c) b = ReduceMean<axes=[0,2,3]>(c) d = Sub(c, b) e = Mul(d, d) "
+            f"f = ReduceMean<axes=[0,2,3], keepdims=0>(e) y = {BN}(c, g, h, a, f)"
+        ),
+        17,
+    ),
+    "batch statistics in training mode": (
+        Kind.BATCH_STATISTICS,
+        (
+            "a = ReduceMean<axes=[0,2,3], keepdims=0>(c) b = ReduceMean<axes=[0,2,3]>(c) d = Sub(c, b) e = Mul(d, d) "
+            f"f = ReduceMean<axes=[0,2,3], keepdims=0>(e) {T}(c, g, h, a, f)"
+        ),
+        17,
+    ),
+    "mean of something else": (
+        Kind.INFERENCE,
+        (
+            "a = ReduceMean<axes=[0,2,3], keepdims=0>(s) b = ReduceMean<axes=[0,2,3]>(s) d = Sub(s, b) e = Mul(d, d) "
+            f"f = ReduceMean<axes=[0,2,3], keepdims=0>(e) y = {BN}(c, g, h, a, f)"
+        ),
+        17,
+    ),
+    "only the mean": (
+        Kind.INFERENCE,
+        f"a = ReduceMean<axes=[0,2,3], keepdims=0>(c) y = {BN}(c, g, h, a, v)",
+        17,
+    ),
+}
+INPUTS = {"c": "float[N,4,6,7]", "s": "float[N,4,6,7]", "p": "float[2,2,6,7]", "one": "float[1,4,6,7]"}
+
+
+def find(model: ModelProto, operator: str) -> tuple[NodeProto, Graph]:
+    graph = Model(read(model)).main
+    (node,) = (node for node in graph.nodes() if node.op_type == operator)
+    return node, graph
+
+
+def row(text: str, opset: int) -> ModelProto:
+    return Row(text, inputs=INPUTS, constants=INITIAL, opset=opset, ir=3 if opset < 7 else 9).model()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_spelling_has_its_kind(name: str) -> None:
+    kind, text, opset = KINDS[name]
+    assert classify(*find(row(text, opset), BN)) is kind
+
+
+def test_statistics_that_a_caller_may_give_are_not_called_initial() -> None:
+    model = row(f"{T}(c, g, h, m0, v1)", 17)
+    model.graph.input.add(name="m0").type.CopyFrom(model.graph.input[0].type)
+    assert classify(*find(model, BN)) is Kind.TRAIN
+
+
+@pytest.mark.parametrize(("exporter", "opset"), [(e, o) for e, opsets in TRAIN_MODE_OPSETS.items() for o in opsets])
+def test_train_mode_exports_of_pytorch(exporter: str, opset: int) -> None:
+    graph = Model(read(exported_in_train_mode(exporter, opset).model)).main
+    kinds = [classify(node, graph) for node in graph.nodes() if node.op_type == BN]
+    dropouts = [dropout_mode(node, graph) for node in graph.nodes() if node.op_type == "Dropout"]
+    # The dynamo exporter writes inference BatchNormalization also in train(), and keeps training Dropout.
+    assert kinds == [Kind.TRAIN if exporter == "torchscript" else Kind.INFERENCE] * 3
+    assert dropouts == ([Mode.TRAIN] if opset > 11 else [Mode.INFERENCE])
+
+
+def test_an_export_without_running_statistics() -> None:
+    node, graph = find(exported("batch_statistics", "dynamo", 18).proto, BN)
+    assert classify(node, graph) is Kind.BATCH_STATISTICS
+    assert set(diagnose(node, graph)) == {Diagnosis.BATCH_STATISTICS}
+
+
+def test_the_cases_of_the_onnx_backend() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other cases overflow and divide by zero on purpose while they are made
+        cases = {case.name: case.model for case in load_model_tests(kind="node") if "test_batchnorm" in case.name}
+    told = {name: classify(*find(model, BN)) for name, model in cases.items() if name.count("expanded") == 0}
+    training = {name for name, kind in told.items() if kind is Kind.TRAIN}
+    assert training == {"test_batchnorm_epsilon_training_mode", "test_batchnorm_example_training_mode"}
+    assert set(told.values()) == {Kind.TRAIN, Kind.INFERENCE}
+    assert len(told) == 4
+
+
+DROPOUTS = {
+    "opset 1": (Mode.TRAIN, "y = Dropout<consumed_inputs=[0]>(c)", 1),
+    "opset 6": (Mode.TRAIN, "y = Dropout<ratio=0.3>(c)", 6),
+    "opset 6, is_test": (Mode.INFERENCE, "y = Dropout<is_test=1>(c)", 6),
+    "opset 7": (Mode.INFERENCE, "y = Dropout<ratio=0.3>(c)", 7),
+    "opset 10, mask": (Mode.INFERENCE, "y, k = Dropout<ratio=0.3>(c)", 10),
+    "opset 12": (Mode.INFERENCE, "y = Dropout(c, ratio)", 12),
+    "opset 12, false": (Mode.INFERENCE, "y = Dropout(c, ratio, no)", 12),
+    "opset 12, true": (Mode.TRAIN, "y = Dropout(c, ratio, yes)", 12),
+    "opset 22, true, no ratio": (Mode.TRAIN, "y = Dropout(c, , yes)", 22),
+    "opset 18, of an expression": (Mode.TRAIN, "i = Identity(yes) y = Dropout(c, ratio, i)", 18),
+    "opset 18, asked at run time": (None, "y = Dropout(c, ratio, flag)", 18),
+}
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_each_spelling_of_dropout(name: str) -> None:
+    expected, text, opset = DROPOUTS[name]
+    constants = {"ratio": np.float32(0.3), "yes": np.array(True), "no": np.array(False)}
+    inputs = {**INPUTS, "flag": "bool[]"}
+    model = Row(text, inputs=inputs, constants=constants, opset=opset, ir=3 if opset < 7 else 9).model()
+    assert dropout_mode(*find(model, "Dropout")) is expected
+
+
+STATISTICS = "a = ReduceMean<axes=[/0|1/,2,3]>(c) d = Sub(c, a) e = Mul(d, d) f = ReduceMean<axes=[/0|1/,2,3]>(e) "
+DISGUISES = {
+    "divided": STATISTICS + "k = Add(f, eps) r = Sqrt(k) y = Div(d, r)",
+    "times the reciprocal": STATISTICS + "k = Add(f, eps) r = Sqrt(k) q = Reciprocal(r) y = Mul(q, d)",
+    "one over the root": STATISTICS + "k = Add(eps, f) r = Sqrt(k) q = Div(unit, r) y = Mul(d, q)",
+    "squares by Pow": "a = ReduceMean<axes=[/0|1/,2,3]>(c) d = Sub(c, a) e = Pow(d, two) "
+    "f = ReduceMean<axes=[0,2,3]>(e) k = Add(f, eps) r = Sqrt(k) y = Div(d, r)",
+    "difference of squares": "a = ReduceMean<axes=[/0|1/,2,3]>(c) d = Sub(c, a) s = Mul(c, c) "
+    "t = ReduceMean<axes=[0,2,3]>(s) u = Mul(a, a) f = Sub(t, u) k = Add(f, eps) r = Sqrt(k) y = Div(d, r)",
+}
+SMALL = {"eps": np.float32(1e-5), "two": np.float32(2), "unit": np.float32(1)}
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+def test_batch_statistics_written_as_operators(name: str) -> None:
+    pair = Row(DISGUISES[name], inputs=INPUTS, constants=SMALL, opset=13)
+    for side, found in ((pair.good(), True), (pair.bad(), False)):
+        graph = Model(read(side.model())).main
+        seen = [disguise for node in graph.nodes() if (disguise := find_disguise(node, graph)) is not None]
+        assert bool(seen) is found
+        assert [(d.data, d.first.output[0], d.last.output[0]) for d in seen] == [("c", "d", "y")] * found
+
+
+def test_a_layer_normalization_is_no_batch_normalization() -> None:
+    text = "a = ReduceMean<axes=[-1]>(c) d = Sub(c, a) e = Mul(d, d) f = ReduceMean<axes=[-1]>(e) k = Add(f, eps) "
+    graph = Model(read(Row(text + "r = Sqrt(k) y = Div(d, r)", inputs=INPUTS, constants=SMALL, opset=13).model())).main
+    assert all(find_disguise(node, graph) is None for node in graph.nodes())
+
+
+DIAGNOSES = {
+    "nothing": (f"y = {BN}(c, g, h, m, v)", {}),
+    "trained": (f"{T}(c, g, h, m, v)", {Diagnosis.EXPORTED_IN_TRAINING_MODE: ""}),
+    "fixed to one image": (
+        f"{T}(one1, g, h, m, v)",
+        {Diagnosis.EXPORTED_IN_TRAINING_MODE: "", Diagnosis.ONE_VALUE_PER_CHANNEL: "at its fixed shape"},
+    ),
+    "vectors": (
+        f"{T}(vectors, g, h, m, v)",
+        {Diagnosis.EXPORTED_IN_TRAINING_MODE: "", Diagnosis.ONE_VALUE_PER_CHANNEL: "at batch size 1"},
+    ),
+    "two vectors": (f"{T}(pair, g, h, m, v)", {Diagnosis.EXPORTED_IN_TRAINING_MODE: ""}),
+    "one vector, in inference": (f"y = {BN}(one1, g, h, m, v)", {}),
+    "initial in inference": (f"y = {BN}(c, g, h, m0, v1)", {Diagnosis.INITIAL_STATISTICS: ""}),
+    "initial in training": (
+        f"{T}(c, g, h, m0, v1)",
+        {Diagnosis.EXPORTED_IN_TRAINING_MODE: "", Diagnosis.INITIAL_STATISTICS: ""},
+    ),
+    "tiny variance": (f"y = {BN}(c, g, h, m, tiny)", {Diagnosis.TINY_VARIANCE: "1 of 4 channels, by up to 474"}),
+    "tiny variance, tiny scale": (f"y = {BN}(c, small, h, m, tiny)", {}),
+    "behind Relu": (f"r = Relu(c) y = {BN}(r, g, h, m, v)", {Diagnosis.BEHIND_ACTIVATION: "Relu r"}),
+    "behind SiLU": (
+        f"s = Sigmoid(c) r = Mul(c, s) i = Identity(r) y = {BN}(i, g, h, m, v)",
+        {Diagnosis.BEHIND_ACTIVATION: "Mul r"},
+    ),
+    "behind Conv": (f"r = Conv(x, w, b) y = {BN}(r, g, h, m, v)", {}),
+}
+
+
+@pytest.mark.parametrize("name", DIAGNOSES)
+def test_what_a_person_should_know(name: str) -> None:
+    text, expected = DIAGNOSES[name]
+    inputs = {
+        **INPUTS,
+        "x": "float[N,3,6,7]",
+        "one1": "float[1,4,1,1]",
+        "vectors": "float[N,4]",
+        "pair": "float[2,4]",
+    }
+    tiny = {"tiny": np.array([1e-9, 1, 2, 1.1e-5], np.float32), "small": np.full(4, 0.01, np.float32)}
+    constants = {**INITIAL, **tiny, "g": np.array([1.5, 1, 1, 1], np.float32)}
+    model = Row(text, inputs=inputs, constants=constants, opset=17).model()
+    assert diagnose(*find(model, BN)) == expected
+
+
+def test_dropout_in_training_mode_is_told() -> None:
+    constants = {"ratio": np.float32(0.3), "yes": np.array(True)}
+    model = Row("y = Dropout(c, ratio, yes)", inputs=INPUTS, constants=constants, opset=18).model()
+    assert set(diagnose(*find(model, "Dropout"))) == {Diagnosis.EXPORTED_IN_TRAINING_MODE}
