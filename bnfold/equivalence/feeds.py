@@ -40,17 +40,28 @@ class Plan:
     optional: bool = False
     overrides: tuple[Port, ...] = ()
     damping: float = 1.0
+    costly: bool = False
 
 
-def schedule(ports: Sequence[Port], first: Shapes, *, batched: bool) -> tuple[tuple[int, tuple[str, ...]], ...]:
-    """(batch, kinds) in the order to run them. A model with large inputs gets two feeds; another one gets them all.
+@dataclass(frozen=True)
+class Round:
+    """Feeds at one batch size. `costly`: run them once per provider, with optimizations on, as users do."""
+
+    batch: int
+    kinds: tuple[str, ...]
+    costly: bool = False
+
+
+def schedule(ports: Sequence[Port], first: Shapes, *, batched: bool) -> tuple[Round, ...]:
+    """The rounds in order. A model with large inputs gets two feeds; another one gets them all.
 
     `first`: the shapes for batch 1. `batched`: whether the batch is dynamic at all.
     """
     heavy = sum(math.prod(first[port.name]) for port in ports) >= HEAVY_ELEMENTS
     if heavy:
-        return ((1, ("normal",)), (2, ("mixed",))) if batched else ((1, ("normal", "impulses")),)
-    return ((1, KINDS), (3, ("normal", "mixed"))) if batched else ((1, KINDS),)
+        second = Round(2, ("mixed",), costly=True) if batched else Round(1, ("impulses",), costly=True)
+        return Round(1, ("normal",)), second
+    return (Round(1, KINDS), Round(3, ("normal", "mixed"))) if batched else (Round(1, KINDS),)
 
 
 def build(plan: Plan, ports: Sequence[Port], seed: int, limits: Mapping[str, int]) -> Feed:

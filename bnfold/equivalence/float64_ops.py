@@ -39,12 +39,12 @@ class Conv(OpRun):
         around = _pads(auto_pad, pads, x.shape[2:], w.shape[2:], steps, spread)
         taps = _windows(x, w.shape[2:], steps, spread, around, 0.0)
         n, places = x.shape[0], taps.shape[2 : 2 + rank]
-        # [N, g, C/g, *places, *taps] -> [N, g, places, C/g * taps]
+        # [N, g, C/g, *places, *taps] -> [g, C/g * taps, N * places]: one product for the whole batch.
         taps = taps.reshape(n, groups, x.shape[1] // groups, *taps.shape[2:])
-        order = (0, 1, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank))
-        columns = taps.transpose(order).reshape(n, groups, math.prod(places), -1)
-        kernel = w.reshape(groups, w.shape[0] // groups, -1)
-        y = np.matmul(kernel[None], columns.swapaxes(2, 3)).reshape(n, w.shape[0], *places)
+        order = (1, 2, *range(3 + rank, 3 + 2 * rank), 0, *range(3, 3 + rank))
+        columns = taps.transpose(order).reshape(groups, -1, n * math.prod(places))
+        y = np.matmul(w.reshape(groups, w.shape[0] // groups, -1), columns)
+        y = y.reshape(w.shape[0], n, *places).swapaxes(0, 1)
         return (y if b is None else y + b.reshape(-1, *[1] * rank),)
 
 

@@ -10,7 +10,7 @@ chosen. Nothing here uses the code that folds.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,7 +25,8 @@ from bnfold.equivalence.magnitude import Magnitude
 from bnfold.equivalence.regions import Cutter, Region, Uncut, same_bytes
 from bnfold.equivalence.shapes import InputShapes
 
-_ROWS, _IMPULSE = 32, 64.0
+_IMPULSE = 64.0
+_FEWEST_ROWS, _MOST_ROWS, _IMPULSE_COST = 2, 32, 1 << 21
 _ARITHMETIC = 2.0**-44
 """What float64 itself may lose in sums of a few thousand terms."""
 
@@ -165,6 +166,7 @@ def _prove(group: _Group, before: Cutter, after: Cutter, shapes: InputShapes, se
         return Proof(group.rewrites, Standing.UNDECIDED, str(why))
     old = before.cut(old_region, group.inputs, group.outputs)
     new = after.cut(new_region, inputs, outputs)
+    weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
     changed = _changed(old_region, new_region, before, after, new)
     try:
         run_old, run_new, size = Evaluator(old), Evaluator(new), Magnitude(new, changed)
@@ -173,7 +175,7 @@ def _prove(group: _Group, before: Cutter, after: Cutter, shapes: InputShapes, se
     reason = "no shapes for its inputs are known"
     for sizes in shapes.candidates(old, group.inputs):
         try:
-            return _compare(group, sizes, seed, run_old, run_new, size, changed)
+            return _compare(group, sizes, seed, run_old, run_new, size, changed, weights)
         except Unknowable as why:
             reason = str(why)
     return Proof(group.rewrites, Standing.UNDECIDED, reason)
@@ -187,10 +189,11 @@ def _compare(
     run_new: Evaluator,
     size: Magnitude,
     changed: Mapping[str, int],
+    weights: int,
 ) -> Proof:
     unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
     used = largest = 0.0
-    for number, (feed, needed) in enumerate(_feeds(sizes, seed)):
+    for number, (feed, needed) in enumerate(_feeds(sizes, seed, weights)):
         try:
             answers = run_old(feed)
         except Unknowable:
@@ -235,26 +238,36 @@ def _place(was: Array, now: Array) -> tuple[int, ...]:
     return tuple(int(index) for index in np.unravel_index(int(error.argmax()), error.shape))
 
 
-def _feeds(sizes: Mapping[str, tuple[int, ...]], seed: int) -> Iterator[tuple[dict[str, Array], bool]]:
+def _feeds(sizes: Mapping[str, tuple[int, ...]], seed: int, weights: int) -> Iterator[tuple[dict[str, Array], bool]]:
     """Zeros leave the shift alone, one impulse per row leaves single weights alone, the others mix everything.
 
     The last feed has another batch than the rest, which a piece with a fixed batch need not support: the flag says so.
+    Large weights get fewer impulses: the three others find what is wrong with more than a few of their numbers.
     """
     generator = np.random.default_rng([seed, 0x9E3779B9])
-    yield {name: np.zeros(shape) for name, shape in sizes.items()}, True
-    yield {name: generator.standard_normal(shape) for name, shape in sizes.items()}, True
-    yield {name: _border(generator.standard_normal(shape)) for name, shape in sizes.items()}, True
-    yield {name: _impulses(shape, generator) for name, shape in sizes.items()}, False
+    kinds: tuple[Callable[[tuple[int, ...]], Array], ...] = (
+        np.zeros,
+        lambda shape: generator.standard_normal(shape),
+        lambda shape: _border(generator.standard_normal(shape)),
+    )
+    if all(len(shape) > 1 and shape[0] == len(kinds) for shape in sizes.values()):
+        rows = {name: [kind((1, *shape[1:])) for kind in kinds] for name, shape in sizes.items()}
+        yield {name: np.concatenate(arrays) for name, arrays in rows.items()}, True
+    else:
+        for kind in kinds:
+            yield {name: kind(shape) for name, shape in sizes.items()}, True
+    count = max(_FEWEST_ROWS, min(_MOST_ROWS, _IMPULSE_COST // max(weights, 1)))
+    yield {name: _impulses(shape, generator, count) for name, shape in sizes.items()}, False
 
 
-def _impulses(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+def _impulses(shape: tuple[int, ...], generator: np.random.Generator, count: int) -> Array:
     """Row i is zero but for one channel in the middle of the map: every weight that reads it shows alone."""
     if len(shape) < 2:
         return generator.standard_normal(shape)
-    channel_axis = 1 if len(shape) != 3 else (1 if shape[1] >= shape[2] else 2)
-    channels = generator.permutation(shape[channel_axis])[:_ROWS]
-    values = np.zeros((_ROWS, *shape[1:]))
-    for row in range(_ROWS):
+    channel_axis = 1 if len(shape) != 3 or shape[1] >= shape[2] else 2
+    channels = generator.permutation(shape[channel_axis])[:count]
+    values = np.zeros((count, *shape[1:]))
+    for row in range(count):
         place: list[int] = [row, *(size // 2 for size in shape[1:])]
         if len(channels):
             place[channel_axis] = int(channels[row % len(channels)])

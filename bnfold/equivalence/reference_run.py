@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from bnfold.equivalence import feeds, sizes
 from bnfold.equivalence.element_types import rounding_of
-from bnfold.equivalence.feeds import Feed, Plan
+from bnfold.equivalence.feeds import Feed, Plan, Round
 from bnfold.equivalence.sessions import Outputs, RunFailed
 from bnfold.equivalence.signature import Signature
 from bnfold.equivalence.sizes import Shapes
@@ -36,6 +36,7 @@ class Answer:
     outputs: Outputs
     contract: frozenset[str] = frozenset()
     damping: float = 1.0
+    costly: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """How to make this feed again, together with the seed."""
@@ -85,8 +86,8 @@ def run_seeded_feeds(
     first = next(sizes.variants(model, ports, fixed, 1))
     batched = first != next(sizes.variants(model, ports, fixed, 3))
     accepted: Shapes | None = None
-    for batch, kinds in feeds.schedule(ports, first, batched=batched):
-        shapes = runner.group(batch, kinds, list(sizes.variants(model, ports, fixed, batch)))
+    for each in feeds.schedule(ports, first, batched=batched):
+        shapes = runner.group(each, list(sizes.variants(model, ports, fixed, each.batch)))
         accepted = accepted or shapes
     if accepted is None:
         return runner.found
@@ -106,14 +107,15 @@ class _Runner:
     taps: Sequence[str]
     found: Answers
 
-    def group(self, batch: int, kinds: tuple[str, ...], shapes: list[Shapes]) -> Shapes | None:
+    def group(self, each: Round, shapes: list[Shapes]) -> Shapes | None:
         """The sizes the reference accepted for this batch, or None. Zeros are tried where other values were refused."""
+        batch, kinds = each.batch, each.kinds
         for kind in dict.fromkeys((kinds[0], "zero")):
             for candidate in shapes:
-                if self.attempt(Plan(f"batch{batch}-{kind}", kind, candidate), quietly=True):
+                if self.attempt(Plan(f"batch{batch}-{kind}", kind, candidate, costly=each.costly), quietly=True):
                     for other in kinds:
                         if other != kind:
-                            self.attempt(Plan(f"batch{batch}-{other}", other, candidate))
+                            self.attempt(Plan(f"batch{batch}-{other}", other, candidate, costly=each.costly))
                     return candidate
         self.found.notes.append(
             f"No size tried for batch {batch} can be run by the reference (tried {len(shapes)}): {self.found.refusal}."
@@ -140,7 +142,7 @@ class _Runner:
             self.found.notes.append(f"The reference answers feed {plan.name} with values that are not finite.")
         contract = _contract(outputs, self.taps)
         self.found.answers.append(
-            Answer(plan.name, plan.shapes, partial(self.build, plan), outputs, contract, plan.damping)
+            Answer(plan.name, plan.shapes, partial(self.build, plan), outputs, contract, plan.damping, plan.costly)
         )
         return True
 

@@ -7,7 +7,7 @@ from onnx import ModelProto, TypeProto
 
 from bnfold.equivalence.sizes import windows
 
-_BATCH = 2
+_BATCH = 3
 _DYNAMIC = 5
 
 
@@ -59,7 +59,7 @@ def _ranks(guesses: list[list[list[int | None]]]) -> Iterator[list[list[int | No
 
 
 def _shrunk(known: Mapping[str, list[int | None]], side: int) -> dict[str, tuple[int, ...]]:
-    """Batch 2, spatial sizes cut to `side` and a little more for each further axis, so that no two axes are alike."""
+    """Batch 3, spatial sizes cut to `side` and a little more for each further axis, so that no two axes are alike."""
     shapes = {}
     for name, dims in known.items():
         shape = []

@@ -1,5 +1,6 @@
 """What a model asks for and promises: its inputs and outputs, read from the structure without loading weights."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,11 @@ def signature_of(model: ModelProto) -> Signature:
         overridable=tuple(port for port in ports if port.name in initialized) if model.ir_version >= 4 else (),
         outputs=tuple(_port(value) for value in model.graph.output),
     )
+
+
+def weight_count(model: ModelProto) -> int:
+    """How many numbers the initializers of the main graph hold."""
+    return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
 
 
 def every_node(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:

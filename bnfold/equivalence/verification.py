@@ -7,7 +7,7 @@ the candidate runs without and with them, on every provider asked for. One sessi
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from bnfold.equivalence.appeal import Appeal
 from bnfold.equivalence.behind import Sources, behind
@@ -21,10 +21,13 @@ from bnfold.equivalence.regions import Cutter
 from bnfold.equivalence.remainder import unexplained
 from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.sessions import Optimization, RunFailed, Session, runtime
-from bnfold.equivalence.signature import Signature, Source, difference, read_structure, signature_of
+from bnfold.equivalence.signature import Signature, Source, difference, read_structure, signature_of, weight_count
 from bnfold.equivalence.sizes import check_overrides
 from bnfold.equivalence.tolerance import Judgement, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
+
+_PROVED_WEIGHTS = 4_000_000
+"""Stored numbers up to which proving every rewrite is cheaper than running models with inputs to match."""
 
 
 class Verdict(StrEnum):
@@ -42,6 +45,7 @@ class VerifyOptions:
 
     `rewrites`: what is known to have been rewritten; each is then proved in float64, and where onnxruntime cannot run
     the models, proofs of all of them and of nothing else having changed give the verdict PROVED. None: not known.
+    `proof`: "auto" leaves proofs out where running the models cost less and did compare them.
     `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node may run on another provider.
     """
 
@@ -52,6 +56,7 @@ class VerifyOptions:
     providers: tuple[str, ...] = ("cpu",)
     strict_placement: bool = False
     rewrites: tuple[Rewrite, ...] | None = None
+    proof: Literal["auto", "always", "never"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -137,9 +142,12 @@ def _measured(reference: Source, candidate: Source, options: VerifyOptions) -> V
 
 def _with_proofs(measured: Verification, reference: Source, candidate: Source, options: VerifyOptions) -> Verification:
     """A broken proof overrules agreement; proofs of everything stand in for a run that was not possible."""
-    if options.rewrites is None:
+    if options.rewrites is None or options.proof == "never":
         return measured
     before, after = Cutter(reference), Cutter(candidate)
+    if options.proof == "auto" and measured.measurements and weight_count(before.model) > _PROVED_WEIGHTS:
+        note = "The rewrites were not proved one by one, which costs more than the comparison: pass --proof to do so."
+        return replace(measured, notes=(*measured.notes, note))
     proofs = prove_with(before, after, options.rewrites, options.seed)
     broken = [proof for proof in proofs if proof.standing is Standing.BROKEN]
     verdict, explanation = measured.verdict, measured.explanation
@@ -207,6 +215,8 @@ def _candidate(
         if setting.provider is not CPU:
             check(where, setting.provider, strict_placement=options.strict_placement)
         for answer in answers.answers:
+            if answer.costly and setting.optimization is Optimization.OFF:
+                continue
             answered = session.run(answer.feed())
             findings += compare(answer, answered, setting, options.tolerance, sources if taps else {})
     return findings, [where] if setting.provider is not CPU else []

@@ -1,0 +1,127 @@
+"""Feeds reach what they must: borders, branches, batches, tables, and sizes that show every tap."""
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, parser
+
+from bnfold.equivalence import Verdict, VerifyOptions, sizes, verify
+from bnfold.equivalence.feeds import KINDS, Plan, build, schedule
+from bnfold.equivalence.signature import Port, signature_of
+
+IMAGE = Port("x", TensorProto.FLOAT, ("N", 3, "H", "W"))
+
+
+def graph(body: str, signature: str = "(float[N,3,H,W] x) => (float[N,C,A,B] y)") -> ModelProto:
+    return parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> agraph {signature} {{ {body} }}')
+
+
+def first_shape(model: ModelProto) -> tuple[int, ...]:
+    ports = signature_of(model).inputs
+    return next(sizes.variants(model, ports, {}, 1))[ports[0].name]
+
+
+@pytest.mark.parametrize(
+    ("body", "least"),
+    [
+        ("y = Conv<kernel_shape=[7,7]>(x, w)", 8),
+        ("y = Conv<kernel_shape=[3,3], dilations=[4,4]>(x, w)", 10),
+        ("a = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) y = Conv<kernel_shape=[5,5]>(a, w)", 12),
+        ("a = Conv<kernel_shape=[3,3], strides=[4,4]>(x, w) y = AveragePool<kernel_shape=[3,3]>(a)", 16),
+        ("y = Relu(x)", 2),
+    ],
+)
+def test_every_window_sees_a_map_larger_than_itself(body: str, least: int) -> None:
+    model = graph(body)
+    model.graph.input.extend(graph("y = Relu(w)", "(float[4,3,7,7] w) => (float[4,3,7,7] y)").graph.input)
+    batch, channels, height, width = first_shape(model)
+    assert (batch, channels) == (1, 3)
+    assert height >= least
+    assert width > height
+
+
+def test_sides_are_multiples_of_the_total_stride() -> None:
+    down = "a = MaxPool<kernel_shape=[2,2], strides=[2,2]>(x) b = MaxPool<kernel_shape=[3,3], strides=[4,4]>(a)"
+    _, _, height, width = first_shape(graph(f"{down} y = Relu(b)"))
+    assert height % 8 == width % 8 == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_are_what_they_say_and_the_same_each_time(kind: str) -> None:
+    plan = Plan(f"f-{kind}", kind, {"x": (3, 3, 6, 7)})
+    (one, two), other = (build(plan, [IMAGE], 0, {})["x"] for _ in range(2)), build(plan, [IMAGE], 1, {})["x"]
+    np.testing.assert_array_equal(one, two)
+    assert one.dtype == np.float32
+    assert np.isfinite(one).all()
+    assert (kind == "zero") == np.array_equal(one, other)
+    match kind:
+        case "zero":
+            assert not one.any()
+        case "constant":
+            assert np.ptp(one, axis=(2, 3)).max() == 0
+            assert (one > 0).any()
+            assert (one < 0).any()
+        case "uniform":
+            assert 0 <= one.min() < one.max() < 1
+        case "extreme":
+            assert np.abs(one).max() > 1000
+        case "impulses":
+            places = {(int(h), int(w)) for h, w in np.argwhere(one[0, 0])}
+            assert places == {(h, w) for h in (0, 3, 5) for w in (0, 3, 6)}
+        case "mixed":
+            assert len({round(float(np.abs(row).mean()), 3) for row in one}) == 3
+
+
+def test_extreme_values_fit_into_float16() -> None:
+    values = build(Plan("e", "extreme", {"x": (4, 64)}), [Port("x", TensorProto.FLOAT16, ("N", 64))], 0, {})["x"]
+    assert np.isfinite(values).all()
+    assert np.abs(values).max() > 16
+
+
+def test_integers_reach_the_ends_of_their_range_and_conditions_both_values() -> None:
+    def values(elem_type: int, kind: str, limit: dict[str, int], shape: tuple[int, ...] = (400,)) -> np.ndarray:
+        return build(Plan("i", kind, {"x": shape}), [Port("x", elem_type, ("N",))], 0, limit)["x"]
+
+    pixels = values(TensorProto.UINT8, "normal", {})
+    assert (pixels.min() < 10, pixels.max() > 245) == (True, True)
+    assert set(values(TensorProto.INT64, "normal", {"x": 5})) == {0, 1, 2, 3, 4}
+    assert set(values(TensorProto.INT64, "constant", {"x": 5})) == {4}
+    assert {bool(values(TensorProto.BOOL, kind, {}, ())) for kind in KINDS} == {True, False}
+
+
+def test_large_inputs_get_few_feeds_and_small_ones_all() -> None:
+    assert sum(len(each.kinds) for each in schedule([IMAGE], {"x": (1, 3, 224, 224)}, batched=True)) == 2
+    assert {each.batch for each in schedule([IMAGE], {"x": (1, 3, 224, 224)}, batched=True)} == {1, 2}
+    assert {each.batch for each in schedule([IMAGE], {"x": (1, 3, 32, 32)}, batched=True)} == {1, 3}
+    assert [each.kinds for each in schedule([IMAGE], {"x": (1, 3, 32, 32)}, batched=False)] == [KINDS]
+
+
+def test_a_large_model_is_run_on_all_its_feeds_with_optimizations_and_on_one_without() -> None:
+    model = graph("y = Relu(x)", "(float[N,3,224,224] x) => (float[N,3,224,224] y)").SerializeToString()
+    found = verify(model, model)
+    assert found.verdict is Verdict.EQUIVALENT
+    ran = {(m.where.feed, m.where.optimization) for m in found.measurements}
+    assert ran == {("batch1-normal", "off"), ("batch1-normal", "on"), ("batch2-mixed", "on")}
+
+
+def test_a_reference_that_overflows_is_fed_less() -> None:
+    model = graph("y = Exp(x)", "(float[N,4] x) => (float[N,4] y)").SerializeToString()
+    found = verify(model, model)
+    damped = {feed["name"]: feed["damping"] for feed in found.feeds}
+    assert damped["batch1-normal"] == 1
+    assert damped["batch1-extreme"] > 1
+    assert all(m.compared == m.count for m in found.measurements)
+
+
+def test_large_models_are_proved_only_on_request() -> None:
+    from onnx import numpy_helper
+
+    from bnfold.equivalence import Rewrite
+
+    proto = graph("y = MatMul(x, w)", "(float[N,2048] x) => (float[N,2048] y)")
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((2048, 2048), np.float32), "w"))
+    model, rewrites = proto.SerializeToString(), (Rewrite(("x",), ("y",)),)
+    auto = verify(model, model, VerifyOptions(rewrites=rewrites))
+    assert (auto.proofs, auto.verdict) == ((), Verdict.EQUIVALENT)
+    assert any("--proof" in note for note in auto.notes)
+    assert len(verify(model, model, VerifyOptions(rewrites=rewrites, proof="always")).proofs) == 1
+    assert verify(model, model, VerifyOptions(rewrites=rewrites, proof="never")).notes == ()
