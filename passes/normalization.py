@@ -133,7 +133,8 @@ def read_parameters(node: NodeProto, graph: Graph) -> BatchNorm:
         raise Refused(Reason.PARAMETER_SHAPE, f"one number for the channels of {node.input[0]!r}")
     scale, bias, mean, variance = (parameter.exact() for parameter in parameters)
     epsilon = number(node, "epsilon", DEFAULT_EPSILON)
-    if not (variance + epsilon > 0).all() or np.isinf(variance).any():
+    shifted = variance + epsilon
+    if not ((shifted > 0) & np.isfinite(shifted)).all():
         raise Refused(Reason.NOT_FINITE, f"variance {variance.min():.4g}, epsilon {epsilon:.4g}")
     return BatchNorm(scale, bias, mean, variance, epsilon, parameters[0].dtype)
 
@@ -149,7 +150,8 @@ def plain_affines(graph: Graph) -> dict[int, ChannelAffine]:
     """The maps of all BatchNormalizations of `graph` at once, by the id of the node, where nothing is unusual.
 
     Every plain one (inference mode, four stored float32 vectors of one length, finite, positive variance) has the
-    very numbers that `read_batch_norm` gives; one array operation serves thousands of them. The others are left out.
+    very numbers that `read_batch_norm` gives; one array operation serves thousands of them. The others are left out,
+    and so are those of one channel, whose data needs a look.
     """
     nodes = [node for node in graph.nodes() if is_batch_norm(node) and len(node.input) == 5 and len(node.output) == 1]
     if len(nodes) < _WORTH_JOINING or graph.opset < 9:
@@ -166,13 +168,13 @@ def plain_affines(graph: Graph) -> dict[int, ChannelAffine]:
         shifted = variance + np.repeat(epsilons, sizes)
         k = scale / np.sqrt(shifted)
         t = bias - mean * k
-        sound = (shifted > 0) & np.isfinite(k) & np.isfinite(t)
+        sound = (shifted > 0) & np.isfinite(shifted) & np.isfinite(k) & np.isfinite(t)
     ends = np.cumsum(sizes)
     found = np.logical_and.reduceat(sound, ends - sizes)
     return {
         id(node): ChannelAffine(k[end - size : end], t[end - size : end], 1)
         for node, size, end, fine in zip(nodes, sizes, ends.tolist(), found.tolist(), strict=True)
-        if fine
+        if fine and size > 1
     }
 
 
