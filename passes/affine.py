@@ -21,17 +21,19 @@ class ChannelAffine:
     """The map y = scale * x + shift along `axis` of a value, counted from the front. Immutable.
 
     `scale` and `shift` are float64 of shape [C]. With C = 1 the map is *uniform*: the same number everywhere, so that
-    it means the same on every axis and at every shape.
+    it means the same on every axis and at every shape. Who knows them may give `has_scale` and `has_shift`.
     """
 
     __slots__ = ("_has_scale", "_has_shift", "axis", "scale", "shift")
 
-    def __init__(self, scale: Vector, shift: Vector, axis: int) -> None:
+    def __init__(
+        self, scale: Vector, shift: Vector, axis: int, has_scale: bool | None = None, has_shift: bool | None = None
+    ) -> None:
         self.scale = scale
         self.shift = shift
         self.axis = axis
-        self._has_scale: bool | None = None
-        self._has_shift: bool | None = None
+        self._has_scale = has_scale
+        self._has_shift = has_shift
 
     def __repr__(self) -> str:
         return f"ChannelAffine({self.scale}, {self.shift}, axis={self.axis})"

@@ -6,7 +6,6 @@ axis 1 of four.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +28,7 @@ from bnfold.passes.step import (
 )
 
 
-@dataclass(frozen=True)
-class AffineOp:
+class AffineOp(NamedTuple):
     """One operator read as a map: of the value at input `data`."""
 
     node: NodeProto

@@ -5,7 +5,7 @@ tables say which (`affine_ops`, `linear_ops`, `carriers`). What is left of a run
 possible; what stays is kept with the reason of the nearest miss.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
@@ -14,7 +14,7 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
-from bnfold.graph import Graph, Model, Tensor
+from bnfold.graph import Graph, Model, Tensor, paused_collector
 from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import as_constant, is_affine_op
 from bnfold.passes.fold import Plan, Search
@@ -53,12 +53,12 @@ class FoldBatchNorm:
 
     def run(self, model: Model) -> list[Decision]:
         """Edit `model`; one decision per normalization. A fold may open the way for another, so until none is left."""
-        with np.errstate(all="ignore"):  # every result is looked at: what is not finite is refused
+        with paused_collector(), np.errstate(all="ignore"):  # every result is looked at: what is not finite is refused
             return self._rounds(model)
 
     def _rounds(self, model: Model) -> list[Decision]:
         decisions: dict[tuple[str, str], Decision] = {}
-        original = {id(node) for graph in model.graphs for node in graph.nodes()}
+        original = {id(node): graph.label(node) for graph in model.graphs for node in graph.nodes()}
         while True:
             before = len(model.edits)
             for graph in model.graphs:
@@ -67,8 +67,11 @@ class FoldBatchNorm:
             if len(model.edits) == before:
                 return list(decisions.values())
 
-    def _scope(self, graph: Graph, original: set[int]) -> list[Decision]:
-        """One round over one scope. What the pass itself made is folded too, but is no normalization of the input."""
+    def _scope(self, graph: Graph, original: Mapping[int, str]) -> list[Decision]:
+        """One round over one scope. What the pass itself made is folded too, but is no normalization of the input.
+
+        `original` holds the labels of the nodes of the input, by id: an output may get another name on the way.
+        """
         decisions: list[Decision] = []
         seen: set[int] = set()
         known = plain_affines(graph)
@@ -77,19 +80,18 @@ class FoldBatchNorm:
                 continue
             if is_batch_norm(node) and self._is_kept(node, graph):
                 seen.add(id(node))
-                decisions.append(_kept(node, graph, Refused(Reason.KEPT_ON_REQUEST)))
+                decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
                 continue
             try:
                 run = self._without_kept(collect_run(node, graph, seen, known), graph)
             except Refused as refused:
                 if is_batch_norm(node):
-                    decisions.append(_kept(node, graph, refused))
+                    decisions += _kept([(original[id(node)], node.op_type)], graph, refused)
                 continue
             if not run.is_normalization or scales_a_computed_normalization(run, graph):
                 continue
             seen.update(id(member) for member in run.nodes)
-            made = self._decide(run, graph)
-            decisions.extend(made if id(run.first.node) in original else ())
+            decisions += self._decide(run, graph, original)
         return decisions
 
     def _is_kept(self, node: NodeProto, graph: Graph) -> bool:
@@ -101,13 +103,14 @@ class FoldBatchNorm:
                 return Run(run.members[:position])
         return run
 
-    def _decide(self, run: Run, graph: Graph) -> list[Decision]:
+    def _decide(self, run: Run, graph: Graph, original: Mapping[int, str]) -> list[Decision]:
+        labels = [(original[id(node)], node.op_type) for node in run.batch_norms]
+        if not labels and id(run.first.node) in original:
+            labels = [(original[id(run.first.node)], run.op_types)]
         try:
             rewrite = best_rewrite(run, graph, lower=self.options.lower)
         except Refused as refused:
-            return [_kept(node, graph, refused) for node in run.batch_norms] or [_kept_run(run, graph, refused)]
-        labels = [(graph.label(node), node.op_type) for node in run.batch_norms]
-        labels = labels or [(graph.label(run.first.node), run.op_types)]
+            return _kept(labels, graph, refused)
         target = rewrite.apply()
         return [
             Decision(label, op_type, graph.scope, rewrite.action, target, detail=rewrite.detail)
@@ -115,15 +118,11 @@ class FoldBatchNorm:
         ]
 
 
-def _kept(node: NodeProto, graph: Graph, refused: Refused) -> Decision:
-    return Decision(
-        graph.label(node), node.op_type, graph.scope, Action.KEPT, reason=refused.reason, detail=refused.detail
-    )
-
-
-def _kept_run(run: Run, graph: Graph, refused: Refused) -> Decision:
-    label = graph.label(run.first.node)
-    return Decision(label, run.op_types, graph.scope, Action.KEPT, reason=refused.reason, detail=refused.detail)
+def _kept(labels: list[tuple[str, str]], graph: Graph, refused: Refused) -> list[Decision]:
+    return [
+        Decision(label, op_type, graph.scope, Action.KEPT, reason=refused.reason, detail=refused.detail)
+        for label, op_type in labels
+    ]
 
 
 # ---------------------------------------------------------------------- the choice
@@ -197,6 +196,8 @@ def _up(run: Run, affine: ChannelAffine, graph: Graph, trace: list[str] | None) 
 
 def _into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
     plan = Search(graph, trace).toward_consumers(run.output, run.affine)
+    if graph.is_output(run.output):  # an identity asks nothing of its readers, but its output keeps its name
+        raise Refused(Reason.VALUE_IS_OUTPUT, repr(run.output))
     nodes = _saved(run, plan, graph)
 
     def apply() -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import FLOATS, Graph, Tensor, number, numbers, text
-from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine import ChannelAffine, Vector
 from bnfold.passes.affine_ops import as_constant
 from bnfold.passes.step import (
     Handler,
@@ -27,10 +27,10 @@ from bnfold.passes.step import (
 
 
 def scaled_weight(
-    node: NodeProto, index: int, factor: NDArray[np.float64], axes: tuple[int, ...], graph: Graph
+    node: NodeProto, index: int, affine: ChannelAffine, factor: Vector, axes: tuple[int, ...], graph: Graph
 ) -> list[NewConstant]:
-    """The weight at input `index` times `factor` along `axes`; nothing where every factor is 1. Raises `Refused`."""
-    if (factor == 1).all():
+    """The weight at input `index` times `factor`, the scales of `affine` along `axes`. Raises `Refused`."""
+    if not affine.has_scale:
         return []
     weight = float_weight(node, index, graph)
     scaled = weight.scaled(factor, *axes)
@@ -46,6 +46,8 @@ def check_range(weight: Tensor, scaled: Tensor, axes: tuple[int, ...]) -> None:
     lay below it before, stays dead.
     """
     limits = FLOATS[weight.dtype]
+    if scaled.has_only_normals():
+        return
     for axis in axes:
         largest = scaled.magnitude(axis)
         if ((limits.smallest_normal <= largest) & (largest <= limits.largest)).all():
@@ -96,7 +98,7 @@ def output_conv(node: NodeProto, _output: int, affine: ChannelAffine, graph: Gra
     require_axis(affine, 1, node, graph)
     shape, dtype = _kernel(node, graph)
     affine = _fitted(affine, shape[0], node, graph)
-    constants = scaled_weight(node, 1, affine.scale, (0,), graph)
+    constants = scaled_weight(node, 1, affine, affine.scale, (0,), graph)
     return [Step((*constants, *new_bias(node, affine, dtype, graph)))]
 
 
@@ -110,7 +112,7 @@ def output_conv_transpose(node: NodeProto, _output: int, affine: ChannelAffine, 
     group = _group(node, shape[0], graph)
     affine = _fitted(affine, shape[1] * group, node, graph)
     factor = np.repeat(affine.scale.reshape(group, shape[1]), shape[0] // group, axis=0)
-    constants = scaled_weight(node, 1, factor, (0, 1), graph)
+    constants = scaled_weight(node, 1, affine, factor, (0, 1), graph)
     return [Step((*constants, *new_bias(node, affine, dtype, graph)))]
 
 
@@ -122,7 +124,7 @@ def output_gemm(node: NodeProto, _output: int, affine: ChannelAffine, graph: Gra
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
     columns = 0 if number(node, "transB", 0) else 1
     affine = _fitted(affine, weight.shape[columns], node, graph)
-    constants = scaled_weight(node, 1, affine.scale, (columns,), graph)
+    constants = scaled_weight(node, 1, affine, affine.scale, (columns,), graph)
     return [_with_gemm_bias(node, constants, affine.scale, affine.shift, weight.dtype, graph)]
 
 
@@ -159,7 +161,7 @@ def output_matmul(node: NodeProto, _output: int, affine: ChannelAffine, graph: G
     axis = rank - (1 if index == 1 else 2)
     require_axis(affine, axis, node, graph)
     affine = _fitted(affine, weight.shape[own], node, graph)
-    constants = scaled_weight(node, index, affine.scale, (own,), graph)
+    constants = scaled_weight(node, index, affine, affine.scale, (own,), graph)
     add = stored_vector(as_constant(affine.shift, axis, rank), weight.dtype) if affine.has_shift else None
     return [Step(tuple(constants), add=add)]
 
@@ -200,7 +202,7 @@ def input_conv(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph)
         raise Refused(Reason.PADDED_BORDER, graph.label(node))
     per_output = np.repeat(np.arange(group), shape[0] // group)
     factor = affine.scale.reshape(group, shape[1])[per_output]
-    constants = scaled_weight(node, 1, factor, (0, 1), graph)
+    constants = scaled_weight(node, 1, affine, factor, (0, 1), graph)
     if not affine.has_shift:
         return [Step(tuple(constants))]
     taps = float_weight(node, 1, graph).sum(tuple(range(2, len(shape)))).reshape(shape[:2])
@@ -229,7 +231,7 @@ def input_conv_transpose(node: NodeProto, index: int, affine: ChannelAffine, gra
     padded = pads_with_zeros(node) or any(numbers(node, "output_padding")) or numbers(node, "output_shape")
     if affine.has_shift and (not pointwise or padded):
         raise Refused(Reason.PADDED_BORDER, graph.label(node))
-    constants = scaled_weight(node, 1, affine.scale, (0,), graph)
+    constants = scaled_weight(node, 1, affine, affine.scale, (0,), graph)
     if not affine.has_shift:
         return [Step(tuple(constants))]
     taps = float_weight(node, 1, graph).exact().reshape(group, shape[0] // group, shape[1])
@@ -247,7 +249,7 @@ def input_gemm(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph)
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
     rows = 1 if number(node, "transB", 0) else 0
     affine = _fitted_input(affine, weight.shape[rows], node, graph)
-    constants = scaled_weight(node, 1, affine.scale, (rows,), graph)
+    constants = scaled_weight(node, 1, affine, affine.scale, (rows,), graph)
     if not affine.has_shift:
         return [Step(tuple(constants))]
     matrix = float_weight(node, 1, graph)
@@ -265,7 +267,7 @@ def input_matmul(node: NodeProto, index: int, affine: ChannelAffine, graph: Grap
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has {rank} dim")
     summed = len(weight.shape) - (2 if index == 0 else 1)
     affine = _fitted_input(affine, weight.shape[summed], node, graph)
-    constants = tuple(scaled_weight(node, weight_index, affine.scale, (summed,), graph))
+    constants = tuple(scaled_weight(node, weight_index, affine, affine.scale, (summed,), graph))
     if not affine.has_shift:
         return [Step(constants)]
     if len(weight.shape) != 2:

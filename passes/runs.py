@@ -5,9 +5,8 @@ with constants. A run is a normalization if it holds a BatchNormalization, or sc
 is a bias and a lone multiplication by one number a temperature or a gain: neither is a normalization.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from onnx import NodeProto
@@ -18,35 +17,27 @@ from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import AffineOp, is_affine_op, read_affine
 from bnfold.passes.normalization import is_batch_norm
 
-
 _NOTHING: Mapping[int, ChannelAffine] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
 class Run:
-    """Affine operators in order; together they are `affine`."""
+    """Affine operators in order, each the only reader of the one before; together they are `affine`.
 
-    members: tuple[AffineOp, ...]
+    `nodes` are theirs, `batch_norms` the BatchNormalizations among these, `output` is the value the run makes.
+    """
 
-    @property
-    def nodes(self) -> list[NodeProto]:
-        """The nodes in order."""
-        return [member.node for member in self.members]
+    __slots__ = ("batch_norms", "members", "nodes", "output")
 
-    @property
-    def batch_norms(self) -> list[NodeProto]:
-        """The BatchNormalizations among them."""
-        return [node for node in self.nodes if is_batch_norm(node)]
+    def __init__(self, members: Sequence[AffineOp]) -> None:
+        self.members = tuple(members)
+        self.nodes = [member.node for member in members]
+        self.batch_norms = [node for node in self.nodes if is_batch_norm(node)]
+        self.output = self.nodes[-1].output[0] if members else ""
 
     @property
     def first(self) -> AffineOp:
         """The operator that reads the value the run computes on."""
         return self.members[0]
-
-    @property
-    def output(self) -> str:
-        """The value the run makes."""
-        return self.members[-1].node.output[0]
 
     @property
     def affine(self) -> ChannelAffine:
@@ -88,17 +79,17 @@ def collect_run(
         value = members[-1].node.output[0]
         uses = graph.readers(value)
         if len(uses) != 1 or graph.is_output(value) or uses[0].graph is not graph or id(uses[0].node) in seen:
-            return Run(tuple(members))
+            return Run(members)
         follower = uses[0].node
         if not is_affine_op(follower):
-            return Run(tuple(members))
+            return Run(members)
         try:
             member = read_affine(follower, graph)
             if member.data != uses[0].position or not _same_axis(affine, member.affine):
-                return Run(tuple(members))
+                return Run(members)
             affine = affine.then(member.affine)
         except Refused:
-            return Run(tuple(members))
+            return Run(members)
         members.append(member)
 
 
@@ -114,8 +105,10 @@ def scales_a_computed_normalization(run: Run, graph: Graph) -> bool:
     The value it scales was divided by a root of something computed: x / sqrt(...), or x * (1 / sqrt(...)). Moving that
     gain elsewhere would break the patterns by which runtimes recognize those normalizations.
     """
+    if run.batch_norms:
+        return False
     maker = graph.producer(run.first.node.input[run.first.data])
-    if run.batch_norms or maker is None or maker.op_type not in ("Div", "Mul"):
+    if maker is None or maker.op_type not in ("Div", "Mul"):
         return False
     roots = (graph.producer(value) for value in maker.input)
     return any(root is not None and root.op_type in ("Sqrt", "Reciprocal", "Pow") for root in roots)

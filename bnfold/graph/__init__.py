@@ -5,6 +5,7 @@ and record what changed.
 """
 
 from bnfold.graph.attributes import attribute, number, numbers, text
+from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, Use
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
@@ -20,5 +21,6 @@ __all__ = [
     "attribute",
     "number",
     "numbers",
+    "paused_collector",
     "text",
 ]

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from bnfold.graph.model import Model
 
 _ELEMENT_TYPES = {dtype: helper.np_dtype_to_tensor_dtype(dtype) for dtype in FLOATS}
+# What a TensorProto holds beside its name and documentation.
+_CONTENTS: tuple[Any, ...] = (
+    *("dims", "data_type", "segment", "external_data", "data_location", "raw_data"),
+    *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
+)
 _TYPE_READERS = frozenset({"Shape", "Size", "CastLike"})
 # Computed tensors of at least this many bytes are streamed into the output; smaller ones stand in the structure.
 _STREAMED_BYTES = 4096
@@ -44,7 +49,7 @@ class Graph:
         self._nodes: dict[int, NodeProto] = {id(node): node for node in body.node}
         self._before: dict[int, list[NodeProto]] = {}
         self._after: dict[int, list[NodeProto]] = {}
-        self._reordered = False
+        self._original = list(self._nodes.values())
         self._producers: dict[str, NodeProto] = {}
         self._uses: dict[str, list[Use]] = {}
         self._constants: dict[str, Tensor | None] = {}
@@ -71,7 +76,7 @@ class Graph:
 
     def nodes(self) -> list[NodeProto]:
         """The nodes of this scope in order, those removed left out."""
-        if not self._reordered:
+        if not (self._before or self._after):
             return list(self._nodes.values())
         ordered: list[NodeProto] = []
         for node in self._original:
@@ -224,10 +229,11 @@ class Graph:
         self.model.about_to_edit()
         graph = self.model.owner(node)
         old = node.input[index] if index < len(node.input) else ""
-        if not (old and graph._replace_constant(old, tensor)):
+        if old and graph._replace_constant(old, tensor):
+            self.model.record("set-constant", graph, graph.label(node), node)
+        else:
             base = f"{old}_{suffix}" if old else f"{self.label(node)}_{suffix}"
             graph.set_input(node, index, graph._new_constant(self.model.fresh_name(base), tensor, before=node))
-        self.model.record("set-constant", graph, graph.label(node), node)
 
     def set_input(self, node: NodeProto, index: int, value: str) -> None:
         """Let input `index` of `node` read `value`; inputs up to it that are absent become ""."""
@@ -256,7 +262,6 @@ class Graph:
         its only reader); otherwise the readers are renamed. A graph output keeps its name, so one that `node` makes
         needs `toward_producer`. Raises `ValueError` where that is impossible: see `can_bypass`.
         """
-        self.model.about_to_edit()
         graph = self.model.owner(node)
         value, output = node.input[data], node.output[0]
         if not graph.can_bypass(node, data, toward_producer=toward_producer):
@@ -275,7 +280,6 @@ class Graph:
             for use in list(graph._uses.get(output, ())):
                 self.set_input(use.node, use.position, value)
             self.model.forget_value_info(graph, output)
-        self.model.record("bypass", graph, graph.label(node))
 
     def can_bypass(self, node: NodeProto, data: int = 0, *, toward_producer: bool) -> bool:
         """Whether `bypass` is possible without a change to any name that can be seen from outside."""
@@ -302,7 +306,7 @@ class Graph:
         graph = self.model.owner(node)
         for output in node.output[keep:]:
             if output:
-                assert not graph.consumers(output) and not graph.is_output(output), output
+                assert not (graph.consumers(output) or graph.is_output(output)), output
                 del graph._producers[output]
                 self.model.forget_value_info(graph, output)
         del node.output[keep:]
@@ -355,7 +359,6 @@ class Graph:
         anchor = before if before is not None else after
         assert anchor is not None
         graph = self.model.owner(anchor)
-        graph._keep_order()
         graph._nodes[id(node)] = node
         (graph._before if before is not None else graph._after).setdefault(id(anchor), []).append(node)
         self.model.adopt(graph, node)
@@ -370,20 +373,23 @@ class Graph:
         """Take `node` out. Constants that only it read go with it when the edits are finished."""
         self.model.about_to_edit()
         graph = self.model.owner(node)
-        graph._keep_order()
         del graph._nodes[id(node)]
         for output in node.output:
             if graph._producers.get(output) is node:
                 graph._undefine(output)
+        uses = graph._uses
         for index, value in enumerate(node.input):
-            if value:
+            if value in graph._defined and len(uses.get(value, ())) == 1:
+                del uses[value]
+                graph._suspects.append(value)
+            elif value:
                 graph._drop_use(value, node, index)
         self.model.record("remove", graph, graph.label(node))
 
     def finish(self, gone: AbstractSet[str]) -> None:
         """Write the order of nodes after the edits into the protobuf, and forget the types of the values `gone`."""
-        if self._reordered:
-            nodes = self.nodes()
+        nodes = self.nodes()
+        if len(nodes) != len(self._original) or self._before or self._after:
             del self.body.node[:]
             self.body.node.extend(nodes)
         gone = {value for value in gone if not self.defines(value)}
@@ -426,14 +432,12 @@ class Graph:
     def _drop_use(self, value: str, node: NodeProto, index: int) -> None:
         home = self.resolve(value)
         if home is not None:
-            uses = home._uses.get(value, [])
-            home._uses[value] = [use for use in uses if use.node is not node or use.position != index]
-            home._suspects.append(value)
-
-    def _keep_order(self) -> None:
-        if not self._reordered:
-            self._original = list(self._nodes.values())
-            self._reordered = True
+            uses = home._uses.get(value, ())
+            if len(uses) > 1:
+                home._uses[value] = [use for use in uses if use.node is not node or use.position != index]
+            else:
+                home._uses.pop(value, None)
+                home._suspects.append(value)
 
     def _collect(self, node: NodeProto, ordered: list[NodeProto]) -> None:
         for earlier in self._before.get(id(node), ()):
@@ -481,15 +485,14 @@ class Graph:
 
     def _store(self, proto: TensorProto, tensor: Tensor) -> None:
         """Make `tensor` the contents of `proto`, where the bytes were before: in the structure or streamed."""
-        name, doc_string, index = proto.name, proto.doc_string, payload_index(proto)
-        metadata = list(proto.metadata_props)
-        proto.Clear()
-        proto.name = name
-        if doc_string:
-            proto.doc_string = doc_string
-        if metadata:
-            proto.metadata_props.extend(metadata)
-        proto.data_type = _ELEMENT_TYPES[tensor.dtype]
+        index = payload_index(proto)
+        element_type = _ELEMENT_TYPES[tensor.dtype]
+        if index is None and proto.raw_data and proto.data_type == element_type and tuple(proto.dims) == tensor.shape:
+            proto.raw_data = tensor.tobytes()  # by far the most frequent kind
+            return
+        for field in _CONTENTS:
+            proto.ClearField(field)
+        proto.data_type = element_type
         proto.dims.extend(tensor.shape)
         if tensor.nbytes < _STREAMED_BYTES and index is None:
             proto.raw_data = tensor.tobytes()

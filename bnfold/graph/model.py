@@ -5,6 +5,7 @@ from typing import NamedTuple
 import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 
+from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, scopes
 from bnfold.graph.tensor import TensorPayload
 from bnfold.onnxfile import OnnxFile, Stored
@@ -43,11 +44,12 @@ class Model:
         self._gone: dict[int, set[str]] = {}  # by scope: values that no node makes any more
         self._opsets = {opset.domain: opset.version for opset in self.proto.opset_import}
         self.functions = {(function.domain, function.name): function for function in self.proto.functions}
-        self.main = self._enter(self.proto.graph, None, "")
-        for function in self.proto.functions:
-            self._enter(function, None, f"{function.domain}::{function.name}")
-        for graph in self.graphs:
-            graph.index_uses()
+        with paused_collector():
+            self.main = self._enter(self.proto.graph, None, "")
+            for function in self.proto.functions:
+                self._enter(function, None, f"{function.domain}::{function.name}")
+            for graph in self.graphs:
+                graph.index_uses()
 
     def _enter(self, body: GraphProto | FunctionProto, parent: Graph | None, scope: str) -> Graph:
         graph = Graph(self, body, parent, scope)
@@ -152,9 +154,12 @@ class Model:
         self._gone.setdefault(id(graph), set()).add(value)
 
     def finish(self) -> None:
-        """Write every edit into the protobuf: node order, dead constants, types of values that are gone."""
+        """Write every edit into the protobuf: node order, dead constants, types of values that are gone.
+
+        Innermost scopes first: ordering the nodes of a scope copies them, with the bodies they hold.
+        """
         busy = True
         while busy:  # a body may have held the last use of a value outside
             busy = any(graph.bury_the_dead() for graph in reversed(self.graphs))
-        for graph in self.graphs:
+        for graph in reversed(self.graphs):
             graph.finish(self._gone.pop(id(graph), frozenset()))

@@ -137,6 +137,13 @@ class Tensor:
         """The stored form: little-endian, row-major."""
         return self._stored_block(()).astype(_LITTLE.get(self.dtype, self.dtype), copy=False).tobytes()
 
+    def has_only_normals(self) -> bool:
+        """Whether every element lies in the normal range of `dtype`, at one quick look; False for large tensors."""
+        if self.factors or self._array is None or self.nbytes > _EAGER_BYTES or not self.size:
+            return False
+        limits, sizes = FLOATS[self.dtype], np.abs(self._array)
+        return bool(limits.smallest_normal <= sizes.min() and sizes.max() <= limits.largest)
+
     def magnitude(self, axis: int) -> NDArray[np.float64]:
         """The largest absolute value at each index of `axis`, before rounding; NaN where there is a NaN.
 
@@ -144,7 +151,8 @@ class Tensor:
         """
         others = tuple(a for a in range(len(self.shape)) if a != axis)
         if self.nbytes <= _EAGER_BYTES:
-            return np.abs(self.exact()).max(axis=others, initial=0.0)
+            small: NDArray[np.float64] = np.abs(self.exact()).max(axis=others, initial=0.0)
+            return small
         largest = np.zeros(self.shape[axis])
         for block in _blocks(self.shape, self.dtype.itemsize):
             part = self._exact_block(block) if self.factors or self.dtype.itemsize == 2 else self._values[block]
