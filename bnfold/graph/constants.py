@@ -90,9 +90,10 @@ def _identity(_graph: "Graph", _node: NodeProto, operands: list[Tensor]) -> Tens
 
 
 def _shape(_graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor | None:
-    if node.attribute:  # start and end
-        return None
-    return Tensor.of(np.asarray(operands[0].shape, np.int64), np.dtype(np.int64))
+    shape = operands[0].shape
+    end = attribute(node, "end")
+    part = shape[attribute(node, "start") or 0 : len(shape) if end is None else end]
+    return Tensor.of(np.asarray(part, np.int64), np.dtype(np.int64))
 
 
 def _constant_of_shape(graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor | None:

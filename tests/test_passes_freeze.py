@@ -1,0 +1,329 @@
+"""freeze-batch-norm: what is frozen computes what evaluation asks for, and what must not be frozen stays as it is."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+from bnfold.decisions import Action, Reason
+from bnfold.graph import Model
+from bnfold.onnxfile import read, to_proto
+from bnfold.passes import FreezeBatchNorm, PassOptions, default_passes
+from bnfold.pipeline import run_passes
+from tests.architectures import TRAIN_MODE_OPSETS, exported_in_train_mode
+from tests.fold_models import Folded, Row, batch_norm, numbers
+from tests.oracle import evaluate
+
+BN = "BatchNormalization"
+T = f"{BN}<training_mode=1, epsilon=0.01>"
+CONSTANTS = {
+    "m0": np.zeros(4, np.float32),
+    "v1": np.ones(4, np.float32),
+    "ratio": np.float32(0.4),
+    "yes": np.array(True),
+    "v_negative": np.array([1, 1, -0.5, 1], np.float32),
+    "back_axes": np.array([1, 2], np.int64),
+    "in_row": np.array([1, 6, 6, 7], np.int64),
+    "back": np.array([2, 3, 6, 7], np.int64),
+    "sideways": np.array([3, 2, 6, 7], np.int64),
+    **{f"{name}_twice": np.tile(array, 2) for name, array in batch_norm(3, "").items()},
+    **batch_norm(6, "6"),
+    "to_rows": np.array([1, 4, 27], np.int64),
+    "from_rows": np.array([4, 3, 3, 3], np.int64),
+    **{f"{name}_half": array.astype(np.float16) for name, array in batch_norm(4, "").items()},
+}
+INPUTS = {"c": "float[N,4,6,7]", "x": "float[N,3,6,7]", "p": "float[2,3,6,7]", "flag": "bool", "g_in": "float[4]"}
+FEEDS = {"c": numbers(5, 4, 6, 7, seed=3), "x": numbers(5, 3, 6, 7, seed=4), "p": numbers(2, 3, 6, 7, seed=5)}
+
+
+def model_of(text: str, opset: int = 17, outputs: tuple[str, ...] = ("y",)) -> ModelProto:
+    ir = 3 if opset < 7 else 9
+    return Row(text, inputs=INPUTS, constants=CONSTANTS, outputs=outputs, opset=opset, ir=ir).model()
+
+
+def freeze(model: ModelProto, *, fold: bool = False, **options: object) -> Folded:
+    file = read(model)
+    edited = Model(file)
+    decisions = run_passes(edited, default_passes(PassOptions(freeze=True, fold=fold, **options)))  # type: ignore[arg-type]  # from a table
+    return Folded(to_proto(file), decisions, edited.modified)
+
+
+def difference(before: ModelProto, after: ModelProto) -> float:
+    """Between evaluation semantics of what was and plain semantics of what is, relative to the largest value."""
+    feeds = {value.name: FEEDS[value.name] for value in before.graph.input if value.name in FEEDS}
+    old, new = evaluate(before, feeds, inference=True), evaluate(after, feeds)
+    assert list(old) == list(new)
+    assert all(old[name].shape == new[name].shape for name in old)
+    return max(float(np.abs(old[name] - new[name]).max() / np.abs(old[name]).max()) for name in old)
+
+
+def assert_valid(model: ModelProto) -> None:
+    """The checker wants shapes of outputs, which shape inference does not give for every training mode."""
+    checked = ModelProto()
+    checked.CopyFrom(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+    bodies = [attribute.g for node in checked.graph.node for attribute in node.attribute if attribute.HasField("g")]
+    for body in (checked.graph, *bodies):
+        del body.value_info[:]
+    for value in [value for body in (checked.graph, *bodies) for value in body.output]:
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        value.type.tensor_type.shape.SetInParent()
+    onnx.checker.check_model(checked)
+
+
+FREEZES = {
+    "opset 6": (f"y = {BN}(c, g, h, m, v)", 6),
+    "opset 6, is_test 0, five outputs": (f"y, a, b, d, e = {BN}<is_test=0>(c, g, h, m, v)", 6),
+    "opset 7, five outputs": (f"y, a, b, d, e = {BN}(c, g, h, m, v)", 7),
+    "opset 9, four outputs": (f"y, a, b, d = {BN}(c, g, h, m, v)", 9),
+    "opset 13, five outputs": (f"y, a, b, d, e = {BN}<epsilon=0.01>(c, g, h, m, v)", 13),
+    "opset 14, one output": (f"y = {T}(c, g, h, m, v)", 14),
+    "opset 15, two outputs": (f"y, a = {T}(c, g, h, m, v)", 15),
+    "opset 22, three outputs": (f"y, a, b = {T}(c, g, h, m, v)", 22),
+    "parameters behind Identity": (f"i = Identity(m) y, a, b = {T}(c, g, h, i, v)", 17),
+    "in a body": (
+        (
+            f"y = If(flag)<then_branch = t () => (s) {{ s, a, b = {T}(c, g, h, m, v) }}, "
+            "else_branch = e () => (q) { q = Relu(c) }>"
+        ),
+        17,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FREEZES)
+def test_frozen(name: str) -> None:
+    text, opset = FREEZES[name]
+    before = model_of(text, opset)
+    result = freeze(before)
+    assert [decision.action for decision in result.decisions] == [Action.FROZEN]
+    assert result.every_operator.count(BN) == 1
+    feeds = {"flag": np.array(True)} if "flag" in text else {}
+    old = evaluate(before, {"c": FEEDS["c"], **feeds}, inference=True)["y"]
+    np.testing.assert_allclose(evaluate(result.model, {"c": FEEDS["c"], **feeds})["y"], old, rtol=1e-12)
+    batch = evaluate(before, {"c": FEEDS["c"], **feeds})["y"]
+    assert np.abs(batch - old).max() > 0.1, "or this test cannot tell the modes apart"
+    assert result.model.ir_version == before.ir_version
+    assert list(result.model.opset_import) == list(before.opset_import)
+    assert list(result.model.graph.initializer) == list(before.graph.initializer)
+    assert_valid(result.model)
+
+
+def test_a_frozen_normalization_is_folded_next_and_both_are_said() -> None:
+    result = freeze(model_of(f"k = Conv(x, w, b) y, a, b2 = {T}(k, g, h, m, v)"), fold=True)
+    assert result.operators == ["Conv"]
+    decision = result.decision()
+    assert (decision.action, decision.target) == (Action.FOLDED, ("k",))
+    assert decision.detail == "its stored statistics were frozen first"
+
+
+def test_a_frozen_normalization_that_cannot_be_folded_says_why() -> None:
+    result = freeze(model_of(f"k = Tanh(c) y, a, b = {T}(k, g, h, m, v)"), fold=True)
+    decision = result.decision()
+    assert (decision.action, decision.reason) == (Action.FROZEN, Reason.BARRIER)
+
+
+@pytest.mark.parametrize(("exporter", "opset"), [(e, o) for e, opsets in TRAIN_MODE_OPSETS.items() for o in opsets])
+def test_exports_of_pytorch_become_what_eval_computes(exporter: str, opset: int) -> None:
+    case = exported_in_train_mode(exporter, opset)
+    result = freeze(case.proto, fold=True)
+    assert result.operators.count(BN) == 0
+    assert result.operators.count("Dropout") == (opset <= 11)
+    computed = evaluate(result.model, case.feeds)
+    np.testing.assert_allclose(next(iter(computed.values())), case.expected[0], rtol=0, atol=2e-5)
+
+
+LEFT_ALONE = {   # the second of each pair breaks exactly one precondition of the first
+    "INITIAL_STATISTICS": (f"y = {T}(c, g, h, m0, v)", f"y = {T}(c, g, h, m0, v1)"),
+    "STATISTICS_READ": (
+        f"y, a, b = {T}(c, g, h, m, v)",
+        f"z, a, b = {T}(c, g, h, m, v) f = Unsqueeze(a, back_axes) y = Add(z, f)",
+    ),
+    "PARAMETER_NOT_CONSTANT": (f"y = {T}(c, g, h, m, v)", f"y = {T}(c, g_in, h, m, v)"),
+    "NOT_FINITE": (f"y = {T}(c, g, h, m, v)", f"y = {T}(c, g, h, m, v_negative)"),
+    "BATCH_STATISTICS": (
+        f"y = {T}(c, g, h, m, v)",
+        ("n = ReduceMean<axes=[0,2,3], keepdims=0>(c) o = Mul(c, c) u = ReduceMean<axes=[0,2,3], keepdims=0>(o) "
+        f"y = {T}(c, g, h, n, u)"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", LEFT_ALONE)
+def test_left_alone(code: str) -> None:
+    good, bad = LEFT_ALONE[code]
+    assert freeze(model_of(good)).decision().action is Action.FROZEN
+    before = model_of(bad)
+    result = freeze(before)
+    assert (result.decision().action, result.decision().reason) == (Action.KEPT, Reason[code])
+    assert result.model == before
+    assert not result.modified
+
+
+@pytest.mark.parametrize("which", ["a", "b"])
+def test_statistics_that_are_an_output_keep_training_mode(which: str) -> None:
+    before = model_of(f"y, a, b = {T}(c, g, h, m, v)", outputs=("y", which))
+    result = freeze(before)
+    assert result.decision().reason is Reason.STATISTICS_READ
+    assert result.model == before
+
+
+def test_spatial_zero_is_left_alone() -> None:
+    assert (
+        freeze(model_of(f"y, a, b, d, e = {BN}<spatial=0>(c, g, h, m, v)", 7)).decision().reason is Reason.SPATIAL_ZERO
+    )
+
+
+def test_initial_statistics_can_be_accepted() -> None:
+    before = model_of(f"y = {T}(c, g, h, m0, v1)")
+    result = freeze(before, accept_initial_statistics=True)
+    assert result.decision().action is Action.FROZEN
+    assert difference(before, result.model) < 1e-12
+
+
+def test_what_is_kept_on_request_stays_in_training_mode() -> None:
+    before = model_of(f"k = {T}(c, g, h, m, v) y = Dropout(k, ratio, yes)")
+    result = freeze(before, keep=("k", "y"))
+    assert {decision.reason for decision in result.decisions} == {Reason.KEPT_ON_REQUEST}
+    assert result.model == before
+
+
+def test_an_overridable_statistic_is_not_frozen() -> None:
+    before = model_of(f"y = {T}(c, g, h, m, v)")
+    before.graph.input.append(onnx.helper.make_tensor_value_info("m", 1, [4]))
+    assert freeze(before).decision().reason is Reason.OVERRIDABLE_PARAMETER
+
+
+# ---------------------------------------------------------------------- constant data
+
+
+def test_constant_data_is_evaluated_and_then_folded() -> None:
+    """Weight standardization: the weights of a Conv are normalized, as one row with a channel for each filter."""
+    text = (
+        f"r = Reshape(w, to_rows) n, a, d = {T}(r, g, h, m0, v1) s = Reshape(n, from_rows) k = Conv(x, s, b) "
+        f"y = {BN}(k, g, h, m, v)"
+    )
+    before = model_of(text)
+    result = freeze(before, fold=True)
+    assert result.operators == ["Conv"]
+    evaluated = result.decision("n")
+    assert (evaluated.action, evaluated.detail) == (Action.FOLDED, "its data is constant, so it was evaluated")
+    truth = evaluate(before, {"x": FEEDS["x"]})["y"]
+    np.testing.assert_allclose(evaluate(result.model, {"x": FEEDS["x"]})["y"], truth, atol=1e-5)
+
+
+def test_constant_data_with_computed_scale_is_left_alone() -> None:
+    text = f"r = Reshape(w, to_rows) n = {T}(r, g_in, h, m, v) s = Reshape(n, from_rows) y = Conv(x, s, b)"
+    result = freeze(model_of(text))
+    assert result.decision().reason is Reason.PARAMETER_NOT_CONSTANT
+    assert not result.modified
+
+
+def test_constant_data_that_is_an_output_is_left_alone() -> None:
+    result = freeze(model_of(f"r = Reshape(w, to_rows) y = {T}(r, g, h, m, v)"))
+    assert result.decision().reason is Reason.VALUE_IS_OUTPUT
+    assert not result.modified
+
+
+# ---------------------------------------------------------------------- InstanceNorm between Reshapes
+
+
+def wrapped(parameters: str, target: str = "back") -> str:
+    return f"r = Reshape(p, in_row) n, a, b = {T}(r, {parameters}) y = Reshape(n, {target})"
+
+
+def test_a_wrapped_instance_norm_becomes_one() -> None:
+    before = model_of(wrapped("g_twice, h_twice, m_twice, v_twice"))
+    result = freeze(before)
+    assert result.operators == ["InstanceNormalization"]
+    assert result.decision().action is Action.SUBSTITUTED
+    assert list(result.model.graph.node[0].input) == ["p", "g_twice", "h_twice"]
+    assert result.constant("g_twice").shape == (3,)
+    assert {tensor.name for tensor in result.model.graph.initializer} == {"g_twice", "h_twice"}
+    truth = evaluate(before, {"p": FEEDS["p"]})["y"]  # exactly: what training mode computes
+    np.testing.assert_allclose(evaluate(result.model, {"p": FEEDS["p"]})["y"], truth, rtol=1e-12, atol=1e-12)
+    assert_valid(result.model)
+
+
+@pytest.mark.parametrize("case", [wrapped("g6, h6, m6, v6"), wrapped("g_twice, h_twice, m_twice, v_twice", "sideways")])
+def test_where_the_reshapes_mean_more_they_stay(case: str) -> None:
+    before = model_of(case)
+    result = freeze(before)
+    assert result.operators == ["Reshape", "InstanceNormalization", "Reshape"]
+    truth = evaluate(before, {"p": FEEDS["p"]})["y"]
+    np.testing.assert_allclose(evaluate(result.model, {"p": FEEDS["p"]})["y"], truth, rtol=1e-12, atol=1e-12)
+
+
+def test_statistics_of_a_wrapped_instance_norm_that_are_read() -> None:
+    before = model_of(wrapped("g6, h6, m6, v6"), outputs=("y", "a"))
+    assert freeze(before).decision().reason is Reason.STATISTICS_READ
+
+
+# ---------------------------------------------------------------------- Dropout
+
+
+DROPOUTS = {
+    "between": ("k = Relu(c) d = Dropout(k, ratio, yes) y = Neg(d)", 17, ["Relu", "Neg"]),
+    "at the end": ("k = Relu(c) y, mask = Dropout(k, ratio, yes)", 17, ["Relu"]),
+    "at the beginning": ("k = Dropout(c, ratio, yes) y = Relu(k)", 17, ["Relu"]),
+    "opset 6": ("k = Dropout<ratio=0.4>(c) y = Relu(k)", 6, ["Relu"]),
+    "read twice": ("r = Relu(c) k = Dropout(r, ratio, yes) q = Neg(k) y = Add(k, q)", 17, ["Relu", "Neg", "Add"]),
+    "from input to output": ("y = Dropout(c, ratio, yes)", 17, ["Dropout"]),
+    "from input to output, opset 6": ("y = Dropout(c)", 6, ["Dropout"]),
+}
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_dropout_lets_everything_through(name: str) -> None:
+    text, opset, operators = DROPOUTS[name]
+    before = model_of(text, opset)
+    result = freeze(before)
+    assert result.operators == operators
+    assert result.decision().action is (Action.FROZEN if "Dropout" in operators else Action.REMOVED)
+    feeds = {"c": FEEDS["c"]}
+    expected = evaluate(before, feeds, inference=True)["y"]
+    for _ in range(2):  # were it still random, one of them would differ
+        np.testing.assert_array_equal(evaluate(result.model, feeds)["y"], expected)
+    assert_valid(result.model)
+
+
+def test_a_mask_that_is_read_becomes_all_true() -> None:
+    before = model_of("k, mask = Dropout(c, ratio, yes) f = Cast<to=1>(mask) y = Add(k, f)")
+    result = freeze(before)
+    assert result.decision().action is Action.FROZEN
+    np.testing.assert_allclose(evaluate(result.model, {"c": FEEDS["c"]})["y"], FEEDS["c"].astype(np.float64) + 1)
+
+
+def test_dropout_is_kept_on_request() -> None:
+    before = model_of(f"k = {T}(c, g, h, m, v) y = Dropout(k, ratio, yes)")
+    result = freeze(before, keep_dropout=True)
+    assert [(d.action, d.reason) for d in result.decisions] == [
+        (Action.FROZEN, None),
+        (Action.KEPT, Reason.KEPT_ON_REQUEST),
+    ]
+    assert result.operators == [BN, "Dropout"]
+
+
+def test_dropout_decided_by_an_input_is_left_alone() -> None:
+    before = model_of("y = Dropout(c, ratio, flag)")
+    result = freeze(before)
+    assert result.decision().reason is Reason.DECIDED_AT_RUN_TIME
+    assert result.model == before
+
+
+# ---------------------------------------------------------------------- the pass as a whole
+
+
+def test_a_model_in_inference_mode_is_not_touched() -> None:
+    before = model_of(f"k = {BN}(c, g, h, m, v) d = Dropout(k, ratio) y = Relu(d)")
+    file = read(before)
+    model = Model(file)
+    assert FreezeBatchNorm().run(model) == []
+    assert not model.modified
+    assert to_proto(file) == before
+
+
+def test_freezing_twice_changes_nothing_more() -> None:
+    once = freeze(model_of(f"k, a, b = {T}(c, g, h, m, v) y = Dropout(k, ratio, yes)")).model
+    again = freeze(once)
+    assert not again.modified
+    assert again.decisions == ()
