@@ -381,3 +381,39 @@ def test_a_saved_measurement_can_be_judged_again() -> None:
     assert again == list(found.measurements)
     assert saved["verdict"] == "not-equivalent"
     assert all(Tolerance(atol=0.1).judge(entry).agrees for entry in again)
+
+
+def test_an_input_that_is_no_tensor_is_not_verified_and_not_a_crash() -> None:
+    body = text_model("agraph (seq(float[N]) x, int64 i) => (float[N] y) { y = SequenceAt(x, i) }")
+    found = verify(body, body)
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert "'x' is not a tensor" in found.explanation
+    with pytest.raises(UsageError, match="not a tensor"):
+        verify(body, body, VerifyOptions(inputs={"x": np.zeros(1), "i": np.zeros((), np.int64)}))
+
+
+def test_a_model_without_inputs_is_compared() -> None:
+    body = "agraph () => (float[4] y) { r = Relu(w) y = Neg(r) }"
+    w = np.arange(4, dtype=np.float32)
+    assert verify(text_model(body, w=w), text_model(body, w=w)).verdict is Verdict.EQUIVALENT
+    assert verify(text_model(body, w=w), text_model(body, w=w + 1)).verdict is Verdict.NOT_EQUIVALENT
+
+
+def test_a_path_may_be_a_string(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(conv())
+    assert verify(str(path), str(path)).verdict is Verdict.EQUIVALENT  # type: ignore[arg-type]
+
+
+def test_external_data_is_found_also_where_values_behind_an_output_are_looked_at(tmp_path: Path) -> None:
+    body = "agraph (float[N,4] x) => (int64[N,1] y) { z = MatMul(x, w) y = ArgMax<axis=1>(z) }"
+    paths = []
+    for name, factor in (("right", 1.0), ("wrong", 1.0002)):
+        (tmp_path / name).mkdir()
+        paths.append(tmp_path / name / "m.onnx")
+        w = np.random.default_rng(0).standard_normal((4, 5)).astype(np.float32) * np.float32(factor)
+        onnx.save(model(body, w=w), paths[-1], save_as_external_data=True, size_threshold=0, location="m.data")
+    assert verify(paths[0], paths[0]).verdict is Verdict.EQUIVALENT
+    found = verify(*paths)
+    assert found.verdict is Verdict.NOT_EQUIVALENT
+    assert "'z'" in found.explanation

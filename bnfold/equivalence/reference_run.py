@@ -81,6 +81,9 @@ def run_seeded_feeds(
 ) -> Answers:
     """Every kind at every batch of the schedule, at the first sizes that the reference accepts."""
     ports = signature.inputs
+    strange = next((port for port in ports if not port.elem_type), None)
+    if strange is not None:
+        return Answers(refusal=f"input {strange.name!r} is not a tensor, and only tensors can be made up")
     limits = sizes.index_limits(model.graph)
     runner = _Runner(run, lambda plan: feeds.build(plan, ports, seed, limits), taps, Answers())
     first = next(sizes.variants(model, ports, fixed, 1))

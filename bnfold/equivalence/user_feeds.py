@@ -36,6 +36,8 @@ def checked(inputs: Inputs, signature: Signature) -> Iterator[tuple[str, Feed]]:
 
 
 def _cast(array: Array, port: Port) -> Array:
+    if not port.elem_type:
+        raise UsageError(f"inputs: input {port.name!r} is not a tensor, which bnfold cannot feed.")
     wanted = numpy_type(port.elem_type)
     if array.dtype == wanted:
         return array

@@ -7,6 +7,7 @@ the candidate runs without and with them, on every provider asked for. One sessi
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 from bnfold.equivalence.appeal import Appeal
@@ -108,6 +109,7 @@ def verify(reference: Source, candidate: Source, options: VerifyOptions | None =
     """
     options = options or VerifyOptions()
     runtime()
+    reference, candidate = (side if isinstance(side, bytes) else Path(side) for side in (reference, candidate))
     return _with_proofs(_measured(reference, candidate, options), reference, candidate, options)
 
 
@@ -209,6 +211,22 @@ def _candidate(
     outputs = {port.name for port in signature.outputs}
     taps = sorted({pair.candidate for found in sources.values() for pair in found.pairs} - outputs)
     taps = taps if setting == Setting() else []
+    try:
+        return _run_candidate(candidate, setting, answers, taps, sources if taps else {}, options)
+    except RunFailed:
+        if not taps:
+            raise
+        return _run_candidate(candidate, setting, answers, [], {}, options)
+
+
+def _run_candidate(
+    candidate: Source,
+    setting: Setting,
+    answers: Answers,
+    taps: list[str],
+    sources: Mapping[str, Sources],
+    options: VerifyOptions,
+) -> tuple[list[Finding], list[Placement]]:
     findings: list[Finding] = []
     with running(candidate, setting, taps) as session:
         where = placement(session, setting.provider, setting.optimization, setting.precision)
@@ -218,7 +236,7 @@ def _candidate(
             if answer.costly and setting.optimization is Optimization.OFF:
                 continue
             answered = session.run(answer.feed())
-            findings += compare(answer, answered, setting, options.tolerance, sources if taps else {})
+            findings += compare(answer, answered, setting, options.tolerance, sources)
     return findings, [where] if setting.provider is not CPU else []
 
 
