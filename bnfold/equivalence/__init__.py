@@ -5,6 +5,7 @@ from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, 
 from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
 from bnfold.equivalence.providers import PROVIDERS, Placement, Precision
+from bnfold.equivalence.rejudge import judge_again
 from bnfold.equivalence.signature import Source
 from bnfold.equivalence.tolerance import Judgement, Limits, Rule, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
@@ -32,6 +33,7 @@ __all__ = [
     "VerifyOptions",
     "Where",
     "attribute",
+    "judge_again",
     "measure",
     "prove",
     "verify",

@@ -1,0 +1,63 @@
+"""Judge a saved verification again, with another tolerance and without running anything."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bnfold.equivalence.measurement import Measurement
+from bnfold.equivalence.noise import Noise
+from bnfold.equivalence.tolerance import Judgement, Rule, Tolerance
+from bnfold.equivalence.verification import Verdict, Verification
+from bnfold.errors import UsageError
+
+
+def judge_again(saved: Mapping[str, Any], tolerance: Tolerance) -> Verification:
+    """`saved` is `Verification.to_dict()`. Raises UsageError where it is not.
+
+    What was found against the float64 truth and behind discrete outputs stands where the tolerance cannot tell. What
+    no tolerance speaks about, such as another contract, a broken proof or a model that was not run, stands as well.
+    """
+    try:
+        entries = list(saved["measurements"])
+        measured = [Measurement.from_dict(entry) for entry in entries]
+        noises = [_noise(entry["noise"]) for entry in entries]
+        before = [Judgement(**(entry["judgement"] | {"rule": Rule(entry["judgement"]["rule"])})) for entry in entries]
+        verdict, explanation = Verdict(saved["verdict"]), str(saved["explanation"])
+        broken = any(proof["standing"] == "broken" for proof in saved.get("proofs", ()))
+        notes, feeds, seed = tuple(saved["notes"]), tuple(saved["feeds"]), int(saved["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"the report holds no verification that can be judged again ({error!r}).") from error
+    judged = [_judge(*each, tolerance) for each in zip(measured, before, noises, strict=True)]
+    failed = [
+        number
+        for number, judgement in enumerate(judged)
+        if measured[number].where.precision == "strict" and not judgement.agrees
+    ]
+    if measured and not broken and verdict in {Verdict.EQUIVALENT, Verdict.NOT_EQUIVALENT}:
+        verdict, explanation = Verdict.EQUIVALENT, ""
+        if failed:
+            worst = max((measured[number] for number in failed), key=lambda found: found.relative)
+            verdict = Verdict.NOT_EQUIVALENT
+            explanation = f"{len(failed)} of {len(measured)} measurements do not agree; the worst is {worst.where}."
+    largest = max(
+        (measured[number] for number in failed or range(len(measured))), key=lambda m: m.relative, default=None
+    )
+    found = Verification(verdict, tuple(measured), tuple(judged), tuple(noises), explanation, largest)
+    return replace(found, notes=notes, feeds=feeds, seed=seed)
+
+
+def _judge(measured: Measurement, before: Judgement, noise: Noise | None, tolerance: Tolerance) -> Judgement:
+    judged = tolerance.judge(measured)
+    if judged.agrees or judged.rule is Rule.USER:
+        return judged
+    if before.rule is Rule.BEHIND and not measured.new_nonfinite:
+        return before
+    if judged.agrees is None and noise is not None:
+        return Judgement(agrees=noise.agrees, rule=Rule.NOISE, limit=judged.limit)
+    return tolerance.judge_without_truth(measured)
+
+
+def _noise(saved: Mapping[str, float | None] | None) -> Noise | None:
+    if saved is None:
+        return None
+    return Noise(**{name: float("inf") if value is None else value for name, value in saved.items()})
