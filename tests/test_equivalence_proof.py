@@ -277,3 +277,46 @@ def test_float16_weights_below_the_smallest_normal_number_are_rounded_absolutely
     tiny_before.graph.node.extend(body)
     assert before is not None
     assert only(prove(tiny_before, tiny_after, AROUND)).standing is Standing.HOLDS
+
+
+def test_a_merge_that_leaves_a_normalization_and_constant_expressions_is_proved() -> None:
+    dtype = np.float32
+    first, second = statistics(4, dtype, 1), statistics(4, dtype, 2)
+    (k1, t1), (k2, t2) = affine(first), affine(second)
+    frame = "agraph (float[N,4,H] x) => (float[N,4,H] y) {{ {body} }}"
+    before = model(
+        frame.format(
+            body="a = BatchNormalization(x, g, h, m, v) n = Neg(a) b = BatchNormalization(n, g2, h2, m2, v2) "
+            "y = Sub(b, o)"
+        ),
+        {**first, **{name + "2": value for name, value in second.items()}, "o": np.float32([0.25])},
+    )
+    # y = k2 (-(k1 x + t1)) + t2 - 1/4, written with mean 0, variance 1 and epsilon 0.
+    merged = {"s": -k1 * k2, "t": t2 - k2 * t1 - 0.25}
+    for factor, standing in ((1.0, Standing.HOLDS), (1.0001, Standing.BROKEN)):
+        weights = {name: (value * factor).astype(dtype) for name, value in merged.items()}
+        weights |= {"zero": np.zeros(4, dtype), "half": np.full(4, 0.5, dtype)}
+        body = "one = Add(half, half) y = BatchNormalization<epsilon=0.0>(x, s, t, zero, one)"
+        proof = only(prove(before, model(frame.format(body=body), weights), [Rewrite(("x",), ("y",))]))
+        assert proof.standing is standing, proof.reason
+
+
+@pytest.mark.parametrize(
+    ("last", "standing"),
+    [
+        ("y = PRelu(c, small)", Standing.HOLDS),
+        ("y = PRelu(c, large)", Standing.UNDECIDED),
+        ("y = Mul(c, c)", Standing.UNDECIDED),
+        ("y = Div(one, c)", Standing.UNDECIDED),
+        ("y = Sub(c, one)", Standing.HOLDS),
+        ("n = Neg(c) y = Abs(n)", Standing.UNDECIDED),
+    ],
+)
+def test_only_what_an_error_cannot_grow_in_is_bounded(last: str, standing: Standing) -> None:
+    frame = "agraph (float[N,4] x) => (float[N,4] y) {{ c = MatMul(x, {}) {} }}"
+    w = np.random.default_rng(0).standard_normal((4, 4))
+    constants = {"small": np.float32([0.5]), "large": np.float32([2.0]), "one": np.float32([1.0])}
+    before = model(frame.format("w", last), {"w": w.astype(np.float32), **constants})
+    nudged_w = np.nextafter(w.astype(np.float32), np.float32(np.inf))
+    after = model(frame.format("w2", last), {"w2": nudged_w, **constants})
+    assert only(prove(before, after, [Rewrite(("x",), ("y",))])).standing is standing
