@@ -172,8 +172,8 @@ def output_add_constant(node: NodeProto, _output: int, affine: ChannelAffine, gr
     scale, shift, axis = aligned(affine, node, data, graph, outward=True)
     if node.op_type == "Sub" and index == 1:
         shift = -shift  # k (x - S) + t = k x - (k S - t)
-    constant = NewConstant(node, index, stored_vector(scale * tensor.exact() + shift, tensor.dtype))
-    return [_step(constant, data, affine.only_scale().on_axis(axis))]
+    constants = (NewConstant(node, index, stored_vector(scale * tensor.exact() + shift, tensor.dtype)),)
+    return [_step(constants, data, affine.only_scale().on_axis(axis))]
 
 
 def output_mul_constant(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
@@ -192,8 +192,8 @@ def output_mul_constant(node: NodeProto, _output: int, affine: ChannelAffine, gr
             factor = new = tensor.exact() / scale
         else:
             raise Refused(Reason.BARRIER, f"{graph.label(node)} divides a constant by its input")
-    constant = NewConstant(node, index, stored_vector(new, tensor.dtype))
-    return [_step(constant, data, _shift_times(affine, factor, tensor.dtype, axis, node.input[data], graph))]
+    constants = (NewConstant(node, index, stored_vector(new, tensor.dtype)),) if affine.has_scale else ()
+    return [_step(constants, data, _shift_times(affine, factor, tensor.dtype, axis, node.input[data], graph))]
 
 
 def input_add_constant(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
@@ -205,8 +205,8 @@ def input_add_constant(node: NodeProto, index: int, affine: ChannelAffine, graph
     scale, shift, axis = aligned(affine, node, index, graph, outward=False)
     with np.errstate(all="ignore"):
         new = (tensor.exact() + (shift if node.op_type == "Add" else -shift)) / scale
-    constant = NewConstant(node, constant_index, stored_vector(new, tensor.dtype))
-    return [_step(constant, 0, _outward(affine.only_scale(), axis, node, index, graph))]
+    constants = (NewConstant(node, constant_index, stored_vector(new, tensor.dtype)),)
+    return [_step(constants, 0, _outward(affine.only_scale(), axis, node, index, graph))]
 
 
 def input_mul_constant(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
@@ -224,13 +224,13 @@ def input_mul_constant(node: NodeProto, index: int, affine: ChannelAffine, graph
             new, factor = value / scale, 1 / value
         else:
             raise Refused(Reason.BARRIER, f"{graph.label(node)} divides a constant by its input")
-    constant = NewConstant(node, constant_index, stored_vector(new, tensor.dtype))
+    constants = (NewConstant(node, constant_index, stored_vector(new, tensor.dtype)),) if affine.has_scale else ()
     shift = _shift_times(affine, factor, tensor.dtype, axis, node.input[index], graph)
-    return [_step(constant, 0, _outward(shift, shift.axis, node, index, graph))]
+    return [_step(constants, 0, _outward(shift, shift.axis, node, index, graph))]
 
 
-def _step(constant: NewConstant, index: int, rest: ChannelAffine) -> Step:
-    return Step((constant,), passes_on=() if rest.is_identity else ((index, rest),))
+def _step(constants: tuple[NewConstant, ...], index: int, rest: ChannelAffine) -> Step:
+    return Step(constants, passes_on=() if rest.is_identity else ((index, rest),))
 
 
 def _shift_times(

@@ -1,0 +1,255 @@
+"""Mul, Add, Sub and Div by constants: which of them are a per-channel map, and how they take up another one."""
+
+import numpy as np
+import pytest
+
+from bnfold.decisions import Action, Refused
+from bnfold.graph import Model
+from bnfold.onnxfile import read
+from bnfold.passes.affine_ops import read_affine
+from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, fold, numbers
+
+_INPUTS = {
+    "wide": "float[N,3,6,4]",  # as many columns as channels
+    "flat": "float[N,5]",
+    "square4": "float[N,4,4,4]",
+    "p": "float[N,4,4,5]",
+    "q": "float[N,1,4,5]",
+    "rows": "float[4,5]",
+    "thin": "float[N,3,1,1]",
+    "loose_c": "float[4,1,1]",
+    "free": "float[A,B,C,D]",
+}
+_CONSTANTS = {
+    "c": numbers(4, 1, 1),
+    "c2": numbers(4, 1, 1, seed=1),
+    "c3": numbers(4, 1, 1, seed=2),
+    "c4": numbers(4, 1, 1, seed=3),
+    "c_front": numbers(1, 4, 1, 1),
+    "c_batch": numbers(4, 1, 1, 1),
+    "c_five": numbers(1, 1, 4, 1, 1),
+    "c_last": numbers(4),
+    "c_row": numbers(4, 1),
+    "c_two": numbers(4, 4, 1),
+    "c_other": numbers(3, 1, 1),
+    "c_negative": numbers(4, 1, 1, low=-2.0, high=-0.5),
+    "g_positive": numbers(4, low=0.5, high=2.0),
+    "c_nan": np.array([1, np.nan, 1, 1], np.float32).reshape(4, 1, 1),
+    "c_zero": np.array([1, 0, 1, 1], np.float32).reshape(4, 1, 1),
+    "c_double": numbers(4, 1, 1, dtype=np.float64),
+    "one": numbers(),
+    "one1": numbers(1),
+    "one5": numbers(1, 1, 1, 1, 1),
+    "flat4": numbers(4),
+    "k": numbers(5, 4),
+    "s_slice": numbers(1, 1, 4, 5),
+    "s_whole": numbers(1, 4, 4, 5),
+    "s_plane": numbers(4, 5),
+    "s_batch": numbers(2, 4, 4, 5),
+    "s_channels": numbers(4, 1, 1, seed=9),
+    "s_wide": numbers(1, 4, 4, 5, seed=4),
+    **batch_norm(1, "1"),
+}
+_BN = "BatchNormalization"
+
+
+def _row(row: Row) -> Row:
+    inputs, constants = {**_INPUTS, **(row.inputs or {})}, {**_CONSTANTS, **(row.constants or {})}
+    return Row(row.text, inputs, constants, row.outputs, row.opset)
+
+
+# What is a map: each is folded into the convolution before it.
+IS_A_MAP = {
+    "Mul": Row("d = Conv(x, w, b) y = Mul(d, c)"),
+    "Mul, constant first": Row("d = Conv(x, w, b) y = Mul(c, d)"),
+    "Mul, rank of the data": Row("d = Conv(x, w) y = Mul(d, c_front)"),
+    "Div": Row("d = Conv(x, w, b) y = Div(d, c)"),
+    "Mul, Add": Row("d = Conv(x, w, b) e = Mul(d, c) y = Add(e, c2)"),
+    "Add, Mul": Row("d = Conv(x, w, b) e = Add(c2, d) y = Mul(e, c)"),
+    "Sub, Div, Mul, Add": Row("d = Conv(x, w, b) e = Sub(d, c) f = Div(e, c2) h_ = Mul(f, c3) y = Add(h_, c4)"),
+    "Sub, Div, Mul, Add, constants first": Row(
+        "d = Conv(x, w, b) e = Sub(c, d) f = Div(e, c2) h_ = Mul(c3, f) y = Add(c4, h_)"
+    ),
+    "Mul, Sub, constant minus": Row("d = Conv(x, w) e = Mul(d, c) y = Sub(c2, e)"),
+    "Add of one number": Row("d = Conv(x, w) e = Mul(d, c) y = Add(e, one)"),
+    "Mul of one number": Row("d = Conv(x, w) e = Mul(d, one) y = Mul(e, c)"),
+    "Div by one number in a list": Row("d = Conv(x, w) e = Div(d, one1) y = Mul(e, c)"),
+    "as many columns as channels": Row("d = Conv<pads=[1,1,1,1]>(wide, w) y = Mul(d, c)"),
+    "vector behind Gemm": Row("d = Gemm(flat, k) y = Mul(d, flat4)"),
+    "frozen normalization": Row(
+        "k_ = Add(v, one) l_ = Sqrt(k_) i_ = Div(g, l_) a_ = Reshape(i_, form) n_ = Mul(m, i_) o_ = Sub(h, n_)"
+        "e_ = Reshape(o_, form) d = Conv(x, w) f = Mul(d, a_) y = Add(f, e_)",
+        constants={"form": np.array([1, 4, 1, 1], np.int64), "one": np.array(1e-5, np.float32)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IS_A_MAP)
+def test_is_a_map(name: str) -> None:
+    row = IS_A_MAP[name]
+    operators = "Gemm" if "Gemm" in row.text else "Conv"
+    decision = check_folds(_row(row), operators).decision()
+    assert decision.target == ("d",)
+
+
+def test_the_decision_says_what_the_run_was_made_of() -> None:
+    row = _row(IS_A_MAP["Sub, Div, Mul, Add"])
+    assert fold(row.model()).decision().op_type == "Sub+Div+Mul+Add"
+
+
+# What is none: nothing is decided about it, and nothing changes. The good side folds.
+IS_NO_MAP = {
+    "constant divided by the data": Row("d = Conv(x, w, b) y = Div(/d, c|c, d/)"),
+    "full shape": Row("d = Conv(p, w4) y = Mul(d, /c|c_two/)", constants={"w4": numbers(4, 4, 1, 1)}),
+    "broadcasts up": Row("d = Conv(x, w) y = Mul(d, /c_front|c_five/)"),
+    "not constant": Row("d = Conv(x, w) y = Mul(d, /c|loose_c/)"),
+    "of another dtype": Row("d = Conv(x, w) y = Mul(d, /c|c_cast/)", {"c_cast": "float[4,1,1]"}),
+    "infinite": Row("d = Conv(x, w) y = Div(d, /c|c_zero/)"),
+    "NaN": Row("d = Conv(x, w) y = Mul(d, /c|c_nan/)"),
+    "of another domain": Row("d = Conv(x, w) y = /Mul|acme.Mul/(d, c)"),
+    "a lone Add": Row("d = Conv(x, w) y = /Mul|Add/(d, c)"),
+    "a lone Sub": Row("d = Conv(x, w) y = /Mul|Sub/(d, c)"),
+    "a lone constant minus": Row("d = Conv(x, w) y = /Mul|Sub/(c, d)"),
+    "a lone number": Row("d = Conv(x, w) y = Mul(d, /c|one/)"),
+}
+
+
+@pytest.mark.parametrize("name", IS_NO_MAP)
+def test_is_no_map(name: str) -> None:
+    row = _row(IS_NO_MAP[name])
+    assert fold(row.good().model()).modified
+    original = row.bad().model()
+    done = fold(original)
+    assert not done.modified
+    assert done.decisions == ()
+    assert done.model.SerializeToString(deterministic=True) == original.SerializeToString(deterministic=True)
+
+
+def test_a_constant_on_a_dim_of_unknown_size_is_no_map() -> None:
+    text = "d = Relu(/p|free/) y = Mul(d, c)"
+    row = _row(Row(text))
+    assert fold(row.good().model()).decision().action is Action.KEPT  # seen, but there is nowhere to put it
+    assert fold(row.bad().model()).decisions == ()
+
+
+def test_one_number_of_too_high_a_rank_adds_a_dim_and_is_no_map() -> None:
+    row = _row(Row("d = Conv(x, w) y = Mul(d, /one1|one5/)"))
+    graph = Model(read(row.good().model().SerializeToString())).main
+    assert read_affine(graph.nodes()[1], graph).affine.is_uniform
+    graph = Model(read(row.bad().model().SerializeToString())).main
+    with pytest.raises(Refused, match="NOT_PER_CHANNEL"):
+        read_affine(graph.nodes()[1], graph)
+
+
+def test_the_gain_of_a_normalization_written_as_operators_stays() -> None:
+    """x / sqrt(computed) * gain: runtimes recognize that pattern, so the gain is not moved into what follows."""
+    text = "a = Add(z, z) r = /Relu|Sqrt/(a) e = Div(p, r) f = Mul(e, c) y = Conv(f, w4)"
+    row = _row(Row(text, {"z": "float[N,1,1,1]"}, {"w4": numbers(3, 4, 1, 1)}))
+    assert fold(row.good().model()).operators == ["Add", "Relu", "Div", "Conv"]
+    assert fold(row.bad().model()).decisions == ()
+
+
+LEFT_ALONE = {
+    "WRONG_AXIS: a vector aligns with the last axis": Row("d = Conv<pads=[1,1,1,1]>(wide, w) y = Mul(d, /c|c_last/)"),
+    "WRONG_AXIS: a column aligns with the rows": Row(
+        "d = Conv(square4, w4) y = Mul(d, /c|c_row/)", constants={"w4": numbers(4, 4, 1, 1)}
+    ),
+    "WRONG_AXIS: one number per row of the batch": Row(
+        "d = Conv(x, w) y = Mul(d, /c|c_batch/)", {"x": "float[4,3,6,7]"}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_left_alone(name: str) -> None:
+    check_left_alone(name, _row(LEFT_ALONE[name]))
+
+
+# How they take up another map: a BatchNormalization behind (its scale and shift) or in front of them. Sigmoid stops
+# what passes on. `s_whole` is no per-channel map, so it is not part of the run.
+_B = f"y = {_BN}(d, g, h, m, v)"
+TAKES_UP = {
+    "Add of a full shape, behind Conv": Row(f"e = Conv(p, w4) d = Add(e, s_whole) {_B}"),
+    "Add of a full shape, constant first": Row(f"e = Conv(p, w4) d = Add(s_whole, e) {_B}"),
+    "Sub of a full shape": Row(f"e = Conv(p, w4) d = Sub(e, s_whole) {_B}"),
+    "full shape minus": Row(f"e = Conv(p, w4) d = Sub(s_whole, e) {_B}"),
+    "Add of a plane": Row(f"e = Conv(p, w4) d = Add(e, s_plane) {_B}"),
+    "Add that broadcasts the batch": Row(f"e = Conv(p, w4) d = Add(e, s_batch) {_B}", {"p": "float[1,4,4,5]"}),
+    "Mul by a full shape takes the scale": Row(f"e = Relu(p) d = Mul(e, s_whole) y = {_BN}(d, g, o, o, v)"),
+    "Mul by a plane takes the scale": Row(f"e = Relu(p) d = Mul(s_plane, e) y = {_BN}(d, g, o, o, v)"),
+    "Div by a full shape takes the scale": Row(f"e = Relu(p) d = Div(e, s_whole) y = {_BN}(d, g, o, o, v)"),
+    "Mul by one row passes the shift on": Row(
+        f"a = Relu(p) e = Add(a, s_whole) d = Mul(e, one) f = Identity(d) y = {_BN}(f, g, h, m, v)"
+    ),
+    "Mul passes the shift on to an Add of a full shape": Row(
+        f"a = Relu(p) e = Add(a, s_whole) d = Mul(e, c_negative) f = MaxPool<kernel_shape=[2,1]>(d) "
+        f"y = {_BN}(f, g_positive, h, m, v)"
+    ),
+    "Div passes the shift on to an Add of a full shape": Row(
+        f"a = Relu(p) e = Add(a, s_whole) d = Div(e, c_negative) f = MaxPool<kernel_shape=[2,1]>(d) "
+        f"y = {_BN}(f, g_positive, h, m, v)"
+    ),
+    "in front of an Add of a full shape": Row(f"d = {_BN}(p, g, h, m, v) e = Add(d, s_whole) y = Conv(e, w4)"),
+    "in front of an Add, constant first": Row(f"d = {_BN}(p, g, h, m, v) e = Add(s_whole, d) y = Conv(e, w4)"),
+    "in front of a Sub of a full shape": Row(f"d = {_BN}(p, g, h, m, v) e = Sub(d, s_whole) y = Conv(e, w4)"),
+    "in front of full shape minus": Row(f"d = {_BN}(p, g, h, m, v) e = Sub(s_whole, d) y = Conv(e, w4)"),
+    "in front of a Mul by a full shape": Row(f"d = {_BN}(p, g, o, o, v) e = Mul(d, s_whole) y = Relu(e)"),
+    "in front of a Div by a full shape": Row(f"d = {_BN}(p, g, o, o, v) e = Div(d, s_whole) y = Relu(e)"),
+    "in front of Identity and Mul": Row(
+        f"d = {_BN}(p, g, h, m, v) f = Identity(d) e = Mul(f, c) a = Add(e, s_whole) y = Relu(a)"
+    ),
+    "in front of Identity and Div": Row(
+        f"d = {_BN}(p, g, h, m, v) f = Identity(d) e = Div(f, c) a = Add(e, s_whole) y = Relu(a)"
+    ),
+    "in front of Identity and Mul, constant first": Row(
+        f"d = {_BN}(p, g, h, m, v) f = Identity(d) e = Mul(one, f) a = Sub(s_whole, e) y = Relu(a)"
+    ),
+}
+_TAKES_UP = {"w4": numbers(3, 4, 1, 1), "o": np.zeros(4, np.float32)}
+
+
+@pytest.mark.parametrize("name", TAKES_UP)
+def test_takes_up(name: str) -> None:
+    row = _row(TAKES_UP[name])
+    square = "Conv(p" in row.text
+    row = Row(row.text, row.inputs, {**row.constants, **_TAKES_UP, **({"w4": numbers(4, 4, 1, 1)} if square else {})})
+    left = [node.op_type for node in row.model().graph.node if node.op_type != _BN]
+    check_folds(row, " ".join(left))
+
+
+NOT_TAKEN = {
+    "NOT_PER_CHANNEL: the other operand broadcasts the channels": Row(
+        f"e = Mul(/p|q/, s_slice) d = Add(e, s_whole) y = {_BN}(d, g_positive, o, o, v)"
+    ),
+    "NOT_PER_CHANNEL: the other operand has no channel axis": Row(
+        f"e = Mul(/p|rows/, s_plane) d = Add(e, s_batch) y = {_BN}(d, g_positive, o, o, v)", {"p": "float[2,4,4,5]"}
+    ),
+    "NOT_PER_CHANNEL: a shift behind a Mul by a plane": Row(
+        f"a = Add(p, s_whole) d = Mul(a, /one|s_plane/) f = Identity(d) y = {_BN}<epsilon=0.0>(f, ones, h, o, ones)"
+    ),
+    "NOT_PER_CHANNEL: a shift in front of a Mul by a plane": Row(
+        f"d = {_BN}<epsilon=0.0>(p, ones, h, o, ones) f = Identity(d) e = Mul(f, /one|s_plane/) y = Add(e, s_whole)"
+    ),
+    "BARRIER: constant divided by it": Row(
+        f"d = {_BN}(p, g, o, o, v) f = Identity(d) y = Div(/f, s_whole|s_whole, f/)"
+    ),
+    "WEIGHT_OVERFLOW: Div by a full shape, scale 0": Row(f"d = {_BN}(p, /g|g_zero/, o, o, v) y = Div(d, s_whole)"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TAKEN)
+def test_not_taken(name: str) -> None:
+    zero = np.array([1, 0, 1, 1], np.float32)
+    ones = np.ones(4, np.float32)
+    row = _row(NOT_TAKEN[name])
+    check_left_alone(name, Row(row.text, row.inputs, {**row.constants, **_TAKES_UP, "g_zero": zero, "ones": ones}))
+
+
+def test_a_shift_on_the_channels_does_not_pass_a_scale_on_the_rows() -> None:
+    text = "d = BatchNormalization<epsilon=0.0>(p, ones, h, o, ones) e = Mul(d, c_row) y = Add(e, s_whole)"
+    row = Row(text, _INPUTS, {**_CONSTANTS, **_TAKES_UP, "ones": np.ones(4, np.float32)})
+    done = fold(row.model())
+    assert not done.modified
+    reason = done.decision("d").reason
+    assert reason is not None
+    assert reason.code == "NOT_PER_CHANNEL"
