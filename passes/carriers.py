@@ -137,8 +137,23 @@ def resize(node: NodeProto, affine: ChannelAffine, graph: Graph) -> None:
         raise Refused(Reason.BARRIER, graph.label(node))
     if not affine.is_uniform:
         before = known_dim(graph, node.input[0], affine.axis)
-        if known_dim(graph, node.output[0], affine.axis) != before:
+        if known_dim(graph, node.output[0], affine.axis) != before or _stretches(node, affine.axis, graph):
             raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.label(node)} resizes the channels")
+
+
+def _stretches(node: NodeProto, axis: int, graph: Graph) -> bool:
+    """Whether the scale of `axis` is not 1, or may not be: 4 channels times 1.2 are still 4, but mixed."""
+    rank = known_rank(graph, node.input[0])
+    axes = [other % rank for other in numbers(node, "axes", range(rank))]
+    if axis not in axes:
+        return False
+    if text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        return True
+    position = 2 if node.op_type == "Resize" and graph.opset >= 11 else 1
+    scales = numbers(node, "scales")
+    if position < len(node.input) and node.input[position]:
+        scales = constant_input(node, position, graph, Reason.SHAPE_UNKNOWN).numpy().reshape(-1).tolist()
+    return bool(scales) and scales[axes.index(axis)] != 1
 
 
 # ---------------------------------------------------------------------- operators that move the axis

@@ -1,0 +1,506 @@
+"""Operators that let a map pass, in both directions, and the condition of each.
+
+Toward the producer the map of a BatchNormalization behind the carrier ends in the convolution before it; toward the
+consumers that of one in front of the carrier ends in what follows. The other way is closed.
+"""
+
+import numpy as np
+import pytest
+
+from bnfold.decisions import Action
+from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, numbers
+
+_INPUTS = {
+    "p": "float[N,4,6,8]",
+    "odd": "float[N,4,5,7]",
+    "cube": "float[N,4,4,5]",
+    "deep": "float[N,16,3,2]",
+    "flat": "float[N,5]",
+    "tokens": "float[N,7,5]",
+    "loose_shape": "int64[D]",
+    "loose_pads": "int64[8]",
+    "loose_number": "float[]",
+    "loose_index": "int64[1]",
+    "slope_in": "float[4,1,1]",
+    "late": "bool[]",
+    "any": "float[A,B,C,D]",
+    "unbatched": "float[4,6,8]",
+    "gate": "float[N,4,1,1]",
+    "one_channel": "float[N,1,4,6]",
+    "one_row": "float[N,4,1,6]",
+}
+
+
+def _shape(*dims: int) -> np.ndarray:
+    return np.array(dims, np.int64)
+
+
+_CONSTANTS = {
+    **batch_norm(4, "4"),
+    **{name: array for c in (2, 7, 8, 12, 16, 24) for name, array in batch_norm(c, str(c)).items()},
+    "g_positive": numbers(4, low=0.5, high=2.0),
+    "g_some_zero": np.array([0.5, 0, 1, 2], np.float32),
+    "o": np.zeros(4, np.float32),
+    "same": np.full(4, 0.5, np.float32),
+    "w2": numbers(2, 3, 3, 3),
+    "w7": numbers(7, 3, 3, 3),
+    "w16": numbers(16, 3, 3, 3),
+    "u": numbers(5, 4, 1, 1),  # what follows 4 channels
+    "u_kernel": numbers(5, 4, 2, 2),
+    "u1": numbers(5, 1, 1, 1),
+    "u2": numbers(5, 2, 1, 1),
+    "u8": numbers(5, 8, 1, 1),
+    "u16": numbers(5, 16, 1, 1),
+    "u_row": numbers(5, 4, 1),
+    "k": numbers(4, 5),
+    "k24": numbers(24, 4),
+    "slope": numbers(4, 1, 1),
+    "no": np.array(False),
+    "yes": np.array(True),
+    "half": np.array(0.5, np.float32),
+    "negative": np.array(-0.75, np.float32),
+    "negative_list": np.array([-0.75], np.float32),
+    "to_rows": _shape(-1, 4, 20),
+    "to_image": _shape(-1, 4, 4, 5),
+    "to_flat": _shape(-1, 80),
+    "to_two": _shape(-1, 2, 40),
+    "to_square": _shape(-1, 4, 10, 2),
+    "to_turned": _shape(-1, 4, 4, 5),
+    "to_mixed": _shape(-1, 5, 4, 4),
+    "to_groups": _shape(-1, 2, 2, 4, 5),
+    "at1": _shape(1),
+    "at2": _shape(2),
+    "at0": _shape(0),
+    "at3": _shape(3),
+    "last": _shape(-1),
+    "spatial": _shape(2, 3),
+    "spatial_negative": _shape(-1, -2),
+    "channels_too": _shape(1, 2, 3),
+    "nothing": _shape(),
+    "scales": np.array([1, 1, 2, 1.5], np.float32),
+    "scales_channels": np.array([1, 2, 1, 1], np.float32),
+    "scales_sly": np.array([1, 1.2, 1, 1], np.float32),
+    "sizes": _shape(2, 4, 9, 11),
+    "sizes_sly": _shape(2, 4, 4, 5),
+    "nine_eleven": _shape(9, 11),
+    "pads": _shape(0, 0, 1, 0, 0, 0, 0, 2),
+    "pads_crop": _shape(0, 0, 0, -1, 0, 0, -1, 0),
+    "pads_none": _shape(0, 0, 0, 0, 0, 0, 0, 0),
+    "pads_channels": _shape(0, 1, 1, 0, 0, 0, 0, 2),
+    "pads_crop_channels": _shape(0, -1, 1, 0, 0, 1, 0, 2),
+    "pads_two": _shape(1, 0, 0, 2),
+    "two_three": _shape(2, 3),
+    "minus_two_one": _shape(-2, 1),
+    "one_two": _shape(1, 2),
+    "split": _shape(3, 4),
+    "halves": _shape(2, 2),
+    "start": _shape(1),
+    "end": _shape(3),
+    "back": _shape(3),
+    "far_back": _shape(-100),
+    "huge": _shape(2**62),
+    "minus_one": _shape(-1),
+    "minus_three": _shape(-3),
+    "step2": _shape(2),
+    **batch_norm(11, "11"),
+    **batch_norm(6, "6"),
+    "k4": numbers(4, 5, seed=3),
+    "rows": numbers(4, 1),
+    "k54": numbers(5, 4),
+    "k_levit": numbers(5, 4, seed=2),
+    "to_long": _shape(-1, 4),
+    "to_tokens": _shape(-1, 7, 4),
+    "w_two": numbers(2, 3, 1, 1),
+    "zero_one": _shape(0, 1),
+    "minus_two_one_": _shape(-2, -1),
+    "row": numbers(1, 2, 4, 5),
+    "four_three": _shape(4, 3),
+    "three_four": _shape(3, 4),
+    "all_starts": _shape(0, 1),
+    "all_ends": _shape(100, 3),
+    "w44": numbers(4, 4, 1, 1),
+    **{f"{n}4x4": np.tile(batch_norm(4, "")[n], 4) for n in "ghmv"},
+    **{f"{n}4r4": np.repeat(batch_norm(4, "")[n], 4) for n in "ghmv"},
+    **batch_norm(5, "5"),
+    "ones": np.ones(4, np.float32),
+    "ones16": np.ones(16, np.float32),
+    "zeros16": np.zeros(16, np.float32),
+    "ones_scaled": np.array([2, 1, 1, 1], np.float32),
+    "zero": np.array(0.0, np.float32),
+    "w1": numbers(4, 3, 1, 1),
+    "w_one": numbers(1, 3, 3, 3),
+    "unequal": _shape(2, 3),
+    "roi": np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32),
+    "w4": numbers(4, 3, 1, 1),
+}
+B = "y = BatchNormalization(c, g, h, m, v)"
+B5 = "y = BatchNormalization(c, g5, h5, m5, v5)"
+PLAIN = "y = BatchNormalization<epsilon=0.0>(c, ones, h, o, ones)"  # a shift without a scale
+SCALE = "y = BatchNormalization(c, g_positive, o, o, v)"
+
+
+def _row(row: Row) -> Row:
+    inputs, constants = {**_INPUTS, **(row.inputs or {})}, {**_CONSTANTS, **(row.constants or {})}
+    return Row(row.text, inputs, constants, row.outputs, row.opset, row.ir)
+
+
+# ------------------------------------------------------------------ toward the producer
+
+UP = {
+    "Identity": Row(f"d = Conv(x, w, b) c = Identity(d) {B}"),
+    "Dropout": Row(f"d = Conv(x, w, b) c = Dropout(d) {B}"),
+    "Dropout, with a ratio": Row(f"d = Conv(x, w, b) c = Dropout(d, half) {B}"),
+    "Dropout, training_mode false": Row(f"d = Conv(x, w, b) c = Dropout(d, half, no) {B}"),
+    "Dropout, training_mode empty": Row(f'd = Conv(x, w, b) c = Dropout(d, half, "") {B}'),
+    "Dropout, mask unread": Row(f"d = Conv(x, w, b) c, mask = Dropout(d) {B}"),
+    "Dropout, opset 7": Row(f"d = Conv(x, w, b) c = Dropout<ratio=0.5>(d) {B}", opset=7),
+    "Dropout, opset 6": Row(
+        "d = Conv(x, w, b) c = Dropout<is_test=1>(d) y = BatchNormalization<is_test=1>(c, g, h, m, v)", opset=6
+    ),
+    "Transpose": Row(f"d = Conv(x, w, b) c = Transpose<perm=[0,1,3,2]>(d) {B}"),
+    "Transpose, there and back": Row(
+        f"d = Conv(x, w, b) e = Transpose<perm=[0,2,3,1]>(d) f = Identity(e) c = Transpose<perm=[0,3,1,2]>(f) {B}"
+    ),
+    "Transpose, default": Row(f"d = MatMul(k4, column) c = Transpose(d) {B}", {"column": "float[5,N]"}),
+    "Reshape": Row(f"d = Conv(cube, w44) c = Reshape(d, to_rows) {B}"),
+    "Reshape of the spatial dims": Row(f"d = Conv(cube, w44) c = Reshape(d, to_square) {B}"),
+    "Reshape, linear layer of a LeViT": Row(
+        "d = MatMul(tokens, k_levit) r = Reshape(d, to_long) n = BatchNormalization(r, g, h, m, v)"
+        "y = Reshape(n, to_tokens)"
+    ),
+    "Flatten": Row(f"d = Conv(x, w, b) e = GlobalAveragePool(d) c = Flatten(e) {B}"),
+    "Squeeze": Row(f"d = Conv(one_row3, w1) c = Squeeze(d, at2) {B}", {"one_row3": "float[N,3,1,5]"}),
+    "Squeeze, opset 12": Row(
+        f"d = Conv(one_row3, w1) c = Squeeze<axes=[2]>(d) {B}", {"one_row3": "float[N,3,1,5]"}, opset=12
+    ),
+    "Unsqueeze": Row(f"d = Gemm(flat, k54) c = Unsqueeze(d, at2) {B}"),
+    "Unsqueeze, in front": Row(f"d = Conv(unbatched3, w1) c = Identity(d) {B}", {"unbatched3": "float[1,3,5,6]"}),
+    "GlobalAveragePool": Row(f"d = Conv(x, w, b) c = GlobalAveragePool(d) {B}"),
+    "ReduceMean": Row(f"d = Conv(x, w, b) c = ReduceMean(d, spatial) {B}"),
+    "ReduceMean, negative axes, keepdims 0": Row(
+        f"d = Conv(x, w, b) c = ReduceMean<keepdims=0>(d, spatial_negative) {B}"
+    ),
+    "ReduceMean, keepdims 0 in front of the channels": Row(
+        "d = Conv(x, w, b) e = Transpose<perm=[2,3,0,1]>(d) c = ReduceMean<keepdims=0>(e, zero_one) " + B
+    ),
+    "ReduceMean, opset 17": Row(f"d = Conv(x, w, b) c = ReduceMean<axes=[-1], keepdims=1>(d) {B}", opset=17),
+    "ReduceMean, nothing": Row(f"d = Conv(x, w, b) c = ReduceMean<noop_with_empty_axes=1>(d, nothing) {B}"),
+    "AveragePool": Row(f"d = Conv(x, w, b) c = AveragePool<kernel_shape=[2,3], strides=[2,1]>(d) {B}"),
+    "AveragePool, padding not counted": Row(
+        f"d = Conv(x, w, b) c = AveragePool<kernel_shape=[2,3], pads=[1,0,1,2], ceil_mode=1>(d) {B}"
+    ),
+    "AveragePool, padding counted, scale": Row(
+        "d = Conv(x, w, b) c = AveragePool<kernel_shape=[2,3], pads=[1,0,1,2], count_include_pad=1>(d) " + SCALE
+    ),
+    "AveragePool, VALID, counted": Row(
+        f'd = Conv(x, w, b) c = AveragePool<kernel_shape=[2,3], auto_pad="VALID", count_include_pad=1>(d) {B}'
+    ),
+    "MaxPool": Row(
+        "d = Conv(x, w, b) c = MaxPool<kernel_shape=[2,3], pads=[1,0,1,2]>(d)"
+        "y = BatchNormalization(c, g_positive, h, m, v)"
+    ),
+    "MaxPool, a scale of 0": Row(
+        "d = Conv(x, w, b) c = MaxPool<kernel_shape=[2,3], pads=[1,0,1,2]>(d)"
+        "y = BatchNormalization(c, g_some_zero, h, m, v)"
+    ),
+    "GlobalMaxPool": Row("d = Conv(x, w, b) c = GlobalMaxPool(d) y = BatchNormalization(c, g_positive, h, m, v)"),
+    "Relu": Row(f"d = Conv(x, w, b) c = Relu(d) {SCALE}"),
+    "LeakyRelu": Row(f"d = Conv(x, w, b) c = LeakyRelu<alpha=-0.3>(d) {SCALE}"),
+    "PRelu": Row(f"d = Conv(x, w, b) c = PRelu(d, slope) {SCALE}"),
+    "PRelu, computed slope": Row(f"d = Conv(x, w, b) c = PRelu(d, slope_in) {SCALE}"),
+    "Resize, nearest": Row(f'd = Conv(x, w, b) c = Resize<mode="nearest">(d, "", scales) {B}'),
+    "Resize, linear": Row(f'd = Conv(x, w, b) c = Resize<mode="linear">(d, "", scales) {B}'),
+    "Resize, cubic, align_corners": Row(
+        f'd = Conv(x, w, b) c = Resize<mode="cubic", coordinate_transformation_mode="align_corners">(d, "", scales) {B}'
+    ),
+    "Resize, cubic, exclude_outside": Row(
+        f'd = Conv(x, w, b) c = Resize<mode="cubic", exclude_outside=1>(d, "", scales) {B}'
+    ),
+    "Resize, sizes": Row(
+        f'd = Conv(twice, w, b) c = Resize<mode="linear">(d, "", "", sizes) {B}', {"twice": "float[2,3,6,7]"}
+    ),
+    "Resize, opset 10": Row(f'd = Conv(x, w, b) c = Resize<mode="nearest">(d, scales) {B}', opset=10),
+    "Resize, some axes, keeping the aspect ratio": Row(
+        "d = Conv(x, w, b)"
+        f'c = Resize<mode="linear", axes=[2,3], keep_aspect_ratio_policy="not_smaller">(d, "", "", nine_eleven) {B}'
+    ),
+    "Upsample": Row(f'd = Conv(x, w, b) c = Upsample<mode="linear">(d, scales) {B}', opset=9),
+    "Upsample, opset 7": Row(
+        f'd = Conv(x, w, b) c = Upsample<mode="nearest", scales=[1.0,1.0,2.0,2.0]>(d) {B}', opset=7
+    ),
+    "Pad, reflect": Row(f'd = Conv(x, w, b) c = Pad<mode="reflect">(d, pads) {B}'),
+    "Pad, edge": Row(f'd = Conv(x, w, b) c = Pad<mode="edge">(d, pads) {B}'),
+    "Pad, wrap": Row(f'd = Conv(x, w, b) c = Pad<mode="wrap">(d, pads) {B}', opset=19),
+    "Pad, constant, scale": Row(f"d = Conv(x, w, b) c = Pad(d, pads) {SCALE}"),
+    "Pad, cropping": Row(f"d = Conv(x, w, b) c = Pad(d, pads_crop) {B}"),
+    "Pad, one map for all": Row("d = Conv(x, w, b) c = Pad(d, pads) y = BatchNormalization(c, same, same, o, same)"),
+    "Pad, one map for all, value": Row(
+        "d = Conv(x, w, b) c = Pad(d, pads, negative) y = BatchNormalization(c, same, same, o, same)"
+    ),
+    "Pad, one map for all, value in a list": Row(
+        "d = Conv(x, w, b) c = Pad(d, pads, negative_list) y = BatchNormalization(c, same, same, o, same)"
+    ),
+    "Pad, some axes": Row(f'd = Conv(x, w, b) c = Pad<mode="edge">(d, pads_two, "", two_three) {B}'),
+    "Pad, some negative axes": Row(f'd = Conv(x, w, b) c = Pad<mode="edge">(d, pads_two, "", minus_two_one_) {B}'),
+    "Pad, opset 10": Row(
+        "d = Conv(x, w, b) c = Pad<pads=[0,0,1,0,0,0,0,2], value=1.5>(d)y = BatchNormalization(c, same, same, o, same)",
+        opset=10,
+    ),
+    "Concat of channels": Row(
+        "d = Conv(x, w, b) e = Conv(x, w7) c = Concat<axis=1>(d, e) y = BatchNormalization(c, g11, h11, m11, v11)"
+    ),
+    "Concat, negative axis": Row(
+        "d = Conv(x, w, b) e = Conv(x, w7) c = Concat<axis=-3>(e, d) y = BatchNormalization(c, g11, h11, m11, v11)"
+    ),
+    "Concat of rows": Row(f"d = Conv(x, w, b) e = Conv(x, w) c = Concat<axis=2>(d, e) {B}"),
+    "Concat with a constant": Row(
+        "d = Conv(one, w1) c = Concat<axis=1>(d, row) y = BatchNormalization(c, g6, h6, m6, v6)",
+        {"one": "float[1,3,4,5]"},
+    ),
+    "Split": Row(
+        "d = Conv(x, w7) c, e = Split<axis=1>(d, four_three) y = BatchNormalization(c, g, h, m, v)", outputs=("y", "e")
+    ),
+    "Split, second output": Row(
+        "d = Conv(x, w7) e, c = Split<axis=1>(d, three_four) y = BatchNormalization(c, g, h, m, v)", outputs=("y", "e")
+    ),
+    "Split, negative axis, opset 11": Row(
+        "d = Conv(x, w7) e, c = Split<axis=-3, split=[3,4]>(d) y = BatchNormalization(c, g, h, m, v)",
+        outputs=("y", "e"),
+        opset=11,
+    ),
+    "Split, both": Row(
+        "d = Conv(x, w16) c, e = Split<axis=1, num_outputs=2>(d) y = BatchNormalization(c, g8, h8, m8, v8)"
+        "z = BatchNormalization(e, h8, g8, m8, v8)",
+        outputs=("y", "z"),
+    ),
+    "Split, one output": Row(f"d = Conv(x, w) c = Split<axis=2, num_outputs=1>(d) {B}"),
+    "Slice of rows": Row(f"d = Conv(x, w, b) c = Slice(d, start, end, at2) {B}"),
+    "Slice of channels": Row(
+        "d = Conv(x, w, b) c = Slice(d, start, end, at1) y = BatchNormalization(c, g2, h2, m2, v2)"
+    ),
+    "Slice, every second channel": Row(
+        "d = Conv(x, w, b) c = Slice(d, start, huge, at1, step2) y = BatchNormalization(c, g2, h2, m2, v2)"
+    ),
+    "Slice backwards to the front": Row(f"d = Conv(x, w, b) c = Slice(d, back, far_back, at1, minus_one) {B}"),
+    "Slice, negative axis and bounds": Row(
+        "d = Conv(x, w, b) c = Slice(d, minus_three, minus_one, minus_three) y = BatchNormalization(c, g2, h2, m2, v2)"
+    ),
+    "Slice, all axes": Row(
+        "d = Conv(x, w, b) c = Slice(d, all_starts, all_ends) y = BatchNormalization(c, g2, h2, m2, v2)",
+    ),
+    "Slice, opset 9": Row(
+        "d = Conv(x, w, b) c = Slice<starts=[1], ends=[3], axes=[1]>(d) y = BatchNormalization(c, g2, h2, m2, v2)",
+        opset=9,
+    ),
+    "DepthToSpace": Row(f"d = Conv(x, w16) c = DepthToSpace<blocksize=2>(d) {B}"),
+    "DepthToSpace, CRD": Row(f'd = Conv(x, w16) c = DepthToSpace<blocksize=2, mode="CRD">(d) {B}'),
+    "SpaceToDepth, equal numbers": Row(
+        "d = Conv(p, w44) c = SpaceToDepth<blocksize=2>(d) y = BatchNormalization(c, g4x4, h4x4, m4x4, v4x4)"
+    ),
+    "Add of branches": Row(f"d = Conv(x, w, b) e = Conv(x2, w) c = Add(d, e) {B}"),
+    "Sub of branches": Row(f"d = Conv(x, w, b) e = Conv(x2, w) c = Sub(d, e) {B}"),
+    "Sub of branches, shift only in the second": Row(
+        "r = Conv(x, w) d = Relu(r) e = Conv(x2, w) c = Sub(d, e) y = BatchNormalization(c, g_positive, h, m, v)"
+    ),
+    "Add, shift only in the first": Row(
+        "r = Conv(x, w) d = Relu(r) e = Conv(x2, w) c = Add(e, d) y = BatchNormalization(c, g_positive, h, m, v)"
+    ),
+    "Sum of three": Row(f"d = Conv(x, w, b) e = Conv(x2, w) f = Conv(x, w) c = Sum(d, e, f) {B}"),
+    "Sum of one": Row(f"d = Conv(x, w, b) c = Sum(d) {B}"),
+    "Add of a branch that broadcasts the rows": Row(
+        f"d = Conv(x, w, b) e = Conv(x2, w) f = GlobalAveragePool(e) c = Add(f, d) {B}"
+    ),
+    "Mul, scale into the first": Row(f"d = Conv(x, w, b) c = Mul(d, gate) {SCALE}"),
+    "Mul, scale into the second": Row(f"d = Conv(x, w, b) c = Mul(gate, d) {SCALE}"),
+    "Div, scale into the numerator": Row(f"d = Conv(x, w, b) c = Div(d, gate) {SCALE}"),
+}
+
+
+@pytest.mark.parametrize("name", UP)
+def test_toward_the_producer(name: str) -> None:
+    row = _row(UP[name])
+    left = " ".join(node.op_type for node in row.model().graph.node if node.op_type != "BatchNormalization")
+    done = check_folds(row, left.replace("MatMul", "MatMul Add"))
+    assert {decision.action for decision in done.decisions} == {Action.FOLDED}
+
+
+# Each breaks one condition of a row above.
+NOT_UP = {
+    "BARRIER: Dropout, training_mode true": Row(f"d = Conv(x, w, b) c = Dropout(d, half, /no|yes/) {B}"),
+    "BARRIER: Dropout, training_mode computed": Row(f"d = Conv(x, w, b) c = Dropout(d, half, /no|late/) {B}"),
+    "BARRIER: Dropout, mask read": Row(
+        f"d = Conv(x, w, b) c, mask = Dropout(d) {B} z = Cast<to=1>(/late|mask/)", outputs=("y", "z")
+    ),
+    "BARRIER: Dropout, mask is an output": Row(
+        f"d = Conv(x, w, b) c, mask = Dropout(d) {B}", outputs=("y", "/y|mask/")
+    ),
+    "BARRIER: Dropout, opset 6": Row(
+        "d = Conv(x, w, b) c = Dropout</is_test=1|ratio=0.5/>(d) y = BatchNormalization<is_test=1>(c, g, h, m, v)",
+        opset=6,
+    ),
+    "WRONG_AXIS: Transpose puts the rows on axis 1": Row(
+        f"d = Conv(cube, w44) c = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(d) {B}"
+    ),
+    "NOT_PER_CHANNEL: Reshape mixes channels and rows": Row(
+        f"d = Conv(cube, w44) c = Reshape(d, /to_square|to_mixed/) /{B}|{B5}/"
+    ),
+    "NOT_PER_CHANNEL: Flatten with several positions": Row(
+        "d = Conv(small, w_two) e = /GlobalAveragePool|Identity/(d) c = Flatten(e)"
+        "y = BatchNormalization(c, /g2, h2, m2, v2|g24, h24, m24, v24/)",
+        {"small": "float[N,3,3,4]"},
+    ),
+    "SHAPE_UNKNOWN: Reshape to a computed shape": Row(
+        f"d = Conv(cube, w44) c = Reshape(d, /to_square|loose_shape/) {B}"
+    ),
+    "WEIGHT_SHAPE: GlobalAveragePool, other channels": Row(
+        "d = Conv(x, w, b) c = GlobalAveragePool(d) y = BatchNormalization(c, /g, h, m, v|g2, h2, m2, v2/)"
+    ),
+    "WRONG_AXIS: ReduceMean over the channels, of as many rows": Row(
+        f"d = Conv(x, w, b) c = ReduceMean<keepdims=0>(d, /at3|at1/) {B}"
+    ),
+    "SHAPE_UNKNOWN: ReduceMean over computed axes": Row(f"d = Conv(x, w, b) c = ReduceMean(d, /at3|loose_index/) {B}"),
+    "PADDED_BORDER: AveragePool counts its padding": Row(
+        f"d = Conv(x, w, b) c = AveragePool<kernel_shape=[2,3], pads=[0,0,1,0], count_include_pad=/0|1/>(d) {PLAIN}"
+    ),
+    "PADDED_BORDER: AveragePool counts its padding, pads": Row(
+        "d = Conv(x, w, b)"
+        f"c = AveragePool<kernel_shape=[2,3], pads=/[0,0,0,0]|[0,1,0,0]/, count_include_pad=1>(d) {PLAIN}"
+    ),
+    "PADDED_BORDER: AveragePool counts, SAME_UPPER": Row(
+        "d = Conv(x, w, b)"
+        f'c = AveragePool<kernel_shape=[2,3], auto_pad=/"VALID"|"SAME_UPPER"/, count_include_pad=1>(d) {PLAIN}'
+    ),
+    "PADDED_BORDER: AveragePool counts, ceil_mode": Row(
+        "d = Conv(x, w, b) c = AveragePool<kernel_shape=[2,2], strides=[2,2], ceil_mode=/0|1/, count_include_pad=1>(d)"
+        + PLAIN,
+        {"x": "float[N,3,7,7]"},
+    ),
+    "NEGATIVE_SCALE: MaxPool": Row(
+        "d = Conv(x, w, b) c = MaxPool<kernel_shape=[2,3]>(d) y = BatchNormalization(c, /g_positive|g/, h, m, v)"
+    ),
+    "NEGATIVE_SCALE: GlobalMaxPool": Row(
+        "d = Conv(x, w, b) c = GlobalMaxPool(d) y = BatchNormalization(c, /g_positive|g/, h, m, v)"
+    ),
+    "BARRIER: MaxPool, indices read": Row(
+        "d = Conv(x, w, b) c, i = MaxPool<kernel_shape=[2,3]>(d) y = BatchNormalization(c, g_positive, h, m, v)",
+        outputs=("y", "/y|i/"),
+    ),
+    "NEGATIVE_SCALE: Relu": Row("d = Conv(x, w, b) c = Relu(d) y = BatchNormalization(c, /g_positive|g/, o, o, v)"),
+    "NEGATIVE_SCALE: Relu, a scale of 0": Row(
+        "d = Conv(x, w, b) c = Relu(d) y = BatchNormalization(c, /g_positive|g_some_zero/, o, o, v)"
+    ),
+    "NEGATIVE_SCALE: LeakyRelu": Row(
+        "d = Conv(x, w, b) c = LeakyRelu(d) y = BatchNormalization(c, /g_positive|g/, o, o, v)"
+    ),
+    "NEGATIVE_SCALE: PRelu": Row(
+        "d = Conv(x, w, b) c = PRelu(d, slope) y = BatchNormalization(c, /g_positive|g/, o, o, v)"
+    ),
+    "SHIFT_BLOCKED: Relu": Row(f"d = Conv(x, w, b) c = /Identity|Relu/(d) {PLAIN}"),
+    "SHIFT_BLOCKED: LeakyRelu": Row(f"d = Conv(x, w, b) c = /Identity|LeakyRelu/(d) {PLAIN}"),
+    "SHIFT_BLOCKED: PRelu": Row(f"d = Conv(x, w, b) c = /Identity(d)|PRelu(d, slope)/ {PLAIN}"),
+    "BARRIER: Resize crops": Row(
+        'd = Conv(x, w, b) c = Resize<mode="linear", '
+        'coordinate_transformation_mode=/"half_pixel"|"tf_crop_and_resize"/>(d, roi, scales)' + B
+    ),
+    "NOT_PER_CHANNEL: Resize of the channels": Row(
+        'd = Conv(x, w, b) c = Resize(d, "", /scales|scales_channels/)'
+        "y = BatchNormalization(c, /g, h, m, v|g8, h8, m8, v8/)"
+    ),
+    "NOT_PER_CHANNEL: Resize that keeps the aspect ratio": Row(
+        "d = Conv(twice, w, b)"
+        'c = Resize<mode="linear", keep_aspect_ratio_policy=/"stretch"|"not_larger"/>(d, "", "", sizes_sly)' + B,
+        {"twice": "float[2,3,6,7]"},
+    ),
+    "NOT_PER_CHANNEL: Resize of the channels to as many": Row(
+        f'd = Conv(x, w, b) c = Resize<mode="linear">(d, "", /scales|scales_sly/) {B}'
+    ),
+    "NOT_PER_CHANNEL: Upsample of the channels to as many": Row(
+        f'd = Conv(x, w, b) c = Upsample<mode="linear">(d, /scales|scales_sly/) {B}', opset=9
+    ),
+    "NOT_PER_CHANNEL: Upsample of the channels to as many, opset 7": Row(
+        f'd = Conv(x, w, b) c = Upsample<mode="linear", scales=[1.0, /1.0|1.2/, 2.0, 1.0]>(d) {B}', opset=7
+    ),
+    "SHAPE_UNKNOWN: Resize by computed scales": Row(
+        f'd = Conv(x, w, b) c = Resize(d, "", /scales|loose_scales/) {B}', {"loose_scales": "float[4]"}
+    ),
+    "PADDED_BORDER: Pad with a constant": Row(f'd = Conv(x, w, b) c = Pad<mode=/"edge"|"constant"/>(d, pads) {PLAIN}'),
+    "PADDED_BORDER: Pad with a value": Row(
+        "d = Conv(x, w, b) c = Pad(d, pads, /zero|negative/) y = BatchNormalization(c, g_positive, o, o, v)"
+    ),
+    "PADDED_BORDER: Pad with a value, opset 10": Row(
+        "d = Conv(x, w, b) c = Pad<pads=[0,0,1,0,0,0,0,2], value=/0.0|1.5/>(d)"
+        "y = BatchNormalization(c, g_positive, o, o, v)",
+        opset=10,
+    ),
+    "BIAS_NOT_CONSTANT: Pad with a computed value": Row(
+        "d = Conv(x, w, b) c = Pad(d, pads, /zero|loose_number/) y = BatchNormalization(c, g_positive, o, o, v)"
+    ),
+    "SHAPE_UNKNOWN: Pad by computed amounts": Row(f'd = Conv(x, w, b) c = Pad<mode="edge">(d, /pads|loose_pads/) {B}'),
+    "SHAPE_UNKNOWN: Pad on computed axes": Row(
+        f'd = Conv(x, w, b) c = Pad<mode="edge">(d, pads_two, "", /two_three|loose_axes/) {B}',
+        {"loose_axes": "int64[2]"},
+    ),
+    "NOT_PER_CHANNEL: Pad of the channels": Row(
+        'd = Conv(x, w, b) c = Pad<mode="edge">(d, /pads|pads_channels/) '
+        "y = BatchNormalization(c, /g, h, m, v|g5, h5, m5, v5/)"
+    ),
+    "NOT_PER_CHANNEL: Pad crops and adds channels": Row(
+        f'd = Conv(x, w, b) c = Pad<mode="edge">(d, /pads|pads_crop_channels/) {B}'
+    ),
+    "NOT_PER_CHANNEL: Pad of the channels by axis": Row(
+        'd = Conv(x, w, b) c = Pad<mode="edge">(d, pads_two, "", /two_three|one_two/) '
+        "y = BatchNormalization(c, /g, h, m, v|g5, h5, m5, v5/)"
+    ),
+    "UNKNOWN_OPERATOR: one branch of a Concat": Row(
+        f"d = Conv(x, w, b) e = /Conv(x2, w)|acme.Swoosh(x2)/ c = Concat<axis=2>(d, e) {B}"
+    ),
+    "BARRIER: one branch of a Concat": Row(
+        "d = Conv(x, w, b) f = Conv(x, w) e = /Identity|Sigmoid/(f) c = Concat<axis=1>(d, e)"
+        "y = BatchNormalization(c, g8, h8, m8, v8)"
+    ),
+    "OTHER_CONSUMER: one branch of a Concat": Row(
+        "d = Conv(x, w, b) e = Conv(x, w) c = Concat<axis=1>(d, e) y = BatchNormalization(c, g8, h8, m8, v8)"
+        "z = Sigmoid(/y|e/)",
+        outputs=("y", "z"),
+    ),
+    "OTHER_CONSUMER: the same value twice": Row(
+        "d = Conv(x, w, b) e = Conv(x, w) c = Concat<axis=1>(d, /e|d/) y = BatchNormalization(c, g8, h8, m8, v8) "
+        "z = Sigmoid(/x|e/)",
+        outputs=("y", "z"),
+    ),
+    "NOT_PER_CHANNEL: Split of the rows": Row(
+        "d = Conv(x, w, b) c, e = Split<axis=/1|2/>(d, halves)y = BatchNormalization(c, /g2, h2, m2, v2|g, h, m, v/)",
+        outputs=("y", "e"),
+    ),
+    "SHAPE_UNKNOWN: Slice by computed bounds": Row(
+        f"d = Conv(x, w, b) c = Slice(d, /start|loose_index/, end, at2) {B}"
+    ),
+    "NOT_PER_CHANNEL: SpaceToDepth, numbers differ": Row(
+        "d = Conv(p, w44) c = SpaceToDepth<blocksize=2>(d) y = BatchNormalization(c, /g4x4|g4r4/, h4x4, m4x4, v4x4)"
+    ),
+    "NOT_PER_CHANNEL: SpaceToDepth, shifts differ": Row(
+        "d = Conv(p, w44) c = SpaceToDepth<blocksize=2>(d)"
+        "y = BatchNormalization<epsilon=0.0>(c, ones16, /h4x4|h4r4/, zeros16, ones16)"
+    ),
+    "BARRIER: one branch of an Add": Row(
+        f"d = Conv(x, w, b) f = Conv(x2, w) e = /Identity|Sigmoid/(f) c = Add(d, e) {B}"
+    ),
+    "NOT_PER_CHANNEL: Add of a branch that broadcasts the channels": Row(
+        f"d = Conv(x, w, b) e = Conv(x2, /w|w_one/) c = Add(d, e) {B}"
+    ),
+    "SHIFT_BLOCKED: Mul of branches": Row(
+        "d = Conv(x, w, b) c = Mul(d, gate) y = BatchNormalization<epsilon=0.0>(c, /ones_scaled|ones/, /o|h/, o, ones)"
+    ),
+    "SHIFT_BLOCKED: Div of branches": Row(
+        "d = Conv(x, w, b) c = Div(d, gate) y = BatchNormalization<epsilon=0.0>(c, /ones_scaled|ones/, /o|h/, o, ones)"
+    ),
+    "GRAPH_INPUT: Div by the convolution": Row(f"d = Conv(x, w, b) c = Div(/d, gate|gate, d/) {SCALE}"),
+    "GRAPH_INPUT: Mul by a factor that broadcasts the channels": Row(
+        f"d = Conv(x, /w|w_one/) c = Mul(d, wide_gate) {SCALE}", {"wide_gate": "float[N,4,4,5]"}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_UP)
+def test_not_toward_the_producer(name: str) -> None:
+    check_left_alone(name, _row(NOT_UP[name]))
