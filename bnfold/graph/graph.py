@@ -408,6 +408,8 @@ class Graph:
                 if value in defined:
                     uses.setdefault(value, []).append(Use(self, node, index))
                 elif value:
+                    if self.resolve(value) is None:
+                        self.model.unresolved.append((self, value, node))
                     self._add_use(value, Use(self, node, index))
         if self.parent is not None:
             for output in self._outputs:

@@ -7,10 +7,9 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, scopes
+from bnfold.graph.soundness import DEFAULT_DOMAINS, check_soundness
 from bnfold.graph.tensor import TensorPayload
 from bnfold.onnxfile import OnnxFile, Stored
-
-DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 class Edit(NamedTuple):
@@ -25,7 +24,8 @@ class Model:
     """The structure of a model as scopes that can be asked and edited; weights stay in `file`.
 
     `assume_constant_initializers` treats initializers that are also graph inputs as constants at every IR version. Up
-    to IR version 3 every initializer had to be listed as an input, so there they always are constants.
+    to IR version 3 every initializer had to be listed as an input, so there they always are constants. Raises
+    ModelError for a structure that is not sound (`bnfold.graph.soundness`).
     """
 
     def __init__(self, file: OnnxFile, *, assume_constant_initializers: bool = False) -> None:
@@ -35,6 +35,9 @@ class Model:
         self.inputs_are_constants = self.lists_initializers or assume_constant_initializers
         self.edits: list[Edit] = []
         self.graphs: list[Graph] = []
+        self.holders: dict[int, NodeProto] = {}  # by scope: the node that has it as a body
+        self._bodies: dict[int, list[Graph]] = {}  # by scope: those nested directly in it
+        self.unresolved: list[tuple[Graph, str, NodeProto]] = []  # what a node reads and nothing makes, as it was read
         self._owners: dict[int, Graph] = {}
         self._names: set[str] | None = None
         self._types: dict[int, dict[str, TypeProto]] | None = None
@@ -50,13 +53,16 @@ class Model:
                 self._enter(function, None, f"{function.domain}::{function.name}")
             for graph in self.graphs:
                 graph.index_uses()
+            check_soundness(self)
 
     def _enter(self, body: GraphProto | FunctionProto, parent: Graph | None, scope: str) -> Graph:
         graph = Graph(self, body, parent, scope)
         self.graphs.append(graph)
         self._owners.update((id(node), graph) for node in graph.nodes())
         for node, name, nested in scopes(body):
-            self._enter(nested, graph, f"{scope}/{graph.label(node)}.{name}".lstrip("/"))
+            body_graph = self._enter(nested, graph, f"{scope}/{graph.label(node)}.{name}".lstrip("/"))
+            self._bodies.setdefault(id(graph), []).append(body_graph)
+            self.holders[id(body_graph)] = node
         return graph
 
     @property
@@ -145,9 +151,9 @@ class Model:
         table = self._types[id(graph)] = {value.name: value.type for value in body.value_info}
         if isinstance(body, GraphProto):
             table.update({value.name: value.type for value in (*body.input, *body.output) if value.HasField("type")})
-        children = [child for child in self.graphs if child.parent is graph]
-        for child, (_, _, nested) in zip(children, scopes(body), strict=True):
-            self._note_types(child, nested)
+        if id(graph) in self._bodies:
+            for child, (_, _, nested) in zip(self._bodies[id(graph)], scopes(body), strict=True):
+                self._note_types(child, nested)
 
     def forget_value_info(self, graph: Graph, value: str) -> None:
         """Drop what the file says about a value that is gone, when the edits are finished."""

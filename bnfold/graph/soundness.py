@@ -1,0 +1,295 @@
+"""What a model's structure must satisfy before anybody asks it a question: names, order, functions, versions.
+
+The rules are those of the ONNX specification (docs/IR.md of onnx 1.23) as onnxruntime 1.32 takes them: nodes may stand
+in any order, a body may give one of its inputs or initializers a name that a scope around it uses, and no two nodes of
+a scope share a name. Asks the index of each `Graph` where it can, since looking at every name of the protobuf again
+would cost as much as indexing.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import FunctionProto, NodeProto, OperatorSetIdProto
+
+from bnfold.errors import ModelError
+
+if TYPE_CHECKING:
+    from bnfold.graph.graph import Graph
+    from bnfold.graph.model import Model
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+# Functions that call functions can stand for exponentially many nodes, and every runtime writes them all out.
+LARGEST_EXPANSION = 1_000_000
+DEEPEST_CALLS = 100
+
+FunctionKey = tuple[str, str, str]
+
+
+def check_soundness(model: "Model") -> None:
+    """Raise ModelError, in one line that names the file and the node or value, unless `model` is sound."""
+    try:
+        _check_versions(model)
+        _check_scopes(model)
+        _check_functions(model)
+    except ValueError as problem:
+        raise ModelError(f"{model.file.path or 'the model'}: {problem}") from problem
+
+
+# ---------------------------------------------------------------------- versions
+
+
+def _check_versions(model: "Model") -> None:
+    ir_version = model.proto.ir_version
+    if ir_version < 1:
+        raise ValueError("says no IR version, which every ONNX model does; export it again")
+    if ir_version > onnx.IR_VERSION:
+        raise ValueError(
+            f"has IR version {ir_version}, and the installed onnx {onnx.__version__} knows up to {onnx.IR_VERSION}: "
+            "upgrade onnx, or export for an older one"
+        )
+    scopes: dict[int, list[Graph]] = {}
+    for graph in model.graphs:
+        scopes.setdefault(id(_root(graph)), []).append(graph)
+    for first, *nested in scopes.values():
+        if isinstance(first.body, FunctionProto):
+            _check_imports(first.body.opset_import, [first, *nested], f"function {first.body.name!r}: ", ir_version)
+        else:
+            _check_imports(model.proto.opset_import, [first, *nested], "", ir_version)
+
+
+def _check_imports(
+    imports: Sequence[OperatorSetIdProto], graphs: Iterable["Graph"], where: str, ir_version: int
+) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    versions = {entry.version for entry in imports if entry.domain in DEFAULT_DOMAINS}
+    if len(versions) > 1:
+        raise ValueError(f"{where}imports the ONNX operator set in several versions ({_listed(versions)}); keep one")
+    for version in versions:
+        if version < 1:
+            raise ValueError(
+                f"{where}imports version {version} of the ONNX operator set, which never was; export again"
+            )
+        if version > newest:
+            raise ValueError(
+                f"{where}imports version {version} of the ONNX operator set, and the installed onnx {onnx.__version__} "
+                f"knows up to {newest}: upgrade onnx, or export for an older operator set"
+            )
+    if versions or (ir_version < 3 and not where):  # before IR version 3 there was only one operator set
+        return
+    for graph in graphs:
+        for node in graph.nodes():
+            if node.domain in DEFAULT_DOMAINS:
+                raise ValueError(
+                    f"{where}imports no version of the ONNX operator set, so {_called(graph, node)} means nothing; "
+                    "add an opset_import or export again"
+                )
+
+
+def _listed(versions: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(versions)))
+
+
+def _root(graph: "Graph") -> "Graph":
+    while graph.parent is not None:
+        graph = graph.parent
+    return graph
+
+
+# ---------------------------------------------------------------------- names and order
+
+
+def _check_scopes(model: "Model") -> None:
+    for graph, value, node in model.unresolved:
+        raise ValueError(f"{_called(graph, node)} reads {value!r}, which nothing makes; export the model again")
+    positions: dict[int, dict[int, int]] = {}
+    for graph in model.graphs:
+        _check_names(graph)
+        positions[id(graph)] = {number: position for position, number in enumerate(graph._nodes)}
+    reads = _reads_of_bodies(model, positions)
+    for graph in model.graphs:
+        _check_order(graph, positions[id(graph)], reads.get(id(graph), []))
+
+
+def _check_names(graph: "Graph") -> None:
+    """Everything is made once, and every output is made: by counting, since the index holds each name once."""
+    body = graph.body
+    if len(graph._inputs) != len(graph._input_set):
+        raise ValueError(f"{_place(graph)}has two inputs named {_twice(graph._inputs)!r}; give each its own name")
+    if not isinstance(body, FunctionProto):
+        stored = len(body.initializer) + len(body.sparse_initializer)
+        if stored != len(graph._initializers.keys() | graph._sparse if graph._sparse else graph._initializers):
+            names = [tensor.name for tensor in body.initializer]
+            names += [tensor.values.name for tensor in body.sparse_initializer]
+            raise ValueError(f"{_place(graph)}has two initializers named {_twice(names)!r}; give each its own name")
+    made = sum(len(node.output) for node in body.node)
+    if made != len(graph._producers) or "" in graph._producers:
+        _check_made_once(graph)
+    labels = [name for node in body.node if (name := node.name)]
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"{_place(graph)}has two nodes named {_twice(labels)!r}; give each its own name, or none")
+    for given in (graph._input_set, graph._initializers, graph._sparse):
+        if not graph._producers.keys().isdisjoint(given):
+            value = min(graph._producers.keys() & given)
+            maker = _called(graph, graph._producers[value])
+            raise ValueError(f"{maker} makes {value!r}, which is an input or initializer already; rename one")
+    for value in graph._outputs:
+        if value not in graph._defined and graph.resolve(value) is None:
+            raise ValueError(f"{_place(graph)}the output {value!r} is made by no node; export the model again")
+
+
+def _check_made_once(graph: "Graph") -> None:
+    makers: dict[str, NodeProto] = {}
+    for node in graph.nodes():
+        for output in node.output:
+            if output in makers:
+                both = f"{_called(graph, makers[output])} and {_called(graph, node)}"
+                raise ValueError(f"{both} both make {output!r}; give each its own name")
+            if output:
+                makers[output] = node
+
+
+def _reads_of_bodies(model: "Model", positions: dict[int, dict[int, int]]) -> dict[int, list[tuple[str, int]]]:
+    """By scope: each value that a body nested in it reads from it, and the position of the node that holds the body."""
+    reads: dict[int, list[tuple[str, int]]] = {}
+    for graph in model.graphs:
+        if graph.parent is None:
+            continue
+        for value in _names_read(graph):
+            if value and value not in graph._defined and (home := graph.resolve(value)) is not None:
+                reads.setdefault(id(home), []).append((value, positions[id(home)][_holder_in(home, graph)]))
+        for value, node in graph._producers.items():
+            home = graph.parent.resolve(value) if value else None
+            if home is not None and _is_made_before(home, value, _holder_in(home, graph), positions[id(home)]):
+                raise ValueError(f"{_called(graph, node)} makes {value!r}, a name that is taken around it; rename one")
+    return reads
+
+
+def _names_read(graph: "Graph") -> Iterator[str]:
+    for node in graph.nodes():
+        yield from node.input
+    yield from graph._outputs
+
+
+def _holder_in(home: "Graph", graph: "Graph") -> int:
+    """The identity of the node of `home` in one of whose bodies, at any depth, `graph` is."""
+    while graph.parent is not home:
+        assert graph.parent is not None
+        graph = graph.parent
+    return id(graph.model.holders[id(graph)])
+
+
+def _is_made_before(home: "Graph", value: str, holder: int, positions: dict[int, int]) -> bool:
+    maker = home._producers.get(value)
+    return maker is None or positions[id(maker)] < positions[holder]
+
+
+def _check_order(graph: "Graph", positions: dict[int, int], bodies: list[tuple[str, int]]) -> None:
+    """Nodes in order cannot form a cycle; others are looked at more closely. Uses are indexed in the order of nodes."""
+    for value, maker in graph._producers.items():
+        uses = graph._uses.get(value)
+        if uses and uses[0].graph is graph and positions[id(uses[0].node)] <= positions[id(maker)]:
+            _check_acyclic(graph, positions, bodies)
+            return
+    for value, reader in bodies:
+        producer = graph._producers.get(value)
+        if producer is not None and reader <= positions[id(producer)]:
+            _check_acyclic(graph, positions, bodies)
+            return
+
+
+def _check_acyclic(graph: "Graph", positions: dict[int, int], bodies: list[tuple[str, int]]) -> None:
+    """Take away the nodes whose inputs are there, until none is left or none can be."""
+    nodes = graph.nodes()
+    reads = [(value, position) for position, node in enumerate(nodes) for value in node.input]
+    waiting: list[set[int]] = [set() for _ in nodes]
+    readers: list[list[int]] = [[] for _ in nodes]
+    for value, reader in (*reads, *bodies):
+        maker = graph._producers.get(value)
+        if maker is not None and (before := positions[id(maker)]) not in waiting[reader]:
+            waiting[reader].add(before)
+            readers[before].append(reader)
+    ready = [position for position, before in enumerate(waiting) if not before]
+    for position in ready:  # grows while it is walked
+        for reader in readers[position]:
+            waiting[reader].discard(position)
+            if not waiting[reader]:
+                ready.append(reader)
+    if len(ready) == len(nodes):
+        return
+    position = next(position for position, before in enumerate(waiting) if before)
+    seen: set[int] = set()
+    while position not in seen:  # whoever waits, waits for one that waits: this ends on the cycle
+        seen.add(position)
+        position = min(waiting[position])
+    raise ValueError(f"{_called(graph, nodes[position])} depends on its own output; remove the cycle")
+
+
+def _twice(names: Iterable[str]) -> str:
+    return next(name for name, count in Counter(names).items() if count > 1)
+
+
+def _place(graph: "Graph") -> str:
+    return f"{graph.scope}: " if graph.scope else ""
+
+
+def _called(graph: "Graph", node: NodeProto) -> str:
+    return f"{_place(graph)}node {graph.label(node)!r} ({node.op_type})"
+
+
+# ---------------------------------------------------------------------- functions
+
+
+def _check_functions(model: "Model") -> None:
+    """No two of one name, none that calls itself, and no avalanche of calls."""
+    if not model.proto.functions:
+        return
+    keys = [_key(function) for function in model.proto.functions]
+    if len(set(keys)) != len(keys):
+        domain, name, _ = next(key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"defines the function {domain}::{name} twice; keep one")
+    known = set(keys)
+    calls: dict[FunctionKey | None, Counter[FunctionKey]] = {key: Counter() for key in (None, *keys)}
+    size: dict[FunctionKey | None, int] = dict.fromkeys(calls, 0)
+    for graph in model.graphs:
+        body = _root(graph).body
+        caller = _key(body) if isinstance(body, FunctionProto) else None
+        nodes = graph.nodes()
+        size[caller] += len(nodes)
+        called = ((node.domain, node.op_type, node.overload) for node in nodes)
+        calls[caller].update(key for key in called if key in known)
+    _check_calls(calls, size)
+
+
+def _check_calls(calls: dict[FunctionKey | None, Counter[FunctionKey]], size: dict[FunctionKey | None, int]) -> None:
+    """Callees first; `size` becomes the number of nodes with every call written out."""
+    callers: dict[FunctionKey, list[FunctionKey | None]] = {}
+    for caller, called in calls.items():
+        for key in called:
+            callers.setdefault(key, []).append(caller)
+    waiting = {caller: len(called) for caller, called in calls.items()}
+    depth = dict.fromkeys(calls, 0)
+    ready = [caller for caller, count in waiting.items() if not count]
+    for callee in ready:  # grows while it is walked
+        size[callee] += sum(size[key] * count for key, count in calls[callee].items())
+        depth[callee] = max((depth[key] + 1 for key in calls[callee]), default=0)
+        if size[callee] > LARGEST_EXPANSION or depth[callee] > DEEPEST_CALLS:
+            what = f"more than {LARGEST_EXPANSION:,} nodes" if size[callee] > LARGEST_EXPANSION else "too many levels"
+            raise ValueError(
+                f"its functions call each other until they stand for {what}; inline some and drop the rest"
+            )
+        if callee is not None:
+            for caller in callers.get(callee, ()):
+                waiting[caller] -= 1
+                if not waiting[caller]:
+                    ready.append(caller)
+    for caller, count in waiting.items():
+        if count and caller is not None:
+            raise ValueError(
+                f"the function {caller[0]}::{caller[1]} calls itself, or one that does; ONNX has no recursion"
+            )
+
+
+def _key(function: FunctionProto) -> FunctionKey:
+    return function.domain, function.name, function.overload
