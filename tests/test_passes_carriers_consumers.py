@@ -1,0 +1,260 @@
+"""Operators that let a map pass toward the consumers, and the condition of each: a normalization in front of them.
+
+The normalized value is a graph input, so the only way is down: into what follows the carrier, or nowhere.
+"""
+
+import numpy as np
+import pytest
+
+from bnfold.decisions import Action
+from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, numbers
+
+_INPUTS = {
+    "p": "float[N,4,6,7]",
+    "p2": "float[N,4,6,7]",
+    "four": "float[N,4,4,5]",
+    "even": "float[N,4,6,8]",
+    "deep": "float[N,16,3,2]",
+    "one_row": "float[N,4,1,6]",
+    "gate": "float[N,4,1,1]",
+    "row": "float[N,1,6,7]",
+    "two": "float[N,2,6,7]",
+    "tokens": "float[N,4,9]",
+    "late": "bool[]",
+    "loose_number": "float[]",
+    "narrow": "float[N,4,6,1]",
+}
+
+
+def _list(*dims: int) -> np.ndarray:
+    return np.array(dims, np.int64)
+
+
+_CONSTANTS = {
+    **batch_norm(16, "16"),
+    **batch_norm(2, "2"),
+    "g_positive": numbers(4, low=0.5, high=2.0),
+    "g_some_zero": np.array([0.5, 0, 1, 2], np.float32),
+    "o": np.zeros(4, np.float32),
+    "ones": np.ones(4, np.float32),
+    "twice4": np.full(4, 2.0, np.float32),
+    "same": np.full(4, 0.5, np.float32),
+    "alone_g": numbers(1, seed=1),
+    "alone_v": numbers(1, low=0.2),
+    "g16_blocks": np.tile(numbers(4, seed=1), 4),
+    "h16_blocks": np.tile(numbers(4, seed=2), 4),
+    "m16_blocks": np.tile(numbers(4, seed=3), 4),
+    "v16_blocks": np.tile(numbers(4, low=0.2, high=2), 4),
+    "g16_runs": np.repeat(numbers(4, seed=1), 4),
+    "h16_runs": np.repeat(numbers(4, seed=2), 4),
+    "m16_runs": np.repeat(numbers(4, seed=3), 4),
+    "v16_runs": np.repeat(numbers(4, low=0.2, high=2), 4),
+    "u": numbers(5, 4, 1, 1),
+    "u_kernel": numbers(5, 4, 2, 2),
+    "u_line": numbers(5, 4, 1),
+    "u1": numbers(5, 1, 1, 1),
+    "u2": numbers(5, 2, 1, 1),
+    "u3": numbers(5, 3, 1, 1),
+    "u6": numbers(5, 6, 1, 1),
+    "u8": numbers(5, 8, 1, 1),
+    "u16": numbers(5, 16, 1, 1),
+    "u_rows": numbers(5, 6, 1),
+    "k": numbers(4, 5),
+    "k168": numbers(168, 5),
+    "slope": numbers(4, 1, 1),
+    "no": np.array(False),
+    "yes": np.array(True),
+    "half": np.array(0.5, np.float32),
+    "value": np.array(-0.75, np.float32),
+    "zero": np.array(0.0, np.float32),
+    "to_line": _list(-1, 4, 42),
+    "to_mixed": _list(-1, 6, 28, 1),
+    "to_mixed4": _list(-1, 6, 7, 4),
+    "at0": _list(0),
+    "at1": _list(1),
+    "at2": _list(2),
+    "at3": _list(3),
+    "start": _list(1),
+    "end": _list(3),
+    "huge": _list(2**62),
+    "step2": _list(2),
+    "minus_one": _list(-1),
+    "far_back": _list(-100),
+    "halves": _list(2, 2),
+    "halves6": _list(3, 3),
+    "spatial": _list(2, 3),
+    "scales": np.array([1, 1, 2, 1.5], np.float32),
+    "scales_sly": np.array([1, 1.2, 1, 1], np.float32),
+    "pads": _list(0, 0, 1, 0, 0, 0, 0, 2),
+    "pads_channels": _list(0, 1, 1, 0, 0, 1, 0, 2),
+    "constant": numbers(2, 2, 6, 7),
+}
+N = "n = BatchNormalization(p, g, h, m, v)"
+SCALE = "n = BatchNormalization(p, g_positive, o, o, v)"
+SHIFT = "n = BatchNormalization<epsilon=0.0>(p, ones, h, o, ones)"
+
+
+def _row(row: Row) -> Row:
+    inputs, constants = {**_INPUTS, **(row.inputs or {})}, {**_CONSTANTS, **(row.constants or {})}
+    return Row(row.text, inputs, constants, row.outputs, row.opset)
+
+
+DOWN = {
+    "Identity": Row(f"{N} c = Identity(n) y = Conv(c, u)"),
+    "Dropout": Row(f"{N} c = Dropout(n, half, no) y = Conv(c, u)"),
+    "Transpose": Row(f"{N} c = Transpose<perm=[0,2,3,1]>(n) y = MatMul(c, k)"),
+    "Transpose, rotating": Row(f"{N} e = Transpose<perm=[1,2,3,0]>(n) c = Transpose<perm=[3,0,1,2]>(e) y = Conv(c, u)"),
+    "Reshape": Row(f"{N} c = Reshape(n, to_line) y = Conv(c, u_line)"),
+    "Flatten": Row(f"{N} c = Flatten(n) y = Gemm(c, k168)"),
+    "Squeeze": Row("n = BatchNormalization(one_row, g, h, m, v) c = Squeeze(n, at2) y = Conv(c, u_line)"),
+    "Unsqueeze": Row("n = BatchNormalization(tokens, g, h, m, v) c = Unsqueeze(n, at2) y = Conv(c, u)"),
+    "GlobalAveragePool": Row(f"{N} c = GlobalAveragePool(n) y = Conv(c, u)"),
+    "ReduceMean": Row(f"{N} c = ReduceMean<keepdims=0>(n, spatial) y = Gemm(c, k)"),
+    "ReduceMean over the batch": Row(f"{N} c = ReduceMean<keepdims=0>(n, at0) d = Unsqueeze(c, at0) y = Conv(d, u)"),
+    "AveragePool": Row(f"{N} c = AveragePool<kernel_shape=[2,2], pads=[1,0,0,1]>(n) y = Conv(c, u)"),
+    "AveragePool, counted, scale": Row(
+        f"{SCALE} c = AveragePool<kernel_shape=[2,2], pads=[1,0,0,1], count_include_pad=1>(n) y = Conv(c, u)"
+    ),
+    "MaxPool": Row(
+        "n = BatchNormalization(p, g_positive, h, m, v)"
+        "c = MaxPool<kernel_shape=[2,2], pads=[1,0,0,1]>(n) y = Conv(c, u)"
+    ),
+    "GlobalMaxPool": Row("n = BatchNormalization(p, g_some_zero, h, m, v) c = GlobalMaxPool(n) y = Conv(c, u)"),
+    "Relu": Row(f"{SCALE} c = Relu(n) y = Conv(c, u)"),
+    "LeakyRelu, padding": Row(f"{SCALE} c = LeakyRelu(n) y = Conv<pads=[1,0,0,1]>(c, u_kernel)"),
+    "PRelu": Row(f"{SCALE} c = PRelu(n, slope) y = Conv(c, u)"),
+    "Resize": Row(f'{N} c = Resize<mode="cubic">(n, "", scales) y = Conv(c, u)'),
+    "Upsample": Row(f'{N} c = Upsample<mode="linear">(n, scales) y = Conv(c, u)', opset=9),
+    "Pad, reflect": Row(f'{N} c = Pad<mode="reflect">(n, pads) y = Conv(c, u_kernel)'),
+    "Pad, constant, scale": Row(f"{SCALE} c = Pad(n, pads) y = Conv(c, u_kernel)"),
+    "Pad, one map for all": Row(
+        "n = BatchNormalization(p, same, same, o, same) c = Pad(n, pads, value) y = Conv(c, u)"
+    ),
+    "Pad, one map for all, opset 10": Row(
+        "n = BatchNormalization(p, same, same, o, same)c = Pad<pads=[0,0,1,0,0,0,0,2], value=1.5>(n) y = Conv(c, u)",
+        opset=10,
+    ),
+    "Pad, the value in the map": Row(
+        "n = BatchNormalization<epsilon=0.0>(p, twice4, ones, o, ones) c = Pad(n, pads, one_) y = Conv(c, u)",
+        constants={"one_": np.array(1, np.float32)},
+    ),
+    "Concat": Row(f"{N} c = Concat<axis=1>(two, n) y = Conv(c, u6)"),
+    "Concat, negative axis": Row(f"{N} c = Concat<axis=-3>(n, two) y = Conv(c, u6)"),
+    "Concat of one": Row(f"{N} c = Concat<axis=2>(n) y = Conv(c, u)"),
+    "Concat of one channel": Row(
+        "n = BatchNormalization(row, alone_g, alone_g, alone_g, alone_v) c = Concat<axis=1>(two, n) y = Conv(c, u3)"
+    ),
+    "Split of channels": Row(
+        f"{N} c, d = Split<axis=1>(n, halves) y = Conv(c, u2) z = Conv(d, u2)", outputs=("y", "z")
+    ),
+    "Split of rows": Row(f"{N} c, d = Split<axis=2>(n, halves6) y = Conv(c, u) z = Conv(d, u)", outputs=("y", "z")),
+    "Split, negative axis": Row(
+        f"{N} c, d = Split<axis=-3>(n, halves) y = Conv(c, u2) z = Conv(d, u2)", outputs=("y", "z")
+    ),
+    "Slice of channels": Row(f"{N} c = Slice(n, start, end, at1) y = Conv(c, u2)"),
+    "Slice of channels backwards": Row(f"{N} c = Slice(n, minus_one, far_back, at1, minus_one) y = Conv(c, u)"),
+    "Slice of rows": Row(f"{N} c = Slice(n, start, end, at2) y = Conv(c, u)"),
+    "Slice, opset 9": Row(f"{N} c = Slice<starts=[1], ends=[3], axes=[1]>(n) y = Conv(c, u2)", opset=9),
+    "DepthToSpace, equal numbers": Row(
+        "n = BatchNormalization(deep, g16_blocks, h16_blocks, m16_blocks, v16_blocks)"
+        "c = DepthToSpace<blocksize=2>(n) y = Conv(c, u)"
+    ),
+    "DepthToSpace, CRD, equal numbers": Row(
+        "n = BatchNormalization(deep, g16_runs, h16_runs, m16_runs, v16_runs)"
+        'c = DepthToSpace<blocksize=2, mode="CRD">(n) y = Conv(c, u)'
+    ),
+    "SpaceToDepth": Row("n = BatchNormalization(even, g, h, m, v) c = SpaceToDepth<blocksize=2>(n) y = Conv(c, u16)"),
+    "Add of another branch, shift": Row(f"{SHIFT} c = Add(n, p2) y = Conv(c, u)"),
+    "Add, broadcasting the other": Row(f"{SHIFT} c = Add(gate, n) y = Conv(c, u)"),
+    "Sub from another branch, shift": Row(f"{SHIFT} c = Sub(p2, n) y = Conv(c, u)"),
+    "Sub of another branch, shift": Row(f"{SHIFT} c = Sub(n, p2) y = Conv(c, u)"),
+    "Sum of three, shift": Row(f"{SHIFT} c = Sum(p2, n, gate) y = Conv(c, u)"),
+    "Add that broadcasts it": Row(
+        "n = BatchNormalization<epsilon=0.0>(gate, ones, h, o, ones) c = Add(n, p2) y = Conv(c, u)"
+    ),
+    "Mul by another branch, scale": Row(f"{SCALE} c = Mul(n, p2) y = Conv(c, u)"),
+    "Mul by a gate that is broadcast, scale": Row(
+        "n = BatchNormalization(gate, g, o, o, v) c = Mul(p2, n) y = Conv<pads=[1,0,0,1]>(c, u_kernel)"
+    ),
+    "Div by another branch, scale": Row(f"{SCALE} c = Div(n, p2) y = Conv(c, u)"),
+    "two ways, joined by Concat": Row(f"{N} c = Identity(n) y = Conv(c, u) z = Conv(n, u)", outputs=("y", "z")),
+}
+
+
+@pytest.mark.parametrize("name", DOWN)
+def test_toward_the_consumers(name: str) -> None:
+    row = _row(DOWN[name])
+    left = " ".join(node.op_type for node in row.model().graph.node if node.op_type != "BatchNormalization")
+    decision = check_folds(row, left.replace("MatMul", "MatMul Add")).decision()
+    assert (decision.node, decision.action) == ("n", Action.FOLDED)
+
+
+NOT_DOWN = {
+    "BARRIER: Dropout, training_mode": Row(f"{N} c = Dropout(n, half, /no|yes/) y = Conv(c, u)"),
+    "WRONG_AXIS: Transpose": Row(
+        "n = BatchNormalization(four, g, h, m, v) c = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(n) y = Conv(c, u)"
+    ),
+    "NOT_PER_CHANNEL: Reshape": Row(f"{N} c = Reshape(n, /to_line|to_mixed/) y = /Conv(c, u_line)|Conv(c, u6)/"),
+    "NOT_PER_CHANNEL: ReduceMean over the channels": Row(
+        f"{N} c = ReduceMean<keepdims=0>(n, /at2|at1/) y = Conv(c, /u_line|u_rows/)"
+    ),
+    "PADDED_BORDER: AveragePool counts its padding": Row(
+        f"{SHIFT} c = AveragePool<kernel_shape=[2,2], pads=[1,0,0,0], count_include_pad=/0|1/>(n) y = Conv(c, u)"
+    ),
+    "NEGATIVE_SCALE: MaxPool": Row(
+        "n = BatchNormalization(p, /g_positive|g/, h, m, v) c = MaxPool<kernel_shape=[2,2]>(n) y = Conv(c, u)"
+    ),
+    "SHIFT_BLOCKED: Relu": Row(f"{SHIFT} c = /Identity|Relu/(n) y = Conv(c, u)"),
+    "NEGATIVE_SCALE: Relu": Row("n = BatchNormalization(p, /g_positive|g/, o, o, v) c = Relu(n) y = Conv(c, u)"),
+    "NOT_PER_CHANNEL: Resize of the channels to as many": Row(
+        f'{N} c = Resize<mode="linear">(n, "", /scales|scales_sly/) y = Conv(c, u)'
+    ),
+    "PADDED_BORDER: Pad with a constant": Row(f'{SHIFT} c = Pad<mode=/"edge"|"constant"/>(n, pads) y = Conv(c, u)'),
+    "PADDED_BORDER: Pad with a constant, a scale of 0": Row(
+        "n = BatchNormalization(p, /g_positive|g_some_zero/, o, o, v) c = Pad(n, pads) y = Conv(c, u)"
+    ),
+    "BIAS_NOT_CONSTANT: Pad with a computed value": Row(
+        f"{SCALE} c = Pad(n, pads, /zero|loose_number/) y = Conv(c, u)"
+    ),
+    "NOT_PER_CHANNEL: Pad of the channels": Row(
+        f'{N} c = Pad<mode="edge">(n, /pads|pads_channels/) y = Conv(c, /u|u6/)'
+    ),
+    "NOT_PER_CHANNEL: Concat of rows": Row(f"{N} c = Concat<axis=/1|2/>(n, p2) y = Conv(c, /u8|u/)"),
+    "NOT_ALL_ABSORB: Concat of it twice": Row(f"{N} c = Concat<axis=1>(n, /p2|n/) y = Conv(c, u8)"),
+    "NOT_ALL_ABSORB: two ways into one Concat": Row(
+        f"{N} i = /Identity(p)|Identity(n)/ c = Concat<axis=1>(n, i) y = Conv(c, u8)"
+    ),
+    "NOT_ALL_ABSORB: two ways into one Add": Row(f"{SHIFT} i = /Identity(p)|Identity(n)/ c = Add(n, i) y = Conv(c, u)"),
+    "GRAPH_INPUT: one output of a Split is unread": Row(
+        f"{N} c, d = Split<axis=1>(n, halves) y = Conv(c, u2) z = /Conv(d, u2)|Conv(p, u)/", outputs=("y", "z")
+    ),
+    "NOT_PER_CHANNEL: DepthToSpace": Row(
+        "n = BatchNormalization(deep, /g16_blocks|g16_runs/, h16_blocks, m16_blocks, v16_blocks)"
+        "c = DepthToSpace<blocksize=2>(n) y = Conv(c, u)"
+    ),
+    "NOT_PER_CHANNEL: DepthToSpace, CRD": Row(
+        "n = BatchNormalization(deep, g16_runs, h16_runs, m16_runs, v16_runs)"
+        'c = DepthToSpace<blocksize=2, mode=/"CRD"|"DCR"/>(n) y = Conv(c, u)'
+    ),
+    "NOT_ALL_ABSORB: Add of another branch, scale": Row(
+        "n = BatchNormalization<epsilon=0.0>(p, /ones|twice4/, /h|o/, o, ones) c = Add(n, p2) y = Conv(c, u)"
+    ),
+    "SHIFT_BLOCKED: Mul by another branch": Row(
+        "n = BatchNormalization<epsilon=0.0>(p, /twice4|ones/, /o|h/, o, ones) c = Mul(n, p2) y = Conv(c, u)"
+    ),
+    "BARRIER: something divided by it": Row(f"{SCALE} c = /Div(n, p2)|Div(p2, n)/ y = Conv(c, u)"),
+    "SHAPE_UNKNOWN: Transpose of unknown rank": Row(
+        f"{N} d = Reshape(n, /to_same|loose_shape/) c = Identity(d) y = Conv(c, u)",
+        {"loose_shape": "int64[D]"},
+        {"to_same": _list(-1, 4, 6, 7)},
+    ),
+    "BARRIER: read as the slope of a PRelu": Row(
+        "n = BatchNormalization(slope_in, g_positive, o, o, v) c = /Relu(n)|PRelu(p, n)/ y = Conv(c, u)",
+        {"slope_in": "float[1,4,1,1]"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_DOWN)
+def test_not_toward_the_consumers(name: str) -> None:
+    check_left_alone(name, _row(NOT_DOWN[name]))
