@@ -4,59 +4,27 @@ At the output y -> k y + t scales the weights of each output channel and the bia
 weights of each input channel, and the shift becomes part of the bias: exact only where no zero padding is read.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import FLOATS, Graph, Tensor, number, numbers, text
-from bnfold.passes.affine import ChannelAffine, Vector
+from bnfold.graph import Graph, number, numbers, text
+from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import as_constant
 from bnfold.passes.step import (
     Handler,
     NewAttribute,
     NewConstant,
     Step,
-    constant_input,
-    float_weight,
     known_rank,
     optional_constant_input,
     require_axis,
     stored_vector,
 )
-
-
-def scaled_weight(
-    node: NodeProto, index: int, affine: ChannelAffine, factor: Vector, axes: tuple[int, ...], graph: Graph
-) -> list[NewConstant]:
-    """The weight at input `index` times `factor`, the scales of `affine` along `axes`. Raises `Refused`."""
-    if not affine.has_scale:
-        return []
-    weight = float_weight(node, index, graph)
-    scaled = weight.scaled(factor, *axes)
-    check_range(weight, scaled, axes)
-    return [NewConstant(node, index, scaled)]
-
-
-def check_range(weight: Tensor, scaled: Tensor, axes: tuple[int, ...]) -> None:
-    """Refuse a scaled weight that is not finite in its dtype, or a channel of it that would vanish in the rounding.
-
-    A channel whose largest weight stays in the normal range has a rounding error of at most one unit roundoff of that
-    weight in every element, so only channels that fall below the range as a whole are refused. A dead channel, which
-    lay below it before, stays dead.
-    """
-    limits = FLOATS[weight.dtype]
-    if scaled.has_only_normals():
-        return
-    for axis in axes:
-        largest = scaled.magnitude(axis)
-        if ((limits.smallest_normal <= largest) & (largest <= limits.largest)).all():
-            continue
-        if not (largest <= limits.largest).all():
-            raise Refused(Reason.WEIGHT_OVERFLOW, f"{largest.max():.4g} in {weight.dtype}")
-        small = (largest < limits.smallest_normal) & (largest > 0)
-        if small.any() and (weight.magnitude(axis)[small] >= limits.smallest_normal).any():
-            raise Refused(Reason.WEIGHT_UNDERFLOW, f"{largest[small].min():.4g} in {weight.dtype}")
+from bnfold.passes.weights import Weight, read_weight
 
 
 def new_bias(node: NodeProto, affine: ChannelAffine, dtype: np.dtype, graph: Graph) -> list[NewConstant]:
@@ -69,15 +37,12 @@ def new_bias(node: NodeProto, affine: ChannelAffine, dtype: np.dtype, graph: Gra
     return [NewConstant(node, 2, stored_vector(affine.scale * bias.exact() + affine.shift, bias.dtype))]
 
 
-def _kernel(node: NodeProto, graph: Graph) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of a convolution's weight."""
-    value = node.input[1] if len(node.input) > 1 else ""
-    weight = graph.constant(value) if value else None
-    if weight is None:
-        raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{value!r} of {graph.label(node)}")
+def _kernel(node: NodeProto, graph: Graph) -> Weight:
+    """The weight of a convolution."""
+    weight = read_weight(node, 1, graph)
     if len(weight.shape) < 3 or 0 in weight.shape:
-        raise Refused(Reason.WEIGHT_SHAPE, f"{value!r} has shape {list(weight.shape)}")
-    return weight.shape, weight.dtype
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
+    return weight
 
 
 def _group(node: NodeProto, divided: int, graph: Graph) -> int:
@@ -96,10 +61,11 @@ def output_conv(node: NodeProto, _output: int, affine: ChannelAffine, graph: Gra
     Sound for every stride, dilation and padding: the bias reaches each output position once.
     """
     require_axis(affine, 1, node, graph)
-    shape, dtype = _kernel(node, graph)
+    weight = _kernel(node, graph)
+    shape = weight.shape
     affine = _fitted(affine, shape[0], node, graph)
-    constants = scaled_weight(node, 1, affine, affine.scale, (0,), graph)
-    return [Step((*constants, *new_bias(node, affine, dtype, graph)))]
+    scaled = weight.scaled(affine, affine.scale, (0,))
+    return [scaled.also(new_bias(node, affine, weight.dtype, graph))]
 
 
 def output_conv_transpose(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
@@ -108,29 +74,30 @@ def output_conv_transpose(node: NodeProto, _output: int, affine: ChannelAffine, 
     Sound for every group, stride, dilation and output_padding: the bias reaches each output position once.
     """
     require_axis(affine, 1, node, graph)
-    shape, dtype = _kernel(node, graph)
+    weight = _kernel(node, graph)
+    shape = weight.shape
     group = _group(node, shape[0], graph)
     affine = _fitted(affine, shape[1] * group, node, graph)
     factor = np.repeat(affine.scale.reshape(group, shape[1]), shape[0] // group, axis=0)
-    constants = scaled_weight(node, 1, affine, factor, (0, 1), graph)
-    return [Step((*constants, *new_bias(node, affine, dtype, graph)))]
+    scaled = weight.scaled(affine, factor, (0, 1))
+    return [scaled.also(new_bias(node, affine, weight.dtype, graph))]
 
 
 def output_gemm(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """Y = alpha A' B' + beta C: the columns of B' take k, and C' = k (beta C) + t with beta := 1."""
     require_axis(affine, 1, node, graph)
-    weight = constant_input(node, 1, graph)
+    weight = read_weight(node, 1, graph)
     if len(weight.shape) != 2:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
     columns = 0 if number(node, "transB", 0) else 1
     affine = _fitted(affine, weight.shape[columns], node, graph)
-    constants = scaled_weight(node, 1, affine, affine.scale, (columns,), graph)
-    return [_with_gemm_bias(node, constants, affine.scale, affine.shift, weight.dtype, graph)]
+    scaled = weight.scaled(affine, affine.scale, (columns,))
+    return [_with_gemm_bias(node, scaled, affine.scale, affine.shift, weight.dtype, graph)]
 
 
 def _with_gemm_bias(
     node: NodeProto,
-    constants: list[NewConstant],
+    scaled: Step,
     scale: NDArray[np.float64],
     shift: NDArray[np.float64],
     dtype: np.dtype,
@@ -139,7 +106,7 @@ def _with_gemm_bias(
     """C' = scale (beta C) + shift, where C may be absent, a scalar, [N], [1, N], [M, 1] or [M, N]."""
     bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
     if bias is None and not shift.any():
-        return Step(tuple(constants))
+        return scaled
     old = 0.0 if bias is None else number(node, "beta", 1.0) * bias.exact()
     values = scale * old + shift
     if values.ndim > 2:
@@ -148,7 +115,7 @@ def _with_gemm_bias(
     attributes = [NewAttribute(node, "beta", 1.0)] if number(node, "beta", 1.0) != 1.0 else []
     if graph.opset < 7:
         attributes.append(NewAttribute(node, "broadcast", 1))
-    return Step((*constants, new), tuple(attributes))
+    return scaled.also([new], attributes)
 
 
 def output_matmul(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
@@ -161,20 +128,25 @@ def output_matmul(node: NodeProto, _output: int, affine: ChannelAffine, graph: G
     axis = rank - (1 if index == 1 else 2)
     require_axis(affine, axis, node, graph)
     affine = _fitted(affine, weight.shape[own], node, graph)
-    constants = scaled_weight(node, index, affine, affine.scale, (own,), graph)
+    scaled = weight.scaled(affine, affine.scale, (own,))
     add = stored_vector(as_constant(affine.shift, axis, rank), weight.dtype) if affine.has_shift else None
-    return [Step(tuple(constants), add=add)]
+    return [replace(scaled, add=add)]
 
 
-def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Tensor]:
+def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Weight]:
     """Which operand is the constant, of rank 2 or more, and the constant."""
     if len(node.input) != 2:
         raise Refused(Reason.MALFORMED, graph.label(node))
-    index = 1 if graph.constant(node.input[1]) is not None else 0
-    weight = constant_input(node, index, graph)
+    index = 1 if _is_weight(node.input[1], graph) else 0
+    weight = read_weight(node, index, graph)
     if len(weight.shape) < 2 or graph.constant(node.input[1 - index]) is not None:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has shape {list(weight.shape)}")
     return index, weight
+
+
+def _is_weight(value: str, graph: Graph) -> bool:
+    maker = graph.producer(value)
+    return graph.constant(value) is not None or (maker is not None and maker.op_type == "DequantizeLinear")
 
 
 def _fitted(affine: ChannelAffine, channels: int, node: NodeProto, graph: Graph) -> ChannelAffine:
@@ -195,20 +167,21 @@ def input_conv(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph)
     """
     require_data_input(node, index, graph)
     require_axis(affine, 1, node, graph)
-    shape, dtype = _kernel(node, graph)
+    weight = _kernel(node, graph)
+    shape = weight.shape
     group = _group(node, shape[0], graph)
     affine = _fitted_input(affine, shape[1] * group, node, graph)
     if affine.has_shift and pads_with_zeros(node):
         raise Refused(Reason.PADDED_BORDER, graph.label(node))
     per_output = np.repeat(np.arange(group), shape[0] // group)
     factor = affine.scale.reshape(group, shape[1])[per_output]
-    constants = scaled_weight(node, 1, affine, factor, (0, 1), graph)
+    scaled = weight.scaled(affine, factor, (0, 1))
     if not affine.has_shift:
-        return [Step(tuple(constants))]
-    taps = float_weight(node, 1, graph).sum(tuple(range(2, len(shape)))).reshape(shape[:2])
+        return [scaled]
+    taps = weight.tensor.sum(tuple(range(2, len(shape)))).reshape(shape[:2])
     shift = (taps * affine.shift.reshape(group, shape[1])[per_output]).sum(axis=1)
-    bias = new_bias(node, ChannelAffine.of(np.ones(shape[0]), shift, 1), dtype, graph)
-    return [Step((*constants, *bias))]
+    bias = new_bias(node, ChannelAffine.of(np.ones(shape[0]), shift, 1), weight.dtype, graph)
+    return [scaled.also(bias)]
 
 
 def pads_with_zeros(node: NodeProto) -> bool:
@@ -224,37 +197,37 @@ def input_conv_transpose(node: NodeProto, index: int, affine: ChannelAffine, gra
     """
     require_data_input(node, index, graph)
     require_axis(affine, 1, node, graph)
-    shape, dtype = _kernel(node, graph)
+    weight = _kernel(node, graph)
+    shape = weight.shape
     group = _group(node, shape[0], graph)
     affine = _fitted_input(affine, shape[0], node, graph)
     pointwise = all(size == 1 for size in (*shape[2:], *numbers(node, "strides")))
     padded = pads_with_zeros(node) or any(numbers(node, "output_padding")) or numbers(node, "output_shape")
     if affine.has_shift and (not pointwise or padded):
         raise Refused(Reason.PADDED_BORDER, graph.label(node))
-    constants = scaled_weight(node, 1, affine, affine.scale, (0,), graph)
+    scaled = weight.scaled(affine, affine.scale, (0,))
     if not affine.has_shift:
-        return [Step(tuple(constants))]
-    taps = float_weight(node, 1, graph).exact().reshape(group, shape[0] // group, shape[1])
+        return [scaled]
+    taps = weight.tensor.exact().reshape(group, shape[0] // group, shape[1])
     shift = (taps * affine.shift.reshape(group, -1, 1)).sum(axis=1).reshape(-1)
-    bias = new_bias(node, ChannelAffine.of(np.ones(shift.size), shift, 1), dtype, graph)
-    return [Step((*constants, *bias))]
+    bias = new_bias(node, ChannelAffine.of(np.ones(shift.size), shift, 1), weight.dtype, graph)
+    return [scaled.also(bias)]
 
 
 def input_gemm(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """A = k x + t on the axis that is summed over: the rows of B' take k, C' = beta C + alpha (t B') with beta := 1."""
     require_data_input(node, index, graph)
     require_axis(affine, 0 if number(node, "transA", 0) else 1, node, graph)
-    weight = constant_input(node, 1, graph)
+    weight = read_weight(node, 1, graph)
     if len(weight.shape) != 2:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
     rows = 1 if number(node, "transB", 0) else 0
     affine = _fitted_input(affine, weight.shape[rows], node, graph)
-    constants = scaled_weight(node, 1, affine, affine.scale, (rows,), graph)
+    scaled = weight.scaled(affine, affine.scale, (rows,))
     if not affine.has_shift:
-        return [Step(tuple(constants))]
-    matrix = float_weight(node, 1, graph)
-    shift = number(node, "alpha", 1.0) * matrix.scaled(affine.shift, rows).sum((rows,)).reshape(-1)
-    return [_with_gemm_bias(node, constants, np.ones(()), shift, weight.dtype, graph)]
+        return [scaled]
+    shift = number(node, "alpha", 1.0) * weight.tensor.scaled(affine.shift, rows).sum((rows,)).reshape(-1)
+    return [_with_gemm_bias(node, scaled, np.ones(()), shift, weight.dtype, graph)]
 
 
 def input_matmul(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
@@ -267,16 +240,16 @@ def input_matmul(node: NodeProto, index: int, affine: ChannelAffine, graph: Grap
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has {rank} dim")
     summed = len(weight.shape) - (2 if index == 0 else 1)
     affine = _fitted_input(affine, weight.shape[summed], node, graph)
-    constants = tuple(scaled_weight(node, weight_index, affine, affine.scale, (summed,), graph))
+    scaled = weight.scaled(affine, affine.scale, (summed,))
     if not affine.has_shift:
-        return [Step(constants)]
+        return [scaled]
     if len(weight.shape) != 2:
         raise Refused(Reason.NOT_PER_CHANNEL, f"{node.input[weight_index]!r} has {len(weight.shape)} dims")
-    shift = float_weight(node, weight_index, graph).scaled(affine.shift, summed).sum((summed,)).reshape(-1)
+    shift = weight.tensor.scaled(affine.shift, summed).sum((summed,)).reshape(-1)
     axis = rank - (1 if index == 0 else 2)
     rest = ChannelAffine.of(np.ones(1), shift, axis)
     add = stored_vector(as_constant(shift, axis, rank), weight.dtype)
-    return [Step(constants, passes_on=((0, rest),)), Step(constants, add=add)]
+    return [replace(scaled, passes_on=((0, rest),)), replace(scaled, add=add)]
 
 
 def require_data_input(node: NodeProto, index: int, graph: Graph, *, data: int = 0) -> None:

@@ -169,12 +169,15 @@ def plain_affines(graph: Graph) -> dict[int, ChannelAffine]:
         k = scale / np.sqrt(shifted)
         t = bias - mean * k
         sound = (shifted > 0) & np.isfinite(shifted) & np.isfinite(k) & np.isfinite(t)
-    ends = np.cumsum(sizes)
-    found = np.logical_and.reduceat(sound, ends - sizes)
+    ends = np.cumsum(sizes, dtype=np.int64)
+    starts = ends - np.asarray(sizes, dtype=np.int64)
+    found = np.logical_and.reduceat(sound, starts).tolist()
+    has_scale = np.logical_or.reduceat(k != 1, starts).tolist()
+    has_shift = np.logical_or.reduceat(t != 0, starts).tolist()
     return {
-        id(node): ChannelAffine(k[end - size : end], t[end - size : end], 1)
-        for node, size, end, fine in zip(nodes, sizes, ends.tolist(), found.tolist(), strict=True)
-        if fine and size > 1
+        id(node): ChannelAffine(k[start:end], t[start:end], 1, has_scale[i], has_shift[i])
+        for i, (node, start, end) in enumerate(zip(nodes, starts.tolist(), ends.tolist(), strict=True))
+        if found[i] and end - start > 1
     }
 
 

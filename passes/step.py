@@ -4,8 +4,8 @@ A handler of a table looks at one node, changes nothing, and returns the steps t
 It raises `Refused` with the reason where none is.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +48,10 @@ class Step:
     passes_on: tuple[tuple[int, ChannelAffine], ...] = ()
     add: Tensor | None = None
 
+    def also(self, constants: Iterable[NewConstant], attributes: Iterable[NewAttribute] = ()) -> "Step":
+        """This step, and these changes too."""
+        return replace(self, constants=(*self.constants, *constants), attributes=(*self.attributes, *attributes))
+
 
 # (node, output or input index, map, graph) -> possible steps, the best first
 Handler = Callable[[NodeProto, int, ChannelAffine, Graph], list[Step]]
@@ -72,14 +76,6 @@ def optional_constant_input(node: NodeProto, index: int, graph: Graph, reason: R
     if index >= len(node.input) or not node.input[index]:
         return None
     return constant_input(node, index, graph, reason)
-
-
-def float_weight(node: NodeProto, index: int, graph: Graph) -> Tensor:
-    """The weight at input `index`, of a dtype that products can be stored in. Raises `Refused`."""
-    weight = constant_input(node, index, graph)
-    if weight.dtype not in FLOATS:
-        raise Refused(Reason.UNSUPPORTED_DTYPE, f"{node.input[index]!r} is {weight.dtype}")
-    return weight
 
 
 def stored_vector(values: NDArray[np.float64], dtype: np.dtype) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from bnfold.decisions import Refused
-from bnfold.graph.attributes import attribute
+from bnfold.graph.attributes import attribute, number
 from bnfold.graph.tensor import FLOATS, Tensor
 
 if TYPE_CHECKING:
@@ -170,11 +170,24 @@ def _element_type(tensor: Tensor) -> int:
     return helper.np_dtype_to_tensor_dtype(tensor.dtype)
 
 
+def _dequantized_bias(_graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor | None:
+    """int32 behind a DequantizeLinear is a bias; quantized weights have fewer bits, and stay quantized."""
+    integers, scale = operands[0], operands[1]
+    if integers.dtype != np.int32 or len(integers.shape) != 1 or scale.dtype not in FLOATS or scale.size == 0:
+        return None
+    if any(operand.numpy().any() for operand in operands[2:]) or number(node, "block_size", 0):
+        return None
+    if scale.size != 1 and scale.shape != integers.shape:
+        return None
+    return Tensor.of((integers.numpy() * scale.numpy().reshape(-1)).astype(scale.dtype), scale.dtype)
+
+
 _EVALUATORS: dict[str, Callable[["Graph", NodeProto, list[Tensor]], Tensor | None]] = {
     "Identity": _identity,
     "Shape": _shape,
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
+    "DequantizeLinear": _dequantized_bias,
     "Tile": _tile,
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
 }

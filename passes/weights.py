@@ -1,0 +1,187 @@
+"""Weights that can be scaled: stored as floats, or as integers behind a DequantizeLinear.
+
+Of a quantized weight the quantization scales are scaled, and the integers stay what they are: w = (q - zero_point) * s
+becomes (q - zero_point) * (k s). A scale for the whole tensor becomes one per channel (opset 13 and later). Runtimes
+want positive scales, so a negative k needs a zero point of 0 and negates the integers of its channel, which must not
+hold the smallest one: it has no negative.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from bnfold.decisions import Reason, Refused
+from bnfold.graph import FLOATS, Graph, Tensor, number
+from bnfold.passes.affine import ChannelAffine, Vector
+from bnfold.passes.step import NewAttribute, NewConstant, Step, constant_input, stored_vector
+
+
+class FloatWeight:
+    """A weight stored in a dtype that products can be stored in; `shape` and `dtype` are its own."""
+
+    __slots__ = ("_index", "_node", "dtype", "shape", "tensor")
+
+    def __init__(self, node: NodeProto, index: int, tensor: Tensor) -> None:
+        self._node = node
+        self._index = index
+        self.tensor = tensor
+        self.shape = tensor.shape
+        self.dtype = tensor.dtype
+
+    def scaled(self, affine: ChannelAffine, factor: Vector, axes: tuple[int, ...]) -> Step:
+        """The weight times `factor`, the scales of `affine` along `axes`. Raises `Refused` where that has no room."""
+        if not affine.has_scale:
+            return Step()
+        scaled = self.tensor.scaled(factor, *axes)
+        check_range(self.tensor, scaled, axes)
+        return Step((NewConstant(self._node, self._index, scaled),))
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """The weight that `node`, a DequantizeLinear of constants, makes for one reader."""
+
+    node: NodeProto
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    axis: int | None
+    opset: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return self.integers.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the dequantized weight."""
+        return self.scale.dtype
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """The dequantized weight, in float64 until it is stored."""
+        values = self.integers.numpy().astype(np.float64)
+        if self.zero_point is not None:
+            values = values - self._along_axis(self.zero_point.numpy().astype(np.float64))
+        return Tensor.of(values * self._along_axis(self.scale.exact()), self.dtype)
+
+    def _along_axis(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        form = [1] * len(self.shape)
+        if self.axis is not None:
+            form[self.axis] = values.size
+        return values.reshape(form)
+
+    def scaled(self, affine: ChannelAffine, factor: Vector, axes: tuple[int, ...]) -> Step:
+        """The weight times `factor`, by way of its quantization scales. Raises `Refused` where that is impossible."""
+        if not affine.has_scale:
+            return Step()
+        k, axis = self._per_channel(factor, axes)
+        if (k == 0).any():
+            raise Refused(Reason.ZERO_SCALE, f"at {self.node.output[0]!r}")
+        constants = self._negated(k, axis)
+        scale = np.abs(k) * self.scale.exact().reshape(-1)
+        constants.append(NewConstant(self.node, 1, _stored_scale(scale, self.scale.dtype)))
+        if self.axis is not None:
+            return Step(tuple(constants))
+        if self.opset < 13:
+            raise Refused(Reason.OLD_OPSET, f"{self.node.output[0]!r} has one quantization scale for all channels")
+        if self.zero_point is not None:
+            repeated = np.repeat(self.zero_point.numpy().reshape(-1), k.size)
+            constants.append(NewConstant(self.node, 2, Tensor.of(repeated, self.zero_point.dtype)))
+        return Step(tuple(constants), (NewAttribute(self.node, "axis", axis),))
+
+    def _per_channel(self, factor: Vector, axes: tuple[int, ...]) -> tuple[Vector, int]:
+        """The factor as one number per index of one axis, which must be that of the quantization."""
+        for position, axis in enumerate(axes):
+            k = np.take(factor, 0, axis=1 - position) if len(axes) == 2 else factor
+            rest = [1] * len(axes)
+            rest[position] = -1
+            if (factor == k.reshape(rest)).all() and self.axis in (None, axis):
+                return np.broadcast_to(k, (self.shape[axis],)).copy(), axis
+        raise Refused(Reason.WRONG_AXIS, f"{self.node.output[0]!r} is quantized along axis {self.axis}")
+
+    def _negated(self, k: Vector, axis: int) -> list[NewConstant]:
+        if (k > 0).all():
+            return []
+        integers = self.integers.numpy()
+        lowest = np.iinfo(integers.dtype).min if integers.dtype.kind == "i" else 0
+        negative = np.moveaxis(integers, axis, 0)[k < 0]
+        symmetric = self.zero_point is None or not self.zero_point.numpy().any()
+        if lowest >= 0 or not symmetric or (negative == lowest).any():
+            raise Refused(Reason.NEGATIVE_SCALE, f"at the quantized weight {self.node.output[0]!r}")
+        sign = np.where(k < 0, -1, 1).astype(integers.dtype)
+        form = [1] * integers.ndim
+        form[axis] = -1
+        return [NewConstant(self.node, 0, Tensor.of(integers * sign.reshape(form), self.integers.dtype))]
+
+
+def _stored_scale(scale: Vector, dtype: np.dtype) -> Tensor:
+    """Quantization scales must stay positive, normal numbers."""
+    tensor = stored_vector(scale, dtype)
+    if (scale < FLOATS[dtype].smallest_normal).any():
+        raise Refused(Reason.WEIGHT_UNDERFLOW, f"a quantization scale of {scale.min():.4g} in {dtype}")
+    return tensor
+
+
+Weight = FloatWeight | QuantizedWeight
+
+
+def read_weight(node: NodeProto, index: int, graph: Graph) -> Weight:
+    """The weight at input `index` of `node`. Raises `Refused` where it is no constant that can be scaled."""
+    value = node.input[index] if index < len(node.input) else ""
+    tensor = graph.constant(value) if value else None
+    if tensor is not None:
+        if tensor.dtype not in FLOATS:
+            raise Refused(Reason.UNSUPPORTED_DTYPE, f"{value!r} is {tensor.dtype}")
+        return FloatWeight(node, index, tensor)
+    maker = graph.producer(value)
+    if maker is None or maker.op_type != "DequantizeLinear" or maker.domain not in ("", "ai.onnx"):
+        raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{value!r} of {graph.label(node)}")
+    return _read_quantized(maker, value, graph)
+
+
+def _read_quantized(maker: NodeProto, value: str, graph: Graph) -> QuantizedWeight:
+    if len(graph.readers(value)) != 1 or graph.is_output(value):
+        raise Refused(Reason.OTHER_CONSUMER, f"the dequantized weight {value!r}")
+    integers, scale = constant_input(maker, 0, graph), constant_input(maker, 1, graph)
+    zero_point = constant_input(maker, 2, graph) if len(maker.input) > 2 and maker.input[2] else None
+    if number(maker, "block_size", 0) or len(scale.shape) > 1 or scale.dtype not in FLOATS:
+        raise Refused(Reason.UNSUPPORTED_DTYPE, f"{value!r} is quantized in blocks or with scales of {scale.dtype}")
+    if integers.dtype.kind not in "iu" or scale.dtype != graph.dtype(value):
+        raise Refused(Reason.UNSUPPORTED_DTYPE, f"{value!r} is dequantized from {integers.dtype}")
+    axis = None
+    if scale.shape not in ((), (1,)) or (scale.shape == (1,) and len(integers.shape) == 1):
+        axis = number(maker, "axis", 1)
+        axis += len(integers.shape) if axis < 0 else 0
+        if not 0 <= axis < len(integers.shape) or scale.size != integers.shape[axis]:
+            raise Refused(Reason.WEIGHT_SHAPE, f"the quantization scales of {value!r} have shape {list(scale.shape)}")
+    elif scale.size != 1:
+        raise Refused(Reason.WEIGHT_SHAPE, f"the quantization scales of {value!r} have shape {list(scale.shape)}")
+    if zero_point is not None and zero_point.shape != scale.shape:
+        raise Refused(Reason.WEIGHT_SHAPE, f"the zero points of {value!r} have shape {list(zero_point.shape)}")
+    return QuantizedWeight(maker, integers, scale, zero_point, axis, graph.opset)
+
+
+def check_range(weight: Tensor, scaled: Tensor, axes: tuple[int, ...]) -> None:
+    """Refuse a scaled weight that is not finite in its dtype, or a channel of it that would vanish in the rounding.
+
+    A channel whose largest weight stays in the normal range has a rounding error of at most one unit roundoff of that
+    weight in every element, so only channels that fall below the range as a whole are refused. A dead channel, which
+    lay below it before, stays dead.
+    """
+    limits = FLOATS[weight.dtype]
+    if scaled.has_only_normals():
+        return
+    for axis in axes:
+        largest = scaled.magnitude(axis)
+        if ((limits.smallest_normal <= largest) & (largest <= limits.largest)).all():
+            continue
+        if not (largest <= limits.largest).all():
+            raise Refused(Reason.WEIGHT_OVERFLOW, f"{largest.max():.4g} in {weight.dtype}")
+        small = (largest < limits.smallest_normal) & (largest > 0)
+        if small.any() and (weight.magnitude(axis)[small] >= limits.smallest_normal).any():
+            raise Refused(Reason.WEIGHT_UNDERFLOW, f"{largest[small].min():.4g} in {weight.dtype}")
