@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 # Resolved on first use, so that `import bnfold` and `bnfold --help` stay fast.
 _HOME = {
     "optimize": "bnfold.api",
+    "freeze": "bnfold.api",
     "inspect": "bnfold.api",
     "verify": "bnfold.api",
     "BnfoldError": "bnfold.errors",

@@ -1,4 +1,4 @@
-"""The library: `optimize`, `inspect`, `verify`, each readable from top to bottom.
+"""The library: `optimize`, `freeze`, `inspect`, `verify`, each readable from top to bottom.
 
 The data flows one way: read, passes, write beside the output, verify that very file, publish, report.
 """
@@ -6,22 +6,24 @@ The data flows one way: read, passes, write beside the output, verify that very 
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
-from bnfold.decisions import Decision
-from bnfold.errors import ModelError, UsageError, VerificationError
+from bnfold.decisions import Action, Decision, Reason, Refused
+from bnfold.errors import ModelError, StatisticsError, UsageError, VerificationError
 from bnfold.graph import Graph, Model
 from bnfold.onnxfile import Layout, OnnxFile, Publication, read, to_proto
 from bnfold.passes import PassOptions, default_passes
 from bnfold.passes.affine_ops import is_affine_op
-from bnfold.passes.normalization import Description, describe, is_batch_norm
+from bnfold.passes.classification import Kind, classify, find_disguise, is_dropout, is_in_train_mode
+from bnfold.passes.diagnosis import diagnose
+from bnfold.passes.normalization import Description, Mode, describe, is_batch_norm
 from bnfold.pipeline import run_passes
-from bnfold.report import Inspection, ModelSummary, NormalizationInfo, Report
+from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo, Report
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification, VerifyOptions
@@ -59,15 +61,23 @@ def optimize(
     providers: Iterable[str] = ("cpu",),
     keep: Iterable[str] = (),
     lower: bool = False,
+    fold: bool = True,
+    freeze: bool = True,
+    keep_dropout: bool = False,
+    accept_initial_statistics: bool = False,
     assume_constant_initializers: bool = False,
     strict_external_data: bool = False,
     layout: Layout | None = None,
 ) -> Result:
-    """Fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
+    """Freeze and fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
 
     `model` is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, and is never modified. Without `output` the
     result comes back as the same kind. `dry_run` does everything but publish. `inputs` are feeds (name -> array), a
     list of them, or the path of an .npz file; otherwise seeded random feeds are used.
+
+    What runs in training mode is frozen to its stored statistics first, and Dropout removed (`keep_dropout` leaves it);
+    the result is then compared with `model` under evaluation semantics. Statistics that were never updated raise
+    StatisticsError unless `accept_initial_statistics`.
 
     Raises VerificationError, which carries the report, where the result was not shown to be equivalent (nothing is
     published then; `keep_failed` writes it beside `output` as NAME.failed.onnx), and the other classes of
@@ -86,6 +96,10 @@ def optimize(
         "providers": list(providers),
         "keep": list(keep),
         "lower": lower,
+        "fold": fold,
+        "freeze": freeze,
+        "keep_dropout": keep_dropout,
+        "accept_initial_statistics": accept_initial_statistics,
         "assume_constant_initializers": assume_constant_initializers,
         "strict_external_data": strict_external_data,
     }
@@ -94,11 +108,15 @@ def optimize(
         file = _read(model, strict=strict_external_data)
         edited = Model(file, assume_constant_initializers=assume_constant_initializers)
         before = _input_summary(edited, model)
-        decisions = run_passes(edited, default_passes(PassOptions(keep=tuple(keep), lower=lower)))
+        passes = PassOptions(tuple(keep), lower, fold, freeze, keep_dropout, accept_initial_statistics)
+        decisions = run_passes(edited, default_passes(passes))
+        _require_statistics(decisions, before, options, output)
 
         written = publication.write(file, untouched=not edited.modified, layout=layout)
         nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
-        verification = None if how is None else _verified(model, file, publication.path, how)
+        verification, distance = (
+            (None, ()) if how is None else _verified(model, file, publication.path, how, decisions, frozen=freeze)
+        )
         verdict = "not-verified" if verification is None else verification.verdict.value
         accepted = not verify or verdict in ("equivalent", "proved") or (allow_unverified and verdict == "not-verified")
         publish = accepted and output is not None and not dry_run
@@ -112,6 +130,7 @@ def optimize(
             verification=None if verification is None else verification.to_dict(),
             explanation=_explanation(verification, verify=verify),
             options=options,
+            training_distance=distance,
         )
         if not accepted:
             if keep_failed and output is not None and not dry_run:
@@ -123,11 +142,19 @@ def optimize(
         return Result(result, report)
 
 
+def freeze(model: AnyModel, output: str | os.PathLike[str] | None = None, **options: Any) -> Result:
+    """Give `model` the meaning it has in evaluation, and fold nothing; otherwise as `optimize`, options included."""
+    return optimize(model, output, fold=False, freeze=True, **options)
+
+
 def inspect(
     model: AnyModel,
     *,
     keep: Iterable[str] = (),
     lower: bool = False,
+    freeze: bool = True,
+    keep_dropout: bool = False,
+    accept_initial_statistics: bool = False,
     assume_constant_initializers: bool = False,
     strict_external_data: bool = False,
 ) -> Inspection:
@@ -140,11 +167,18 @@ def inspect(
     summary = _input_summary(edited, model)
     found = {}
     for graph in edited.graphs:
-        for node in filter(is_affine_op, graph.nodes()):
-            description = describe(node, graph)
-            found[graph.scope, graph.label(node)] = description, _fed_by(description, graph)
-    decisions = run_passes(edited, default_passes(PassOptions(keep=tuple(keep), lower=lower)))
-    infos = [_info(decision, *found[decision.scope, decision.node]) for decision in decisions]
+        for node in graph.nodes():
+            if is_affine_op(node) or is_dropout(node):
+                found[graph.scope, graph.label(node)] = _looked_at(node, graph)
+    passes = PassOptions(
+        tuple(keep),
+        lower,
+        freeze=freeze,
+        keep_dropout=keep_dropout,
+        accept_initial_statistics=accept_initial_statistics,
+    )
+    decisions = run_passes(edited, default_passes(passes))
+    infos = [_info(decision, found[decision.scope, decision.node]) for decision in decisions]
     return Inspection(summary, tuple(infos))
 
 
@@ -277,11 +311,44 @@ def _loaded(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UsageError(f"{os.fspath(path)}: cannot be read as an .npz file of arrays: {error}") from error
 
 
-def _verified(model: AnyModel, file: OnnxFile, candidate: Path, options: "VerifyOptions") -> "Verification":
+def _verified(
+    model: AnyModel,
+    file: OnnxFile,
+    candidate: Path,
+    options: "VerifyOptions",
+    decisions: Iterable[Decision],
+    *,
+    frozen: bool,
+) -> "tuple[Verification, tuple[Mapping[str, Any], ...]]":
+    """The verdict, and how far the input's own training mode is from what was compared."""
     from bnfold import equivalence
 
     file.release()
-    return equivalence.verify(_source(model), candidate, options)
+    if not frozen:
+        return equivalence.verify(_source(model), candidate, options), ()
+    stays = {(decision.scope, decision.node) for decision in decisions if decision.action is Action.KEPT}
+    found = equivalence.verify_frozen(_source(model), candidate, options, stays=stays)
+    return found.verification, tuple(measurement.to_dict() for measurement in found.training_distance)
+
+
+def _require_statistics(
+    decisions: Iterable[Decision],
+    before: ModelSummary,
+    options: Mapping[str, Any],
+    output: str | os.PathLike[str] | None,
+) -> None:
+    """Raise StatisticsError where a normalization has nothing to be frozen to."""
+    empty = [decision for decision in decisions if decision.reason is Reason.INITIAL_STATISTICS]
+    if not empty:
+        return
+    names = ", ".join(decision.node for decision in empty[:3]) + (", ..." if len(empty) > 3 else "")
+    message = (
+        f"{len(empty)} normalizations run in training mode with statistics that were never updated ({names}): compute "
+        "them with bnfold recalibrate, or pass --accept-initial-statistics if mean 0 and variance 1 are right"
+    )
+    report = Report("not-verified", 1, tuple(decisions), before, explanation=message, options=options)
+    left = f"; nothing was written to {os.fspath(output)}" if output is not None else ""
+    raise StatisticsError(message + left, report)
 
 
 def _explanation(verification: "Verification | None", *, verify: bool) -> str:
@@ -326,7 +393,32 @@ def _fed_by(description: Description, graph: Graph) -> str:
     return f"graph input {description.data}" if graph.is_input(description.data) else f"constant {description.data}"
 
 
-def _info(decision: Decision, description: Description, fed_by: str) -> NormalizationInfo:
+@dataclass(frozen=True)
+class _Look:
+    """What is known of a node before anything is edited."""
+
+    description: Description
+    fed_by: str
+    kind: str
+    diagnoses: tuple[Diagnosed, ...]
+
+
+def _looked_at(node: NodeProto, graph: Graph) -> _Look:
+    description = describe(node, graph)
+    kind = ""
+    if is_batch_norm(node):
+        with suppress(Refused):
+            kind = classify(node, graph).value
+    elif is_dropout(node) and is_in_train_mode(node, graph):
+        description = replace(description, mode=Mode.TRAIN)
+    elif find_disguise(node, graph) is not None:
+        kind = Kind.BATCH_STATISTICS.value
+    diagnoses = [Diagnosed(found.code, found.sentence, detail) for found, detail in diagnose(node, graph).items()]
+    return _Look(description, _fed_by(description, graph), kind, tuple(diagnoses))
+
+
+def _info(decision: Decision, look: _Look) -> NormalizationInfo:
+    description = look.description
     return NormalizationInfo(
         node=decision.node,
         op_type=decision.op_type,
@@ -335,9 +427,11 @@ def _info(decision: Decision, description: Description, fed_by: str) -> Normaliz
         channels=description.channels,
         epsilon=description.epsilon,
         momentum=description.momentum,
-        fed_by=fed_by,
+        fed_by=look.fed_by,
         decision=decision,
+        kind=look.kind,
+        diagnoses=look.diagnoses,
     )
 
 
-__all__ = ["Result", "inspect", "optimize", "verify"]
+__all__ = ["Result", "freeze", "inspect", "optimize", "verify"]

@@ -43,6 +43,19 @@ class ResourceLimitError(BnfoldError):
     exit_code = 6
 
 
+class StatisticsError(BnfoldError):
+    """The stored statistics of a BatchNormalization in training mode were never updated, so freezing would be wrong.
+
+    Nothing was published. `report` is the `bnfold.report.Report` of the run.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, report: Any) -> None:
+        super().__init__(message)
+        self.report = report
+
+
 class VerificationError(BnfoldError):
     """The result was not shown to compute what the original does, so nothing was published.
 

@@ -16,7 +16,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import FLOATS, Graph, Model, Tensor, number
-from bnfold.passes.classification import Kind, classify, dropout_mode, is_dropout
+from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise, is_dropout
 from bnfold.passes.normalization import DEFAULT_EPSILON, Mode, is_batch_norm, read_parameters
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import stored_vector
@@ -60,6 +60,9 @@ class FreezeBatchNorm:
     def _decide(self, node: NodeProto, graph: Graph) -> Decision | None:
         if is_dropout(node):
             return self._dropout(node, graph)
+        if find_disguise(node, graph) is not None:
+            how = f"Sub+{node.op_type}"
+            return Decision(graph.label(node), how, graph.scope, Action.KEPT, reason=Reason.BATCH_STATISTICS)
         if not is_batch_norm(node) or len(node.input) != 5 or not node.output or not node.output[0]:
             return None
         kind = classify(node, graph)

@@ -48,6 +48,10 @@ class FakeApi(ModuleType):
         self._do("optimize", args, kwargs)
         return SimpleNamespace(model=None, report=self.outcome)
 
+    def freeze(self, *args: Any, **kwargs: Any) -> Any:
+        self._do("freeze", args, kwargs)
+        return SimpleNamespace(model=None, report=self.outcome)
+
     def inspect(self, *args: Any, **kwargs: Any) -> Any:
         self._do("inspect", args, kwargs)
         info = NormalizationInfo("bn", "BatchNormalization", "", "inference", 8, 1e-5, 0.9, "Relu r", KEPT)
@@ -92,14 +96,22 @@ DEFAULT_REWRITES = {
     "lower": False,
     "strict_external_data": False,
 }
+DEFAULT_FREEZING = {"keep_dropout": False, "accept_initial_statistics": False}
+DEFAULT_OUTPUT = {"dry_run": False, "verify": True, "allow_unverified": False, "keep_failed": False}
 DEFAULTS = {
-    "optimize": DEFAULT_FEEDS
-    | DEFAULT_REWRITES
-    | {"dry_run": False, "verify": True, "allow_unverified": False, "keep_failed": False},
-    "inspect": DEFAULT_REWRITES,
+    "optimize": DEFAULT_FEEDS | DEFAULT_REWRITES | DEFAULT_FREEZING | DEFAULT_OUTPUT | {"freeze": True},
+    "freeze": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
+    | DEFAULT_FREEZING
+    | DEFAULT_OUTPUT,
+    "inspect": DEFAULT_REWRITES | DEFAULT_FREEZING,
     "verify": DEFAULT_FEEDS,
 }
-ARGUMENTS = {"optimize": ["in.onnx", "out.onnx"], "inspect": ["in.onnx"], "verify": ["in.onnx", "out.onnx"]}
+ARGUMENTS = {
+    "optimize": ["in.onnx", "out.onnx"],
+    "freeze": ["in.onnx", "out.onnx"],
+    "inspect": ["in.onnx"],
+    "verify": ["in.onnx", "out.onnx"],
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -123,6 +135,10 @@ REWRITE_OPTIONS = [
     (["--lower"], {"lower": True}),
     (["--strict-external-data"], {"strict_external_data": True}),
 ]
+FREEZE_OPTIONS = [
+    (["--keep-dropout"], {"keep_dropout": True}),
+    (["--accept-initial-statistics"], {"accept_initial_statistics": True}),
+]
 OPTIMIZE_OPTIONS = [
     (["--dry-run"], {"dry_run": True}),
     (["--no-verify"], {"verify": False}),
@@ -133,8 +149,10 @@ OPTIMIZE_OPTIONS = [
 
 @pytest.mark.parametrize(
     ("command", "options", "changes"),
-    [("optimize", *row) for row in FEED_OPTIONS + REWRITE_OPTIONS + OPTIMIZE_OPTIONS]
-    + [("inspect", *row) for row in REWRITE_OPTIONS]
+    [("optimize", *row) for row in FEED_OPTIONS + REWRITE_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
+    + [("optimize", ["--no-freeze"], {"freeze": False})]
+    + [("freeze", *row) for row in FEED_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
+    + [("inspect", *row) for row in REWRITE_OPTIONS + FREEZE_OPTIONS]
     + [("verify", *row) for row in FEED_OPTIONS],
 )
 def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str], changes: dict[str, Any]) -> None:
@@ -305,6 +323,24 @@ def test_a_dash_gives_the_report_alone_on_standard_output(api: FakeApi, command:
     assert not Path("-").exists()
     api.outcome = ModelError("in.onnx is empty")
     assert json.loads(run(command, *ARGUMENTS[command], "--report", "-").stdout)["exit_code"] == 3
+
+
+def test_inspect_fails_on_what_it_is_asked_to(api: FakeApi) -> None:
+    result = run("inspect", "in.onnx", "in.onnx", "--fail-on", "BARRIER", "--fail-on", "TINY_VARIANCE")
+    assert (result.exit_code, len(api.calls)) == (1, 2)
+    assert result.stderr == "bnfold: in.onnx: BARRIER; in.onnx: BARRIER\n"
+    assert run("inspect", "in.onnx", "--fail-on", "TINY_VARIANCE").exit_code == 0
+
+
+def test_inspect_knows_the_codes(api: FakeApi) -> None:
+    result = run("inspect", "in.onnx", "--fail-on", "NO_SUCH_CODE")
+    assert (result.exit_code, api.calls) == (2, [])
+    assert "EXPORTED_IN_TRAINING_MODE" in result.stderr
+
+
+def test_inspect_prints_json_of_one_model(api: FakeApi) -> None:
+    result = run("inspect", "in.onnx", "in.onnx", "--json")
+    assert (result.exit_code, result.stdout, api.calls) == (2, "", [])
 
 
 def test_inspect_prints_text_or_json(api: FakeApi) -> None:

@@ -47,6 +47,7 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "published",
         "decisions",
         "verification",
+        "training_distance",
         "options",
     ]
     assert (content["format"], content["kind"], content["verdict"]) == (FORMAT_VERSION, "optimize", "equivalent")

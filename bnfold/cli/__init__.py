@@ -7,6 +7,7 @@ from bnfold.cli.shell import Shell
 
 COMMANDS = {
     "optimize": "bnfold.cli.optimize",
+    "freeze": "bnfold.cli.freeze",
     "inspect": "bnfold.cli.inspect",
     "verify": "bnfold.cli.verify",
 }
@@ -19,7 +20,8 @@ def main() -> None:
     the result equivalent.
 
     \b
-    bnfold optimize in.onnx out.onnx   fold, verify, write out.onnx
+    bnfold optimize in.onnx out.onnx   freeze, fold, verify, write
+    bnfold freeze in.onnx out.onnx     only undo a forgotten .eval()
     bnfold inspect in.onnx             list every normalization
     bnfold verify a.onnx b.onnx        compare two models
 

@@ -1,29 +1,57 @@
 """`bnfold inspect`: what is in a model, and what would become of it."""
 
+from functools import partial
 from typing import Any
 
 import click
 
 from bnfold.cli.delivery import show, write_out
-from bnfold.cli.options import external_data_option, rewrite_options, verbosity_of, verbosity_options
+from bnfold.cli.options import (
+    external_data_option,
+    freeze_options,
+    rewrite_options,
+    verbosity_of,
+    verbosity_options,
+)
+from bnfold.cli.parameters import known_codes
+from bnfold.cli.shell import fail
+from bnfold.errors import BnfoldError, UsageError
 
 
 @click.command("inspect", short_help="List every normalization and what optimize would do with it, and why.")
-@click.argument("model", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@click.argument("models", type=click.Path(), nargs=-1, required=True, metavar="MODEL...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text, of one model.")
+@click.option(
+    "--fail-on",
+    multiple=True,
+    metavar="CODE",
+    callback=known_codes,
+    help="Exit with 1 where a normalization has this diagnosis, or would be kept for this reason. Repeatable.",
+)
+@freeze_options
 @rewrite_options
 @external_data_option
 @verbosity_options
 @click.pass_context
-def command(ctx: click.Context, /, model: str, as_json: bool, **options: Any) -> None:
-    """List every normalization of MODEL: where it is, its mode, channels, epsilon and momentum, what feeds it,
-    and what `bnfold optimize` with the same options would do with it and why. Nothing is written, nothing is run.
+def command(
+    ctx: click.Context, /, models: tuple[str, ...], as_json: bool, fail_on: tuple[str, ...], **options: Any
+) -> None:
+    """List every normalization of each MODEL: where it is, its mode, channels, epsilon and momentum, what feeds it,
+    and what `bnfold optimize` with the same options would do with it and why; and what a person should know of it,
+    such as that it was exported without .eval(). Nothing is written, nothing is run.
     """
     from bnfold import api
     from bnfold.report import print_inspection, to_json
 
-    inspection = api.inspect(model, **options)
-    if as_json:
-        write_out(to_json(inspection))
-    else:
-        show(ctx, lambda console: print_inspection(inspection, console, verbosity_of(ctx)))
+    if as_json and len(models) > 1:
+        raise UsageError("--json prints one model: inspect them one by one")
+    found: list[str] = []
+    for model in models:
+        inspection = api.inspect(model, **options)
+        if as_json:
+            write_out(to_json(inspection))
+        else:
+            show(ctx, partial(print_inspection, inspection, verbosity=verbosity_of(ctx)))
+        found += [f"{model}: {code}" for code in sorted(inspection.codes & set(fail_on))]
+    if found:
+        fail(ctx, "; ".join(found), BnfoldError.exit_code)

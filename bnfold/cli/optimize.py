@@ -1,5 +1,6 @@
 """`bnfold optimize`: fold, verify, publish."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -8,23 +9,24 @@ from bnfold.cli.delivery import reserve_report, show, write_report
 from bnfold.cli.options import (
     external_data_option,
     feed_options,
+    freeze_options,
+    output_options,
     report_option,
     rewrite_options,
     verbosity_of,
     verbosity_options,
 )
 from bnfold.cli.shell import fail
-from bnfold.errors import UsageError, VerificationError
+from bnfold.errors import StatisticsError, UsageError, VerificationError
 
 
 @click.command("optimize", short_help="Fold every BatchNormalization that can be, verify, and write the result.")
 @click.argument("model", type=click.Path())
 @click.argument("output", type=click.Path(), required=False)
-@click.option("--dry-run", is_flag=True, help="Do everything but write OUTPUT, which may then be left out.")
-@click.option("--no-verify", is_flag=True, help="Publish without running the models.")
-@click.option("--allow-unverified", is_flag=True, help="Publish also what could not be run and so not compared.")
-@click.option("--keep-failed", is_flag=True, help="Write a result that failed beside OUTPUT, as NAME.failed.onnx.")
+@output_options
 @report_option
+@click.option("--no-freeze", is_flag=True, help="Leave what runs in training mode as it is, Dropout included.")
+@freeze_options
 @rewrite_options
 @external_data_option
 @feed_options
@@ -38,30 +40,47 @@ def command(
     report_path: str | None,
     dry_run: bool,
     no_verify: bool,
+    no_freeze: bool,
     **options: Any,
 ) -> None:
     """Fold every BatchNormalization of MODEL that can be folded, and write the result to OUTPUT.
 
+    What was exported without .eval() is given its meaning in evaluation first.
+
     OUTPUT is written only after the very bytes to be published were run against MODEL and found equivalent.
     Whatever stood at OUTPUT before stays there otherwise.
     """
-    if output is None and not dry_run:
-        raise UsageError("say where the result goes: bnfold optimize MODEL OUTPUT, or add --dry-run to write nothing")
+    require_output(ctx, output, dry_run=dry_run)
     reserve_report(ctx, report_path, model, output, options["inputs"])
     from bnfold import api
-    from bnfold.report import Report, print_console
 
-    def deliver(report: Report) -> None:
-        try:
-            show(ctx, lambda console: print_console(report, console, verbosity_of(ctx)))
-        finally:
-            write_report(ctx, report)
+    deliver(
+        ctx,
+        lambda: api.optimize(model, output, dry_run=dry_run, verify=not no_verify, freeze=not no_freeze, **options),
+    )
 
+
+def require_output(ctx: click.Context, output: str | None, *, dry_run: bool) -> None:
+    """Raise UsageError where there is neither an output nor a dry run."""
+    if output is None and not dry_run:
+        name = ctx.info_name
+        raise UsageError(f"say where the result goes: bnfold {name} MODEL OUTPUT, or add --dry-run to write nothing")
+
+
+def deliver(ctx: click.Context, make: Callable[[], Any]) -> None:
+    """Show and write the report of what `make` makes, also where it raises one; leave with its exit code."""
+    from bnfold.report import print_console
+
+    failure: StatisticsError | VerificationError | None = None
     try:
-        report = api.optimize(model, output, dry_run=dry_run, verify=not no_verify, **options).report
-    except VerificationError as failure:
-        deliver(failure.report)
-        raise
-    deliver(report)
+        report = make().report
+    except (StatisticsError, VerificationError) as error:
+        failure, report = error, error.report
+    try:
+        show(ctx, lambda console: print_console(report, console, verbosity_of(ctx)))
+    finally:
+        write_report(ctx, report)
+    if failure is not None:
+        raise failure
     if report.exit_code:
         fail(ctx, report.explanation or report.verdict, report.exit_code)

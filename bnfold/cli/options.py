@@ -64,18 +64,42 @@ report_option = click.option(
     help="Write the report as JSON, also when the run fails. - is standard output.",
 )
 
-rewrite_options = _applied(
+output_options = _applied(
+    click.option("--dry-run", is_flag=True, help="Do everything but write OUTPUT, which may then be left out."),
+    click.option("--no-verify", is_flag=True, help="Publish without running the models."),
+    click.option("--allow-unverified", is_flag=True, help="Publish also what could not be run and so not compared."),
+    click.option("--keep-failed", is_flag=True, help="Write a result that failed beside OUTPUT, as NAME.failed.onnx."),
+)
+
+keep_option = click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    help="Keep the normalizations whose node name matches this shell pattern (* and ?). Repeatable.",
+)
+
+constants_option = click.option(
+    "--assume-constant-initializers",
+    is_flag=True,
+    help="Treat initializers that are also graph inputs as constants: no caller overrides them.",
+)
+
+freeze_options = _applied(
     click.option(
-        "--keep",
-        multiple=True,
-        metavar="PATTERN",
-        help="Keep the normalizations whose node name matches this shell pattern (* and ?). Repeatable.",
-    ),
-    click.option(
-        "--assume-constant-initializers",
+        "--keep-dropout",
         is_flag=True,
-        help="Treat initializers that are also graph inputs as constants: no caller overrides them.",
+        help="Let Dropout in training mode go on dropping, as for Monte-Carlo dropout.",
     ),
+    click.option(
+        "--accept-initial-statistics",
+        is_flag=True,
+        help="Freeze also where the stored mean is 0 and the variance 1 everywhere, as in a new layer.",
+    ),
+)
+
+rewrite_options = _applied(
+    keep_option,
+    constants_option,
     click.option(
         "--lower",
         is_flag=True,

@@ -51,3 +51,15 @@ def one_shape_per_name(
     if len(shapes) != len(value):
         raise click.BadParameter("an input was given more than one shape", ctx=ctx, param=param)
     return shapes
+
+
+def known_codes(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> tuple[str, ...]:
+    """Codes of diagnoses and reasons; a usage error for any other, which would never be found."""
+    from bnfold.decisions import Diagnosis, Reason
+
+    known = {each.code for each in (*Diagnosis, *Reason)}
+    for code in value:
+        if code not in known:
+            names = ", ".join(each.code for each in Diagnosis)
+            raise click.BadParameter(f"{code!r} is no code; diagnoses are {names}", ctx=ctx, param=param)
+    return tuple(value)

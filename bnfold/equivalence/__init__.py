@@ -1,6 +1,8 @@
 """Whether two models compute the same: feeds, sessions, measurements, tolerances, proofs and the verdict."""
 
 from bnfold.equivalence.attribution import Attribution, attribute
+from bnfold.equivalence.evaluation import Statistics
+from bnfold.equivalence.frozen import FrozenVerification, verify_frozen
 from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
 from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
@@ -15,6 +17,7 @@ __all__ = [
     "HISTOGRAM_EDGES",
     "PROVIDERS",
     "Attribution",
+    "FrozenVerification",
     "Inputs",
     "Judgement",
     "Limits",
@@ -27,6 +30,7 @@ __all__ = [
     "Rule",
     "Source",
     "Standing",
+    "Statistics",
     "Tolerance",
     "Verdict",
     "Verification",
@@ -37,4 +41,5 @@ __all__ = [
     "measure",
     "prove",
     "verify",
+    "verify_frozen",
 ]

@@ -28,6 +28,8 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
         _print_before_after(report.input, report.output, console)
     _print_decisions(report.decisions, console, every=verbosity > 0)
     _print_verdict(report, console, every=verbosity > 0)
+    for measurement in report.training_distance:
+        _line(console, f"in training mode the input answers otherwise: {_measured(measurement)}")
     if report.published is not None:
         _line(console, f"written: {printable(report.published)}")
     elif report.options.get("dry_run"):
@@ -56,6 +58,10 @@ def print_inspection(inspection: Inspection, console: "Console", verbosity: int 
         for line in _described(info):
             _line(console, line)
     _line(console, "")
+    for code, sentence in {
+        each.code: each.sentence for info in inspection.normalizations for each in info.diagnoses
+    }.items():
+        _line(console, f"{code}: {sentence}")
     actions = Counter(info.decision.action.value for info in inspection.normalizations)
     fates = ", ".join(f"{number(count)} would be {action}" for action, count in actions.items())
     _line(console, _count(len(inspection.normalizations), "normalization") + (f": {fates}" if fates else ""))
@@ -105,7 +111,8 @@ def _placed(node: str, scope: str) -> str:
 
 
 def _described(info: NormalizationInfo) -> Iterable[str]:
-    kind = f"{printable(info.op_type)}, {info.mode} mode, {number(info.channels)} channels"
+    what = info.kind if info.kind not in ("", info.mode) else f"{info.mode} mode"
+    kind = f"{printable(info.op_type)}, {what}, {number(info.channels)} channels"
     yield f"{_placed(info.node, info.scope)}: {kind}"
     if info.epsilon is not None:
         momentum = ""
@@ -114,6 +121,8 @@ def _described(info: NormalizationInfo) -> Iterable[str]:
         yield f"  epsilon {info.epsilon:.6g}{momentum}"
     yield f"  fed by {one_line(info.fed_by)}"
     yield f"  would be {info.decision.action.value}{_outcome(info.decision)}"
+    for found in info.diagnoses:
+        yield f"  {found.code}{f': {one_line(found.detail)}' if found.detail else ''}"
 
 
 def _print_verdict(report: Report | ComparisonReport, console: "Console", *, every: bool) -> None:

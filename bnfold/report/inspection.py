@@ -9,12 +9,26 @@ from bnfold.report.report import FORMAT_VERSION, ModelSummary
 
 
 @dataclass(frozen=True)
+class Diagnosed:
+    """A symptom of one normalization: its stable code, what it means, and where it shows ("" where that is all)."""
+
+    code: str
+    sentence: str
+    detail: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """The symptom as `inspect --json` writes it."""
+        return {"code": self.code, "sentence": self.sentence, "detail": self.detail}
+
+
+@dataclass(frozen=True)
 class NormalizationInfo:
     """One normalization as it stands in the model.
 
     `mode` is "inference" or "train"; `channels` is None where the parameters do not tell; `epsilon` and `momentum`
     are the attributes' values, `momentum` in the convention of ONNX (the share of the old statistic that stays) and
     None where the operator has none. `fed_by` says what makes its input: an operator and its node, or a graph input.
+    `kind` says what it really is, where `mode` is not the whole truth; `diagnoses` what a person should know of it.
     """
 
     node: str
@@ -26,6 +40,8 @@ class NormalizationInfo:
     momentum: float | None
     fed_by: str
     decision: Decision
+    kind: str = ""
+    diagnoses: tuple[Diagnosed, ...] = ()
 
     @property
     def pytorch_momentum(self) -> float | None:
@@ -39,11 +55,13 @@ class NormalizationInfo:
             "op_type": self.op_type,
             "scope": self.scope,
             "mode": self.mode,
+            "kind": self.kind or self.mode,
             "channels": self.channels,
             "epsilon": self.epsilon,
             "momentum": {"onnx": self.momentum, "pytorch": self.pytorch_momentum},
             "fed_by": self.fed_by,
             "decision": self.decision.to_dict(),
+            "diagnoses": [diagnosed.to_dict() for diagnosed in self.diagnoses],
         }
 
 
@@ -54,6 +72,12 @@ class Inspection:
     model: ModelSummary
     normalizations: tuple[NormalizationInfo, ...]
     version: str = __version__
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """The codes of every diagnosis, and of every reason for which a normalization would be kept."""
+        reasons = {info.decision.reason.code for info in self.normalizations if info.decision.reason is not None}
+        return frozenset(reasons | {found.code for info in self.normalizations for found in info.diagnoses})
 
     def to_dict(self) -> dict[str, Any]:
         """The inspection as JSON-able data."""

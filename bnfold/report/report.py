@@ -51,7 +51,8 @@ class Report:
     `verdict` is the word of `bnfold.equivalence.Verdict`, `explanation` one sentence on it ("" where it needs none).
     `output` describes the optimized model even where it was not published; `published` is the path it was published
     at, or None. `verification` is `Verification.to_dict()`, or None where verification was switched off.
-    `options` are the options the run was asked for, JSON-able.
+    `options` are the options the run was asked for, JSON-able. `training_distance`: where the input ran in training
+    mode, how far that is from evaluation, as `Measurement.to_dict()` per output.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -66,6 +67,7 @@ class Report:
     explanation: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
+    training_distance: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data, the keys in the order a person would read them."""
@@ -75,6 +77,7 @@ class Report:
             "published": self.published,
             "decisions": [decision.to_dict() for decision in self.decisions],
             "verification": None if self.verification is None else dict(self.verification),
+            "training_distance": [dict(measurement) for measurement in self.training_distance],
             "options": dict(self.options),
         }
 

@@ -1,0 +1,171 @@
+"""A model with evaluation semantics, written from the protobuf alone: what a train-mode export was meant to compute.
+
+Independent of the passes that freeze, so that one mistake is not made twice. No copy made here holds a
+BatchNormalization in training mode whose running statistics nobody reads: such a node writes into the buffers of its
+initializers while it runs (onnxruntime#29790), and with a single output it does not load at all. Where the statistics
+of the batch are really meant, they are computed by operators of their own.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from bnfold.equivalence.training import Place, Scope, drops, is_batch_norm, scopes, trains
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """The mean and (population) variance a BatchNormalization is to use: float64 of shape [C] each."""
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+def evaluate_in_place(
+    model: ModelProto, *, stays: Collection[Place] = (), statistics: Mapping[Place, Statistics] | None = None
+) -> None:
+    """Give `model` evaluation semantics: stored statistics, or those in `statistics`; Dropout lets everything through.
+
+    The statistics of the batch stay where they are really meant: for data that is constant, between a Reshape to one
+    row and a Reshape back (an InstanceNormalization), and at the places in `stays`.
+    """
+    for scope in list(scopes(model)):
+        for node in list(scope.body.node):
+            if drops(node, scope):
+                _let_through(node, scope.opset)
+            if not is_batch_norm(node):
+                continue
+            place = scope.place(node)
+            if statistics and place in statistics:
+                _store(node, statistics[place], scope, model)
+                _use_stored(node, scope.opset)
+            elif trains(node, scope.opset):
+                if place in stays or node.input[0] in scope.stored or _is_instance_norm(node, scope):
+                    _write_out(node, scope)
+                else:
+                    _use_stored(node, scope.opset)
+
+
+def make_runnable(model: ModelProto) -> None:
+    """Let every BatchNormalization in training mode use the batch by operators of their own, and no Dropout drop."""
+    for scope in list(scopes(model)):
+        for node in list(scope.body.node):
+            if drops(node, scope):
+                _let_through(node, scope.opset)
+            elif is_batch_norm(node) and trains(node, scope.opset):
+                _write_out(node, scope)
+
+
+def _use_stored(node: NodeProto, opset: int) -> None:
+    if opset < 7:
+        _set(node, "is_test", 1)
+    elif opset >= 14:
+        _set(node, "training_mode", 0)
+    del node.output[1:]
+
+
+def _let_through(node: NodeProto, opset: int) -> None:
+    if opset < 7:
+        _set(node, "is_test", 1)
+    else:
+        del node.input[2:]
+
+
+def _store(node: NodeProto, statistics: Statistics, scope: Scope, model: ModelProto) -> None:
+    """Let the node read `statistics` from Constant nodes of their own, in the dtype of what it reads now."""
+    dtype = _stored_dtype(node, scope, model)
+    for index, values in ((3, statistics.mean), (4, statistics.variance)):
+        name = f"{node.output[0]}__statistics_{index}"
+        tensor = numpy_helper.from_array(values.astype(dtype), name)
+        constant = helper.make_node("Constant", [], [name], value=tensor)
+        scope.body.node.insert(_position(scope, node), constant)
+        node.input[index] = name
+
+
+def _stored_dtype(node: NodeProto, scope: Scope, model: ModelProto) -> np.dtype[np.generic]:
+    for value in (node.input[3], node.input[4], node.input[1]):
+        for body in (scope.body, model.graph):
+            for tensor in getattr(body, "initializer", ()):
+                if tensor.name == value:
+                    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return np.dtype(np.float32)
+
+
+def _write_out(node: NodeProto, scope: Scope) -> None:
+    """The statistics of the batch as operators: Reshape to [N, C, S], two averages, and an inference operator.
+
+    Outputs 2 and 3 become what the operator would have given out. A node of opset 7 to 13 of which more is read stays.
+    """
+    if any(scope.is_read(output) for output in node.output[3:]) or scope.opset < 5:
+        return
+    base, made = node.output[0], list[NodeProto]()
+
+    def emit(op_type: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        made.append(helper.make_node(op_type, inputs, [f"{base}__{name}"], **attributes))
+        return f"{base}__{name}"
+
+    def constant(values: object, name: str, dtype: type = np.int64) -> str:
+        return emit("Constant", [], name, value=numpy_helper.from_array(np.asarray(values, dtype)))
+
+    def average(value: str, name: str) -> str:
+        if scope.opset >= 18:
+            return emit("ReduceMean", [value, axes], name, keepdims=1)
+        return emit("ReduceMean", [value], name, keepdims=1, axes=[0, 2])
+
+    axes = constant([0, 2], "axes")
+    flat = constant([-1], "flat")
+    rows = emit("Reshape", [node.input[0], constant([0, 0, -1], "rows_shape")], "rows")
+    mean = average(rows, "mean")
+    centred = emit("Sub", [rows, mean], "centred")
+    variance = average(emit("Mul", [centred, centred], "squares"), "variance")
+    batch = [emit("Reshape", [value, flat], f"batch_{i}") for i, value in enumerate((mean, variance))]
+    momentum = next((a.f for a in node.attribute if a.name == "momentum"), 0.9)
+    for output, old, new in zip(node.output[1:3], node.input[3:5], batch, strict=False):
+        if scope.is_read(output):
+            parts = []
+            for value, factor, name in ((old, momentum, "old"), (new, 1 - momentum, "new")):
+                weight = (
+                    emit(
+                        "CastLike",
+                        [constant(factor, f"{output}_{name}_factor", np.float32), value],
+                        f"{output}_f{name}",
+                    )
+                    if scope.opset >= 15
+                    else constant(factor, f"{output}_{name}_factor", np.float32)
+                )
+                parts.append(emit("Mul", [value, weight], f"{output}_{name}"))
+            made.append(helper.make_node("Add", parts, [output]))
+    position = _position(scope, node)
+    for offset, each in enumerate(made):
+        scope.body.node.insert(position + offset, each)
+    node.input[3], node.input[4] = batch
+    _use_stored(node, scope.opset)
+
+
+def _is_instance_norm(node: NodeProto, scope: Scope) -> bool:
+    """Between a Reshape to one row and Reshapes alone: each channel of each image has its own statistics."""
+    before = scope.producers.get(node.input[0])
+    if before is None or before.op_type != "Reshape" or len(before.input) < 2:
+        return False
+    target = scope.constants.get(before.input[1])
+    behind = scope.readers(node.output[0])
+    outputs = [item if isinstance(item, str) else item.name for item in scope.body.output]
+    if target is None or target.size < 3 or target[0] != 1 or node.output[0] in outputs:
+        return False
+    return bool(behind) and all(each.op_type == "Reshape" and each.input[0] == node.output[0] for each in behind)
+
+
+def _position(scope: Scope, node: NodeProto) -> int:
+    return next(index for index, each in enumerate(scope.body.node) if each is node or each == node)
+
+
+def _set(node: NodeProto, name: str, value: int) -> None:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            attribute.CopyFrom(helper.make_attribute(name, value))
+            return
+    node.attribute.append(helper.make_attribute(name, value))
