@@ -78,12 +78,12 @@ class FoldBatchNorm:
         for node in graph.nodes():
             if not is_affine_op(node) or id(node) in seen or not node.output:
                 continue
-            if is_batch_norm(node) and self._is_kept(node, graph):
+            if is_batch_norm(node) and self._is_kept(node, original):
                 seen.add(id(node))
                 decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
                 continue
             try:
-                run = self._without_kept(collect_run(node, graph, seen, known), graph)
+                run = self._without_kept(collect_run(node, graph, seen, known), original)
             except Refused as refused:
                 if is_batch_norm(node):
                     decisions += _kept([(original[id(node)], node.op_type)], graph, refused)
@@ -94,12 +94,13 @@ class FoldBatchNorm:
             decisions += self._decide(run, graph, original)
         return decisions
 
-    def _is_kept(self, node: NodeProto, graph: Graph) -> bool:
-        return bool(self.options.keep) and any(fnmatchcase(graph.label(node), each) for each in self.options.keep)
+    def _is_kept(self, node: NodeProto, original: Mapping[int, str]) -> bool:
+        label = original.get(id(node))
+        return label is not None and any(fnmatchcase(label, each) for each in self.options.keep)
 
-    def _without_kept(self, run: Run, graph: Graph) -> Run:
+    def _without_kept(self, run: Run, original: Mapping[int, str]) -> Run:
         for position, node in enumerate(run.nodes if self.options.keep else ()):
-            if self._is_kept(node, graph):
+            if self._is_kept(node, original):
                 return Run(run.members[:position])
         return run
 

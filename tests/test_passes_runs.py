@@ -1,0 +1,272 @@
+"""Runs of affine operators: folded as one, merged into fewer, lowered, or kept because somebody asked for it."""
+
+import numpy as np
+import pytest
+
+from bnfold.decisions import Action
+from bnfold.passes import FoldBatchNormOptions
+from tests.fold_models import Row, assert_same_function, check_folds, check_left_alone, fold, numbers
+
+_CONSTANTS = {
+    "c": numbers(4, 1, 1),
+    "c2": numbers(4, 1, 1, seed=1),
+    "c3": numbers(3, 1, 1, seed=2),
+    "c32": numbers(3, 1, 1, seed=5),
+    "c33": numbers(3, 1, 1, seed=6),
+    "number": numbers(seed=4),
+    "rows": numbers(6, 1),
+    "w_c": numbers(5, 3, 1, 1),
+    "zero3": np.zeros(3, np.float32),
+    "one3": np.ones(3, np.float32),
+    "g_zero": np.array([1, 0, 1], np.float32),
+    "g_positive": numbers(3, low=0.5, high=2.0),
+    "v_tiny": np.full(3, 1e-30, np.float32),
+    "lone": numbers(1),
+    "v_lone": numbers(1, low=0.2),
+    "row": numbers(1, 3, 6, 7),
+}
+B3 = "BatchNormalization"
+
+
+def _row(row: Row) -> Row:
+    return Row(row.text, row.inputs, {**_CONSTANTS, **(row.constants or {})}, row.outputs, row.opset, 9, row.options)
+
+
+# Sigmoid on both sides: nothing can be moved out of the run.
+def _shut(run: str) -> str:
+    return f"a = Sigmoid(x) {run} y = Sigmoid(z)"
+
+
+MERGES = {
+    "two normalizations": (
+        _shut(f"n = {B3}(a, g3, h3, m3, v3) z = {B3}(n, h3, g3, m3, v3)"),
+        "Sigmoid BatchNormalization Sigmoid",
+    ),
+    "three normalizations": (
+        _shut(f"n = {B3}(a, g3, h3, m3, v3) o = {B3}(n, h3, g3, m3, v3) z = {B3}<epsilon=0.5>(o, g3, h3, m3, v3)"),
+        "Sigmoid BatchNormalization Sigmoid",
+    ),
+    "Mul, Add, normalization": (
+        _shut(f"n = Mul(a, c3) o = Add(n, c32) z = {B3}(o, g3, h3, m3, v3)"),
+        "Sigmoid BatchNormalization Sigmoid",
+    ),
+    "normalization, Mul, Add": (
+        _shut(f"n = {B3}(a, g3, h3, m3, v3) o = Mul(c3, n) z = Add(o, c32)"),
+        "Sigmoid BatchNormalization Sigmoid",
+    ),
+    "on both sides": (
+        _shut(f"k = Sub(c33, a) n = {B3}(k, g3, h3, m3, v3) z = Div(n, c32)"),
+        "Sigmoid BatchNormalization Sigmoid",
+    ),
+    "one number and a normalization": (
+        _shut(f"n = Mul(a, number) z = {B3}(n, g3, h3, m3, v3)"),
+        "Sigmoid BatchNormalization Sigmoid",
+    ),
+    "four operators": (
+        _shut("n = Sub(a, c3) o = Div(n, c32) p = Mul(o, c33) z = Add(p, c3)"),
+        "Sigmoid Mul Add Sigmoid",
+    ),
+    "three operators to one": (_shut("n = Mul(a, c3) o = Div(n, c32) z = Mul(o, c33)"), "Sigmoid Mul Sigmoid"),
+    "four operators of one number and channels": (
+        _shut("n = Sub(a, number) o = Div(n, c32) p = Mul(o, c33) z = Add(p, number)"),
+        "Sigmoid Mul Add Sigmoid",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_merges(name: str) -> None:
+    text, left = MERGES[name]
+    row = _row(Row(text))
+    # The one that stays is kept, with the reason why nothing takes it up.
+    done = check_folds(row, left, action=Action.KEPT if text.count(B3) == 1 else Action.MERGED)
+    if B3 in text:
+        assert [d.reason.code for d in done.decisions if d.reason is not None] == ["BARRIER"]
+    before, after = len(row.model().graph.node), len(done.operators)
+    assert after < before
+    if "BatchNormalization" in left:
+        statistics = {tensor.name for tensor in done.model.graph.initializer}
+        assert {"m3", "v3"} <= statistics  # of the one that stays
+
+
+def test_a_merged_normalization_goes_into_a_convolution_whole() -> None:
+    row = _row(Row(f"a = Conv(x, w, b) n = {B3}(a, g, h, m, v) o = Mul(n, c) y = {B3}(o, g_2, h_2, m_2, v_2)"))
+    done = check_folds(row, "Conv")
+    assert [decision.node for decision in done.decisions] == ["n", "y"]
+    assert {decision.target for decision in done.decisions} == {("a",)}
+
+
+def test_what_changes_nothing_is_taken_out() -> None:
+    row = _row(Row(_shut(f"z = {B3}<epsilon=0.0>(a, one3, zero3, zero3, one3)")))
+    done = check_folds(row, "Sigmoid Sigmoid")
+    assert done.decision().target == ()
+
+
+def test_only_the_run_up_to_another_reader_is_one() -> None:
+    text = f"a = Conv(x, w, b) n = {B3}(a, g, h, m, v) o = {B3}(n, g_2, h_2, m_2, v_2) y = Add(n, o)"
+    done = check_folds(_row(Row(text)), "Conv BatchNormalization Add")
+    assert done.decision("n").action is Action.FOLDED
+    assert done.decision("o").action is Action.KEPT
+
+
+def test_only_the_run_up_to_an_output_is_one() -> None:
+    text = f"a = Conv(x, w, b) n = {B3}(a, g, h, m, v) y = {B3}(n, g_2, h_2, m_2, v_2)"
+    done = check_folds(_row(Row(text, outputs=("n", "y"))), "Conv BatchNormalization")
+    assert done.decision("y").action is Action.KEPT
+
+
+LEFT_ALONE = {
+    "BARRIER: nothing to merge it with": Row(
+        f"a = /Identity|Sigmoid/(x) n = {B3}(a, g3, h3, m3, v3) i = Identity(n) y = /Conv(i, w)|Sigmoid(i)/"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_left_alone(name: str) -> None:
+    check_left_alone(name, _row(LEFT_ALONE[name]))
+
+
+def test_two_operators_stay_two() -> None:
+    row = _row(Row(_shut("n = Mul(a, c3) z = Add(n, c32)")))
+    done = fold(row.model())
+    assert not done.modified
+    assert (done.decision().node, done.decision().op_type) == ("n", "Mul+Add")
+    assert done.decision().action is Action.KEPT
+
+
+# ------------------------------------------------------------------ only the scale
+
+SEPARATED = {
+    "scale into the producer": (
+        f"d = Conv(x, w, b) a = Relu(d) z = {B3}(a, g_four, h, m, v) y = Sigmoid(z)",
+        "Conv Relu Add Sigmoid",
+    ),
+    "scale into the consumer": (
+        f"a = Sigmoid(x) z = {B3}(a, g3, h3, m3, v3) y = Conv<pads=[1,1,0,1]>(z, w, b)",
+        "Sigmoid Add Conv",
+    ),
+    "scale of a run into the producer": (
+        "d = Conv(x, w, b) a = Relu(d) n = Mul(a, g_column) z = Add(n, c) y = Sigmoid(z)",
+        "Conv Relu Add Sigmoid",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEPARATED)
+def test_only_the_scale(name: str) -> None:
+    text, left = SEPARATED[name]
+    positive = numbers(4, low=0.5, high=2.0)
+    row = _row(Row(text, constants={"g_four": positive, "g_column": positive.reshape(4, 1, 1)}))
+    decision = check_folds(row, left).decision()
+    assert decision.detail == "its scale was folded; its shift stays as an Add"
+
+
+@pytest.mark.parametrize(
+    ("text", "opset", "reason"),
+    [
+        # Each breaks one condition under which a scale is separated from its shift.
+        (f"d = Conv(x, w, b) a = Relu(d) y = {B3}<epsilon=0.0>(a, one4, h, zero4, one4)", 18, "SHIFT_BLOCKED"),
+        (f"d = Conv(x, w, b) a = Relu(d) y = {B3}(a, g_four, h, m, v)", 6, "SHIFT_BLOCKED"),
+        (f"d = Conv(x, w, b) a = Relu(d) y = {B3}(a, g, h, m, v)", 18, "NEGATIVE_SCALE"),
+        (f"a = Sigmoid(x) z = {B3}(a, g_zero, h3, m3, v3) y = Conv<pads=[1,1,0,1]>(z, w, b)", 18, "BARRIER"),
+    ],
+)
+def test_a_scale_is_not_separated(text: str, opset: int, reason: str) -> None:
+    if opset < 7:
+        text = text.replace(f"{B3}(", f"{B3}<is_test=1>(")
+    extra = {
+        "one4": np.ones(4, np.float32),
+        "zero4": np.zeros(4, np.float32),
+        "g_four": numbers(4, low=0.5, high=2.0),
+    }
+    row = _row(Row(text, constants=extra, opset=opset))
+    original = row.model()
+    done = fold(original)
+    assert not done.modified
+    assert done.decision().reason is not None
+    assert done.decision().reason.code == reason
+
+
+def test_a_shift_that_would_not_be_finite_is_not_separated() -> None:
+    """t / k overflows where k is tiny, though k x + t does not."""
+    text = f"a = Sigmoid(x) z = {B3}<epsilon=0.0>(a, g_tiny, h_huge, zero3, one3) y = Conv<pads=[1,1,0,1]>(z, w, b)"
+    extra = {"g_tiny": np.full(3, 1e-20, np.float32), "h_huge": np.full(3, 1e30, np.float32)}
+    done = fold(_row(Row(text, constants=extra)).model())
+    assert not done.modified
+
+
+# ------------------------------------------------------------------ options
+
+LOWER = FoldBatchNormOptions(lower=True)
+
+
+@pytest.mark.parametrize(
+    ("run", "left"),
+    [
+        (f"z = {B3}(a, g3, h3, m3, v3)", "Sigmoid Mul Add Sigmoid"),
+        (f"z = {B3}(a, g3, zero3, zero3, v3)", "Sigmoid Mul Sigmoid"),
+        (f"z = {B3}<epsilon=0.0>(a, one3, h3, zero3, one3)", "Sigmoid Add Sigmoid"),
+    ],
+)
+def test_lower(run: str, left: str) -> None:
+    row = _row(Row(_shut(run), options=LOWER))
+    original = row.model()
+    done = fold(original, LOWER)
+    assert done.operators == left.split()
+    assert done.decision().action is Action.LOWERED
+    assert done.decision().op_type == B3
+    assert_same_function(original, done.model)
+    assert not fold(done.model, LOWER).modified
+
+
+def test_lower_folds_first() -> None:
+    row = _row(Row(f"d = Conv(x, w, b) y = {B3}(d, g, h, m, v)", options=LOWER))
+    assert check_folds(row, "Conv").decision().action is Action.FOLDED
+
+
+def test_lower_needs_a_broadcasting_mul() -> None:
+    text = f"a = Sigmoid(x) z = {B3}<is_test=1>(a, g3, h3, m3, v3) y = Sigmoid(z)"
+    done = fold(_row(Row(text, opset=6)).model(), LOWER)
+    assert not done.modified
+    assert done.decision().reason is not None
+    assert done.decision().reason.code == "OLD_OPSET"
+
+
+def test_lower_needs_a_rank() -> None:
+    text = f"r = Reshape(x, to) z = {B3}(r, g3, h3, m3, v3) y = Sigmoid(z)"
+    done = fold(_row(Row(text, {"to": "int64[D]"})).model(), LOWER)
+    assert not done.modified
+    assert done.decision().reason is not None
+    assert done.decision().reason.code == "SHAPE_UNKNOWN"
+
+
+KEPT = f"d = Conv(x, w, b) n = {B3}(d, g, h, m, v) y = {B3}(n, g_2, h_2, m_2, v_2)"
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept", "folded"),
+    [
+        (("n",), ["n"], ["y"]),
+        (("y",), ["y"], ["n"]),
+        (("*",), ["n", "y"], []),
+        (("[a-m]", "nobody"), [], ["n", "y"]),
+        (("N",), [], ["n", "y"]),  # names are case-sensitive
+    ],
+)
+def test_keep(keep: tuple[str, ...], kept: list[str], folded: list[str]) -> None:
+    original = _row(Row(KEPT)).model()
+    done = fold(original, FoldBatchNormOptions(keep=keep))
+    reasons = {d.node: d.reason.code for d in done.decisions if d.reason is not None}
+    assert reasons == dict.fromkeys(kept, "KEPT_ON_REQUEST")
+    assert [d.node for d in done.decisions if d.action is Action.FOLDED] == folded
+    assert_same_function(original, done.model)
+
+
+def test_keep_splits_a_disguised_run() -> None:
+    text = "d = Conv(x, w, b) n = Mul(d, c) y = Mul(n, c2)"
+    original = _row(Row(text)).model()
+    done = fold(original, FoldBatchNormOptions(keep=("y",)))
+    assert done.operators == ["Conv", "Mul"]
+    np.testing.assert_array_equal(done.constant("c2"), _CONSTANTS["c2"])
+    assert_same_function(original, done.model)
