@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import FunctionProto, GraphProto, NodeProto, TensorProto, TypeProto, helper
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, TypeProto, helper
 
 from bnfold.graph.constants import evaluate
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
@@ -331,11 +331,16 @@ class Graph:
         """Put constant operators in the place of `run`, a chain of nodes of one scope that computes on value `data`.
 
         Each of `operators` is an operator of two operands and its constant right one. The new nodes make the value
-        that the last node of the run made; they are returned.
+        that the last node of the run made; they are returned. Who looks only at the shape or type of a value that goes
+        looks at `data`, which has the same.
         """
         self.model.about_to_edit()
         graph = self.model.owner(run[0])
         output = run[-1].output[0]
+        for node in run[:-1]:
+            for use in list(graph.consumers(node.output[0])):
+                if _looks_only_at_type(use):
+                    self.set_input(use.node, use.position, data)
         for node in run:
             graph.remove(node)
         made: list[NodeProto] = []
@@ -468,18 +473,24 @@ class Graph:
         return True
 
     def _new_constant(self, name: str, tensor: Tensor, before: NodeProto) -> str:
-        """An initializer, or a Constant node in a function, which has no initializers."""
+        """An initializer, or a Constant node in a function, which has no initializers.
+
+        Where initializers have to be inputs, those of a nested body lie in the main graph: a body has the inputs that
+        its operator gives it.
+        """
         if isinstance(self.body, FunctionProto):
             node = helper.make_node("Constant", [], [name], name=name)
-            node.attribute.add(name="value", type=5)
+            node.attribute.add(name="value", type=AttributeProto.TENSOR)
             self._store(node.attribute[0].t, tensor)
             self.insert(node, before=before)
+        elif self.model.lists_initializers and self.parent is not None:
+            return self.model.main._new_constant(name, tensor, before)
         else:
             proto = self.body.initializer.add(name=name)
             self._store(proto, tensor)
             self._initializers[name] = proto
             self._defined.add(name)
-            if self.model.lists_initializers and self.parent is None:
+            if self.model.lists_initializers:
                 self.body.input.append(helper.make_tensor_value_info(name, proto.data_type, tensor.shape))
                 self._input_set.add(name)
         self._constants[name] = tensor
@@ -488,7 +499,7 @@ class Graph:
     def _store(self, proto: TensorProto, tensor: Tensor) -> None:
         """Make `tensor` the contents of `proto`, where the bytes were before: in the structure or streamed."""
         index = payload_index(proto)
-        element_type = _ELEMENT_TYPES[tensor.dtype]
+        element_type = _ELEMENT_TYPES.get(tensor.dtype) or helper.np_dtype_to_tensor_dtype(tensor.dtype)
         if index is None and proto.raw_data and proto.data_type == element_type and tuple(proto.dims) == tensor.shape:
             proto.raw_data = tensor.tobytes()  # by far the most frequent kind
             return

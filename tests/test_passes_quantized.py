@@ -1,0 +1,134 @@
+"""Weights behind DequantizeLinear: the quantization scales take the fold, the integers stay."""
+
+import numpy as np
+import pytest
+from onnx import ModelProto, helper, numpy_helper, parser
+
+import bnfold
+from bnfold.decisions import Action
+from tests.oracle import evaluate
+
+HEAD = """
+    <ir_version: 10, opset_import: ["" : {opset}]>
+    g (float[N,2,5,6] x) => (float[N,3,3,4] y)
+    <float[3] s = {{1.5,2,0.5}}, float[3] b = {{1,-2,3}}, float[3] m = {{0.5,1,-1}}, float[3] v = {{1,2,3}},
+     {constants}>
+    {{ {body} y = BatchNormalization(c, s, b, m, v) }}
+"""
+CONV = "w = DequantizeLinear{axis}(q, qs{zero}) c = Conv(x, w{bias})"
+
+
+def quantized(
+    *,
+    opset: int = 13,
+    axis: int | None = None,
+    zero: list[int] | int | None = None,
+    body: str = CONV,
+    bias: str = "",
+    negative: bool = False,
+    values: np.ndarray | None = None,
+) -> ModelProto:
+    per_axis = axis is not None
+    constants = "float[3] unused = {1,1,1}"
+    text = HEAD.format(
+        opset=opset,
+        constants=constants,
+        body=body.format(axis=f"<axis={axis}>" if per_axis else "", zero=", qz" if zero is not None else "", bias=bias),
+    )
+    model = parser.parse_model(text)
+    rng = np.random.default_rng(3)
+    integers = rng.integers(-120, 120, (3, 2, 3, 3)).astype(np.int8) if values is None else values
+    scale = np.float32([0.01, 0.02, 0.03]) if per_axis else np.float32(0.02)
+    stored = {"q": integers, "qs": np.asarray(scale), "qb": np.int32([40, -7, 11]), "qbs": np.float32([0.1, 0.2, 0.3])}
+    if zero is not None:
+        stored["qz"] = np.asarray(zero, dtype=integers.dtype)
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in stored.items() if n in used)
+    if negative:
+        gamma = next(tensor for tensor in model.graph.initializer if tensor.name == "s")
+        gamma.CopyFrom(numpy_helper.from_array(np.float32([1.5, -2, 0.5]), "s"))
+    return model
+
+
+FOLDS = {
+    "one scale": {},
+    "one scale and a zero point": {"zero": 5},
+    "a scale per channel": {"axis": 0},
+    "a scale and a zero point per channel": {"axis": 0, "zero": [1, -2, 3]},
+    "a scale per channel at opset 21": {"axis": 0, "opset": 21},
+    "a negative scale": {"negative": True, "zero": 0},
+    "a negative scale per channel": {"negative": True, "axis": 0},
+    "a quantized bias": {
+        "axis": 0,
+        "bias": ", bb",
+        "body": "bb = DequantizeLinear<axis=0>(qb, qbs) " + CONV,
+    },
+}
+SMALLEST = np.full((3, 2, 3, 3), -128, np.int8)
+LEFT_ALONE = {
+    "OLD_OPSET": {"opset": 10},
+    "WRONG_AXIS": {"axis": 0, "body": "w = DequantizeLinear<axis=1>(q, qs2) c = Conv(x, w)"},
+    "NEGATIVE_SCALE": {"negative": True, "values": SMALLEST},
+    "OTHER_CONSUMER": {"body": CONV + " r = Relu(w)"},
+    "BIAS_NOT_CONSTANT": {
+        "bias": ", bb",
+        "body": "bb = DequantizeLinear(qb8, qs) " + CONV,
+    },
+}
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_scales_take_the_fold(name: str) -> None:
+    original = quantized(**FOLDS[name])
+    result = bnfold.optimize(original)
+    (decision,) = result.report.decisions
+    assert decision.action is Action.FOLDED
+    folded = result.model
+    assert [node.op_type for node in folded.graph.node] == ["DequantizeLinear", "Conv"]
+    old, new = (next(t for t in m.graph.initializer if t.name == "q") for m in (original, folded))
+    same = np.abs(numpy_helper.to_array(old).astype(int)) == np.abs(numpy_helper.to_array(new).astype(int))
+    assert same.all()
+    for batch in (1, 3):
+        x = np.random.default_rng(batch).normal(size=(batch, 2, 5, 6)).astype(np.float32)
+        before, after = evaluate(original, {"x": x})["y"], evaluate(folded, {"x": x})["y"]
+        np.testing.assert_allclose(after, before, rtol=0, atol=2e-6 * np.abs(before).max())
+
+
+@pytest.mark.parametrize("reason", LEFT_ALONE)
+def test_left_alone(reason: str) -> None:
+    original = quantized(**LEFT_ALONE[reason])
+    used = {name for node in original.graph.node for name in node.input}
+    extra = {"qs2": np.float32([0.1, 0.2]), "qb8": np.int8([1, 2, 3])}
+    original.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in extra.items() if n in used)
+    result = bnfold.optimize(original, verify=False)
+    (decision,) = result.report.decisions
+    assert (decision.action, decision.reason and decision.reason.name) == (Action.KEPT, reason)
+    assert result.model.SerializeToString(deterministic=True) == original.SerializeToString(deterministic=True)
+
+
+def test_a_zero_scale_has_no_quantized_form() -> None:
+    original = quantized(axis=0)
+    gamma = next(tensor for tensor in original.graph.initializer if tensor.name == "s")
+    gamma.CopyFrom(numpy_helper.from_array(np.float32([1.5, 0, 0.5]), "s"))
+    (decision,) = bnfold.optimize(original, verify=False).report.decisions
+    assert decision.reason is not None
+    assert decision.reason.name == "ZERO_SCALE"
+
+
+def test_matmul_weights_scale_along_their_columns() -> None:
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[N,4] x) => (float[N,3] y)
+        <float[3] s = {1.5,2,0.5}, float[3] b = {1,-2,3}, float[3] m = {0.5,1,-1}, float[3] v = {1,2,3},
+         float qs = {0.05}>
+        { w = DequantizeLinear(q, qs) c = MatMul(x, w) y = BatchNormalization(c, s, b, m, v) }
+    """)
+    integers = np.random.default_rng(0).integers(-100, 100, (4, 3)).astype(np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(integers, "q"))
+    # onnxruntime's own optimizer turns both models into a lossy MatMulNBits, so they are compared by the oracle alone.
+    folded = bnfold.optimize(model, verify=False).model
+    assert [node.op_type for node in folded.graph.node] == ["DequantizeLinear", "MatMul", "Add"]
+    assert helper.get_attribute_value(folded.graph.node[0].attribute[0]) == 1
+    x = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+    before, after = evaluate(model, {"x": x})["y"], evaluate(folded, {"x": x})["y"]
+    np.testing.assert_allclose(after, before, rtol=0, atol=2e-6 * np.abs(before).max())
