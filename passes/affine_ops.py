@@ -15,7 +15,7 @@ from onnx import NodeProto
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import FLOATS, Graph, Tensor
 from bnfold.passes.affine import IDENTITY, ChannelAffine
-from bnfold.passes.normalization import read_batch_norm
+from bnfold.passes.normalization import BatchNorm, read_batch_norm
 from bnfold.passes.step import (
     Handler,
     NewConstant,
@@ -106,6 +106,21 @@ def as_constant(vector: NDArray[np.float64], axis: int, rank: int) -> NDArray[np
     return vector.reshape(()) if vector.size == 1 else vector.reshape(-1, *[1] * (rank - axis - 1))
 
 
+def stored_scale(new: NDArray[np.float64], dtype: np.dtype, old: NDArray[np.float64] | None = None) -> Tensor:
+    """Factors as a tensor of `dtype`. Raises `Refused` where one is infinite there, or falls below the normal range.
+
+    A factor that lay below that range in the `old` ones, of a shape that broadcasts with `new`, may stay there.
+    """
+    stored = stored_vector(new, dtype)
+    smallest = FLOATS[dtype].smallest_normal
+    lost = (new != 0) & (np.abs(new) < smallest)
+    if old is not None:
+        lost = lost & (np.abs(old) >= smallest)
+    if lost.any():
+        raise Refused(Reason.WEIGHT_UNDERFLOW, f"{np.abs(new)[new != 0].min():.4g} in {dtype}")
+    return stored
+
+
 # ---------------------------------------------------------------------- taking up another map, at the output
 
 
@@ -113,19 +128,25 @@ def output_batch_normalization(node: NodeProto, _output: int, affine: ChannelAff
     """k (s x + b) + t: scale and B take it up, the statistics stay."""
     require_axis(affine, 1, node, graph)
     batch_norm = read_batch_norm(node, graph)
-    return [_new_parameters(node, *batch_norm.parameters_for(batch_norm.affine.then(affine)))]
+    return [_new_parameters(node, batch_norm, batch_norm.affine.then(affine))]
 
 
 def input_batch_normalization(node: NodeProto, _input: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """s (k x + t) + b: scale and B take it up, the statistics stay."""
     require_axis(affine, 1, node, graph)
     batch_norm = read_batch_norm(node, graph)
-    return [_new_parameters(node, *batch_norm.parameters_for(affine.then(batch_norm.affine)))]
+    return [_new_parameters(node, batch_norm, affine.then(batch_norm.affine))]
 
 
-def _new_parameters(node: NodeProto, scale: Tensor, bias: Tensor) -> Step:
-    checked = (stored_vector(scale.exact(), scale.dtype), stored_vector(bias.exact(), bias.dtype))
-    return Step((NewConstant(node, 1, checked[0]), NewConstant(node, 2, checked[1])))
+def _new_parameters(node: NodeProto, batch_norm: BatchNorm, affine: ChannelAffine) -> Step:
+    scale, bias = checked_parameters(batch_norm, affine)
+    return Step((NewConstant(node, 1, scale), NewConstant(node, 2, bias)))
+
+
+def checked_parameters(batch_norm: BatchNorm, affine: ChannelAffine) -> tuple[Tensor, Tensor]:
+    """New `scale` and `B` with which `batch_norm` computes `affine`. Raises `Refused` where they cannot be stored."""
+    scale, bias = batch_norm.parameters_for(affine)
+    return stored_scale(scale.exact(), scale.dtype, batch_norm.scale), stored_vector(bias.exact(), bias.dtype)
 
 
 def output_scaled_normalization(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
@@ -133,7 +154,7 @@ def output_scaled_normalization(node: NodeProto, _output: int, affine: ChannelAf
     require_axis(affine, 1, node, graph)
     scale = constant_input(node, 1, graph)
     bias = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
-    new_scale = stored_vector(affine.scale * scale.exact(), scale.dtype)
+    new_scale = stored_scale(affine.scale * scale.exact(), scale.dtype, scale.exact())
     new_bias = stored_vector(affine.scale * bias.exact() + affine.shift, bias.dtype)
     return [Step((NewConstant(node, 1, new_scale), NewConstant(node, 2, new_bias)))]
 
@@ -192,7 +213,7 @@ def output_mul_constant(node: NodeProto, _output: int, affine: ChannelAffine, gr
             factor = new = tensor.exact() / scale
         else:
             raise Refused(Reason.BARRIER, f"{graph.label(node)} divides a constant by its input")
-    constants = (NewConstant(node, index, stored_vector(new, tensor.dtype)),) if affine.has_scale else ()
+    constants = (NewConstant(node, index, stored_scale(new, tensor.dtype, tensor.exact())),) if affine.has_scale else ()
     return [_step(constants, data, _shift_times(affine, factor, tensor.dtype, axis, node.input[data], graph))]
 
 
@@ -204,7 +225,7 @@ def input_add_constant(node: NodeProto, index: int, affine: ChannelAffine, graph
     constant_index, tensor = constant_operand(node, graph)
     scale, shift, axis = aligned(affine, node, index, graph, outward=False)
     with np.errstate(all="ignore"):
-        new = (tensor.exact() + (shift if node.op_type == "Add" else -shift)) / scale
+        new = (tensor.exact() + (-shift if node.op_type == "Sub" else shift)) / scale
     constants = (NewConstant(node, constant_index, stored_vector(new, tensor.dtype)),)
     return [_step(constants, 0, _outward(affine.only_scale(), axis, node, index, graph))]
 
@@ -224,7 +245,9 @@ def input_mul_constant(node: NodeProto, index: int, affine: ChannelAffine, graph
             new, factor = value / scale, 1 / value
         else:
             raise Refused(Reason.BARRIER, f"{graph.label(node)} divides a constant by its input")
-    constants = (NewConstant(node, constant_index, stored_vector(new, tensor.dtype)),) if affine.has_scale else ()
+    constants: tuple[NewConstant, ...] = ()
+    if affine.has_scale:
+        constants = (NewConstant(node, constant_index, stored_scale(new, tensor.dtype, value)),)
     shift = _shift_times(affine, factor, tensor.dtype, axis, node.input[index], graph)
     return [_step(constants, 0, _outward(shift, shift.axis, node, index, graph))]
 

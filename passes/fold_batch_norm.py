@@ -16,7 +16,7 @@ from onnx import NodeProto
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import Graph, Model, Tensor, paused_collector
 from bnfold.passes.affine import ChannelAffine
-from bnfold.passes.affine_ops import as_constant, is_affine_op
+from bnfold.passes.affine_ops import as_constant, checked_parameters, is_affine_op, stored_scale
 from bnfold.passes.fold import Plan, Search
 from bnfold.passes.normalization import is_batch_norm, plain_affines, read_batch_norm
 from bnfold.passes.protocol import Preserves
@@ -26,10 +26,14 @@ from bnfold.passes.step import known_rank, stored_vector
 
 @dataclass(frozen=True)
 class FoldBatchNormOptions:
-    """`keep`: shell patterns of node names that stay. `lower`: a BatchNormalization that stays becomes Mul and Add."""
+    """`keep`: shell patterns of node names that stay. `lower`: a BatchNormalization that stays becomes Mul and Add.
+
+    `explain`: the name of a node; the decision on it then tells the walk.
+    """
 
     keep: tuple[str, ...] = ()
     lower: bool = False
+    explain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,20 +112,25 @@ class FoldBatchNorm:
         labels = [(original[id(node)], node.op_type) for node in run.batch_norms]
         if not labels and id(run.first.node) in original:
             labels = [(original[id(run.first.node)], run.op_types)]
+        asked = self.options.explain in [label for label, _ in labels]
+        walk: list[str] | None = [] if asked else None
         try:
-            rewrite = best_rewrite(run, graph, lower=self.options.lower)
+            rewrite = best_rewrite(run, graph, lower=self.options.lower, trace=walk)
         except Refused as refused:
-            return _kept(labels, graph, refused)
+            return _kept(labels, graph, refused, walk)
         target = rewrite.apply()
         return [
-            Decision(label, op_type, graph.scope, rewrite.action, target, detail=rewrite.detail)
+            Decision(label, op_type, graph.scope, rewrite.action, target, detail=rewrite.detail, walk=tuple(walk or ()))
             for label, op_type in labels
         ]
 
 
-def _kept(labels: list[tuple[str, str]], graph: Graph, refused: Refused) -> list[Decision]:
+def _kept(
+    labels: list[tuple[str, str]], graph: Graph, refused: Refused, walk: Sequence[str] | None = None
+) -> list[Decision]:
+    told = tuple(walk or ())
     return [
-        Decision(label, op_type, graph.scope, Action.KEPT, reason=refused.reason, detail=refused.detail)
+        Decision(label, op_type, graph.scope, Action.KEPT, reason=refused.reason, detail=refused.detail, walk=told)
         for label, op_type in labels
     ]
 
@@ -135,15 +144,15 @@ def best_rewrite(run: Run, graph: Graph, *, lower: bool = False, trace: list[str
     Raises `Refused` with the reason of the nearest miss where there is none. Nothing is edited before `apply`.
     """
     misses: list[Refused] = []
-    for find in (_into_producers, _into_consumers, _scale_into_producers, _scale_into_consumers, _merged):
+    for find, heading in _WAYS.items():
         if trace is not None:
-            trace.append(f"{find.__name__.strip('_').replace('_', ' ')}:")
+            trace.append(heading)
         try:
             return find(run, graph, trace)
         except Refused as refused:
             misses.append(refused)
             if trace is not None:
-                trace.append(f"  stopped: {refused.reason.sentence} ({refused})")
+                trace.append(f"  stopped: {refused.reason.sentence} [{refused}]")
     if lower and run.batch_norms:
         return _lowered(run, graph)
     raise _nearest_miss(*misses[:2])
@@ -264,7 +273,7 @@ def _operators(run: Run, affine: ChannelAffine, graph: Graph) -> list[tuple[str,
     dtype = _data_dtype(run, graph)
     operators = []
     if affine.has_scale:
-        operators.append(("Mul", stored_vector(as_constant(affine.scale, affine.axis, rank), dtype)))
+        operators.append(("Mul", stored_scale(as_constant(affine.scale, affine.axis, rank), dtype)))
     if affine.has_shift:
         operators.append(("Add", stored_vector(as_constant(affine.shift, affine.axis, rank), dtype)))
     return operators
@@ -297,8 +306,7 @@ def _merged(run: Run, graph: Graph, _trace: list[str] | None) -> Rewrite:
 
 def _merged_into_batch_norm(run: Run, graph: Graph) -> Rewrite:
     survivor = next(member for member in run.members if is_batch_norm(member.node))
-    scale, bias = read_batch_norm(survivor.node, graph).parameters_for(run.affine)
-    new = (stored_vector(scale.exact(), scale.dtype), stored_vector(bias.exact(), bias.dtype))
+    new = checked_parameters(read_batch_norm(survivor.node, graph), run.affine)
     position = run.members.index(survivor)
     before, behind = run.members[:position], run.members[position + 1 :]
     if before and not graph.can_bypass(before[-1].node, before[-1].data, toward_producer=False):
@@ -341,3 +349,13 @@ def _saved(run: Run, plan: Plan, graph: Graph) -> int:
 
 def _labels(plan: Plan, graph: Graph) -> tuple[str, ...]:
     return tuple(dict.fromkeys(graph.label(node) for node in plan.absorbers))
+
+
+# Every way a run may go, the best first.
+_WAYS: dict[Callable[[Run, Graph, list[str] | None], Rewrite], str] = {
+    _into_producers: "into the operators before it:",
+    _into_consumers: "into all operators behind it:",
+    _scale_into_producers: "its scale alone into the operators before it:",
+    _scale_into_consumers: "its scale alone into all operators behind it:",
+    _merged: "merged with its neighbours:",
+}
