@@ -68,13 +68,13 @@ def collect_run(
 ) -> Run:
     """The run that starts at `node`. Raises `Refused` where `node` is no affine map.
 
-    It goes on while the next operator is the only one that reads the value and is a map on the same axis; operators
-    whose ids are in `seen` are left out. `known` maps, by the id
-    of the node, need not be read again.
+    It goes on while the next operator is the only one that reads the value and is a map on the same axis (that of a
+    BatchNormalization is 1, also of one with a single channel); operators whose ids are in `seen` are left out. `known`
+    maps, by the id of the node, need not be read again.
     """
     affine = None if graph.model.was_edited(node) else known.get(id(node))
     members = [read_affine(node, graph) if affine is None else AffineOp(node, 0, affine)]
-    affine = members[0].affine
+    affine, place = members[0].affine, _place(members[0])
     while True:
         value = members[-1].node.output[0]
         uses = graph.readers(value)
@@ -85,18 +85,21 @@ def collect_run(
             return Run(members)
         try:
             member = read_affine(follower, graph)
-            if member.data != uses[0].position or not _same_axis(affine, member.affine):
+            other = _place(member)
+            if member.data != uses[0].position or (place and other and place != other):
                 return Run(members)
+            place = place or other
             affine = affine.then(member.affine)
         except Refused:
             return Run(members)
         members.append(member)
 
 
-def _same_axis(affine: ChannelAffine, other: ChannelAffine) -> bool:
-    if affine.is_uniform or other.is_uniform:
-        return True
-    return affine.axis == other.axis and affine.channels == other.channels
+def _place(member: AffineOp) -> tuple[int, int] | None:
+    """The axis and the number of channels of a map; None for one number everywhere, which fits all."""
+    if is_batch_norm(member.node):
+        return 1, member.affine.channels
+    return None if member.affine.is_uniform else (member.affine.axis, member.affine.channels)
 
 
 def scales_a_computed_normalization(run: Run, graph: Graph) -> bool:
