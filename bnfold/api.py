@@ -108,7 +108,14 @@ def optimize(
         file = _read(model, strict=strict_external_data)
         edited = Model(file, assume_constant_initializers=assume_constant_initializers)
         before = _input_summary(edited, model)
-        passes = PassOptions(tuple(keep), lower, fold, freeze, keep_dropout, accept_initial_statistics)
+        passes = PassOptions(
+            tuple(keep),
+            lower,
+            fold,
+            freeze,
+            keep_dropout=keep_dropout,
+            accept_initial_statistics=accept_initial_statistics,
+        )
         decisions = run_passes(edited, default_passes(passes))
         _require_statistics(decisions, before, options, output)
 
@@ -157,10 +164,12 @@ def inspect(
     accept_initial_statistics: bool = False,
     assume_constant_initializers: bool = False,
     strict_external_data: bool = False,
+    explain: str | None = None,
 ) -> Inspection:
     """List every normalization of `model`, and what `optimize` with the same options would do with it and why.
 
-    Nothing is written and nothing is run; `model` may be what `optimize` takes, and is not modified.
+    Nothing is written and nothing is run; `model` may be what `optimize` takes, and is not modified. `explain` names
+    one normalization: its decision then tells the walk, what was tried and where it stopped.
     """
     file = _read(model, strict=strict_external_data)
     edited = Model(file, assume_constant_initializers=assume_constant_initializers)
@@ -176,8 +185,11 @@ def inspect(
         freeze=freeze,
         keep_dropout=keep_dropout,
         accept_initial_statistics=accept_initial_statistics,
+        explain=explain,
     )
     decisions = run_passes(edited, default_passes(passes))
+    if explain is not None and not any(decision.walk for decision in decisions):
+        raise UsageError(f"no walk to explain: {explain!r} is no normalization that could be folded in this model")
     infos = [_info(decision, found[decision.scope, decision.node]) for decision in decisions]
     return Inspection(summary, tuple(infos))
 
@@ -201,6 +213,8 @@ def verify(
     from bnfold import equivalence
 
     options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers)
+    for model in (reference, candidate):
+        Model(_read(model, strict=False))  # raises where the structure is not sound
     return equivalence.verify(_source(reference), _source(candidate), options)
 
 

@@ -17,6 +17,7 @@ class Action(StrEnum):
     MERGED = "merged"
     SUBSTITUTED = "substituted"
     REMOVED = "removed"
+    RECALIBRATED = "recalibrated"
     LOWERED = "lowered"
     KEPT = "kept"
 
@@ -138,7 +139,8 @@ class Decision:
     """What became of one normalization.
 
     `node` is the node's name, or its first output where it has none (`label` of the graph room), `scope` the path of
-    the scope that holds it ("" for the main graph), `target` the nodes whose parameters took it up.
+    the scope that holds it ("" for the main graph), `target` the nodes whose parameters took it up. `walk` tells line
+    by line what was tried and where it stopped, where somebody asked for that.
     """
 
     node: str
@@ -148,6 +150,7 @@ class Decision:
     target: tuple[str, ...] = ()
     reason: Reason | None = None
     detail: str = ""
+    walk: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as the JSON report writes it."""
@@ -159,4 +162,4 @@ class Decision:
             "target": list(self.target),
             "reason": None if self.reason is None else {"code": self.reason.code, "sentence": self.reason.sentence},
             "detail": self.detail,
-        }
+        } | ({"walk": list(self.walk)} if self.walk else {})

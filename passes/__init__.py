@@ -9,6 +9,7 @@ from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.passes.freeze_batch_norm import FreezeBatchNorm, FreezeBatchNormOptions
 from bnfold.passes.options import PassOptions
 from bnfold.passes.protocol import Pass, Preserves
+from bnfold.passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateBatchNormOptions
 
 __all__ = [
     "FoldBatchNorm",
@@ -18,6 +19,8 @@ __all__ = [
     "Pass",
     "PassOptions",
     "Preserves",
+    "RecalibrateBatchNorm",
+    "RecalibrateBatchNormOptions",
     "default_passes",
 ]
 
@@ -35,11 +38,17 @@ def _freeze(options: PassOptions) -> Pass | None:
 
 
 def _fold(options: PassOptions) -> Pass | None:
-    return FoldBatchNorm(FoldBatchNormOptions(keep=options.keep, lower=options.lower)) if options.fold else None
+    if not options.fold:
+        return None
+    return FoldBatchNorm(FoldBatchNormOptions(keep=options.keep, lower=options.lower, explain=options.explain))
+
+
+def _recalibrate(options: PassOptions) -> Pass | None:
+    return RecalibrateBatchNorm(RecalibrateBatchNormOptions(options.statistics)) if options.statistics else None
 
 
 # In the order in which they run; None where the options do not ask for a pass.
-ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (_freeze, _fold)
+ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (_recalibrate, _freeze, _fold)
 
 
 def default_passes(options: PassOptions | None = None) -> list[Pass]:

@@ -5,7 +5,7 @@ tables say which (`affine_ops`, `linear_ops`, `carriers`). What is left of a run
 possible; what stays is kept with the reason of the nearest miss.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
@@ -162,7 +162,15 @@ def _nearest_miss(up: Refused, down: Refused) -> Refused:
     """Where the map came closest to a place: before it, unless there is nothing before it."""
     nothing_there = (Reason.GRAPH_INPUT, Reason.NO_PRODUCER)
     nearest = down if up.reason in nothing_there and down.reason not in _NOWHERE else up
-    return Refused(nearest.reason, f"toward the producer: {up}; toward the consumers: {down}")
+    places = [("before it", up), ("behind it", down)]
+    return Refused(nearest.reason, "; ".join(f"{place}: {_told(miss, nearest)}" for place, miss in places))
+
+
+def _told(miss: Refused, nearest: Refused) -> str:
+    """The detail of a miss, with its code where that is another one than the decision's."""
+    if miss.reason is nearest.reason:
+        return miss.detail or "the same"
+    return f"{miss.detail} ({miss.reason.code})" if miss.detail else miss.reason.code
 
 
 _NOWHERE = (Reason.VALUE_IS_OUTPUT, Reason.NO_CONSUMER)

@@ -1,13 +1,17 @@
 """What a user may ask of the passes as a whole; each pass has options of its own, made from these."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bnfold.statistics import Statistics
 
 
 @dataclass(frozen=True)
 class PassOptions:
     """`keep`: shell patterns of node names that stay. `lower`: BatchNormalizations that stay become Mul and Add.
 
-    `fold`, `freeze`: which passes run. `keep_dropout`: Dropout in training mode goes on dropping.
+    `explain`: the name of a node whose walk is to be told.
+    `fold`, `freeze`: which passes run. `statistics`: new ones, by scope and label. `keep_dropout`: Dropout in training mode goes on dropping.
     `accept_initial_statistics`: statistics that were never updated are frozen too.
     """
 
@@ -15,5 +19,7 @@ class PassOptions:
     lower: bool = False
     fold: bool = True
     freeze: bool = False
+    statistics: Mapping[tuple[str, str], Statistics] = field(default_factory=dict)
     keep_dropout: bool = False
     accept_initial_statistics: bool = False
+    explain: str | None = None

@@ -28,6 +28,11 @@ from bnfold.errors import BnfoldError, UsageError
     callback=known_codes,
     help="Exit with 1 where a normalization has this diagnosis, or would be kept for this reason. Repeatable.",
 )
+@click.option(
+    "--explain",
+    metavar="NODE",
+    help="Tell the walk of this normalization: what was tried and where it stopped.",
+)
 @freeze_options
 @rewrite_options
 @external_data_option

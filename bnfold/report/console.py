@@ -121,6 +121,7 @@ def _described(info: NormalizationInfo) -> Iterable[str]:
         yield f"  epsilon {info.epsilon:.6g}{momentum}"
     yield f"  fed by {one_line(info.fed_by)}"
     yield f"  would be {info.decision.action.value}{_outcome(info.decision)}"
+    yield from (f"    {'  ' * line.startswith('  ')}{one_line(line)}" for line in info.decision.walk)
     for found in info.diagnoses:
         yield f"  {found.code}{f': {one_line(found.detail)}' if found.detail else ''}"
 
