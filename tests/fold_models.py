@@ -31,7 +31,7 @@ _CHOICE = re.compile(r"/([^/|]*)\|([^/|]*)/")
 INPUTS: Mapping[str, str] = {
     "x": "float[N,3,6,7]",
     "x2": "float[N,3,6,7]",
-    "flag": "bool[]",
+    "flag": "bool",
     "loose4": "float[4]",
     "loose_w": "float[4,3,3,3]",
 }
@@ -140,6 +140,8 @@ def build(
     for name in outputs:
         model.graph.output.append(helper.make_empty_tensor_value_info(name))
     inferred = {value.name: value.type for value in onnx.shape_inference.infer_shapes(model).graph.output}
+    for tensor in body.initializer:
+        inferred[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
     for value in model.graph.output:
         found = inferred[value.name]
         value.type.CopyFrom(found if found.tensor_type.elem_type else TypeProto(tensor_type={"elem_type": 1}))

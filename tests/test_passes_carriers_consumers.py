@@ -20,8 +20,8 @@ _INPUTS = {
     "row": "float[N,1,6,7]",
     "two": "float[N,2,6,7]",
     "tokens": "float[N,4,9]",
-    "late": "bool[]",
-    "loose_number": "float[]",
+    "late": "bool",
+    "loose_number": "float",
     "narrow": "float[N,4,6,1]",
 }
 

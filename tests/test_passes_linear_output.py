@@ -17,7 +17,7 @@ _INPUTS = {
     "tokens": "float[N,4,5]",
     "many": "float[N,2,4,5]",
     "columns": "float[N,5,7]",
-    "loose_scalar": "float[]",
+    "loose_scalar": "float",
     "loose5x4": "float[5,4]",
     "loose_t": "float[3,4,3,2]",
     "lone": "float[N,1,5]",
