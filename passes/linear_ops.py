@@ -120,12 +120,14 @@ def _with_gemm_bias(
 
 def output_matmul(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """A constant right operand [..., K, N] has the map on the last axis of the output, a left one [..., M, K] on the
-    last but one. MatMul has no bias: a shift needs an Add behind it.
+    last but one, or on the last where it meets a vector. MatMul has no bias: a shift needs an Add behind it.
     """
     index, weight = _matmul_weight(node, graph)
-    rank = known_rank(graph, node.output[0]) if not affine.is_uniform or affine.has_shift else 2
+    placed = not affine.is_uniform or affine.has_shift
+    rank = known_rank(graph, node.output[0]) if placed else 2
     own = len(weight.shape) - (1 if index == 1 else 2)
-    axis = rank - (1 if index == 1 else 2)
+    last = index == 1 or (placed and known_rank(graph, node.input[1]) == 1)
+    axis = rank - (1 if last else 2)
     require_axis(affine, axis, node, graph)
     affine = _fitted(affine, weight.shape[own], node, graph)
     scaled = weight.scaled(affine, affine.scale, (own,))

@@ -143,3 +143,32 @@ def test_a_sum_with_a_constant_takes_a_shift_as_it_is(operands: str) -> None:
         y = Conv(o, w)
     }}"""
     judged(build(text, {"s": numbers(3, 1), "w": numbers(4, 3, 1), **batch_norm(3)}), folded=1)
+
+
+VECTORS = {
+    "a shift that is one number": """g (float[3] x) => (float[4,1] y) {
+        d = MatMul(w, x)
+        r = Reshape(d, column)
+        y = BatchNormalization(r, g, h, m, v)
+    }""",
+    "as many matrices as rows": """g (float[3] x) => (float[4,4] y) {
+        d = MatMul(stack, x)
+        a = Mul(d, k)
+        y = Add(a, k)
+    }""",
+    "the rows of a matrix": """g (float[3] x) => (float[4] y) {
+        d = MatMul(w, x)
+        a = Mul(d, k)
+        b = Sub(a, k)
+        y = Div(b, k)
+    }""",
+}
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_a_matrix_times_a_vector_has_its_rows_on_the_last_axis(name: str) -> None:
+    constants = {"w": numbers(4, 3), "stack": numbers(4, 4, 3), "k": numbers(4)}
+    constants |= {"column": np.asarray([4, 1], np.int64), **batch_norm(1)}
+    text = VECTORS[name]
+    used = {key: values for key, values in constants.items() if f"{key}," in text or f"{key})" in text}
+    judged(build(text, used), folded=1)
