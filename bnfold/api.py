@@ -15,14 +15,14 @@ from onnx import ModelProto, NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import ModelError, StatisticsError, UsageError, VerificationError
-from bnfold.graph import Graph, Model
+from bnfold.graph import Graph, Model, every_node
 from bnfold.onnxfile import Layout, OnnxFile, Publication, read, to_proto
 from bnfold.passes import PassOptions, default_passes
 from bnfold.passes.affine_ops import is_affine_op
 from bnfold.passes.classification import Kind, classify, find_disguise, is_dropout, is_in_train_mode
 from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Description, Mode, describe, is_batch_norm
-from bnfold.pipeline import run_passes
+from bnfold.pipeline import run_on
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo, Report
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def optimize(
     how = _verify_options(seed, input_shapes, inputs, rtol, atol, providers) if verify else None
     with _destination(None if dry_run else output) as publication:
         file = _read(model, strict=strict_external_data)
-        edited = Model(file, assume_constant_initializers=assume_constant_initializers)
-        before = _input_summary(edited, model)
+        before = _input_summary(file, model)
         passes = PassOptions(
             tuple(keep),
             lower,
@@ -116,7 +115,10 @@ def optimize(
             keep_dropout=keep_dropout,
             accept_initial_statistics=accept_initial_statistics,
         )
-        decisions = run_passes(edited, default_passes(passes))
+        edited, decisions = run_on(
+            file, default_passes(passes), assume_constant_initializers=assume_constant_initializers
+        )
+        file = edited.file
         _require_statistics(decisions, before, options, output)
 
         written = publication.write(file, untouched=not edited.modified, layout=layout)
@@ -132,7 +134,7 @@ def optimize(
             exit_code=0 if accepted else 1,
             decisions=decisions,
             input=before,
-            output=_summary(edited, None if output is None else os.fspath(output), written.sha256, nbytes),
+            output=_summary(file.proto, None if output is None else os.fspath(output), written.sha256, nbytes),
             published=os.fspath(output) if publish and output is not None else None,
             verification=None if verification is None else verification.to_dict(),
             explanation=_explanation(verification, verify=verify),
@@ -172,13 +174,15 @@ def inspect(
     one normalization: its decision then tells the walk, what was tried and where it stopped.
     """
     file = _read(model, strict=strict_external_data)
-    edited = Model(file, assume_constant_initializers=assume_constant_initializers)
-    summary = _input_summary(edited, model)
+    summary = _input_summary(file, model)
     found = {}
-    for graph in edited.graphs:
-        for node in graph.nodes():
-            if is_affine_op(node) or is_dropout(node):
-                found[graph.scope, graph.label(node)] = _looked_at(node, graph)
+
+    def look(edited: Model) -> None:
+        for graph in edited.graphs:
+            for node in graph.nodes():
+                if is_affine_op(node) or is_dropout(node):
+                    found[graph.scope, graph.label(node)] = _looked_at(node, graph)
+
     passes = PassOptions(
         tuple(keep),
         lower,
@@ -187,7 +191,9 @@ def inspect(
         accept_initial_statistics=accept_initial_statistics,
         explain=explain,
     )
-    decisions = run_passes(edited, default_passes(passes))
+    _, decisions = run_on(
+        file, default_passes(passes), assume_constant_initializers=assume_constant_initializers, look=look
+    )
     if explain is not None and not any(decision.walk for decision in decisions):
         raise UsageError(f"no walk to explain: {explain!r} is no normalization that could be folded in this model")
     infos = [_info(decision, found[decision.scope, decision.node]) for decision in decisions]
@@ -381,23 +387,26 @@ def _failure(report: Report, output: str | os.PathLike[str] | None, *, dry_run: 
 # ---------------------------------------------------------------------- summaries
 
 
-def _summary(model: Model, path: str | None, sha256: str, nbytes: int) -> ModelSummary:
-    nodes = [node for graph in model.graphs for node in graph.nodes()]
+def _summary(proto: ModelProto, path: str | None, sha256: str, nbytes: int) -> ModelSummary:
+    nodes = batch_normalizations = 0
+    for node in every_node(proto):
+        nodes += 1
+        batch_normalizations += is_batch_norm(node)
+    versions = {opset.domain: opset.version for opset in proto.opset_import}
     return ModelSummary(
         path=path,
         sha256=sha256,
         nbytes=nbytes,
-        nodes=len(nodes),
-        batch_normalizations=sum(is_batch_norm(node) for node in nodes),
-        opset=model.opset(None),
-        ir_version=model.proto.ir_version,
+        nodes=nodes,
+        batch_normalizations=batch_normalizations,
+        opset=versions.get("", versions.get("ai.onnx", 1)),
+        ir_version=proto.ir_version,
     )
 
 
-def _input_summary(model: Model, source: AnyModel) -> ModelSummary:
-    file = model.file
+def _input_summary(file: OnnxFile, source: AnyModel) -> ModelSummary:
     nbytes = file.nbytes + sum(data.nbytes for data in file.data_files)
-    return _summary(model, os.fspath(source) if _is_path(source) else None, file.sha256(), nbytes)
+    return _summary(file.proto, os.fspath(source) if _is_path(source) else None, file.sha256(), nbytes)
 
 
 def _fed_by(description: Description, graph: Graph) -> str:

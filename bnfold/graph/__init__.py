@@ -6,7 +6,8 @@ and record what changed.
 
 from bnfold.graph.attributes import attribute, number, numbers, text
 from bnfold.graph.collector import paused_collector
-from bnfold.graph.graph import Graph, Use
+from bnfold.graph.graph import Graph, Use, every_node
+from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
 
@@ -19,6 +20,8 @@ __all__ = [
     "TensorPayload",
     "Use",
     "attribute",
+    "every_node",
+    "inlined",
     "number",
     "numbers",
     "paused_collector",
