@@ -14,11 +14,14 @@ REPOSITORY = Path(__file__).parents[1]
 LAYERS = {
     "errors": 0,
     "decisions": 0,
+    "signals": 0,
     "onnxfile": 1,
+    "statistics": 1,
     "graph": 2,
     "passes": 3,
     "equivalence": 3,
     "pipeline": 4,
+    "recalibration": 4,
     "report": 4,
     "api": 5,
     "cli": 6,
@@ -28,14 +31,17 @@ LAYERS = {
 # The packages a room may import outside the standard library: when it is imported, and inside functions only.
 AT_IMPORT: dict[str, set[str]] = {
     "onnxfile": {"numpy", "onnx", "google"},
+    "statistics": {"numpy"},
     "graph": {"numpy", "onnx", "google", "ml_dtypes"},
     "passes": {"numpy", "onnx"},
     "equivalence": {"numpy", "onnx", "google", "ml_dtypes"},
     "pipeline": {"onnx"},
+    "recalibration": {"numpy", "onnx"},
     "api": {"numpy", "onnx"},
     "cli": {"click"},
 }
 WHEN_CALLED: dict[str, set[str]] = {
+    "recalibration": {"PIL"},
     "equivalence": {"onnxruntime", "torch"},
     "pipeline": {"onnx_graphsurgeon"},
     "api": {"onnx_graphsurgeon"},

@@ -1,7 +1,6 @@
 """Whether two models compute the same: feeds, sessions, measurements, tolerances, proofs and the verdict."""
 
 from bnfold.equivalence.attribution import Attribution, attribute
-from bnfold.equivalence.evaluation import Statistics
 from bnfold.equivalence.frozen import FrozenVerification, verify_frozen
 from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
 from bnfold.equivalence.noise import Noise
@@ -9,6 +8,7 @@ from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
 from bnfold.equivalence.providers import PROVIDERS, Placement, Precision
 from bnfold.equivalence.rejudge import judge_again
 from bnfold.equivalence.signature import Source
+from bnfold.equivalence.taps import tap
 from bnfold.equivalence.tolerance import Judgement, Limits, Rule, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
 from bnfold.equivalence.verification import Verdict, Verification, VerifyOptions, verify
@@ -30,7 +30,6 @@ __all__ = [
     "Rule",
     "Source",
     "Standing",
-    "Statistics",
     "Tolerance",
     "Verdict",
     "Verification",
@@ -40,6 +39,7 @@ __all__ = [
     "judge_again",
     "measure",
     "prove",
+    "tap",
     "verify",
     "verify_frozen",
 ]

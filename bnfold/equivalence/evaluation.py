@@ -7,22 +7,13 @@ of the batch are really meant, they are computed by operators of their own.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from bnfold.equivalence.training import Place, Scope, drops, is_batch_norm, scopes, trains
-
-
-@dataclass(frozen=True, eq=False)
-class Statistics:
-    """The mean and (population) variance a BatchNormalization is to use: float64 of shape [C] each."""
-
-    mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
+from bnfold.statistics import Statistics
 
 
 def evaluate_in_place(
@@ -57,6 +48,15 @@ def make_runnable(model: ModelProto) -> None:
             if drops(node, scope):
                 _let_through(node, scope.opset)
             elif is_batch_norm(node) and trains(node, scope.opset):
+                _write_out(node, scope)
+
+
+def use_batch_in_place(model: ModelProto, places: Collection[Place]) -> None:
+    """Let the normalizations at `places` use the statistics of the batch, whatever mode they are in."""
+    chosen = set(places)
+    for scope in list(scopes(model)):
+        for node in list(scope.body.node):
+            if is_batch_norm(node) and scope.place(node) in chosen:
                 _write_out(node, scope)
 
 

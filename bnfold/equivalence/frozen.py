@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from onnx import ModelProto
 
-from bnfold.equivalence.evaluation import Statistics, evaluate_in_place, make_runnable
+from bnfold.equivalence.evaluation import evaluate_in_place, make_runnable
 from bnfold.equivalence.measurement import Measurement, Where, measure
 from bnfold.equivalence.reference_run import Answer, run_seeded_feeds, run_user_feeds
 from bnfold.equivalence.running import Setting, running
@@ -20,6 +20,7 @@ from bnfold.equivalence.signature import Source, signature_of
 from bnfold.equivalence.training import Place, has_training_nodes
 from bnfold.equivalence.verification import Verification, VerifyOptions, verify
 from bnfold.onnxfile import OnnxFile, Publication, read
+from bnfold.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,17 @@ def verify_frozen(
     if not has_training_nodes(original.proto) and not statistics:
         return FrozenVerification(verify(reference, candidate, options))
     with TemporaryDirectory(prefix="bnfold-evaluation-") as folder:
-        trained = _copied(original, Path(folder) / "training.onnx", make_runnable)
+        trained = copied(original, Path(folder) / "training.onnx", make_runnable)
 
         def evaluate(model: ModelProto) -> None:
             evaluate_in_place(model, stays=stays, statistics=statistics)
 
-        evaluated = _copied(original, Path(folder) / "evaluation.onnx", evaluate)
+        evaluated = copied(original, Path(folder) / "evaluation.onnx", evaluate)
         del original
         result = read(candidate)
         notes = ["The reference is the input model with evaluation semantics."]
         if has_training_nodes(result.proto):
-            candidate = _copied(result, Path(folder) / "candidate.onnx", make_runnable)
+            candidate = copied(result, Path(folder) / "candidate.onnx", make_runnable)
             notes.append(
                 "What stays in training mode was compared with the statistics of the batch computed by operators, "
                 "and with Dropout switched off."
@@ -108,8 +109,8 @@ def _distances(answer: Answer, session: Session) -> list[Measurement]:
     ]
 
 
-def _copied(file: OnnxFile, target: Path, edit: Callable[[ModelProto], None]) -> Path:
-    """`file` at `target`, edited; `file` itself stays as it is. Weights are copied as bytes."""
+def copied(file: OnnxFile, target: Path, edit: Callable[[ModelProto], None]) -> Path:
+    """A copy of `file` at `target`, edited by `edit`; `file` stays as it is. Weights are copied as bytes."""
     structure = file.proto.SerializeToString()
     try:
         edit(file.proto)

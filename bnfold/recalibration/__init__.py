@@ -1,0 +1,19 @@
+"""New statistics for BatchNormalization: from data that runs through the model, or from a file of weights."""
+
+from bnfold.recalibration.drift import Drift
+from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
+from bnfold.recalibration.sources import ImageOptions, data_source
+from bnfold.recalibration.targets import Target, targets_of
+
+__all__ = [
+    "Calibration",
+    "Drift",
+    "ImageOptions",
+    "Mode",
+    "RecalibrateOptions",
+    "Target",
+    "Weighting",
+    "calibrate",
+    "data_source",
+    "targets_of",
+]

@@ -1,0 +1,60 @@
+"""Sums of float64 vectors without any rounding, in memory that does not grow with what is added.
+
+Every finite double is an integer times 2^-1074. A sum is kept as limbs of 32 bits, each in an int64 with 31 bits of
+room for carries, so that up to 2^30 vectors can be added before anything could overflow. Exact sums are associative:
+the same parts in any order, and in any grouping, give the same bits.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BITS = 32
+_LOWEST = 1074  # the smallest double is 2^-1074
+_MANTISSA = 53
+_LIMBS = (_LOWEST + 1024) // _BITS + 3
+_MASK = np.int64((1 << _BITS) - 1)
+
+
+class ExactSum:
+    """The sum of vectors of shape [`size`]."""
+
+    def __init__(self, size: int) -> None:
+        self._limbs = np.zeros((_LIMBS, size), np.int64)
+        self._places = np.arange(size)
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Add a vector of finite numbers."""
+        mantissa, exponent = np.frexp(values)
+        digits = np.ldexp(mantissa, _MANTISSA).astype(np.int64)
+        sign, digits = np.sign(digits), np.abs(digits)
+        position = np.where(digits == 0, 0, exponent.astype(np.int64) - _MANTISSA + _LOWEST)
+        # Below the smallest normal number the mantissa ends in zeros, which would lie below the lowest bit.
+        digits >>= np.maximum(-position, 0)
+        limb, bit = np.divmod(np.maximum(position, 0), _BITS)
+        low = (digits & _MASK) << bit
+        high = (digits >> _BITS) << bit
+        for offset, part in ((0, low & _MASK), (1, (low >> _BITS) + (high & _MASK)), (2, high >> _BITS)):
+            self._limbs[limb + offset, self._places] += sign * part
+
+    def exact(self) -> list[Fraction]:
+        """The sums, exactly."""
+        scale = 1 << _LOWEST
+        columns = self._limbs.T.tolist()
+        used = [limb for limb in range(_LIMBS) if self._limbs[limb].any()]
+        return [Fraction(sum(column[limb] << (_BITS * limb) for limb in used), scale) for column in columns]
+
+
+def split_product(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """a b as an unevaluated sum of two doubles, exactly (T. J. Dekker, 1971), far from overflow and underflow."""
+    product = a * b
+    (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
+    error = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return product, error
+
+
+def _halves(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    shifted = values * 134217729.0  # 2^27 + 1
+    high = shifted - (shifted - values)
+    return high, values - high
