@@ -2,16 +2,20 @@
 
 import sys
 
+from bnfold.signals import farewell, listen
+
 
 def run() -> None:
     """Run the command line. Ctrl-C while that is still being imported is no traceback either."""
     try:
+        listen()
         from bnfold.cli import main
 
         main()
-    except KeyboardInterrupt:
-        sys.stderr.write("bnfold: interrupted\n")
-        sys.exit(130)  # as bnfold.cli.shell says later on
+    except KeyboardInterrupt as interrupt:
+        message, exit_code = farewell(interrupt)
+        sys.stderr.write(f"bnfold: {message}\n")
+        sys.exit(exit_code)  # as bnfold.cli.shell says later on
 
 
 if __name__ == "__main__":

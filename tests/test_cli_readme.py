@@ -7,9 +7,10 @@ import click
 
 from bnfold.cli import COMMANDS, main
 from bnfold.cli.optimize import command as optimize
-from bnfold.cli.shell import INTERNAL_ERROR, INTERRUPTED
+from bnfold.cli.shell import INTERNAL_ERROR
 from bnfold.decisions import Reason
 from bnfold.errors import BnfoldError
+from bnfold.signals import HUNG_UP, INTERRUPTED, TERMINATED
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -38,7 +39,7 @@ def test_every_exit_code_is_explained() -> None:
         return {error.exit_code}.union(*(codes(child) for child in error.__subclasses__()))
 
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", section("Exit codes"), re.MULTILINE)}
-    assert told == {0, INTERNAL_ERROR, INTERRUPTED} | codes(BnfoldError)
+    assert told == {0, INTERNAL_ERROR, HUNG_UP, INTERRUPTED, TERMINATED} | codes(BnfoldError)
     assert {int(code) for code in re.findall(r"^      ?(\d+) ", main.help or "", re.MULTILINE)} == told
 
 

@@ -35,5 +35,7 @@ def main() -> None:
       5    an execution provider is missing or was bypassed
       6    a limit on time or memory was reached
       70   a bug in bnfold
+      129  stopped by SIGHUP
       130  interrupted
+      143  stopped by SIGTERM
     """  # noqa: D301 - click marks text it must not wrap with a real backspace

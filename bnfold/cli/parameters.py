@@ -4,6 +4,7 @@ Plain functions that raise `click.BadParameter`: which option it was, click adds
 """
 
 import math
+import re
 from collections.abc import Sequence
 
 import click
@@ -41,6 +42,33 @@ def limit(text: str) -> float:
     if not (math.isfinite(number) and number >= 0):
         raise click.BadParameter(f"{text!r} is not a number from 0 up, like 1e-5")
     return number
+
+
+def seconds(text: str) -> float:
+    """A time: a number of seconds above 0, and not so large that it means no limit."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 1e9:
+        raise click.BadParameter(f"{text!r} is not a number of seconds, like 60")
+    return number
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+SMALLEST_MEMORY = 256 << 20
+"""Python, numpy, onnx and onnxruntime alone take half of it."""
+
+
+def size(text: str) -> int:
+    """A number of bytes, with a unit of powers of 1024: `500M`, `2G`, `1.5GiB`. At least `SMALLEST_MEMORY`."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if found is None or len(text) > 30:
+        raise click.BadParameter(f"{text!r} is not a size: write it like 500M or 2G")
+    nbytes = int(float(found[1]) * _UNITS[found[2].upper()])
+    if not SMALLEST_MEMORY <= nbytes < 1 << 62:
+        raise click.BadParameter(f"{text!r} is too little: the programs alone need 256M, or too much to be a limit")
+    return nbytes
 
 
 def one_shape_per_name(

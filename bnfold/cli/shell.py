@@ -5,16 +5,18 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
+from bnfold.cli.limits import with_limits
 from bnfold.errors import BnfoldError, OutputError, ResourceLimitError
+from bnfold.signals import farewell
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
-INTERRUPTED = 130
 
 
 class Shell(click.Group):
@@ -46,28 +48,32 @@ class Shell(click.Group):
         """The command of that name, imported now."""
         if cmd_name not in self._commands_in:
             return None
-        command: click.Command = import_module(self._commands_in[cmd_name]).command
-        return command
+        return with_limits(import_module(self._commands_in[cmd_name]).command, answered)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with the exit code of whatever it raises."""
         _escape_what_cannot_be_encoded()
-        try:
-            return super().invoke(ctx)
-        except BnfoldError as error:
-            fail(ctx, str(error), error.exit_code)
-        except KeyboardInterrupt:
-            fail(ctx, "interrupted", INTERRUPTED)
-        except MemoryError:
-            fail(ctx, "out of memory: free some, or use a machine that has more", ResourceLimitError.exit_code)
-        except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
-            raise
-        except OSError as error:
-            where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-            fail(ctx, f"{where}{error.strerror or error}", OutputError.exit_code)
-        except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a user who did not ask for it
-            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            fail(ctx, f"this is a bug in bnfold, please report it with the output of -vv: {what}", INTERNAL_ERROR)
+        return answered(ctx, partial(super().invoke, ctx))
+
+
+def answered(ctx: click.Context, work: Callable[[], Any]) -> Any:
+    """Do `work`; whatever it raises becomes one line on standard error and an exit code."""
+    try:
+        return work()
+    except BnfoldError as error:
+        fail(ctx, str(error), error.exit_code)
+    except KeyboardInterrupt as interrupt:
+        fail(ctx, *farewell(interrupt))
+    except MemoryError:
+        fail(ctx, "out of memory: allow more, or use a machine that has more", ResourceLimitError.exit_code)
+    except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):
+        raise
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        fail(ctx, f"{where}{error.strerror or error}", OutputError.exit_code)
+    except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a user who did not ask for it
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        fail(ctx, f"this is a bug in bnfold, please report it with the output of -vv: {what}", INTERNAL_ERROR)
 
 
 def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:

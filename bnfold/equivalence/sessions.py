@@ -6,9 +6,13 @@ sentence in `RunFailed`.
 
 import ctypes
 import re
-from collections.abc import Iterator, Mapping
+import resource
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +26,7 @@ from bnfold.errors import BnfoldError
 Outputs = dict[str, Array]
 _FATAL = 4
 _LONGEST_REASON = 300
+_ALLOCATION = re.compile(r"bad.?alloc|failed to allocate memory", re.IGNORECASE)
 # Types that onnxruntime does not hand over as numpy arrays, by its own name for them.
 _FOREIGN = {
     "tensor(bfloat16)": TensorProto.BFLOAT16,
@@ -52,6 +57,7 @@ def runtime() -> Any:
             "onnxruntime, which verification needs, is not installed: pip install 'bnfold[cpu]' "
             "(or 'bnfold[gpu]'), or pass --no-verify."
         ) from error
+    onnxruntime.disable_telemetry_events()  # where it has any, nobody asked for them
     return onnxruntime
 
 
@@ -89,11 +95,12 @@ class Session:
             if self._by_value:
                 onnxruntime = runtime()
                 values = {name: _to_value(onnxruntime, array) for name, array in feed.items()}
-                results = [_from_value(value) for value in self._session.run_with_ort_values(names, values)]
+                found = _interruptibly(partial(self._session.run_with_ort_values, names, values))
+                results = [_from_value(value) for value in found]
             else:
-                results = self._session.run(names, feed)
+                results = _interruptibly(partial(self._session.run, names, feed))
         except Exception as error:  # onnxruntime's exceptions share no other base class
-            raise RunFailed(reason(error)) from error
+            raise _failed(error) from error
         return dict(pair for name, result in zip(names, results, strict=True) for pair in _flat(name, result))
 
 
@@ -108,13 +115,48 @@ def opened(source: Source, options: Any, providers: list[Any] | None = None) -> 
     try:
         raw = onnxruntime.InferenceSession(model, options, **({"providers": providers} if providers else {}))
     except Exception as error:  # onnxruntime's exceptions share no other base class
-        raise RunFailed(reason(error)) from error
+        raise _failed(error) from error
     session = Session(raw)
     del raw
     try:
         yield session
     finally:
         session.__dict__.clear()
+
+
+def _interruptibly(run: Callable[[Any], Any]) -> Any:
+    """`run(run_options)` in a thread of its own, since no signal handler runs while the main thread is in native code.
+
+    A model can run without end (a Loop that never stops); Ctrl-C then ends the run at its next node.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return run(None)
+    options = runtime().RunOptions()
+    outcome: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(run(options))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=work, name="bnfold-run")
+    thread.start()
+    try:
+        return outcome.result()
+    except KeyboardInterrupt:
+        options.terminate = True
+        raise
+    finally:
+        thread.join()
+
+
+def _failed(error: Exception) -> RunFailed:
+    """What to raise for an exception of onnxruntime. Raises MemoryError where the process may use only so much."""
+    limited = resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+    if limited and (isinstance(error, MemoryError) or _ALLOCATION.search(str(error))):
+        raise MemoryError from error
+    return RunFailed(reason(error))
 
 
 def reason(error: Exception) -> str:
