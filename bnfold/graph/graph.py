@@ -206,13 +206,14 @@ class Graph:
         return None if home is None else self.model.value_type(home, value)
 
     def names(self) -> Iterator[str]:
-        """Every name in use in this scope, of values and of nodes."""
+        """Every name in use in this scope, of values and of nodes, and those that the file describes the type of."""
         yield from self._inputs
         yield from self._outputs
         yield from self._initializers
         yield from self._sparse
         yield from self._producers
         yield from (node.name for node in self._nodes.values())
+        yield from (value.name for value in self.body.value_info)
 
     def label(self, node: NodeProto) -> str:
         """How people may call `node`: its name, or its first output where it has none."""
@@ -306,7 +307,8 @@ class Graph:
         graph = self.model.owner(node)
         for output in node.output[keep:]:
             if output:
-                assert not (graph.consumers(output) or graph.is_output(output)), output
+                assert not graph.consumers(output), output
+                assert not graph.is_output(output), output
                 del graph._producers[output]
                 self.model.forget_value_info(graph, output)
         del node.output[keep:]
@@ -455,19 +457,24 @@ class Graph:
             self._collect(later, ordered)
 
     def _replace_constant(self, value: str, tensor: Tensor) -> bool:
-        """Give `value` new contents in place if it has one reader and is stored plainly; whether it was done."""
+        """Give `value` new contents in place; whether it was done.
+
+        It has to have one reader and the same shape, since the file may say its shape elsewhere, and be stored plainly.
+        """
         home = self.resolve(value)
         if home is None or len(home._uses.get(value, ())) != 1 or value in home._outputs:
             return False
         proto = home._initializers.get(value)
         if proto is not None:
-            if value in home._input_set and (not home.model.lists_initializers or _dims(proto) != tensor.shape):
+            if value in home._input_set and not home.model.lists_initializers:
                 return False
         else:
             node = home._producers.get(value)
             if node is None or node.op_type != "Constant" or [a.name for a in node.attribute] != ["value"]:
                 return False
             proto = node.attribute[0].t
+        if _dims(proto) != tensor.shape:
+            return False
         home._store(proto, tensor)
         home._constants[value] = tensor
         return True
@@ -526,6 +533,9 @@ class Graph:
                     gone.add(value)
             elif node is not None and self._unread(node) and self.constant(value) is not None:
                 self.remove(node)
+                self.model.forget_value_info(self, value)
+        for value in gone:
+            self.model.forget_value_info(self, value)
         if gone:
             assert isinstance(self.body, GraphProto)
             _keep(self.body.initializer, lambda tensor: tensor.name not in gone)
