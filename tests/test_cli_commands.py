@@ -103,7 +103,7 @@ DEFAULTS = {
     "freeze": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT,
-    "inspect": DEFAULT_REWRITES | DEFAULT_FREEZING,
+    "inspect": DEFAULT_REWRITES | DEFAULT_FREEZING | {"explain": None},
     "verify": DEFAULT_FEEDS,
 }
 ARGUMENTS = {
@@ -153,6 +153,7 @@ OPTIMIZE_OPTIONS = [
     + [("optimize", ["--no-freeze"], {"freeze": False})]
     + [("freeze", *row) for row in FEED_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
     + [("inspect", *row) for row in REWRITE_OPTIONS + FREEZE_OPTIONS]
+    + [("inspect", ["--explain", "bn"], {"explain": "bn"})]
     + [("verify", *row) for row in FEED_OPTIONS],
 )
 def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str], changes: dict[str, Any]) -> None:
