@@ -5,11 +5,12 @@
 
 from collections.abc import Callable
 
+from bnfold.passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateBatchNormOptions
+
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.passes.freeze_batch_norm import FreezeBatchNorm, FreezeBatchNormOptions
 from bnfold.passes.options import PassOptions
 from bnfold.passes.protocol import Pass, Preserves
-from bnfold.passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateBatchNormOptions
 
 __all__ = [
     "FoldBatchNorm",

@@ -83,23 +83,22 @@ class Search:
         if affine.is_identity:
             return Plan()
         value = reader.input[index]
-        known = self._refused.get((value, affine.has_shift))
-        if known is not None:
+        if self._refused and (known := self._refused.get((value, affine.has_shift))) is not None:
             raise known
         try:
-            return self._toward_producer(reader, index, affine)
+            return self._toward_producer(reader, index, value, affine)
         except Refused as refused:
             self._refused[value, affine.has_shift] = refused
             raise
 
-    def _toward_producer(self, reader: NodeProto, index: int, affine: ChannelAffine) -> Plan:
-        graph, value = self.graph.model.owner(reader), reader.input[index]
+    def _toward_producer(self, reader: NodeProto, index: int, value: str, affine: ChannelAffine) -> Plan:
+        graph = self.graph.model.owner(reader)
         constant = graph.constant(value)
         if constant is not None:
             return Plan([NewConstant(reader, index, _mapped(constant, affine))], absorbers=[reader])
         node = self._maker(graph, value, reader)
         handler = self._handler(TOWARD_PRODUCER, node, graph)
-        output = list(node.output).index(value)
+        output = node.output[:].index(value)
         home = graph.model.owner(node)
         return self._first_possible(node, home, handler(node, output, affine, home), toward_producer=True)
 

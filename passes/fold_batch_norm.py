@@ -6,9 +6,9 @@ possible; what stays is kept with the reason of the nearest miss.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from onnx import NodeProto
@@ -36,13 +36,12 @@ class FoldBatchNormOptions:
     explain: str | None = None
 
 
-@dataclass(frozen=True)
-class Rewrite:
+class Rewrite(NamedTuple):
     """One possible rewrite of a run: `nodes` operators fewer, done by `apply`, which returns where the map went."""
 
     action: Action
     nodes: int
-    apply: Callable[[], tuple[str, ...]] = field(repr=False)
+    apply: Callable[[], tuple[str, ...]]
     detail: str = ""
 
 
@@ -62,7 +61,9 @@ class FoldBatchNorm:
 
     def _rounds(self, model: Model) -> list[Decision]:
         decisions: dict[tuple[str, str], Decision] = {}
-        original = {id(node): graph.label(node) for graph in model.graphs for node in graph.nodes()}
+        original = {
+            id(node): graph.label(node) for graph in model.graphs for node in graph.nodes() if is_affine_op(node)
+        }
         while True:
             before = len(model.edits)
             for graph in model.graphs:
@@ -74,13 +75,15 @@ class FoldBatchNorm:
     def _scope(self, graph: Graph, original: Mapping[int, str]) -> list[Decision]:
         """One round over one scope. What the pass itself made is folded too, but is no normalization of the input.
 
-        `original` holds the labels of the nodes of the input, by id: an output may get another name on the way.
+        `original` holds the labels of the affine operators of the input, by id: an output may get another name on the
+        way.
         """
         decisions: list[Decision] = []
         seen: set[int] = set()
-        known = plain_affines(graph)
-        for node in graph.nodes():
-            if not is_affine_op(node) or id(node) in seen or not node.output:
+        candidates = [node for node in graph.nodes() if is_affine_op(node)]
+        known = plain_affines(candidates, graph)
+        for node in candidates:
+            if id(node) in seen or not node.output:
                 continue
             if is_batch_norm(node) and self._is_kept(node, original):
                 seen.add(id(node))
@@ -94,7 +97,7 @@ class FoldBatchNorm:
                 continue
             if not run.is_normalization or scales_a_computed_normalization(run, graph):
                 continue
-            seen.update(id(member) for member in run.nodes)
+            seen.update(map(id, run.nodes))
             decisions += self._decide(run, graph, original)
         return decisions
 
@@ -356,7 +359,7 @@ def _saved(run: Run, plan: Plan, graph: Graph) -> int:
 
 
 def _labels(plan: Plan, graph: Graph) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(graph.label(node) for node in plan.absorbers))
+    return tuple(dict.fromkeys([graph.label(node) for node in plan.absorbers]))
 
 
 # Every way a run may go, the best first.

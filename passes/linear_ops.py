@@ -4,8 +4,6 @@ At the output y -> k y + t scales the weights of each output channel and the bia
 weights of each input channel, and the shift becomes part of the bias: exact only where no zero padding is read.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
@@ -132,7 +130,7 @@ def output_matmul(node: NodeProto, _output: int, affine: ChannelAffine, graph: G
     affine = _fitted(affine, weight.shape[own], node, graph)
     scaled = weight.scaled(affine, affine.scale, (own,))
     add = stored_vector(as_constant(affine.shift, axis, rank), weight.dtype) if affine.has_shift else None
-    return [replace(scaled, add=add)]
+    return [scaled._replace(add=add)]
 
 
 def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Weight]:
@@ -251,7 +249,7 @@ def input_matmul(node: NodeProto, index: int, affine: ChannelAffine, graph: Grap
     axis = rank - (1 if index == 0 else 2)
     rest = ChannelAffine.of(np.ones(1), shift, axis)
     add = stored_vector(as_constant(shift, axis, rank), weight.dtype)
-    return [replace(scaled, passes_on=((0, rest),)), replace(scaled, add=add)]
+    return [scaled._replace(passes_on=((0, rest),)), scaled._replace(add=add)]
 
 
 def require_data_input(node: NodeProto, index: int, graph: Graph, *, data: int = 0) -> None:

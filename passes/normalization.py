@@ -3,6 +3,7 @@
 Sources: ONNX operator changelog, BatchNormalization-1, -6, -7, -9, -14, -15.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -146,39 +147,53 @@ def _has_more_channels(value: str, graph: Graph) -> bool:
     return isinstance(size, int) and size != 1
 
 
-def plain_affines(graph: Graph) -> dict[int, ChannelAffine]:
-    """The maps of all BatchNormalizations of `graph` at once, by the id of the node, where nothing is unusual.
+def plain_affines(nodes: Sequence[NodeProto], graph: Graph) -> dict[int, ChannelAffine]:
+    """The maps of the BatchNormalizations among `nodes` of `graph`, by the id of the node, where nothing is unusual.
 
     Every plain one (inference mode, four stored float32 vectors of one length, finite, positive variance) has the
     very numbers that `read_batch_norm` gives; one array operation serves thousands of them. The others are left out,
     and so are those of one channel, whose data needs a look.
     """
-    nodes = [node for node in graph.nodes() if is_batch_norm(node) and len(node.input) == 5 and len(node.output) == 1]
-    if len(nodes) < _WORTH_JOINING or graph.opset < 9:
+    epsilons = {id(node): _plain_epsilon(node) for node in nodes if is_batch_norm(node)}
+    plain = [node for node in nodes if epsilons.get(id(node)) is not None]
+    if len(plain) < _WORTH_JOINING or graph.opset < 9:
         return {}
-    nodes = [node for node in nodes if {a.name for a in node.attribute} <= {"epsilon", "momentum"}]
-    columns = [graph.joined_vectors([node.input[index] for node in nodes]) for index in range(1, 5)]
-    if any(column is None for column in columns):
+    _, *parameters = zip(*(node.input[:] for node in plain), strict=True)
+    joined = [graph.joined_vectors(values) for values in parameters]
+    if any(column is None for column in joined):
         return {}
-    (scale, sizes), (bias, *b), (mean, *m), (variance, *v) = (column for column in columns if column is not None)
-    if not nodes or 0 in sizes or not (b == m == v == [sizes]):
+    (scale, sizes), (bias, *b), (mean, *m), (variance, *v) = (column for column in joined if column is not None)
+    if 0 in sizes or not (b == m == v == [sizes]):
         return {}
-    epsilons = [number(node, "epsilon", DEFAULT_EPSILON) for node in nodes]
     with np.errstate(all="ignore"):
-        shifted = variance + np.repeat(epsilons, sizes)
+        shifted = variance + np.repeat([epsilons[id(node)] for node in plain], sizes)
         k = scale / np.sqrt(shifted)
         t = bias - mean * k
         sound = (shifted > 0) & np.isfinite(shifted) & np.isfinite(k) & np.isfinite(t)
-    ends = np.cumsum(sizes, dtype=np.int64)
-    starts = ends - np.asarray(sizes, dtype=np.int64)
-    found = np.logical_and.reduceat(sound, starts).tolist()
-    has_scale = np.logical_or.reduceat(k != 1, starts).tolist()
-    has_shift = np.logical_or.reduceat(t != 0, starts).tolist()
+    lengths = np.array(sizes, np.intp)
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    found = np.logical_and.reduceat(sound, starts)
+    scales, shifts = np.logical_or.reduceat(k != 1, starts), np.logical_or.reduceat(t != 0, starts)
+    columns = (array.tolist() for array in (starts, ends, found, scales, shifts))
     return {
-        id(node): ChannelAffine(k[start:end], t[start:end], 1, has_scale[i], has_shift[i])
-        for i, (node, start, end) in enumerate(zip(nodes, starts.tolist(), ends.tolist(), strict=True))
-        if found[i] and end - start > 1
+        id(node): ChannelAffine(k[start:end], t[start:end], 1, has_scale, has_shift)
+        for node, start, end, fine, has_scale, has_shift in zip(plain, *columns, strict=True)
+        if fine and end > start + 1
     }
+
+
+def _plain_epsilon(node: NodeProto) -> float | None:
+    """The epsilon of a BatchNormalization in inference mode; None where its form is unusual in any way."""
+    if len(node.input) != 5 or len(node.output) != 1:
+        return None
+    epsilon = DEFAULT_EPSILON
+    for attribute in node.attribute[:]:
+        if attribute.name == "epsilon" and not attribute.ref_attr_name:
+            epsilon = attribute.f
+        elif attribute.name != "momentum" and (attribute.name != "training_mode" or attribute.i):
+            return None
+    return epsilon
 
 
 def _parameter(node: NodeProto, index: int, graph: Graph) -> Tensor:

@@ -50,7 +50,7 @@ class Run:
     @property
     def is_normalization(self) -> bool:
         """Whether it holds a BatchNormalization or has one scale per channel."""
-        return any(is_batch_norm(m.node) or _scales_channels(m) for m in self.members)
+        return bool(self.batch_norms) or any(map(_scales_channels, self.members))
 
     @property
     def op_types(self) -> str:

@@ -5,7 +5,6 @@ It raises `Refused` with the reason where none is.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,9 @@ from bnfold.graph import FLOATS, Graph, Tensor
 from bnfold.passes.affine import ChannelAffine, all_finite
 
 Dims = tuple[int | str | None, ...]
+
+# What the sum of the squares of numbers that fit stays below; for float64 no more than that it is finite.
+_LARGEST_SQUARES = {dtype: limits.largest ** (1 if dtype == np.float64 else 2) for dtype, limits in FLOATS.items()}
 
 
 class NewConstant(NamedTuple):
@@ -35,8 +37,7 @@ class NewAttribute(NamedTuple):
     value: Any
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What becomes of one node so that its output (or input) is mapped, and what is left to its neighbours.
 
     `passes_on` holds (index, map) pairs: input indices where the walk goes toward the producers, output indices where
@@ -50,7 +51,7 @@ class Step:
 
     def also(self, constants: Iterable[NewConstant], attributes: Iterable[NewAttribute] = ()) -> "Step":
         """This step, and these changes too."""
-        return replace(self, constants=(*self.constants, *constants), attributes=(*self.attributes, *attributes))
+        return self._replace(constants=(*self.constants, *constants), attributes=(*self.attributes, *attributes))
 
 
 # (node, output or input index, map, graph) -> possible steps, the best first
@@ -80,7 +81,9 @@ def optional_constant_input(node: NodeProto, index: int, graph: Graph, reason: R
 
 def stored_vector(values: NDArray[np.float64], dtype: np.dtype) -> Tensor:
     """`values` as a tensor of `dtype`. Raises `Refused` where rounding makes one infinite."""
-    if not all_finite(values) or np.abs(values).max(initial=0.0) > FLOATS[dtype].largest:
+    flat = values.reshape(-1)
+    within = flat.dot(flat) <= _LARGEST_SQUARES[dtype]  # the quickest look, and enough for all but the largest numbers
+    if not within and (not all_finite(values) or np.abs(values).max(initial=0.0) > FLOATS[dtype].largest):
         raise Refused(Reason.WEIGHT_OVERFLOW, f"{np.abs(values).max():.4g} in {dtype}")
     return Tensor.of(values, dtype)
 

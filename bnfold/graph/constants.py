@@ -44,20 +44,21 @@ _REARRANGING = frozenset(
 
 def evaluate(graph: "Graph", node: NodeProto, output: str, depth: int) -> Tensor | None:
     """The value of `output` of `node` where it is the same in every run, else None."""
-    if node.domain not in ("", "ai.onnx") or depth > _DEEPEST or output != node.output[0]:
+    op_type = node.op_type
+    if op_type not in _SUPPORTED or node.domain not in ("", "ai.onnx"):
+        return None
+    if depth > _DEEPEST or output != node.output[0]:
         return None
     try:
-        if node.op_type == "Constant":
+        if op_type == "Constant":
             return _constant_node(graph, node)
-        if node.op_type == "CastLike":
+        if op_type == "CastLike":
             return _cast_like(graph, node, depth)
-        if node.op_type not in _SUPPORTED:
-            return None
         operands = [graph.constant_at(name, depth + 1) for name in node.input]
         known = [operand for operand in operands if operand is not None]
         if len(known) < len(operands) or not known:
             return None
-        return _EVALUATORS.get(node.op_type, _by_reference)(graph, node, known)
+        return _EVALUATORS.get(op_type, _by_reference)(graph, node, known)
     except Refused:
         return None
 
@@ -191,4 +192,4 @@ _EVALUATORS: dict[str, Callable[["Graph", NodeProto, list[Tensor]], Tensor | Non
     "Tile": _tile,
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
 }
-_SUPPORTED = frozenset(_EVALUATORS) | _REARRANGING
+_SUPPORTED = frozenset(_EVALUATORS) | _REARRANGING | {"Constant", "CastLike"}

@@ -58,7 +58,7 @@ class Model:
     def _enter(self, body: GraphProto | FunctionProto, parent: Graph | None, scope: str) -> Graph:
         graph = Graph(self, body, parent, scope)
         self.graphs.append(graph)
-        self._owners.update((id(node), graph) for node in graph.nodes())
+        self._owners.update(dict.fromkeys(map(id, graph.nodes()), graph))
         for node, name, nested in scopes(body):
             body_graph = self._enter(nested, graph, f"{scope}/{graph.label(node)}.{name}".lstrip("/"))
             self._bodies.setdefault(id(graph), []).append(body_graph)
@@ -91,7 +91,7 @@ class Model:
     def fresh_name(self, base: str) -> str:
         """`base`, or `base_1`, `base_2`, ... : the first that names no value and no node anywhere in the model."""
         if self._names is None:
-            self._names = {name for graph in self.graphs for name in graph.names()}
+            self._names = set().union(*(graph.names() for graph in self.graphs))
         name, count = base, 0
         while name in self._names:
             count += 1
@@ -155,9 +155,9 @@ class Model:
             for child, (_, _, nested) in zip(self._bodies[id(graph)], scopes(body), strict=True):
                 self._note_types(child, nested)
 
-    def forget_value_info(self, graph: Graph, value: str) -> None:
-        """Drop what the file says about a value that is gone, when the edits are finished."""
-        self._gone.setdefault(id(graph), set()).add(value)
+    def forget_value_info(self, graph: Graph, *values: str) -> None:
+        """Drop what the file says about values that are gone, when the edits are finished."""
+        self._gone.setdefault(id(graph), set()).update(values)
 
     def finish(self) -> None:
         """Write every edit into the protobuf: node order, dead constants, types of values that are gone.

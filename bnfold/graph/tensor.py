@@ -70,10 +70,10 @@ class Tensor:
         """The tensor of an initializer or attribute; `payload` holds its bytes where `proto` does not."""
         if isinstance(payload, TensorPayload):
             return payload.tensor
-        shape = tuple(proto.dims)
+        shape = tuple(proto.dims[:])
         dtype = _FLOAT_TYPES.get(proto.data_type)
-        if payload is None and dtype is not None and proto.raw_data:  # by far the most frequent kind
-            return cls(dtype, shape, np.frombuffer(proto.raw_data, _LITTLE[dtype]).reshape(shape))
+        if payload is None and dtype is not None and (raw := proto.raw_data):  # by far the most frequent kind
+            return cls(dtype, shape, np.ndarray(shape, _LITTLE[dtype], raw))
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
         if payload is None:
             return cls(dtype, shape, numpy_helper.to_array(proto))
@@ -135,14 +135,17 @@ class Tensor:
 
     def tobytes(self) -> bytes:
         """The stored form: little-endian, row-major."""
+        if self.dtype == np.float32 and not self.factors:
+            return self._values.astype("<f4").tobytes()
         return self._stored_block(()).astype(_LITTLE.get(self.dtype, self.dtype), copy=False).tobytes()
 
     def has_only_normals(self) -> bool:
         """Whether every element lies in the normal range of `dtype`, at one quick look; False for large tensors."""
         if self.factors or self._array is None or self.nbytes > _EAGER_BYTES or not self.size:
             return False
-        limits, sizes = FLOATS[self.dtype], np.abs(self._array)
-        return bool(limits.smallest_normal <= sizes.min() and sizes.max() <= limits.largest)
+        limits, sizes = FLOATS[self.dtype], np.abs(self._array).reshape(-1)
+        smallest, largest = np.minimum.reduce(sizes), np.maximum.reduce(sizes)
+        return bool(limits.smallest_normal <= smallest and largest <= limits.largest)
 
     def magnitude(self, axis: int) -> NDArray[np.float64]:
         """The largest absolute value at each index of `axis`, before rounding; NaN where there is a NaN.

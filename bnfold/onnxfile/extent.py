@@ -4,6 +4,8 @@ Sources: onnx.proto of onnx 1.23 (TensorProto.DataType; the packing of the 2-, 4
 int32_data).
 """
 
+import math
+
 from onnx import TensorProto
 
 MAX_ELEMENTS = 2**63 - 1
@@ -41,13 +43,12 @@ BITS: dict[int, int] = {
 
 def element_count(tensor: TensorProto) -> int:
     """The product of the dims. Raises ValueError, with the end of a sentence, if they cannot be a shape."""
-    elements = 1
-    for dim in tensor.dims:
-        if dim < 0:
-            raise ValueError(f"has a negative dimension ({dim})")
-        elements *= dim
+    dims = tensor.dims[:]
+    elements = math.prod(dims)
+    if min(dims, default=0) < 0:
+        raise ValueError(f"has a negative dimension ({next(dim for dim in dims if dim < 0)})")
     if elements > MAX_ELEMENTS:
-        raise ValueError(f"has the dimensions {list(tensor.dims)}, more elements than a 64-bit number can count")
+        raise ValueError(f"has the dimensions {dims}, more elements than a 64-bit number can count")
     return elements
 
 

@@ -29,7 +29,7 @@ def take_payloads(source: Source, payloads: list[Stored]) -> bytes:
             source.release()
         return _take_raw_data(source, view, body, end, payloads)
 
-    pieces = rewrite(view, 0, len(view), MODEL, bulky, take)
+    pieces = rewrite(view, 0, len(view), MODEL, bulky, take, long=True)
     return bytes(view) if pieces is None else b"".join(pieces.items)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Bytes: TypeAlias = bytes | memoryview | mmap
 Extra = TypeVar("Extra")
 
+FIXED = {1: 8, 5: 4}  # the size of fields of fixed size, in bytes, by wire type
 MAX_DEPTH = 100  # protobuf's own limit for nested messages
 
 
@@ -94,10 +95,11 @@ def read_varint(data: Bytes, position: int, stop: int) -> tuple[int, int]:
     raise WireError("a number has no end", position)
 
 
-def fields(data: Bytes, position: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+def fields(data: Bytes, position: int, stop: int, *, long: bool = False) -> Iterator[tuple[int, int, int, int]]:
     """Every field in data[position:stop]: its tag, where it starts, where its body starts, where it ends.
 
-    Raises WireError for a field that reaches past `stop`, for field number 0, and for groups, which ONNX never uses.
+    With `long`, submessages and strings of less than 128 bytes are passed over, in half the time. Raises WireError for
+    a field that reaches past `stop`, for field number 0, and for groups, which ONNX never uses.
     """
     while position < stop:
         begin = position
@@ -111,16 +113,17 @@ def fields(data: Bytes, position: int, stop: int) -> Iterator[tuple[int, int, in
         if kind == 2:
             if position < stop and (length := data[position]) < 0x80:
                 position += 1
+                if long and position + length <= stop:
+                    position += length
+                    continue
             else:
                 length, position = read_varint(data, position, stop)
             body, position = position, position + length
         elif kind == 0:
             body = position
             _, position = read_varint(data, position, stop)
-        elif kind == 5:
-            body, position = position, position + 4
-        elif kind == 1:
-            body, position = position, position + 8
+        elif kind in FIXED:
+            body, position = position, position + FIXED[kind]
         else:
             raise WireError("a field of a kind that ONNX does not use", begin)
         if position > stop:
@@ -161,11 +164,13 @@ def rewrite(
     wanted: Callable[[int, int], bool],
     tensor: Callable[[int, int], Pieces[Extra] | None],
     depth: int = 0,
+    *,
+    long: bool = False,
 ) -> Pieces[Extra] | None:
     """data[start:stop], a `message`, with tensors replaced; None if none was.
 
-    `wanted(body, end)` says whether a child at data[body:end] is worth a look; `tensor(body, end)` returns what a
-    TensorProto there becomes, or None to keep it. Raises WireError.
+    `wanted(body, end)` says whether a child at data[body:end] is worth a look (with `long`, none of less than 128 bytes
+    is); `tensor(body, end)` returns what a TensorProto there becomes, or None to keep it. Raises WireError.
     """
     if depth > MAX_DEPTH:
         raise WireError(f"it is nested deeper than {MAX_DEPTH} levels", start)
@@ -173,7 +178,7 @@ def rewrite(
     children, once = message.children, message.once
     seen: set[int] = set()
     copied = start
-    for tag, begin, body, end in fields(data, start, stop):
+    for tag, begin, body, end in fields(data, start, stop, long=long and not once):
         child = children.get(tag)
         if child is None:
             continue
@@ -183,7 +188,10 @@ def rewrite(
             seen.add(tag)
         if not wanted(body, end):
             continue
-        inner = tensor(body, end) if child is TENSOR else rewrite(data, body, end, child, wanted, tensor, depth + 1)
+        if child is TENSOR:
+            inner = tensor(body, end)
+        else:
+            inner = rewrite(data, body, end, child, wanted, tensor, depth + 1, long=long)
         if inner is None:
             continue
         pieces.add(bytes(data[copied:begin]))  # now, while the page is here, and not when all is joined
