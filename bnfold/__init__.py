@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _HOME = {
     "optimize": "bnfold.api",
     "freeze": "bnfold.api",
+    "recalibrate": "bnfold.api",
     "inspect": "bnfold.api",
     "verify": "bnfold.api",
     "BnfoldError": "bnfold.errors",

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from bnfold.equivalence import Verification, VerifyOptions
     from bnfold.equivalence.signature import Source
     from bnfold.equivalence.user_feeds import Inputs
+    from bnfold.recalibration import CalibrationOptions
+    from bnfold.recalibration.run import Progress
+    from bnfold.recalibration.sources import Data
+    from bnfold.statistics import Statistics
 
 # A path, the bytes of a model file, a ModelProto, or an onnx_graphsurgeon.Graph.
 AnyModel = Any
@@ -65,6 +69,9 @@ def optimize(
     freeze: bool = True,
     keep_dropout: bool = False,
     accept_initial_statistics: bool = False,
+    recalibrate: "Data | str | os.PathLike[str] | None" = None,
+    calibration: "CalibrationOptions | None" = None,
+    statistics_from: str | os.PathLike[str] | None = None,
     assume_constant_initializers: bool = False,
     strict_external_data: bool = False,
     layout: Layout | None = None,
@@ -78,6 +85,9 @@ def optimize(
     What runs in training mode is frozen to its stored statistics first, and Dropout removed (`keep_dropout` leaves it);
     the result is then compared with `model` under evaluation semantics. Statistics that were never updated raise
     StatisticsError unless `accept_initial_statistics`.
+
+    `recalibrate` is data (what `bnfold.recalibrate` takes, used as `calibration` says) from which every
+    BatchNormalization gets new statistics first; `statistics_from` is a safetensors file that holds them.
 
     Raises VerificationError, which carries the report, where the result was not shown to be equivalent (nothing is
     published then; `keep_failed` writes it beside `output` as NAME.failed.onnx), and the other classes of
@@ -100,6 +110,11 @@ def optimize(
         "freeze": freeze,
         "keep_dropout": keep_dropout,
         "accept_initial_statistics": accept_initial_statistics,
+        "recalibrate": os.fspath(recalibrate)
+        if isinstance(recalibrate, str | os.PathLike)
+        else recalibrate is not None,
+        "calibration": None if calibration is None else calibration.to_dict(),
+        "statistics_from": None if statistics_from is None else os.fspath(statistics_from),
         "assume_constant_initializers": assume_constant_initializers,
         "strict_external_data": strict_external_data,
     }
@@ -107,11 +122,25 @@ def optimize(
     with _destination(None if dry_run else output) as publication:
         file = _read(model, strict=strict_external_data)
         before = _input_summary(file, model)
+        calibrated = None
+        if recalibrate is not None or statistics_from is not None:
+            from bnfold import recalibration
+
+            calibrated = recalibration.calibration(
+                file,
+                Model(file, assume_constant_initializers=assume_constant_initializers),
+                data=recalibrate,
+                weights=statistics_from,
+                options=calibration,
+                keep=keep,
+            )
+        statistics = {} if calibrated is None else calibrated.statistics
         passes = PassOptions(
             tuple(keep),
             lower,
             fold,
             freeze,
+            statistics=statistics,
             keep_dropout=keep_dropout,
             accept_initial_statistics=accept_initial_statistics,
         )
@@ -124,7 +153,9 @@ def optimize(
         written = publication.write(file, untouched=not edited.modified, layout=layout)
         nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
         verification, distance = (
-            (None, ()) if how is None else _verified(model, file, publication.path, how, decisions, frozen=freeze)
+            (None, ())
+            if how is None
+            else _verified(model, file, publication.path, how, decisions, statistics, frozen=freeze or bool(statistics))
         )
         verdict = "not-verified" if verification is None else verification.verdict.value
         accepted = not verify or verdict in ("equivalent", "proved") or (allow_unverified and verdict == "not-verified")
@@ -140,6 +171,7 @@ def optimize(
             explanation=_explanation(verification, verify=verify),
             options=options,
             training_distance=distance,
+            recalibration=None if calibrated is None else calibrated.to_dict(),
         )
         if not accepted:
             if keep_failed and output is not None and not dry_run:
@@ -154,6 +186,38 @@ def optimize(
 def freeze(model: AnyModel, output: str | os.PathLike[str] | None = None, **options: Any) -> Result:
     """Give `model` the meaning it has in evaluation, and fold nothing; otherwise as `optimize`, options included."""
     return optimize(model, output, fold=False, freeze=True, **options)
+
+
+def recalibrate(
+    model: AnyModel,
+    batches: "Data | str | os.PathLike[str]",
+    output: str | os.PathLike[str] | None = None,
+    *,
+    mode: str = "exact",
+    statistics: str = "population",
+    batch_size: int = 64,
+    mean: Iterable[float] = (0.0,),
+    std: Iterable[float] = (1.0,),
+    image_layout: str = "NCHW",
+    progress: "Progress | None" = None,
+    **options: Any,
+) -> Result:
+    """Give every BatchNormalization of `model` the statistics of data, in inference mode, and fold nothing.
+
+    `batches` is an iterable of batches (a list, a DataLoader, a function that returns an iterator), each a mapping of
+    input names to arrays, one array, or a sequence of arrays for the inputs in order; or the path of an .npz file, of a
+    folder of .npy, .npz or image files (`mean`, `std` and `image_layout` say how images become numbers), or
+    `script.py:function`. `batch_size` is for files and images.
+
+    `mode` "exact" reads the data once for each level of normalizations, "fast" once. `statistics` "torch" gives what
+    `torch.optim.swa_utils.update_bn` does. `options` are those of `optimize`. Raises UsageError for data that does
+    not fit, and what `optimize` raises.
+    """
+    from bnfold.recalibration import CalibrationOptions, ImageOptions
+
+    images = ImageOptions(tuple(mean), tuple(std), image_layout)
+    calibration = CalibrationOptions(mode, statistics, batch_size, images, progress)
+    return optimize(model, output, fold=False, recalibrate=batches, calibration=calibration, **options)
 
 
 def inspect(
@@ -337,6 +401,7 @@ def _verified(
     candidate: Path,
     options: "VerifyOptions",
     decisions: Iterable[Decision],
+    statistics: "Mapping[tuple[str, str], Statistics]",
     *,
     frozen: bool,
 ) -> "tuple[Verification, tuple[Mapping[str, Any], ...]]":
@@ -347,7 +412,7 @@ def _verified(
     if not frozen:
         return equivalence.verify(_source(model), candidate, options), ()
     stays = {(decision.scope, decision.node) for decision in decisions if decision.action is Action.KEPT}
-    found = equivalence.verify_frozen(_source(model), candidate, options, stays=stays)
+    found = equivalence.verify_frozen(_source(model), candidate, options, stays=stays, statistics=statistics)
     return found.verification, tuple(measurement.to_dict() for measurement in found.training_distance)
 
 
@@ -457,4 +522,4 @@ def _info(decision: Decision, look: _Look) -> NormalizationInfo:
     )
 
 
-__all__ = ["Result", "freeze", "inspect", "optimize", "verify"]
+__all__ = ["Result", "freeze", "inspect", "optimize", "recalibrate", "verify"]

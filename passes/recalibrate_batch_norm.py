@@ -76,7 +76,8 @@ def require_recalibratable(node: NodeProto, graph: Graph) -> np.dtype:
 
 def _set_statistics(node: NodeProto, new: Statistics, graph: Graph) -> None:
     dtype = require_recalibratable(node, graph)
-    tensors: list[Tensor] = [stored_vector(values, dtype) for values in (new.mean, new.variance)]
+    # Rounded now, so that folding at once is folding what would have been stored.
+    tensors = [Tensor.of(stored_vector(values, dtype).numpy(), dtype) for values in (new.mean, new.variance)]
     replaced = list(node.input[3:5])
     for index, tensor in enumerate(tensors, start=3):
         graph.set_constant(node, index, tensor, suffix="recalibrated")

@@ -52,6 +52,10 @@ class FakeApi(ModuleType):
         self._do("freeze", args, kwargs)
         return SimpleNamespace(model=None, report=self.outcome)
 
+    def recalibrate(self, model: str, data: str, output: str, **kwargs: Any) -> Any:
+        self._do("recalibrate", (model, output, "--data", data), kwargs)
+        return SimpleNamespace(model=None, report=self.outcome)
+
     def inspect(self, *args: Any, **kwargs: Any) -> Any:
         self._do("inspect", args, kwargs)
         info = NormalizationInfo("bn", "BatchNormalization", "", "inference", 8, 1e-5, 0.9, "Relu r", KEPT)
@@ -98,17 +102,35 @@ DEFAULT_REWRITES = {
 }
 DEFAULT_FREEZING = {"keep_dropout": False, "accept_initial_statistics": False}
 DEFAULT_OUTPUT = {"dry_run": False, "verify": True, "allow_unverified": False, "keep_failed": False}
+DEFAULT_CALIBRATION = {
+    "mode": "exact",
+    "statistics": "population",
+    "batch_size": 64,
+    "mean": (0.0,),
+    "std": (1.0,),
+    "image_layout": "NCHW",
+    "progress": None,
+}
 DEFAULTS = {
-    "optimize": DEFAULT_FEEDS | DEFAULT_REWRITES | DEFAULT_FREEZING | DEFAULT_OUTPUT | {"freeze": True},
+    "optimize": DEFAULT_FEEDS
+    | DEFAULT_REWRITES
+    | DEFAULT_FREEZING
+    | DEFAULT_OUTPUT
+    | {"freeze": True, "statistics_from": None},
     "freeze": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT,
+    "recalibrate": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
+    | DEFAULT_FREEZING
+    | DEFAULT_OUTPUT
+    | DEFAULT_CALIBRATION,
     "inspect": DEFAULT_REWRITES | DEFAULT_FREEZING | {"explain": None},
     "verify": DEFAULT_FEEDS,
 }
 ARGUMENTS = {
     "optimize": ["in.onnx", "out.onnx"],
     "freeze": ["in.onnx", "out.onnx"],
+    "recalibrate": ["in.onnx", "out.onnx", "--data", "data.npz"],
     "inspect": ["in.onnx"],
     "verify": ["in.onnx", "out.onnx"],
 }
@@ -139,6 +161,13 @@ FREEZE_OPTIONS = [
     (["--keep-dropout"], {"keep_dropout": True}),
     (["--accept-initial-statistics"], {"accept_initial_statistics": True}),
 ]
+CALIBRATION_OPTIONS = [
+    (["--mode", "fast"], {"mode": "fast"}),
+    (["--statistics", "torch"], {"statistics": "torch"}),
+    (["--batch-size", "7"], {"batch_size": 7}),
+    (["--mean", "0.485,0.456,0.406", "--std", "0.229"], {"mean": (0.485, 0.456, 0.406), "std": (0.229,)}),
+    (["--layout", "NHWC"], {"image_layout": "NHWC"}),
+]
 OPTIMIZE_OPTIONS = [
     (["--dry-run"], {"dry_run": True}),
     (["--no-verify"], {"verify": False}),
@@ -151,6 +180,8 @@ OPTIMIZE_OPTIONS = [
     ("command", "options", "changes"),
     [("optimize", *row) for row in FEED_OPTIONS + REWRITE_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
     + [("optimize", ["--no-freeze"], {"freeze": False})]
+    + [("optimize", ["--statistics-from", "w.safetensors"], {"statistics_from": "w.safetensors"})]
+    + [("recalibrate", *row) for row in FEED_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS + CALIBRATION_OPTIONS]
     + [("freeze", *row) for row in FEED_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
     + [("inspect", *row) for row in REWRITE_OPTIONS + FREEZE_OPTIONS]
     + [("inspect", ["--explain", "bn"], {"explain": "bn"})]

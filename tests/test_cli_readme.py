@@ -1,12 +1,12 @@
 """What the README tells must be so."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import click
 
 from bnfold.cli import COMMANDS, main
-from bnfold.cli.optimize import command as optimize
 from bnfold.cli.shell import INTERNAL_ERROR
 from bnfold.decisions import Reason
 from bnfold.errors import BnfoldError
@@ -44,7 +44,9 @@ def test_every_exit_code_is_explained() -> None:
 
 
 def test_every_option_that_is_named_exists() -> None:
-    known = {name for option in optimize.params for name in option.opts if isinstance(option, click.Option)}
+    commands = [import_module(module).command for module in COMMANDS.values()]
+    options = [option for command in commands for option in command.params if isinstance(option, click.Option)]
+    known = {name for option in options for name in option.opts}
     named = set(re.findall(r"(?<!\S)`?(--[a-z][a-z-]*)", section("The command line")))
     assert named - {"--help"}
     assert named - {"--help"} <= known

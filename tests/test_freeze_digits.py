@@ -43,7 +43,7 @@ def operators(model: ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
 
-def run(*arguments: str) -> Result:
+def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 

@@ -48,6 +48,7 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "decisions",
         "verification",
         "training_distance",
+        "recalibration",
         "options",
     ]
     assert (content["format"], content["kind"], content["verdict"]) == (FORMAT_VERSION, "optimize", "equivalent")

@@ -8,6 +8,7 @@ from bnfold.cli.shell import Shell
 COMMANDS = {
     "optimize": "bnfold.cli.optimize",
     "freeze": "bnfold.cli.freeze",
+    "recalibrate": "bnfold.cli.recalibrate",
     "inspect": "bnfold.cli.inspect",
     "verify": "bnfold.cli.verify",
 }
@@ -22,6 +23,7 @@ def main() -> None:
     \b
     bnfold optimize in.onnx out.onnx   freeze, fold, verify, write
     bnfold freeze in.onnx out.onnx     only undo a forgotten .eval()
+    bnfold recalibrate in.onnx out.onnx --data folder   new statistics
     bnfold inspect in.onnx             list every normalization
     bnfold verify a.onnx b.onnx        compare two models
 

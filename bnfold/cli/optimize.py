@@ -7,6 +7,7 @@ import click
 
 from bnfold.cli.delivery import reserve_report, show, write_report
 from bnfold.cli.options import (
+    calibration_options,
     external_data_option,
     feed_options,
     freeze_options,
@@ -16,6 +17,7 @@ from bnfold.cli.options import (
     verbosity_of,
     verbosity_options,
 )
+from bnfold.cli.progress import progress_bar
 from bnfold.cli.shell import fail
 from bnfold.errors import StatisticsError, UsageError, VerificationError
 
@@ -27,6 +29,13 @@ from bnfold.errors import StatisticsError, UsageError, VerificationError
 @report_option
 @click.option("--no-freeze", is_flag=True, help="Leave what runs in training mode as it is, Dropout included.")
 @freeze_options
+@click.option(
+    "--recalibrate",
+    metavar="DATA",
+    help="Compute new statistics from data first; for DATA and the options of images see bnfold recalibrate.",
+)
+@click.option("--statistics-from", type=click.Path(), metavar="FILE", help="Take statistics from a safetensors file.")
+@calibration_options
 @rewrite_options
 @external_data_option
 @feed_options
@@ -41,6 +50,13 @@ def command(
     dry_run: bool,
     no_verify: bool,
     no_freeze: bool,
+    recalibrate: str | None,
+    mode: str,
+    statistics: str,
+    batch_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    image_layout: str,
     **options: Any,
 ) -> None:
     """Fold every BatchNormalization of MODEL that can be folded, and write the result to OUTPUT.
@@ -54,10 +70,16 @@ def command(
     reserve_report(ctx, report_path, model, output, options["inputs"])
     from bnfold import api
 
-    deliver(
-        ctx,
-        lambda: api.optimize(model, output, dry_run=dry_run, verify=not no_verify, freeze=not no_freeze, **options),
-    )
+    options |= {"dry_run": dry_run, "verify": not no_verify, "freeze": not no_freeze}
+    if recalibrate is None:
+        deliver(ctx, lambda: api.optimize(model, output, **options))
+        return
+    from bnfold.recalibration import CalibrationOptions, ImageOptions
+
+    with progress_bar(quiet=verbosity_of(ctx) < 0) as progress:
+        images = ImageOptions(mean, std, image_layout)
+        calibration = CalibrationOptions(mode, statistics, batch_size, images, progress)
+        deliver(ctx, lambda: api.optimize(model, output, recalibrate=recalibrate, calibration=calibration, **options))
 
 
 def require_output(ctx: click.Context, output: str | None, *, dry_run: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bnfold.cli.parameters import input_shape, limit, one_shape_per_name
+from bnfold.cli.parameters import input_shape, limit, numbers, one_shape_per_name
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -104,6 +104,41 @@ rewrite_options = _applied(
         "--lower",
         is_flag=True,
         help="Turn a normalization that stays into Mul and Add, for targets without BatchNormalization.",
+    ),
+)
+
+calibration_options = _applied(
+    click.option(
+        "--mode",
+        type=click.Choice(["exact", "fast"]),
+        default="exact",
+        show_default=True,
+        help="Read the data once per level of normalizations, or once with each using its batch.",
+    ),
+    click.option(
+        "--statistics",
+        type=click.Choice(["population", "torch"]),
+        default="population",
+        show_default=True,
+        help="Over all values, or as torch.optim.swa_utils.update_bn: averages over batches, unbiased.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        metavar="NUMBER",
+        help="Rows of a file, or images, that run together.",
+    ),
+    click.option("--mean", type=numbers, default="0", metavar="A,B,C", help="Of images, per channel, in [0, 1]."),
+    click.option("--std", type=numbers, default="1", metavar="A,B,C", help="Of images, per channel, in [0, 1]."),
+    click.option(
+        "--layout",
+        "image_layout",
+        type=click.Choice(["NCHW", "NHWC"]),
+        default="NCHW",
+        show_default=True,
+        help="Of images.",
     ),
 )
 

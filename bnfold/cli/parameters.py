@@ -71,6 +71,17 @@ def size(text: str) -> int:
     return nbytes
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """``0.485,0.456,0.406`` as finite numbers."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise click.BadParameter(f"{text!r} is not a list of numbers, like 0.485,0.456,0.406")
+    return found
+
+
 def one_shape_per_name(
     ctx: click.Context, param: click.Parameter, value: Sequence[tuple[str, Shape]]
 ) -> dict[str, Shape]:

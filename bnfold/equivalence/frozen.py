@@ -60,7 +60,8 @@ def verify_frozen(
         evaluated = copied(original, Path(folder) / "evaluation.onnx", evaluate)
         del original
         result = read(candidate)
-        notes = ["The reference is the input model with evaluation semantics."]
+        new = " and the new statistics" if statistics else ""
+        notes = [f"The reference is the input model with evaluation semantics{new}."]
         if has_training_nodes(result.proto):
             candidate = copied(result, Path(folder) / "candidate.onnx", make_runnable)
             notes.append(

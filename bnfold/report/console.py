@@ -28,12 +28,32 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
         _print_before_after(report.input, report.output, console)
     _print_decisions(report.decisions, console, every=verbosity > 0)
     _print_verdict(report, console, every=verbosity > 0)
+    if report.recalibration is not None:
+        _print_recalibration(report.recalibration, console)
     for measurement in report.training_distance:
         _line(console, f"in training mode the input answers otherwise: {_measured(measurement)}")
     if report.published is not None:
         _line(console, f"written: {printable(report.published)}")
     elif report.options.get("dry_run"):
         _line(console, "nothing was written: this was a dry run")
+
+
+def _print_recalibration(recalibration: Mapping[str, Any], console: "Console") -> None:
+    """The drift of each normalization, the largest first: what was stale shows at the top."""
+    drifts = sorted(recalibration["drift"], key=lambda drift: -(drift["mean"] or 0.0))
+    batches = f" from {_count(recalibration['batches'], 'batch', 'batches')}" if recalibration["batches"] else ""
+    _line(console, f"{_count(len(drifts), 'normalization')} recalibrated ({recalibration['mode']}){batches}")
+    for drift in drifts:
+        place = _placed(drift["node"], drift["scope"])
+        if drift["mean"] is None:
+            _line(console, f"  {place}: had no statistics")
+        else:
+            moved, grown = number(drift["mean"]), number(drift["deviation"])
+            _line(
+                console, f"  {place}: means moved by up to {moved} deviations, deviations by a factor of up to {grown}"
+            )
+    for left in recalibration["left_out"]:
+        _line(console, f"  {_placed(left['node'], left['scope'])}: not recalibrated [{left['reason']}]")
 
 
 def print_comparison(report: ComparisonReport, console: "Console", verbosity: int = 0) -> None:
@@ -171,8 +191,8 @@ def _deviation(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.3g}"
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {noun}s"
+def _count(count: int, noun: str, several: str = "") -> str:
+    return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {several or f'{noun}s'}"
 
 
 def _line(console: "Console", text: str, *, style: str | None = None) -> None:

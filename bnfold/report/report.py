@@ -52,7 +52,8 @@ class Report:
     `output` describes the optimized model even where it was not published; `published` is the path it was published
     at, or None. `verification` is `Verification.to_dict()`, or None where verification was switched off.
     `options` are the options the run was asked for, JSON-able. `training_distance`: where the input ran in training
-    mode, how far that is from evaluation, as `Measurement.to_dict()` per output.
+    mode, how far that is from evaluation, as `Measurement.to_dict()` per output. `recalibration`: where new statistics
+    were computed, how, and how far each normalization drifted.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -68,6 +69,7 @@ class Report:
     options: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
     training_distance: tuple[Mapping[str, Any], ...] = ()
+    recalibration: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data, the keys in the order a person would read them."""
@@ -78,6 +80,7 @@ class Report:
             "decisions": [decision.to_dict() for decision in self.decisions],
             "verification": None if self.verification is None else dict(self.verification),
             "training_distance": [dict(measurement) for measurement in self.training_distance],
+            "recalibration": None if self.recalibration is None else dict(self.recalibration),
             "options": dict(self.options),
         }
 

@@ -1,0 +1,249 @@
+"""`bnfold recalibrate` and `optimize --recalibrate` from the shell, on every kind of data."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+from safetensors.numpy import save_file
+
+from tests.test_freeze_digits import MODELS, TRAIN, operators, run, without_statistics
+
+DATA = MODELS / "digits_train.npz"
+OPTIONS = ("--no-verify", "--mode", "fast")
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    with np.load(DATA) as file:
+        return file["images"]
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    onnx.save(without_statistics(), tmp_path / "empty.onnx")
+    return tmp_path / "empty.onnx"
+
+
+def statistics(path: Path) -> list[np.ndarray]:
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    nodes = [node for node in onnx.load(path).graph.node if node.op_type == "BatchNormalization"]
+    assert len(nodes) == 5
+    return [tensors[value] for node in nodes for value in node.input[3:5]]
+
+
+def drift(report: Path) -> list[dict[str, float]]:
+    return json.loads(report.read_text())["recalibration"]["drift"]
+
+
+def test_recalibrate_then_optimize_is_optimize_with_recalibrate(empty: Path, tmp_path: Path) -> None:
+    first = run("recalibrate", empty, tmp_path / "r.onnx", "--data", DATA, "--report", tmp_path / "r.json")
+    assert first.exit_code == 0, first.stderr
+    assert "5 normalizations recalibrated (exact) from 21 batches" in first.stdout
+    assert len(drift(tmp_path / "r.json")) == 5
+    assert operators(onnx.load(tmp_path / "r.onnx")).count("BatchNormalization") == 5
+    assert run("inspect", tmp_path / "r.onnx", "-q", "--fail-on", "INITIAL_STATISTICS").exit_code == 0
+    second = run("optimize", tmp_path / "r.onnx", tmp_path / "two.onnx")
+    assert second.exit_code == 0, second.stderr
+    both = run("optimize", empty, tmp_path / "one.onnx", "--recalibrate", DATA)
+    assert both.exit_code == 0, both.stderr
+    assert onnx.load(tmp_path / "one.onnx").graph.node == onnx.load(tmp_path / "two.onnx").graph.node
+    assert onnx.load(tmp_path / "one.onnx").graph.initializer == onnx.load(tmp_path / "two.onnx").graph.initializer
+
+
+def write_npz(folder: Path, images: np.ndarray) -> Path:
+    np.savez(folder / "d.npz", images=images, labels=np.arange(len(images)))
+    return folder / "d.npz"
+
+
+def write_unnamed(folder: Path, images: np.ndarray) -> Path:
+    np.savez(folder / "d.npz", images)
+    return folder / "d.npz"
+
+
+def write_shards(folder: Path, images: np.ndarray) -> Path:
+    (folder / "shards").mkdir()
+    np.save(folder / "shards" / "a.npy", images[:64])
+    np.savez(folder / "shards" / "b.npz", images=images[64:])
+    return folder / "shards"
+
+
+def write_script(folder: Path, images: np.ndarray) -> str:
+    np.save(folder / "d.npy", images)
+    (folder / "mine.py").write_text(
+        "import numpy as np\n"
+        "def batches():\n"
+        f"    images = np.load({str(folder / 'd.npy')!r})\n"
+        "    for start in range(0, len(images), 64):\n"
+        "        yield images[start : start + 64], 'a label'\n"
+    )
+    return f"{folder / 'mine.py'}:batches"
+
+
+def write_pictures(folder: Path, images: np.ndarray) -> Path:
+    (folder / "pictures" / "deeper").mkdir(parents=True)
+    for index, image in enumerate(images):
+        place = folder / "pictures" / ("deeper" if index % 2 else ".") / f"{index:04}.png"
+        Image.fromarray(np.round(image[0] * 255).astype(np.uint8)).save(place)
+    return folder / "pictures"
+
+
+@pytest.mark.parametrize("write", [write_npz, write_unnamed, write_shards, write_script])
+def test_the_same_data_in_any_form_gives_the_same_statistics(
+    write: object, empty: Path, tmp_path: Path, images: np.ndarray
+) -> None:
+    some = images[:200]
+    expected = run("recalibrate", empty, tmp_path / "e.onnx", "--data", write_npz(tmp_path, some), *OPTIONS)
+    assert expected.exit_code == 0, expected.stderr
+    (tmp_path / "other").mkdir()
+    place = write(tmp_path / "other", some)  # type: ignore[operator]  # one of the functions above
+    result = run("recalibrate", empty, tmp_path / "o.onnx", "--data", place, *OPTIONS)
+    assert result.exit_code == 0, result.stderr
+    for one, other in zip(statistics(tmp_path / "e.onnx"), statistics(tmp_path / "o.onnx"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_images_are_data(empty: Path, tmp_path: Path, images: np.ndarray) -> None:
+    some = images[:100]
+    run("recalibrate", empty, tmp_path / "e.onnx", "--data", write_npz(tmp_path, (some - 0.5) / 0.25), "--mode", "fast")
+    pictures = write_pictures(tmp_path, some)
+    for options, near in ((("--mean", "0.5", "--std", "0.25"), True), ((), False)):
+        result = run("recalibrate", empty, tmp_path / "p.onnx", "--data", pictures, *options, *OPTIONS)
+        assert result.exit_code == 0, result.stderr
+        pairs = zip(statistics(tmp_path / "e.onnx"), statistics(tmp_path / "p.onnx"), strict=True)
+        differences = [np.abs(one - other).max() / np.abs(one).max() for one, other in pairs]
+        assert bool(max(differences[:4]) < 0.02) is near  # 256 grey levels, other batches
+
+
+def broken(folder: Path) -> Path:
+    (folder / "bad.npz").write_bytes(b"PK nothing")
+    return folder / "bad.npz"
+
+
+def no_pictures(folder: Path) -> Path:
+    (folder / "nothing").mkdir()
+    (folder / "nothing" / "readme.txt").write_text("x")
+    return folder / "nothing"
+
+
+def broken_picture(folder: Path) -> Path:
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "a.png").write_bytes(b"no image")
+    return folder / "pictures"
+
+
+def other_name(folder: Path) -> Path:
+    np.savez(folder / "d.npz", image=np.zeros((2, 1, 8, 8), np.float32), other=np.zeros(2))
+    return folder / "d.npz"
+
+
+def other_shape(folder: Path) -> Path:
+    np.savez(folder / "d.npz", images=np.zeros((2, 3, 8, 8), np.float32))
+    return folder / "d.npz"
+
+
+def no_function(folder: Path) -> str:
+    (folder / "mine.py").write_text("x = 1\n")
+    return f"{folder / 'mine.py'}:batches"
+
+
+MISTAKES = {
+    "nowhere": (lambda folder: folder / "missing.npz", "is no .npz file"),
+    "broken": (broken, "cannot be read"),
+    "a folder of something else": (no_pictures, "holds no .npy, .npz or image file"),
+    "a broken picture": (broken_picture, "cannot be read as an image"),
+    "another name": (other_name, "no array for input 'images'"),
+    "another shape": (other_shape, "has shape"),
+    "no such function": (no_function, "has no function 'batches'"),
+    "no such script": (lambda folder: f"{folder}/none.py:f", "no such script"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_data_that_cannot_be_used(kind: str, empty: Path, tmp_path: Path) -> None:
+    make, words = MISTAKES[kind]
+    result = run("recalibrate", empty, tmp_path / "out.onnx", "--data", make(tmp_path))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--data", DATA, "--statistics-from", "x.safetensors"), ("--data",)])
+def test_where_statistics_come_from_has_to_be_said_once(arguments: tuple[object, ...], tmp_path: Path) -> None:
+    assert run("recalibrate", TRAIN, tmp_path / "out.onnx", *arguments).exit_code == 2
+
+
+# ---------------------------------------------------------------------- statistics from a file of weights
+
+
+def weights(prefix: str = "") -> dict[str, np.ndarray]:
+    return {
+        f"{prefix}{tensor.name}": numpy_helper.to_array(tensor).copy() for tensor in onnx.load(TRAIN).graph.initializer
+    }
+
+
+def renamed() -> onnx.ModelProto:
+    """Every initializer under a name that says nothing."""
+    model = without_statistics()
+    names = {tensor.name: f"p{index}" for index, tensor in enumerate(model.graph.initializer)}
+    for tensor in model.graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in model.graph.node:
+        node.name = f"{node.op_type}_{node.output[0]}".replace("/", "_")
+        for index, value in enumerate(node.input):
+            node.input[index] = names.get(value, value)
+    return model
+
+
+@pytest.mark.parametrize("case", ["by name", "behind a prefix", "by values"])
+def test_statistics_of_a_file_of_weights(case: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.onnx"
+    onnx.save(renamed() if case == "by values" else without_statistics(), source)
+    save_file(weights("model.features." if case == "behind a prefix" else ""), tmp_path / "w.safetensors")
+    result = run("recalibrate", source, tmp_path / "out.onnx", "--statistics-from", tmp_path / "w.safetensors")
+    assert result.exit_code == 0, result.stderr
+    for found, wanted in zip(statistics(tmp_path / "out.onnx"), statistics(TRAIN), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_optimize_takes_statistics_from_weights(empty: Path, tmp_path: Path) -> None:
+    save_file(weights(), tmp_path / "w.safetensors")
+    result = run("optimize", empty, tmp_path / "out.onnx", "--statistics-from", tmp_path / "w.safetensors")
+    assert result.exit_code == 0, result.stderr
+    assert "BatchNormalization" not in operators(onnx.load(tmp_path / "out.onnx"))
+
+
+def test_a_layer_that_is_not_in_the_file_is_still_refused(empty: Path, tmp_path: Path) -> None:
+    some = {name: array for name, array in weights().items() if not name.startswith("15.")}
+    save_file(some, tmp_path / "w.safetensors")
+    result = run("optimize", empty, tmp_path / "out.onnx", "--statistics-from", tmp_path / "w.safetensors")
+    assert result.exit_code == 1
+    assert "/15/BatchNormalization" in result.stderr
+    assert not (tmp_path / "out.onnx").exists()
+
+
+FILES = {
+    "empty": (b"", 2),
+    "text": (b"not a safetensors file at all", 2),
+    "a header that lies": ((5).to_bytes(8, "little") + b"{}", 2),
+    "no object": ((2).to_bytes(8, "little") + b"[]", 2),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_files_that_are_no_weights(kind: str, tmp_path: Path) -> None:
+    content, code = FILES[kind]
+    (tmp_path / "w.safetensors").write_bytes(content)
+    result = run("recalibrate", TRAIN, tmp_path / "out.onnx", "--statistics-from", tmp_path / "w.safetensors")
+    assert result.exit_code == code
+    assert "safetensors" in result.stderr
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    save_file({"a.running_mean": np.zeros(3), "a.running_var": np.ones(3)}, tmp_path / "w.safetensors")
+    result = run("recalibrate", TRAIN, tmp_path / "out.onnx", "--statistics-from", tmp_path / "w.safetensors")
+    assert result.exit_code == 3
+    assert "no BatchNormalization of the model is found" in result.stderr
