@@ -1,7 +1,6 @@
 """What the README tells must be so."""
 
 import re
-from importlib import import_module
 from pathlib import Path
 
 import click
@@ -44,8 +43,9 @@ def test_every_exit_code_is_explained() -> None:
 
 
 def test_every_option_that_is_named_exists() -> None:
-    commands = [import_module(module).command for module in COMMANDS.values()]
-    options = [option for command in commands for option in command.params if isinstance(option, click.Option)]
+    commands = [main.get_command(click.Context(main), name) for name in COMMANDS]
+    parameters = [parameter for command in commands if command is not None for parameter in command.params]
+    options = [parameter for parameter in parameters if isinstance(parameter, click.Option)]
     known = {name for option in options for name in option.opts}
     named = set(re.findall(r"(?<!\S)`?(--[a-z][a-z-]*)", section("The command line")))
     assert named - {"--help"}
