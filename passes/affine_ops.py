@@ -154,6 +154,8 @@ def output_scaled_normalization(node: NodeProto, _output: int, affine: ChannelAf
     require_axis(affine, 1, node, graph)
     scale = constant_input(node, 1, graph)
     bias = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
+    if scale.shape != bias.shape or len(scale.shape) != 1 or affine.channels not in (1, scale.size):
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} and {node.input[2]!r} of {graph.label(node)}")
     new_scale = stored_scale(affine.scale * scale.exact(), scale.dtype, scale.exact())
     new_bias = stored_vector(affine.scale * bias.exact() + affine.shift, bias.dtype)
     return [Step((NewConstant(node, 1, new_scale), NewConstant(node, 2, new_bias)))]

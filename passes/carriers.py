@@ -153,6 +153,8 @@ def _stretches(node: NodeProto, axis: int, graph: Graph) -> bool:
     scales = numbers(node, "scales")
     if position < len(node.input) and node.input[position]:
         scales = constant_input(node, position, graph, Reason.SHAPE_UNKNOWN).numpy().reshape(-1).tolist()
+    if len(scales) not in (0, len(axes)):
+        raise Refused(Reason.MALFORMED, f"{graph.label(node)} has {len(scales)} scales")
     return bool(scales) and scales[axes.index(axis)] != 1
 
 
@@ -251,28 +253,37 @@ def input_pad(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) 
     return [Step(constants, attributes, pass_on((0, affine)).passes_on)]
 
 
-def _new_padding(
-    node: NodeProto, affine: ChannelAffine, graph: Graph, mapped: Callable[[float], NDArray[np.float64]]
-) -> tuple[tuple[NewConstant, ...], tuple[NewAttribute, ...]]:
-    """Check that channels are not padded; the change of the pad value, if any."""
+def _padding(node: NodeProto, graph: Graph) -> dict[int, tuple[int, int]]:
+    """By how much a Pad lengthens the axes it names, in front and behind; cuts them off where negative."""
     pads = numbers(node, "pads") or numbers(node, "paddings")
-    by_input = graph.opset >= 11
     axes: list[int] | None = None
-    if by_input:
+    if graph.opset >= 11:
         pads = [int(p) for p in constant_input(node, 1, graph, Reason.SHAPE_UNKNOWN).numpy().reshape(-1)]
         if len(node.input) > 3 and node.input[3]:
             axes = [int(a) for a in constant_input(node, 3, graph, Reason.SHAPE_UNKNOWN).numpy().reshape(-1)]
     rank = known_rank(graph, node.input[0]) if axes is not None else len(pads) // 2
     padded = [axis % rank for axis in axes] if axes is not None else list(range(rank))
-    where = {axis: (pads[i], pads[i + len(padded)]) for i, axis in enumerate(padded)}
+    if len(pads) != 2 * len(padded):
+        raise Refused(Reason.MALFORMED, f"{graph.label(node)} pads {len(padded)} dims by {len(pads)} numbers")
+    return {axis: (pads[i], pads[i + len(padded)]) for i, axis in enumerate(padded)}
+
+
+def _new_padding(
+    node: NodeProto, affine: ChannelAffine, graph: Graph, mapped: Callable[[float], NDArray[np.float64]]
+) -> tuple[tuple[NewConstant, ...], tuple[NewAttribute, ...]]:
+    """Check that channels are not padded; the change of the pad value, if any."""
+    where = _padding(node, graph)
     if not affine.is_uniform and any(where.get(affine.axis, ())):
         raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.label(node)} pads the channels")
     if text(node, "mode", "constant") != "constant" or not any(p > 0 for pair in where.values() for p in pair):
         return (), ()
     value = number(node, "value", 0.0)
     fill = None
+    by_input = graph.opset >= 11
     if by_input and len(node.input) > 2 and node.input[2]:
         fill = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
+        if fill.size != 1:
+            raise Refused(Reason.MALFORMED, f"{graph.label(node)} pads with {fill.size} values")
         value = float(fill.exact().reshape(-1)[0])
     new = mapped(value)
     if not np.isfinite(new).all() or (new != new[0]).any():
@@ -366,10 +377,11 @@ def _slice_channels(node: NodeProto, affine: ChannelAffine, total: int, graph: G
             None if i >= len(node.input) or not node.input[i] else constant_input(node, i, graph, Reason.SHAPE_UNKNOWN)
             for i in range(1, 5)
         ]
-        assert read[0] is not None
         starts, ends, axes, steps = ([] if t is None else [int(n) for n in t.numpy().reshape(-1)] for t in read)
         steps = steps or [1] * len(starts)
     axes = [axis % rank for axis in (axes or range(len(starts)))]
+    if not starts or not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        raise Refused(Reason.MALFORMED, graph.label(node))
     if affine.axis not in axes:
         return None
     i = axes.index(affine.axis)
@@ -402,9 +414,17 @@ def input_slice(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph
 # ---------------------------------------------------------------------- depth and space
 
 
-def _depth_order(node: NodeProto, depth: int) -> NDArray[np.int64]:
+def _area(node: NodeProto, graph: Graph) -> int:
+    """How many channels of the deep side make one of the other."""
+    size = number(node, "blocksize", 0)
+    if size < 1:
+        raise Refused(Reason.MALFORMED, f"{graph.label(node)} has blocksize {size}")
+    return size**2
+
+
+def _depth_order(node: NodeProto, depth: int, graph: Graph) -> NDArray[np.int64]:
     """For each channel of the deep side, its channel on the spatial side. DCR and CRD as in DepthToSpace-11."""
-    area = number(node, "blocksize", 1) ** 2
+    area = _area(node, graph)
     shallow = np.arange(depth // area)
     if text(node, "mode", "DCR") == "CRD":
         return np.repeat(shallow, area)
@@ -414,8 +434,8 @@ def _depth_order(node: NodeProto, depth: int) -> NDArray[np.int64]:
 def output_depth_to_space(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """Every channel of the input goes to one channel of the output, so it takes that one's numbers."""
     require_axis(affine, 1, node, graph)
-    depth = affine.channels * number(node, "blocksize", 1) ** 2
-    return [pass_on((0, affine.rearranged(_depth_order(node, depth), 1)))]
+    depth = affine.channels * _area(node, graph)
+    return [pass_on((0, affine.rearranged(_depth_order(node, depth, graph), 1)))]
 
 
 def input_depth_to_space(node: NodeProto, _input: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
@@ -427,7 +447,7 @@ def input_depth_to_space(node: NodeProto, _input: int, affine: ChannelAffine, gr
 def _shallow(node: NodeProto, affine: ChannelAffine, graph: Graph) -> ChannelAffine:
     if affine.is_uniform:
         return affine
-    order = _depth_order(node, affine.channels)
+    order = _depth_order(node, affine.channels, graph)
     _, first = np.unique(order, return_index=True)
     shallow = affine.rearranged(first, 1)
     again = shallow.rearranged(order, 1) if not shallow.is_uniform else shallow.expanded(affine.channels)
@@ -445,8 +465,8 @@ def output_space_to_depth(node: NodeProto, _output: int, affine: ChannelAffine, 
 def input_space_to_depth(node: NodeProto, _input: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """Every channel of the output comes from one channel of the input, so it has that one's numbers."""
     require_axis(affine, 1, node, graph)
-    depth = affine.channels * number(node, "blocksize", 1) ** 2
-    return [pass_on((0, affine.rearranged(_depth_order(node, depth), 1)))]
+    depth = affine.channels * _area(node, graph)
+    return [pass_on((0, affine.rearranged(_depth_order(node, depth, graph), 1)))]
 
 
 # ---------------------------------------------------------------------- branches
@@ -493,11 +513,17 @@ def _branch(affine: ChannelAffine, node: NodeProto, index: int, graph: Graph) ->
     """A map of the output as a map of one operand, which must have the whole channel axis."""
     if affine.is_uniform:
         return affine
+    _broadcasts_from_the_right(node, graph)
     axis = affine.axis - (known_rank(graph, node.output[0]) - known_rank(graph, node.input[index]))
     size = known_dim(graph, node.input[index], axis) if axis >= 0 else 1
     if size != affine.channels:
         raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.label(node)} broadcasts {node.input[index]!r}")
     return affine.on_axis(axis)
+
+
+def _broadcasts_from_the_right(node: NodeProto, graph: Graph) -> None:
+    if graph.opset < 7 and node.attribute:
+        raise Refused(Reason.MALFORMED, f"{graph.label(node)} says by attributes how it broadcasts")
 
 
 def input_sum(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
@@ -526,6 +552,7 @@ def _from_branch(affine: ChannelAffine, node: NodeProto, index: int, graph: Grap
     """A map of one operand as a map of the output."""
     if affine.is_uniform:
         return affine
+    _broadcasts_from_the_right(node, graph)
     axis = affine.axis + known_rank(graph, node.output[0]) - known_rank(graph, node.input[index])
     if known_dim(graph, node.input[index], affine.axis) != affine.channels:
         raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.label(node)} broadcasts {node.input[index]!r}")

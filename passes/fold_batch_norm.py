@@ -200,7 +200,8 @@ def _into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
 def _up(run: Run, affine: ChannelAffine, graph: Graph, trace: list[str] | None) -> Rewrite:
     node, data = run.first.node, run.first.data
     plan = Search(graph, trace).toward_producer(node, data, affine)
-    toward_producer = graph.can_bypass(node, data, toward_producer=True)
+    constant = graph.constant(node.input[data]) is not None  # the plan may put another one in its place
+    toward_producer = not constant and graph.can_bypass(node, data, toward_producer=True)
     if not toward_producer and graph.is_output(run.output):
         raise Refused(Reason.VALUE_IS_OUTPUT, repr(run.output))
     nodes = _saved(run, plan, graph)

@@ -105,10 +105,10 @@ def _with_gemm_bias(
     bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
     if bias is None and not shift.any():
         return scaled
+    if bias is not None and (len(bias.shape) > 2 or bias.shape[-1:] not in ((), (1,), shift.shape)):
+        raise Refused(Reason.NOT_BROADCASTABLE, f"{node.input[2]!r} has shape {list(bias.shape)}")
     old = 0.0 if bias is None else number(node, "beta", 1.0) * bias.exact()
     values = scale * old + shift
-    if values.ndim > 2:
-        raise Refused(Reason.NOT_BROADCASTABLE, f"{node.input[2]!r} has {values.ndim} dims")
     new = NewConstant(node, 2, stored_vector(values, dtype if bias is None else bias.dtype))
     attributes = [NewAttribute(node, "beta", 1.0)] if number(node, "beta", 1.0) != 1.0 else []
     if graph.opset < 7:

@@ -37,18 +37,24 @@ def number(node: NodeProto, name: str, default: int) -> int: ...
 @overload
 def number(node: NodeProto, name: str, default: float) -> float: ...
 def number(node: NodeProto, name: str, default: float) -> float:
-    """The value of a number attribute, or `default`."""
+    """The value of a number attribute, or `default`. Raises `Refused` where it is of another type."""
     value = attribute(node, name)
+    if value is not None and not isinstance(value, int | float):
+        raise Refused(Reason.MALFORMED, f"{node.op_type}.{name} is no number")
     return default if value is None else value
 
 
 def numbers(node: NodeProto, name: str, default: Sequence[int] = ()) -> list[int]:
-    """The value of an INTS attribute, or `default`."""
+    """The value of an INTS or FLOATS attribute, or `default`. Raises `Refused` where it is of another type."""
     value = attribute(node, name)
+    if value is not None and not isinstance(value, list):
+        raise Refused(Reason.MALFORMED, f"{node.op_type}.{name} is no list")
     return list(default) if value is None else list(value)
 
 
 def text(node: NodeProto, name: str, default: str) -> str:
-    """The value of a string attribute, or `default`."""
+    """The value of a string attribute, or `default`. Raises `Refused` where it is of another type."""
     value = attribute(node, name)
+    if value is not None and not isinstance(value, bytes):
+        raise Refused(Reason.MALFORMED, f"{node.op_type}.{name} is no text")
     return default if value is None else value.decode("utf-8", "replace")
