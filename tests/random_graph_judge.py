@@ -52,6 +52,10 @@ def judge(model: ModelProto, feeds: list[dict[str, Array]], shapes: Mapping[str,
     assert _checks(optimized) >= judged.full_check, "full_check no longer passes"
     assert _weight(optimized) <= _weight(model), f"{_weight(optimized)} nodes after {_weight(model)}"
     _stable(model, optimized)
+    lowered = _optimized(model, lower=True)[0]
+    _same_interface(model, lowered)
+    assert _checks(lowered) >= judged.full_check, "lowered: full_check no longer passes"
+    _equivalent(model, lowered, feeds[0], None)
     for number, feed in enumerate(feeds):
         _equivalent(model, optimized, feed, shapes if number == 0 else None)
         judged.ran |= _equivalent_at_run_time(model, optimized, feed)
@@ -63,10 +67,10 @@ def judge(model: ModelProto, feeds: list[dict[str, Array]], shapes: Mapping[str,
 # --- structure --------------------------------------------------------------------------------------------------------
 
 
-def _optimized(model: ModelProto) -> tuple[ModelProto, tuple[Decision, ...]]:
+def _optimized(model: ModelProto, *, lower: bool = False) -> tuple[ModelProto, tuple[Decision, ...]]:
     file = read(model)
     edited = Model(file)
-    decisions = run_passes(edited, default_passes(PassOptions()))
+    decisions = run_passes(edited, default_passes(PassOptions(lower=lower)))
     return to_proto(file), decisions
 
 

@@ -36,13 +36,13 @@ def batch_normalization(scope: Scope, x: Value) -> None:
     if x.rank < 2:
         return
     dice, channels = scope.dice, x.shape[1]
-    kind = dice.one_of(["any", "positive", "zero", "no shift", "identity"])
+    kind = dice.one_of(["any", "positive", "positive", "zero", "no shift", "identity", "only shift"])
     gamma = scope.factors([channels], both_signs=kind != "positive", zero=kind == "zero")
     beta, mean, variance = scope.normal([channels]), scope.normal([channels]), scope.factors([channels])
     if kind in ("no shift", "identity"):
         beta, mean = np.zeros(channels), np.zeros(channels)
     epsilon = dice.one_of([None, 1e-3, 0.1])
-    if kind == "identity":
+    if kind in ("identity", "only shift"):
         gamma, variance, epsilon = np.ones(channels), np.ones(channels), 0.0
     parameters = [scope.constant(p) for p in (gamma, beta, mean)] + [scope.constant(abs(variance), own=True)]
     spatial = 1 if scope.opset < 9 and dice.chance(30) else None
@@ -86,7 +86,8 @@ def constant_arithmetic(scope: Scope, x: Value, op_type: str, shape: Shape) -> V
     result = broadcast(x.shape, shape)
     if result is None:
         return None
-    values = scope.factors(shape) if op_type in ("Mul", "Div") else scope.normal(shape)
+    factors = op_type in ("Mul", "Div")
+    values = scope.factors(shape, both_signs=scope.dice.chance(50)) if factors else scope.normal(shape)
     operands: list[Value | str] = [x, scope.constant(values, own=op_type == "Div")]
     if scope.dice.chance(40) and (op_type != "Div" or x.positive):
         operands.reverse()
@@ -455,6 +456,8 @@ def pool(scope: Scope, x: Value) -> None:
     if window is None:
         return
     kernel, strides, dilations, attributes, spatial = window
+    if str(attributes.get("auto_pad")).startswith("SAME"):
+        attributes.pop("dilations", None)  # onnxruntime 1.32 pads pools as if there were none
     if op_type == "AveragePool" and dice.chance(50):
         attributes["count_include_pad"] = 1
     if scope.opset >= 10 and "auto_pad" not in attributes and dice.chance(35):
@@ -603,7 +606,8 @@ def combine(scope: Scope, x: Value) -> None:
         other = Value(sigmoid.name, sigmoid.shape, positive=True)
         scope.values[-1] = other
     shape = broadcast(x.shape, other.shape)
-    assert shape is not None
+    if shape is None:
+        return
     operands = [x, other]
     if op_type != "Div" and dice.chance(50):
         operands.reverse()
@@ -663,7 +667,9 @@ def join(scope: Scope, x: Value) -> None:
     shapes = [branch.shape for branch in branches]
     whole = broadcast(*shapes)
     rests = {(len(shape), shape[:1], shape[2:]) for shape in shapes}
-    op_type = scope.dice.one_of(["Concat", "Add", "Sub", "Sum", "Mul"])
+    op_type = scope.dice.one_of(["Concat", "Add", "Sub", "Sub", "Sum", "Mul", "Div"])
+    if op_type == "Div":
+        branches[1] = scope.add("Sigmoid", branches[1:2], shapes[1])
     if op_type == "Concat" and len(rests) == 1 and len(shapes[0]) > 1:
         shape = (*shapes[0][:1], sum(shape[1] for shape in shapes), *shapes[0][2:])
         scope.add("Concat", branches, shape, axis=1)
@@ -672,6 +678,21 @@ def join(scope: Scope, x: Value) -> None:
     elif (pair := broadcast(*shapes[:2])) is not None:
         scope.add("Add" if op_type in ("Concat", "Sum") else op_type, branches[:2], pair)
     scope.dice.one_of([batch_normalization, disguised])(scope, scope.values[-1])
+
+
+def shuffle(scope: Scope, x: Value) -> None:
+    """Depth to space and back, with a linear operator on one side and a normalization on the other."""
+    dice = scope.dice
+    if x.rank != 4 or x.shape[1] > 12:
+        return
+    made = dice.one_of([8, 4])
+    weight = scope.constant(scope.normal([made, x.shape[1], 1, 1], 1 / math.sqrt(x.shape[1])))
+    y = scope.add("Conv", [x, weight], (x.shape[0], made, *x.shape[2:]))
+    steps = [depth_to_space, batch_normalization] if dice.chance(60) else [batch_normalization, depth_to_space, conv]
+    for step in steps:
+        before = len(scope.values)
+        step(scope, y)
+        y = scope.values[-1] if len(scope.values) > before else y
 
 
 def fan_out(scope: Scope, x: Value) -> None:
@@ -689,7 +710,7 @@ def fan_out(scope: Scope, x: Value) -> None:
     for value in made:
         if dice.chance(40):
             before = len(scope.values)
-            dice.one_of([rectify, pass_through, pool, pad, transpose, slices, reshape])(scope, value)
+            dice.one_of([rectify, pass_through, pool, pad, transpose, slices, reshape, combine])(scope, value)
             value = scope.values[-1] if len(scope.values) > before else value
         if dice.chance(90):
             dice.one_of([conv, conv_transpose, gemm, matmul])(scope, value)
@@ -749,7 +770,7 @@ def look_at_shape(scope: Scope, x: Value) -> None:
         scope.integer_outputs.append((name, (x.rank,)))
 
 
-PATTERNS: list[Operator] = [join, fan_out]
+PATTERNS: list[Operator] = [join, join, fan_out, fan_out, shuffle]
 AFFINE: list[Operator] = [batch_normalization] * 4 + [disguised, disguised, arithmetic, arithmetic]
 LINEAR: list[Operator] = [conv] * 3 + [conv_transpose, conv_transpose, matmul, gemm, instance_normalization]
 CARRIERS: list[Operator] = [
