@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import AttributeProto, NodeProto
 
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import FLOATS, Graph, Tensor, number
@@ -185,11 +185,13 @@ def plain_affines(nodes: Sequence[NodeProto], graph: Graph) -> dict[int, Channel
 
 def _plain_epsilon(node: NodeProto) -> float | None:
     """The epsilon of a BatchNormalization in inference mode; None where its form is unusual in any way."""
-    if len(node.input) != 5 or len(node.output) != 1:
+    if len(node.input) != 5 or len(node.output) != 1 or not node.output[0]:
         return None
     epsilon = DEFAULT_EPSILON
     for attribute in node.attribute[:]:
-        if attribute.name == "epsilon" and not attribute.ref_attr_name:
+        if attribute.ref_attr_name:
+            return None
+        if attribute.name == "epsilon" and attribute.type == AttributeProto.FLOAT:
             epsilon = attribute.f
         elif attribute.name != "momentum" and (attribute.name != "training_mode" or attribute.i):
             return None

@@ -8,6 +8,7 @@ from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, fo
 
 _N = "n = BatchNormalization(x, g3, h3, m3, v3)"
 _INPUTS = {
+    "lone": "float[N,1,126]",
     "line": "float[N,3,11]",
     "volume": "float[N,3,4,5,6]",
     "deep": "float[N,6,6,7]",
@@ -45,6 +46,11 @@ _CONSTANTS = {
     "left": numbers(4, 3),
     "left_cube": numbers(2, 4, 3),
     "b15": numbers(15),
+    "one": numbers(1, low=0.1),
+    "to_image": np.array([-1, 3, 6, 7], np.int64),
+    "k_deep": numbers(5, 2, 4),
+    "w_nine": numbers(4, 9, 3, 2),
+    **batch_norm(9, "9"),
     "c_column": numbers(2, 1),
     "one3": np.ones(3, np.float32),
     "still": np.zeros(3, np.float32),
@@ -60,6 +66,7 @@ _SIX = "n = BatchNormalization(deep, g6, h6, m6, v6)"
 _SCALE = "n = BatchNormalization(x, g3, still, still, v3)"
 # A scale of 1: a shift without a scale, of which nothing can be separated
 _SHIFT = "n = BatchNormalization<epsilon=0.0>(x, one3, h3, still, one3)"
+_SCALE5 = "n = BatchNormalization(flat, g5, still5, still5, v5)"
 _SHIFT5 = "n = BatchNormalization<epsilon=0.0>(flat, one5, h5, still5, one5)"
 _SCALE6 = "n = BatchNormalization(deep, g6, still6, still6, v6)"
 
@@ -78,6 +85,9 @@ FOLDS = {
     ),
     "Conv, two groups": Row(f"{_SIX} y = Conv<group=2>(n, w_group, b)"),
     "Conv, depthwise, twice as many": Row(f"{_SIX} y = Conv<group=6>(n, w_depth)"),
+    "Conv, one number for all": Row(
+        "n = BatchNormalization(lone, one, one, one, one) r = Reshape(n, to_image) y = Conv(r, w)"
+    ),
     "Conv, 1d": Row("n = BatchNormalization(line, g3, h3, m3, v3) y = Conv(n, w_line, b)"),
     "Conv, 3d": Row("n = BatchNormalization(volume, g3, h3, m3, v3) y = Conv(n, w_volume, b)"),
     "Conv, padding without a shift": Row(f"{_SCALE} y = Conv<pads=[1,2,0,1]>(n, w, b)"),
@@ -121,6 +131,7 @@ FOLDS = {
     ),
 }
 _LEFT = {
+    "Conv, one number for all": "Reshape Conv",
     "Conv, two of them": "Conv Conv Add",
     "Gemm, transA": "Transpose Gemm",
     "Gemm behind Flatten": "Flatten Gemm",
@@ -153,6 +164,26 @@ LEFT_ALONE = {
     "WEIGHT_SHAPE: Conv, other channels": Row(f"{_N} y = Conv(n, /w|w_five/)"),
     "WEIGHT_SHAPE: Conv, weight of rank 2": Row(f"{_N} y = Conv(n, /w|w_flat/)"),
     "WEIGHT_SHAPE: Conv, group that does not divide": Row(f"{_SIX} y = Conv<group=/2|3/>(n, w_group)"),
+    "WEIGHT_SHAPE: Conv, group that does not divide the outputs": Row(
+        "n = BatchNormalization(nine, g9, h9, m9, v9) y = Conv<group=/1|3/>(n, /w_nine|w_group/)",
+        {"nine": "float[N,9,6,7]"},
+    ),
+    "WEIGHT_SHAPE: Gemm, weight of rank 3": Row(f"{_FIVE} y = Gemm(n, /k|k_deep/, b)"),
+    "WRONG_AXIS: Conv behind a Transpose": Row(
+        "n = BatchNormalization(even, g3, h3, m3, v3) f = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(n) y = Conv(f, w1)",
+        {"even": "float[N,3,3,7]"},
+    ),
+    "WRONG_AXIS: ConvTranspose behind a Transpose": Row(
+        "n = BatchNormalization(even, g3, h3, m3, v3)"
+        "f = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(n) y = ConvTranspose(f, t1)",
+        {"even": "float[N,3,3,7]"},
+    ),
+    "WRONG_AXIS: ConvTranspose reads it as its weight": Row(
+        "n = BatchNormalization(kernel, g3, h3, m3, v3) y = /ConvTranspose(n, t1)|ConvTranspose(picture, n)/",
+        {"kernel": "float[3,3,1,1]", "picture": "float[N,3,6,7]"},
+    ),
+    "WEIGHT_SHAPE: MatMul, other channels": Row(f"{_FIVE} y = MatMul(n, /k|k_rows/)"),
+    "WEIGHT_SHAPE: Gemm, other channels": Row(f"{_FIVE} y = Gemm(n, /k|k_rows/)"),
     "WEIGHT_NOT_CONSTANT: ConvTranspose": Row(f"{_N} y = ConvTranspose(n, /t1|loose_t/, b)"),
     "BIAS_NOT_CONSTANT: ConvTranspose": Row(f"{_SHIFT} y = ConvTranspose(n, t1, /b|loose4/)"),
     "WEIGHT_SHAPE: ConvTranspose, other channels": Row(f"{_N} y = ConvTranspose(n, /t1|t_five/)"),
@@ -217,6 +248,15 @@ def test_only_the_scale_is_folded(name: str) -> None:
     assert decision.detail == "its scale was folded; its shift stays as an Add"
     assert len(decision.target) == 2
     assert decision.target[0] == "y"
+
+
+@pytest.mark.parametrize(
+    "text", [f"{_SCALE} y = Conv(n, w)", f"{_SCALE} y = ConvTranspose(n, t)", f"{_SCALE5} y = Gemm(n, k)"]
+)
+def test_a_scale_alone_adds_no_bias(text: str) -> None:
+    row = _row(Row(text))
+    done = check_folds(row, row.model().graph.node[1].op_type)
+    assert len(done.model.graph.node[0].input) == 2
 
 
 PADDED = {

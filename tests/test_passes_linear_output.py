@@ -20,6 +20,8 @@ _INPUTS = {
     "loose_scalar": "float",
     "loose5x4": "float[5,4]",
     "loose_t": "float[3,4,3,2]",
+    "low": "float[N,3,2,5]",
+    "four5": "float[4,5]",
     "lone": "float[N,1,5]",
 }
 _CONSTANTS = {
@@ -44,6 +46,8 @@ _CONSTANTS = {
     "one": numbers(1, low=0.1),
     "ones": np.ones(8, np.float32),
     "zeros": np.zeros(8, np.float32),
+    "zero4": np.zeros(4, np.float32),
+    "one4": np.ones(4, np.float32),
     "seven": numbers(7),
     "eight": numbers(8),
     "columns_": numbers(5, 7),
@@ -63,6 +67,10 @@ _CONSTANTS = {
     "b_short": numbers(3),
     "w_flat": numbers(4, 3),
     "vector": numbers(5),
+    "to_one": np.array([-1, 1, 80], np.int64),
+    "w_empty": np.zeros((4, 0, 3, 3), np.float32),
+    "k_cube4": numbers(2, 4, 5),
+    "t_one": numbers(6, 1, 3, 2),
 }
 
 
@@ -84,6 +92,9 @@ FOLDS = {
     "Conv, two groups": Row(f"c = Conv<group=2>(deep, w_group, b) {_N}"),
     "Conv, depthwise": Row(f"c = Conv<group=6>(deep, w_depth, b6) y = {_SIX}"),
     "Conv, depthwise, twice as many": Row(f"c = Conv<group=6>(deep, w_depth2) y = {_TWELVE}"),
+    "Conv, one number for all": Row(
+        "c = Conv(x, w, b) r = Reshape(c, to_one) y = BatchNormalization(r, one, one, one, one)"
+    ),
     "Conv, 1d": Row(f"c = Conv<pads=[1,0]>(line, w_line, b) {_N}"),
     "Conv, 3d": Row(f"c = Conv(volume, w_volume, b) {_N}"),
     "ConvTranspose, bias": Row(f"c = ConvTranspose<strides=[2,2]>(x, t, b) {_N}"),
@@ -141,6 +152,7 @@ FOLDS = {
     "InstanceNormalization": Row(f"c = InstanceNormalization(cx, g, b) {_N}", {"cx": "float[N,4,6,7]"}),
 }
 _LEFT = {
+    "Conv, one number for all": "Conv Reshape",
     "MatMul, Add": "MatMul Add",
     "MatMul, Add the other way": "MatMul Add",
     "MatMul, Sub": "MatMul Sub",
@@ -184,7 +196,19 @@ LEFT_ALONE = {
     "BIAS_NOT_CONSTANT: Gemm": Row(f"c = Gemm(flat, k, /b|loose4/) {_N}"),
     "BIAS_NOT_CONSTANT: Gemm, scalar": Row(f"c = Gemm(flat, k, /c_scalar|loose_scalar/) {_N}"),
     "WEIGHT_SHAPE: Gemm, other channels": Row(f"c = Gemm(flat, k, b) y = /BatchNormalization(c, g, h, m, v)|{_SIX}/"),
-    "WEIGHT_SHAPE: Gemm, weight of rank 3": Row(f"c = Gemm(flat, /k|k_cube/, b) {_N}"),
+    "WEIGHT_SHAPE: Gemm, weight of rank 3": Row(f"c = Gemm(flat, /k|k_cube4/, b) {_N}"),
+    "WEIGHT_SHAPE: Conv, weight without elements": Row(f"c = Conv(x, /w|w_empty/, b) {_N}"),
+    "WEIGHT_SHAPE: ConvTranspose, group that does not divide the inputs": Row(
+        f"c = ConvTranspose<group=/2|4/>(deep, /t_group|t_one/, b) {_N}"
+    ),
+    "WRONG_AXIS: ConvTranspose behind a Transpose": Row(
+        f"d = ConvTranspose(low, t) c = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(d) {_N}"
+    ),
+    "WRONG_AXIS: Gemm behind a Transpose": Row(f"d = Gemm(four5, k) c = /Identity|Transpose/(d) {_N}"),
+    "WRONG_AXIS: InstanceNormalization behind a Transpose": Row(
+        f"d = InstanceNormalization(cx, g, b) c = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(d) {_N}",
+        {"cx": "float[N,4,4,7]"},
+    ),
     "NOT_BROADCASTABLE: Gemm, C of rank 3": Row(f"c = Gemm(three, k, /c_whole|c_cube/) {_N}"),
     "WEIGHT_NOT_CONSTANT: MatMul": Row(f"c = MatMul(flat, /k|loose5x4/) {_N}"),
     "WEIGHT_NOT_CONSTANT: MatMul, left": Row(f"c = MatMul(/left|rows/, columns) y = {_SIX}", {"rows": "float[6,5]"}),
@@ -225,7 +249,24 @@ def test_left_alone(name: str) -> None:
     check_left_alone(name, _row(LEFT_ALONE[name]))
 
 
+@pytest.mark.parametrize("layer", ["Conv(x, w)", "ConvTranspose(x, t)", "Gemm(flat, k)", "MatMul(flat, k)"])
+def test_a_scale_alone_adds_no_bias(layer: str) -> None:
+    row = _row(Row(f"c = {layer} y = BatchNormalization(c, g, zero4, zero4, v)"))
+    done = check_folds(row, layer.split("(")[0])
+    assert len(done.model.graph.node[0].input) == 2
+
+
+@pytest.mark.parametrize("layer", ["Conv(x, w, b)", "ConvTranspose(x, t, b)", "Gemm(flat, k, b)"])
+def test_a_shift_alone_leaves_the_weight_as_it_is(layer: str) -> None:
+    row = _row(Row(f"c = {layer} y = BatchNormalization<epsilon=0.0>(c, one4, h, zero4, one4)"))
+    done = check_folds(row, layer.split("(")[0])
+    weight = done.model.graph.node[0].input[1]
+    before = next(tensor for tensor in row.model().graph.initializer if tensor.name == weight)
+    assert next(tensor for tensor in done.model.graph.initializer if tensor.name == weight) == before
+
+
 def test_every_table_input_is_used() -> None:
     texts = " ".join(row.text for row in (*FOLDS.values(), *LEFT_ALONE.values()))
-    assert not [name for name in (*_INPUTS, *_CONSTANTS) if name not in texts and name not in INPUTS]
-    assert np.all([array.size for array in _CONSTANTS.values()])
+    assert not [
+        name for name in (*_INPUTS, *_CONSTANTS) if name not in texts and name not in INPUTS | {"zero4": "", "one4": ""}
+    ]

@@ -72,6 +72,12 @@ LEFT_ALONE = {
 }
 
 
+@pytest.fixture(params=["one by one", "all at once"], autouse=True)
+def _reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of plain normalizations are read by one array operation: with the same answers as one by one."""
+    monkeypatch.setattr("bnfold.passes.normalization._WORTH_JOINING", 1 if request.param == "all at once" else 1000)
+
+
 @pytest.mark.parametrize("name", LEFT_ALONE)
 def test_left_alone(name: str) -> None:
     positive = {"pos": numbers(4, low=0.5, high=2.0)}

@@ -17,6 +17,9 @@ _PARAMETERS = {
     "m_long": numbers(5),
     "v_one": CONSTANTS["v"][:1],
     **{f"{name}_one": CONSTANTS[name][:1] for name in "ghm"},
+    "w_one": numbers(1, 3, 3, 3),
+    **{f"{name}_row": CONSTANTS[name].reshape(1, 4) for name in "hmv"},
+    "g_integer": np.ones(4, np.int32),
     "v_zero": np.zeros(4, np.float32),
     "v_negative": np.array([1, 1, -1e-3, 1], np.float32),
     "v_slightly_negative": np.array([1, 1, -1e-6, 1], np.float32),
@@ -65,6 +68,7 @@ FOLDS = {
         f"k = ConstantOfShape<value = float[1] {{2.0}}>(shape4) c = Conv(x, w, b) {_N}(c, g, k, m, v)"
     ),
     "parameters from an expression": Row(f"k = Add(g, h) r = Sqrt(v) c = Conv(x, w, b) {_N}(c, k, h, m, r)"),
+    "one channel": Row(f"c = Conv(x, w_one) {_N}(c, g_one, h_one, m_one, v_one)"),
     "one vector as every parameter": Row(f"c = Conv(x, w, b) {_N}(c, v, v, v, v)"),
 }
 
@@ -81,7 +85,7 @@ def test_folds(name: str) -> None:
     done = check_folds(Row(row.text, constants=_PARAMETERS, opset=row.opset, ir=row.ir), "Conv")
     assert done.decision().target == ("c",)
     assert done.decision().reason is None
-    assert {tensor.name for tensor in done.model.graph.initializer} == {"w", "b"}
+    assert {tensor.name for tensor in done.model.graph.initializer} <= {"w", "b", "w_one", "c_folded"}
 
 
 LEFT_ALONE = {
@@ -116,6 +120,8 @@ LEFT_ALONE = {
     "PARAMETER_NOT_CONSTANT: computed": Row(f"s = Add(g, /h|loose4/) c = Conv(x, w, b) {_N}(c, s, h, m, v)"),
     "PARAMETER_SHAPE: scale of rank 2": Row(f"c = Conv(x, w, b) {_N}(c, /g|g_row/, h, m, v)"),
     "PARAMETER_SHAPE: scale of rank 4": Row(f"c = Conv(x, w, b) {_N}(c, /g|g_whole/, h, m, v)"),
+    "PARAMETER_SHAPE: all of rank 2": Row(f"c = Conv(x, w, b) {_N}(c, /g, h, m, v|g_row, h_row, m_row, v_row/)"),
+    "UNSUPPORTED_DTYPE: integers": Row(f"c = Conv(x, w, b) {_N}(c, /g|g_integer/, h, m, v)"),
     "PARAMETER_SHAPE: B too short": Row(f"c = Conv(x, w, b) {_N}(c, g, /h|h_short/, m, v)"),
     "PARAMETER_SHAPE: mean too long": Row(f"c = Conv(x, w, b) {_N}(c, g, h, /m|m_long/, v)"),
     "PARAMETER_SHAPE: variance of one": Row(f"c = Conv(x, w, b) {_N}(c, g, h, m, /v|v_one/)"),
@@ -168,6 +174,20 @@ def test_the_decision_names_the_node_or_its_output() -> None:
     decision = fold(model).decision()
     assert (decision.node, decision.op_type, decision.scope) == ("second", "BatchNormalization", "")
     assert (decision.action, decision.target) == (Action.FOLDED, ("first",))
+
+
+def test_one_whose_output_has_no_name_is_malformed() -> None:
+    row = Row('c = Conv(x, w, b) "" = BatchNormalization(c, g, h, m, v) y = Relu(x)')
+    done = fold(row.model())
+    assert not done.modified
+    assert done.decision().reason is not None
+    assert done.decision().reason.code == "MALFORMED"
+
+
+def test_description_of_one_in_disguise() -> None:
+    graph = Model(read(Row("y = Mul(b, x)", {"x": "float[N,4]"}).model().SerializeToString())).main
+    facts = describe(graph.nodes()[0], graph)
+    assert (facts.mode, facts.data, facts.epsilon, facts.momentum) == (Mode.INFERENCE, "x", None, None)
 
 
 @pytest.mark.parametrize(

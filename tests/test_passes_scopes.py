@@ -260,3 +260,25 @@ def test_a_function_imports_its_own_operator_set() -> None:
     assert not done.modified
     assert done.decision().reason is not None
     assert done.decision().reason.code == "TRAIN_MODE"
+
+
+@pytest.mark.parametrize("worth", [1, 1000])
+def test_a_mode_of_the_caller_may_be_anything_in_a_body_of_the_function(
+    worth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body has initializers of its own, so its normalizations can be read many at a time."""
+    monkeypatch.setattr("bnfold.passes.normalization._WORTH_JOINING", worth)
+    model = _with_function(
+        "t = Constant<value = bool {1}>() y = acme.block<train = 0>(x, t)",
+        "block <train> (a, when) => (z)",
+        "z = If(when) <then_branch = p () => (float[N,C,H,W] q) "
+        f"{{ c = Conv(a, w, b) q = {B}<training_mode = @train>(c, g, h, m, v) }}, "
+        "else_branch = e () => (float[N,C,H,W] r) { r = Conv(a, w) }>",
+    )
+    for branch in model.functions[0].node[0].attribute:
+        names = {name for node in branch.g.node for name in node.input} & set(CONSTANTS)
+        branch.g.initializer.extend(onnx.numpy_helper.from_array(CONSTANTS[name], name) for name in sorted(names))
+    done = fold(model)
+    assert not done.modified
+    assert done.decision().reason is not None
+    assert done.decision().reason.code == "ATTRIBUTE_OF_CALLER"
