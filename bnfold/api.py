@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from bnfold.equivalence import Verification, VerifyOptions
     from bnfold.equivalence.signature import Source
     from bnfold.equivalence.user_feeds import Inputs
-    from bnfold.recalibration import CalibrationOptions
+    from bnfold.passes import SubstituteBatchNormOptions
+    from bnfold.recalibration import CalibrationOptions, Fitted
     from bnfold.recalibration.run import Progress
     from bnfold.recalibration.sources import Data
     from bnfold.statistics import Statistics
@@ -72,6 +73,9 @@ def optimize(
     recalibrate: "Data | str | os.PathLike[str] | None" = None,
     calibration: "CalibrationOptions | None" = None,
     statistics_from: str | os.PathLike[str] | None = None,
+    substitute: str | None = None,
+    substitute_only: Iterable[str] = (),
+    data: "Data | str | os.PathLike[str] | None" = None,
     assume_constant_initializers: bool = False,
     strict_external_data: bool = False,
     layout: Layout | None = None,
@@ -88,6 +92,10 @@ def optimize(
 
     `recalibrate` is data (what `bnfold.recalibrate` takes, used as `calibration` says) from which every
     BatchNormalization gets new statistics first; `statistics_from` is a safetensors file that holds them.
+
+    `substitute` ("group-norm", "group-norm:8", "instance-norm" or "layer-norm") puts another normalization in the place
+    of each BatchNormalization, or of those whose names match `substitute_only`, fitted to its output on `data`. That is
+    another function: the verdict is "substituted", and the report holds the measured change.
 
     Raises VerificationError, which carries the report, where the result was not shown to be equivalent (nothing is
     published then; `keep_failed` writes it beside `output` as NAME.failed.onnx), and the other classes of
@@ -115,6 +123,9 @@ def optimize(
         else recalibrate is not None,
         "calibration": None if calibration is None else calibration.to_dict(),
         "statistics_from": None if statistics_from is None else os.fspath(statistics_from),
+        "substitute": substitute,
+        "substitute_only": list(substitute_only),
+        "data": os.fspath(data) if isinstance(data, str | os.PathLike) else data is not None,
         "assume_constant_initializers": assume_constant_initializers,
         "strict_external_data": strict_external_data,
     }
@@ -123,18 +134,28 @@ def optimize(
         file = _read(model, strict=strict_external_data)
         before = _input_summary(file, model)
         calibrated = None
-        if recalibrate is not None or statistics_from is not None:
+        statistics: Mapping[tuple[str, str], Statistics] = {}
+        substitution: SubstituteBatchNormOptions | None = None
+        fitted: tuple[Fitted, ...] = ()
+        if recalibrate is not None or statistics_from is not None or substitute is not None:
             from bnfold import recalibration
 
+            untouched = Model(file, assume_constant_initializers=assume_constant_initializers)
             calibrated = recalibration.calibration(
-                file,
-                Model(file, assume_constant_initializers=assume_constant_initializers),
-                data=recalibrate,
-                weights=statistics_from,
-                options=calibration,
-                keep=keep,
+                file, untouched, data=recalibrate, weights=statistics_from, options=calibration, keep=keep
             )
-        statistics = {} if calibrated is None else calibrated.statistics
+            statistics = {} if calibrated is None else calibrated.statistics
+            if substitute is not None:
+                substitution, fitted = recalibration.substitution(
+                    file,
+                    untouched,
+                    substitute,
+                    data=data,
+                    statistics=statistics,
+                    options=calibration,
+                    only=substitute_only,
+                    keep=keep,
+                )
         passes = PassOptions(
             tuple(keep),
             lower,
@@ -143,6 +164,7 @@ def optimize(
             statistics=statistics,
             keep_dropout=keep_dropout,
             accept_initial_statistics=accept_initial_statistics,
+            substitute=substitution,
         )
         edited, decisions = run_on(
             file, default_passes(passes), assume_constant_initializers=assume_constant_initializers
@@ -158,7 +180,10 @@ def optimize(
             else _verified(model, file, publication.path, how, decisions, statistics, frozen=freeze or bool(statistics))
         )
         verdict = "not-verified" if verification is None else verification.verdict.value
-        accepted = not verify or verdict in ("equivalent", "proved") or (allow_unverified and verdict == "not-verified")
+        if verification is not None and _is_substituted(decisions, substitution, verification):
+            verdict = "substituted"
+        good = verdict in ("equivalent", "proved", "substituted")
+        accepted = not verify or good or (allow_unverified and verdict == "not-verified")
         publish = accepted and output is not None and not dry_run
         report = Report(
             verdict=verdict,
@@ -168,8 +193,9 @@ def optimize(
             output=_summary(file.proto, None if output is None else os.fspath(output), written.sha256, nbytes),
             published=os.fspath(output) if publish and output is not None else None,
             verification=None if verification is None else verification.to_dict(),
-            explanation=_explanation(verification, verify=verify),
+            explanation=_SUBSTITUTED if verdict == "substituted" else _explanation(verification, verify=verify),
             options=options,
+            fitted=tuple(each.to_dict() for each in fitted),
             training_distance=distance,
             recalibration=None if calibrated is None else calibrated.to_dict(),
         )
@@ -414,6 +440,19 @@ def _verified(
     stays = {(decision.scope, decision.node) for decision in decisions if decision.action is Action.KEPT}
     found = equivalence.verify_frozen(_source(model), candidate, options, stays=stays, statistics=statistics)
     return found.verification, tuple(measurement.to_dict() for measurement in found.training_distance)
+
+
+_SUBSTITUTED = "Normalizations were substituted on purpose: the result computes another function, as measured above."
+
+
+def _is_substituted(
+    decisions: Iterable[Decision], substitution: "SubstituteBatchNormOptions | None", verification: "Verification"
+) -> bool:
+    """Whether the result differs because that was asked for, and nothing in it is broken: every value is finite."""
+    substituted = any(decision.action is Action.SUBSTITUTED for decision in decisions)
+    outputs = [measured for measured in verification.measurements if measured.where.stage == "output"]
+    sound = bool(outputs) and not any(measured.problem or measured.new_nonfinite for measured in outputs)
+    return substitution is not None and substituted and sound
 
 
 def _require_statistics(

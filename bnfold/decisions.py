@@ -40,6 +40,8 @@ class Reason(Enum):
     )
     BATCH_STATISTICS = "It has no stored statistics: the model computes its mean and variance from its own input."
     STATISTICS_READ = "It runs in training mode and something reads the running statistics it gives out."
+    UNEVEN_GROUPS = "Its channels cannot be divided into that many groups of one size."
+    ONE_VALUE_PER_CHANNEL = "Each channel of each image has one value, which normalized by itself is always zero."
     STATISTICS_NOT_FOUND = "The file of weights has no statistics for it, by name or by the values of its parameters."
     DECIDED_AT_RUN_TIME = "Whether it runs in training mode is decided while the model runs."
     # What surrounds it.

@@ -5,14 +5,15 @@
 
 from collections.abc import Callable
 
-from bnfold.passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateBatchNormOptions
-
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.passes.freeze_batch_norm import FreezeBatchNorm, FreezeBatchNormOptions
 from bnfold.passes.options import PassOptions
 from bnfold.passes.protocol import Pass, Preserves
+from bnfold.passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateBatchNormOptions
+from bnfold.passes.substitute_batch_norm import Fit, SubstituteBatchNorm, SubstituteBatchNormOptions
 
 __all__ = [
+    "Fit",
     "FoldBatchNorm",
     "FoldBatchNormOptions",
     "FreezeBatchNorm",
@@ -22,6 +23,8 @@ __all__ = [
     "Preserves",
     "RecalibrateBatchNorm",
     "RecalibrateBatchNormOptions",
+    "SubstituteBatchNorm",
+    "SubstituteBatchNormOptions",
     "default_passes",
 ]
 
@@ -48,8 +51,12 @@ def _recalibrate(options: PassOptions) -> Pass | None:
     return RecalibrateBatchNorm(RecalibrateBatchNormOptions(options.statistics)) if options.statistics else None
 
 
+def _substitute(options: PassOptions) -> Pass | None:
+    return SubstituteBatchNorm(options.substitute) if options.substitute is not None else None
+
+
 # In the order in which they run; None where the options do not ask for a pass.
-ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (_recalibrate, _freeze, _fold)
+ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (_recalibrate, _freeze, _substitute, _fold)
 
 
 def default_passes(options: PassOptions | None = None) -> list[Pass]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bnfold.passes.substitute_batch_norm import SubstituteBatchNormOptions
 from bnfold.statistics import Statistics
 
 
@@ -10,9 +11,9 @@ from bnfold.statistics import Statistics
 class PassOptions:
     """`keep`: shell patterns of node names that stay. `lower`: BatchNormalizations that stay become Mul and Add.
 
-    `explain`: the name of a node whose walk is to be told.
-    `fold`, `freeze`: which passes run. `statistics`: new ones, by scope and label. `keep_dropout`: Dropout in training mode goes on dropping.
-    `accept_initial_statistics`: statistics that were never updated are frozen too.
+    `explain`: the name of a node whose walk is to be told. `fold`, `freeze`: which passes run. `statistics`: new ones,
+    by scope and label. `substitute`: another normalization for BatchNormalization. `keep_dropout`: Dropout in training
+    mode goes on dropping. `accept_initial_statistics`: statistics that were never updated are frozen too.
     """
 
     keep: tuple[str, ...] = ()
@@ -23,3 +24,4 @@ class PassOptions:
     keep_dropout: bool = False
     accept_initial_statistics: bool = False
     explain: str | None = None
+    substitute: SubstituteBatchNormOptions | None = None

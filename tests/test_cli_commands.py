@@ -116,7 +116,7 @@ DEFAULTS = {
     | DEFAULT_REWRITES
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT
-    | {"freeze": True, "statistics_from": None},
+    | {"freeze": True, "statistics_from": None, "substitute": None, "substitute_only": (), "data": None},
     "freeze": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT,
@@ -181,6 +181,7 @@ OPTIMIZE_OPTIONS = [
     [("optimize", *row) for row in FEED_OPTIONS + REWRITE_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
     + [("optimize", ["--no-freeze"], {"freeze": False})]
     + [("optimize", ["--statistics-from", "w.safetensors"], {"statistics_from": "w.safetensors"})]
+    + [("optimize", ["--substitute", "layer-norm"], {"substitute": "layer-norm"})]
     + [("recalibrate", *row) for row in FEED_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS + CALIBRATION_OPTIONS]
     + [("freeze", *row) for row in FEED_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
     + [("inspect", *row) for row in REWRITE_OPTIONS + FREEZE_OPTIONS]
@@ -216,6 +217,8 @@ def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str
         ["in.onnx", "out.onnx", "--report", "in.onnx"],
         ["in.onnx", "out.onnx", "--report", "out.onnx"],
         ["in.onnx", "out.onnx", "--nosuch"],
+        ["in.onnx", "out.onnx", "--data", "data.npz"],
+        ["in.onnx", "out.onnx", "--substitute-only", "bn"],
     ],
 )
 def test_a_wrong_request_is_refused_before_any_work(api: FakeApi, arguments: list[str]) -> None:

@@ -49,6 +49,7 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "verification",
         "training_distance",
         "recalibration",
+        "fitted",
         "options",
     ]
     assert (content["format"], content["kind"], content["verdict"]) == (FORMAT_VERSION, "optimize", "equivalent")

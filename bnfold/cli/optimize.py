@@ -36,6 +36,18 @@ from bnfold.errors import StatisticsError, UsageError, VerificationError
 )
 @click.option("--statistics-from", type=click.Path(), metavar="FILE", help="Take statistics from a safetensors file.")
 @calibration_options
+@click.option(
+    "--substitute",
+    metavar="KIND",
+    help="Another normalization instead: group-norm, group-norm:G, instance-norm or layer-norm. Changes the function.",
+)
+@click.option(
+    "--substitute-only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Substitute only the normalizations whose node name matches this shell pattern. Repeatable.",
+)
+@click.option("--data", metavar="DATA", help="Fit the substitutes to what BatchNormalization gives out on this data.")
 @rewrite_options
 @external_data_option
 @feed_options
@@ -71,7 +83,9 @@ def command(
     from bnfold import api
 
     options |= {"dry_run": dry_run, "verify": not no_verify, "freeze": not no_freeze}
-    if recalibrate is None:
+    if options["substitute"] is None and (options["data"] is not None or options["substitute_only"]):
+        raise UsageError("--data and --substitute-only belong to --substitute; data for statistics is --recalibrate")
+    if recalibrate is None and options["data"] is None:
         deliver(ctx, lambda: api.optimize(model, output, **options))
         return
     from bnfold.recalibration import CalibrationOptions, ImageOptions

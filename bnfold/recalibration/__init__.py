@@ -1,7 +1,8 @@
 """New statistics for BatchNormalization: from data that runs through the model, or from a file of weights."""
 
 from bnfold.recalibration.drift import Drift
-from bnfold.recalibration.request import CalibrationOptions, calibration
+from bnfold.recalibration.fitting import Fitted
+from bnfold.recalibration.request import CalibrationOptions, calibration, substitution
 from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
 from bnfold.recalibration.sources import ImageOptions, data_source
 from bnfold.recalibration.targets import Target, targets_of
@@ -10,6 +11,7 @@ __all__ = [
     "Calibration",
     "CalibrationOptions",
     "Drift",
+    "Fitted",
     "ImageOptions",
     "Mode",
     "RecalibrateOptions",
@@ -18,5 +20,6 @@ __all__ = [
     "calibrate",
     "calibration",
     "data_source",
+    "substitution",
     "targets_of",
 ]

@@ -1,16 +1,20 @@
 """What a caller asks for, as one thing: data or a file of weights, and how to use it."""
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bnfold.errors import UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
+from bnfold.passes import SubstituteBatchNormOptions
+from bnfold.passes.substitute_batch_norm import KINDS
+from bnfold.recalibration.fitting import Fitted, fit
 from bnfold.recalibration.run import Calibration, Mode, Progress, RecalibrateOptions, Weighting, calibrate
 from bnfold.recalibration.sources import ImageOptions, data_source
 from bnfold.recalibration.weights import statistics_from
+from bnfold.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,34 @@ def calibration(
     if isinstance(data, str | os.PathLike):
         data = data_source(data, _shapes(model), options.batch_size, options.images)
     return calibrate(file, model, data, how)
+
+
+def substitution(
+    file: OnnxFile,
+    model: Model,
+    kind: str,
+    *,
+    data: Any = None,
+    statistics: Mapping[tuple[str, str], Statistics] | None = None,
+    options: CalibrationOptions | None = None,
+    only: Iterable[str] = (),
+    keep: Iterable[str] = (),
+) -> tuple[SubstituteBatchNormOptions, tuple[Fitted, ...]]:
+    """What `kind` ("group-norm", "group-norm:8", "instance-norm", "layer-norm") asks for, fitted to `data` if given.
+
+    `statistics` are those that BatchNormalization gets first. Raises UsageError.
+    """
+    name, colon, groups = kind.partition(":")
+    if name not in KINDS or (colon and (name != "group-norm" or not groups.isdigit() or not int(groups))):
+        raise UsageError(f"{kind!r} is no substitute: use group-norm, group-norm:G, instance-norm or layer-norm")
+    chosen = SubstituteBatchNormOptions(name, int(groups) if colon else None, tuple(only), tuple(keep))
+    if data is None:
+        return chosen, ()
+    options = options or CalibrationOptions()
+    if isinstance(data, str | os.PathLike):
+        data = data_source(data, _shapes(model), options.batch_size, options.images)
+    fits, told = fit(file, model, data, chosen, statistics)
+    return replace(chosen, fits=fits), told
 
 
 def _shapes(model: Model) -> dict[str, tuple[int | str | None, ...]]:

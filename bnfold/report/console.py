@@ -30,6 +30,9 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
     _print_verdict(report, console, every=verbosity > 0)
     if report.recalibration is not None:
         _print_recalibration(report.recalibration, console)
+    for fitted in report.fitted:
+        before, after = number(fitted["before"]), number(fitted["after"])
+        _line(console, f"fitted {printable(fitted['node'])}: {after} deviations from its output, {before} before")
     for measurement in report.training_distance:
         _line(console, f"in training mode the input answers otherwise: {_measured(measurement)}")
     if report.published is not None:

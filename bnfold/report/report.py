@@ -53,7 +53,8 @@ class Report:
     at, or None. `verification` is `Verification.to_dict()`, or None where verification was switched off.
     `options` are the options the run was asked for, JSON-able. `training_distance`: where the input ran in training
     mode, how far that is from evaluation, as `Measurement.to_dict()` per output. `recalibration`: where new statistics
-    were computed, how, and how far each normalization drifted.
+    were computed, how, and how far each normalization drifted. `fitted`: how far each substitute was from the
+    normalization before and after it was fitted.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -70,6 +71,7 @@ class Report:
     version: str = __version__
     training_distance: tuple[Mapping[str, Any], ...] = ()
     recalibration: Mapping[str, Any] | None = None
+    fitted: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data, the keys in the order a person would read them."""
@@ -81,6 +83,7 @@ class Report:
             "verification": None if self.verification is None else dict(self.verification),
             "training_distance": [dict(measurement) for measurement in self.training_distance],
             "recalibration": None if self.recalibration is None else dict(self.recalibration),
+            "fitted": [dict(each) for each in self.fitted],
             "options": dict(self.options),
         }
 

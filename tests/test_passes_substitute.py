@@ -1,0 +1,150 @@
+"""Substitutes compute what they are called, fitted ones are closer, and nobody calls them equivalent."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+import bnfold
+from bnfold.decisions import Action, Reason
+from bnfold.errors import UsageError
+from tests.fold_models import CONSTANTS, Row, numbers
+from tests.oracle import evaluate
+from tests.test_freeze_digits import MODELS, TRAIN, operators, run
+
+BN = "BatchNormalization"
+X = numbers(3, 4, 6, 7, seed=3) * 2 + 1
+VECTORS = numbers(3, 4, seed=4)
+
+
+def model_of(text: str = f"y = {BN}<epsilon=0.01>(c, g, h, m, v)", opset: int = 17) -> ModelProto:
+    return Row(text, inputs={"c": "float[N,4,6,7]", "u": "float[N,4]"}, opset=opset, ir=10).model()
+
+
+def group_norm(x: np.ndarray, groups: int, epsilon: float = 0.01) -> np.ndarray:
+    wide = x.astype(np.float64).reshape(len(x), groups, -1)
+    normal = (wide - wide.mean(2, keepdims=True)) / np.sqrt(
+        wide.var(2, keepdims=True) + np.float64(np.float32(epsilon))
+    )
+    scale, bias = (CONSTANTS[name].astype(np.float64).reshape(4, *[1] * (x.ndim - 2)) for name in "gh")
+    return normal.reshape(x.shape) * scale + bias
+
+
+CASES = {
+    "group-norm": 2,
+    "group-norm:1": 1,
+    "group-norm:2": 2,
+    "group-norm:4": 4,
+    "instance-norm": 4,
+    "layer-norm": 1,
+}
+
+
+@pytest.mark.parametrize("opset", [7, 13, 17, 18, 20, 21, 22])
+@pytest.mark.parametrize("kind", CASES)
+def test_a_substitute_computes_what_it_is_called(kind: str, opset: int) -> None:
+    result = bnfold.optimize(model_of(opset=opset), substitute=kind, verify=False)
+    np.testing.assert_allclose(evaluate(result.model, {"c": X})["y"], group_norm(X, CASES[kind]), rtol=1e-5, atol=1e-5)
+    found = operators(result.model)
+    if CASES[kind] == 4:
+        assert found == ["InstanceNormalization"]
+    elif opset >= 21:
+        assert found == ["GroupNormalization"]
+    else:
+        assert found == ["Shape", "Reshape", "InstanceNormalization", "Reshape", "Mul", "Add"]
+    assert result.model.opset_import[0].version == opset
+    onnx.checker.check_model(result.model, full_check=True)
+    (decision,) = result.report.decisions
+    assert decision.action is Action.SUBSTITUTED
+
+
+@pytest.mark.parametrize("kind", ["group-norm:2", "layer-norm"])
+def test_vectors_are_normalized_over_their_features(kind: str) -> None:
+    model = model_of(f"y = {BN}<epsilon=0.01>(u, g, h, m, v)")
+    result = bnfold.optimize(model, substitute=kind, verify=False)
+    expected = group_norm(VECTORS, CASES[kind])
+    np.testing.assert_allclose(evaluate(result.model, {"u": VECTORS})["y"], expected, rtol=1e-5, atol=1e-5)
+
+
+REFUSED = {
+    "UNEVEN_GROUPS": ("group-norm:3", f"y = {BN}(c, g, h, m, v)", 17),
+    "ONE_VALUE_PER_CHANNEL": ("instance-norm", f"y = {BN}(u, g, h, m, v)", 17),
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_left_alone(code: str) -> None:
+    kind, text, opset = REFUSED[code]
+    result = bnfold.optimize(model_of(text, opset), substitute=kind, fold=False)
+    (decision,) = result.report.decisions
+    assert (decision.action, decision.reason) == (Action.KEPT, Reason[code])
+    assert result.report.verdict == "equivalent"
+
+
+@pytest.mark.parametrize("kind", ["group", "group-norm:", "group-norm:0", "group-norm:-1", "instance-norm:2", ""])
+def test_a_kind_that_does_not_exist(kind: str) -> None:
+    with pytest.raises(UsageError, match="is no substitute"):
+        bnfold.optimize(model_of(), substitute=kind)
+
+
+def test_only_what_is_chosen_is_substituted() -> None:
+    model = model_of(f"k = {BN}(c, g, h, m, v) r = Tanh(k) y = {BN}(r, g, h, m, v)")
+    result = bnfold.optimize(model, substitute="instance-norm", substitute_only=("k",), verify=False)
+    assert operators(result.model) == ["InstanceNormalization", "Tanh", BN]
+
+
+def test_training_mode_over_one_image_is_instance_normalization_exactly() -> None:
+    model = model_of(f"y = {BN}<training_mode=1, epsilon=0.01>(c, g, h, m, v)")
+    result = bnfold.optimize(model, substitute="instance-norm", verify=False)
+    for image in X:
+        expected = evaluate(model, {"c": image[None]})["y"]  # the statistics of a batch of one
+        found = evaluate(result.model, {"c": image[None]})["y"]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_autoencoder", "digits_preact", "digits_cnn_train"])
+@pytest.mark.parametrize("kind", ["group-norm", "instance-norm", "layer-norm"])
+def test_fitted_is_closer_on_every_model(name: str, kind: str) -> None:
+    result = bnfold.optimize(
+        MODELS / f"{name}.onnx", substitute=kind, data=MODELS / "digits_train.npz", fold=False, verify=False
+    )
+    fitted = result.report.fitted
+    assert fitted
+    assert all(each["after"] < each["before"] for each in fitted)
+    substituted = {each.node for each in result.report.decisions if each.action is Action.SUBSTITUTED}
+    assert {each["node"] for each in fitted} == substituted
+
+
+def test_the_fit_is_that_of_least_squares() -> None:
+    model = model_of()
+    data = [X[:1], X[1:]]
+    result = bnfold.optimize(model, substitute="group-norm:2", data=data, verify=False)
+    plain = bnfold.optimize(model, substitute="group-norm:2", verify=False)
+    teacher = evaluate(model, {"c": X})["y"]
+    found, unfitted = (evaluate(each.model, {"c": X})["y"] for each in (result, plain))
+    normal = (group_norm(X, 2) - CASES_BIAS) / CASES_SCALE
+    for channel in range(4):
+        design = np.stack([normal[:, channel].reshape(-1), np.ones(3 * 42)], 1)
+        best, *_ = np.linalg.lstsq(design, teacher[:, channel].reshape(-1), rcond=None)
+        np.testing.assert_allclose(found[:, channel].reshape(-1), design @ best, atol=1e-5)
+    (told,) = result.report.fitted
+    size = np.sqrt(teacher.var((0, 2, 3)).mean())
+    assert told["after"] == pytest.approx(np.sqrt(((found - teacher) ** 2).mean()) / size, rel=1e-4)
+    assert told["before"] == pytest.approx(np.sqrt(((unfitted - teacher) ** 2).mean()) / size, rel=1e-4)
+
+
+CASES_SCALE, CASES_BIAS = (CONSTANTS[name].astype(np.float64).reshape(4, 1, 1) for name in "gh")
+
+
+def test_nobody_calls_it_equivalent(tmp_path: Path) -> None:
+    arguments = ("--substitute", "group-norm", "--data", MODELS / "digits_train.npz")
+    result = run("optimize", TRAIN, tmp_path / "out.onnx", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "equivalent" not in result.stdout
+    assert "substituted: largest deviation" in result.stdout
+    assert "another function" in result.stdout
+    assert result.stdout.count("fitted /") == 5
+    assert (tmp_path / "out.onnx").exists()
+    assert BN not in operators(onnx.load(tmp_path / "out.onnx"))
