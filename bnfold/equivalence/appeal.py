@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from bnfold.equivalence.behind import Sources
 from bnfold.equivalence.findings import Finding, compare
 from bnfold.equivalence.float64 import Evaluator, Unknowable
-from bnfold.equivalence.noise import Noise, noise
+from bnfold.equivalence.noise import FEW, Noise, noise, relative_error
 from bnfold.equivalence.reference_run import Answer
 from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.sessions import Optimization, Outputs, RunFailed
@@ -31,9 +31,11 @@ class Appeal:
         self._known: bool | None = None
         self._cache: dict[str, Outputs] = {}
         self._originals: dict[tuple[str, Setting], Outputs] = {}
+        self._answers: dict[str, Answer] = {}
 
     def settle(self, findings: list[Finding]) -> list[Finding]:
         """Close every open finding; returns those added on the way. `findings` are of one verdict."""
+        self._answers |= {finding.answer.name: finding.answer for finding in findings}
         added = self._look_behind(findings)
         everything = [*findings, *added]
         self._by_noise([finding for finding in everything if finding.measurement.where.stage == "behind"])
@@ -100,8 +102,8 @@ class Appeal:
             finding.candidate = None
 
     def _against_truth(self, finding: Finding) -> Noise | None:
-        truth = self._truth(finding)
-        if truth is None or finding.candidate is None or finding.value not in truth:
+        truth = self._truth(finding.answer)
+        if finding.candidate is None or finding.value not in truth:
             return None
         value, originals = finding.value, [finding.answer.outputs[finding.value]]
         first = noise(truth[value], originals, finding.candidate)
@@ -112,10 +114,26 @@ class Appeal:
             if setting != Setting():
                 again = self._original(finding.answer, setting)
                 originals += [again[value]] if value in again else []
-        return noise(truth[value], originals, finding.candidate)
+        found = noise(truth[value], originals, finding.candidate)
+        if found is None or found.agrees or finding.candidate.size >= FEW:
+            return found
+        return noise(truth[value], originals, finding.candidate, self._errors_elsewhere(value))
 
-    def _truth(self, finding: Finding) -> Outputs | None:
-        answer = finding.answer
+    def _errors_elsewhere(self, value: str) -> tuple[float, float]:
+        """The reference's own largest and mean error on any feed, relative to the largest and mean of `value` there.
+
+        On few numbers its error may be small by luck: what it is on other feeds says how much noise there is.
+        """
+        worst = (0.0, 0.0)
+        for answer in self._answers.values():
+            truth = self._truth(answer).get(value)
+            if truth is not None:
+                found = relative_error(truth, answer.outputs[value])
+                worst = (max(worst[0], found[0]), max(worst[1], found[1]))
+        return worst
+
+    def _truth(self, answer: Answer) -> Outputs:
+        """What the reference is in float64 on one feed; empty where that cannot be known."""
         if self._known is None:
             try:
                 self._evaluator = Evaluator(self.reference)
@@ -124,7 +142,7 @@ class Appeal:
                 self._known = False
                 self.notes.append(f"There is no float64 truth to compare with: {why}.")
         if self._evaluator is None:
-            return None
+            return {}
         if answer.name not in self._cache:
             try:
                 self._cache[answer.name] = self._evaluator(answer.feed(), list(answer.outputs))

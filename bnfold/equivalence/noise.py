@@ -15,6 +15,8 @@ import numpy as np
 from bnfold.equivalence.element_types import Array, rounding_of
 
 ALLOWANCE = 4.0
+FEW = 256
+"""An output with fewer elements than this may have a small error by luck, so other feeds are asked as well."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,12 @@ class Noise:
         }
 
 
-def noise(truth: Array, originals: Sequence[Array], candidate: Array) -> Noise | None:
+def noise(
+    truth: Array, originals: Sequence[Array], candidate: Array, elsewhere: tuple[float, float] = (0.0, 0.0)
+) -> Noise | None:
     """None where the truth cannot be believed: another shape, or the original itself farther from it than sqrt(u).
+
+    `elsewhere`: the original's largest and mean relative error on other feeds (see `relative_error`).
 
     An original that overflowed where the truth is finite has an infinite error there; the candidate is then judged
     on the rest, and must be finite and within sqrt(u) of the truth where the original is not.
@@ -77,11 +83,22 @@ def noise(truth: Array, originals: Sequence[Array], candidate: Array) -> Noise |
     found = Noise(
         candidate_max=float(mine[sound].max()),
         candidate_rms=_rms(mine[sound]),
-        original_max=max(float(error[sound].max()) for error in errors),
-        original_rms=max(_rms(error[sound]) for error in errors),
+        original_max=max(elsewhere[0] * scale, *(float(error[sound].max()) for error in errors)),
+        original_rms=max(elsewhere[1] * _rms(np.abs(exact[known])), *(_rms(error[sound]) for error in errors)),
         floor=max(rounding.unit * scale, rounding.tiny),
     )
     return found if found.original_max <= coarse else None
+
+
+def relative_error(truth: Array, original: Array) -> tuple[float, float]:
+    """The largest error over the largest value, and the same of root mean squares; 0 where it cannot be told."""
+    exact = truth.astype(np.float64)
+    if truth.shape != original.shape or not exact.any() or not np.isfinite(exact).all():
+        return 0.0, 0.0
+    error = np.abs(original.astype(np.float64) - exact)
+    if not np.isfinite(error).all():
+        return 0.0, 0.0
+    return float(error.max() / np.abs(exact).max()), _rms(error) / _rms(np.abs(exact))
 
 
 def _rms(error: Array) -> float:
