@@ -8,6 +8,8 @@ from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, fo
 
 _N = "n = BatchNormalization(x, g3, h3, m3, v3)"
 _INPUTS = {
+    "four1": "float[4,1]",
+    "five1": "float[5,1]",
     "lone": "float[N,1,126]",
     "line": "float[N,3,11]",
     "volume": "float[N,3,4,5,6]",
@@ -47,6 +49,10 @@ _CONSTANTS = {
     "left_cube": numbers(2, 4, 3),
     "b15": numbers(15),
     "one": numbers(1, low=0.1),
+    "to_four": np.array([4], np.int64),
+    "to_five": np.array([5], np.int64),
+    "to_row": np.array([1, 5], np.int64),
+    "to_column": np.array([5, 1], np.int64),
     "to_image": np.array([-1, 3, 6, 7], np.int64),
     "k_deep": numbers(5, 2, 4),
     "w_nine": numbers(4, 9, 3, 2),
@@ -68,6 +74,7 @@ _SCALE = "n = BatchNormalization(x, g3, still, still, v3)"
 _SHIFT = "n = BatchNormalization<epsilon=0.0>(x, one3, h3, still, one3)"
 _SCALE5 = "n = BatchNormalization(flat, g5, still5, still5, v5)"
 _SHIFT5 = "n = BatchNormalization<epsilon=0.0>(flat, one5, h5, still5, one5)"
+_ONE = "BatchNormalization({}, one, one, one, one)"
 _SCALE6 = "n = BatchNormalization(deep, g6, still6, still6, v6)"
 
 
@@ -181,6 +188,20 @@ LEFT_ALONE = {
     "WRONG_AXIS: ConvTranspose reads it as its weight": Row(
         "n = BatchNormalization(kernel, g3, h3, m3, v3) y = /ConvTranspose(n, t1)|ConvTranspose(picture, n)/",
         {"kernel": "float[3,3,1,1]", "picture": "float[N,3,6,7]"},
+    ),
+    # One number for all channels has no axis of its own, so it is only the place that is wrong.
+    "WRONG_AXIS: Conv reads it as its bias": Row(
+        f"n = {_ONE.format('/lone|four1/')} r = Reshape(n, /to_image|to_four/) y = /Conv(r, w)|Conv(x, w, r)/"
+    ),
+    "WRONG_AXIS: ConvTranspose reads it as its bias": Row(
+        f"n = {_ONE.format('/lone|four1/')} r = Reshape(n, /to_image|to_four/)"
+        "y = /ConvTranspose(r, t1)|ConvTranspose(x, t1, r)/"
+    ),
+    "WRONG_AXIS: Gemm reads it as its bias": Row(
+        f"n = {_ONE.format('/five1|four1/')} r = Reshape(n, /to_row|to_four/) y = /Gemm(r, k)|Gemm(flat, k, r)/"
+    ),
+    "WEIGHT_SHAPE: MatMul of a vector": Row(
+        f"n = {_ONE.format('five1')} r = Reshape(n, /to_column|to_five/) y = MatMul(k_turned, r)"
     ),
     "WEIGHT_SHAPE: MatMul, other channels": Row(f"{_FIVE} y = MatMul(n, /k|k_rows/)"),
     "WEIGHT_SHAPE: Gemm, other channels": Row(f"{_FIVE} y = Gemm(n, /k|k_rows/)"),
