@@ -139,7 +139,19 @@ EXAMPLES: dict[Reason, Example] = {
         f"c = Conv(x, w, b) y = {N}<training_mode=1>(c, g, h, zero, one)",
         "Pass the file of the very network that was exported.",
         note="with `--statistics-from other.safetensors`",
-        elsewhere="tests/test_statistics_*.py",
+        elsewhere="tests/test_cli_recalibrate.py",
+    ),
+    Reason.UNEVEN_GROUPS: Example(
+        f"y = {N}(x, g3, h3, m3, v3)",
+        "Ask for a number of groups that divides the channels, or leave it out: `--substitute group-norm`.",
+        note="with `--substitute group-norm:2`; there are 3 channels",
+        elsewhere="tests/test_passes_substitute.py",
+    ),
+    Reason.ONE_VALUE_PER_CHANNEL: Example(
+        f"y = {N}(u, g, h, m, v)",
+        "Use `group-norm` or `layer-norm`, which take several channels together.",
+        note="with `--substitute instance-norm`; `u` has the shape [N, 4]",
+        elsewhere="tests/test_passes_substitute.py",
     ),
     Reason.GRAPH_INPUT: Example(
         f"y = {N}(x, g3, h3, m3, v3)",

@@ -219,6 +219,14 @@ def test_optimize_takes_statistics_from_weights(empty: Path, tmp_path: Path) -> 
 def test_a_layer_that_is_not_in_the_file_is_still_refused(empty: Path, tmp_path: Path) -> None:
     some = {name: array for name, array in weights().items() if not name.startswith("15.")}
     save_file(some, tmp_path / "w.safetensors")
+    assert (
+        run("recalibrate", empty, tmp_path / "r.onnx", "--statistics-from", tmp_path / "w.safetensors").exit_code == 1
+    )
+    arguments = ("--statistics-from", tmp_path / "w.safetensors", "--accept-initial-statistics")
+    accepted = run("recalibrate", empty, tmp_path / "r.onnx", *arguments, "--report", tmp_path / "r.json")
+    assert accepted.exit_code == 0, accepted.stderr
+    (left,) = json.loads((tmp_path / "r.json").read_text())["recalibration"]["left_out"]
+    assert (left["node"], left["reason"]) == ("/15/BatchNormalization", "STATISTICS_NOT_FOUND")
     result = run("optimize", empty, tmp_path / "out.onnx", "--statistics-from", tmp_path / "w.safetensors")
     assert result.exit_code == 1
     assert "/15/BatchNormalization" in result.stderr
