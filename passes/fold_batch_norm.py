@@ -80,10 +80,11 @@ class FoldBatchNorm:
         """
         decisions: list[Decision] = []
         seen: set[int] = set()
+        looked_at: set[int] = set()  # a run from here was found to be no normalization: that takes linear time once
         candidates = [node for node in graph.nodes() if is_affine_op(node)]
         known = plain_affines(candidates, graph)
         for node in candidates:
-            if id(node) in seen or not node.output:
+            if id(node) in seen or id(node) in looked_at or not node.output:
                 continue
             if is_batch_norm(node) and self._is_kept(node, original):
                 seen.add(id(node))
@@ -95,7 +96,10 @@ class FoldBatchNorm:
                 if is_batch_norm(node):
                     decisions += _kept([(original[id(node)], node.op_type)], graph, refused)
                 continue
-            if not run.is_normalization or scales_a_computed_normalization(run, graph):
+            if not run.is_normalization:
+                looked_at.update(map(id, run.sure_nodes))
+                continue
+            if scales_a_computed_normalization(run, graph):
                 continue
             seen.update(map(id, run.nodes))
             decisions += self._decide(run, graph, original)

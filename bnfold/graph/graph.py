@@ -201,7 +201,8 @@ class Graph:
             constant = self._constants.get(value)
             return None if constant is None else constant.dtype
         element = type_proto.tensor_type.elem_type
-        return np.dtype(helper.tensor_dtype_to_np_dtype(element)) if element else None
+        known = element in TensorProto.DataType.values() and element
+        return np.dtype(helper.tensor_dtype_to_np_dtype(element)) if known else None
 
     def _type(self, value: str) -> TypeProto | None:
         home = self.resolve(value)

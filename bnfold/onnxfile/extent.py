@@ -77,6 +77,7 @@ NUMBERS: dict[int, tuple[str, int]] = {
 
 def check_contents(tensor: TensorProto) -> None:
     """Raise ValueError, with the end of a sentence, unless a tensor that is not external has the data of its shape."""
+    _check_type(tensor)
     if tensor.HasField("raw_data"):
         check_raw(tensor, len(tensor.raw_data))
         return
@@ -91,8 +92,14 @@ def check_contents(tensor: TensorProto) -> None:
         raise ValueError(f"has {found} values where its shape {list(tensor.dims)} needs {expected}")
 
 
+def _check_type(tensor: TensorProto) -> None:
+    if tensor.data_type not in BITS and tensor.data_type != TensorProto.STRING:
+        raise ValueError(f"has the element type {tensor.data_type}, which bnfold does not know; is it damaged?")
+
+
 def check_raw(tensor: TensorProto, nbytes: int) -> None:
     """Raise ValueError, with the end of a sentence, if `nbytes` of raw_data do not fit the dims and the type."""
+    _check_type(tensor)
     expected = raw_nbytes(tensor)
     if nbytes == expected:
         return

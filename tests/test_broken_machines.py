@@ -1,0 +1,186 @@
+"""Real failures of real processes: full disks, system calls that fail, SIGKILL at any moment, eight at once.
+
+Whatever happens, the output is the old file or the new one, and the next run leaves nothing else beside it.
+"""
+
+import hashlib
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+COMMAND = [sys.executable, "-m", "bnfold", "optimize", "--no-verify", "in.onnx"]
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+static int failing(const char *name) { const char *which = getenv("FAILING"); return which && !strcmp(which, name); }
+int fsync(int fd) {
+    static int (*real)(int);
+    if (failing("fsync")) { errno = EIO; return -1; }
+    if (!real) real = dlsym(RTLD_NEXT, "fsync");
+    return real(fd);
+}
+int rename(const char *from, const char *to) {
+    static int (*real)(const char *, const char *);
+    if (failing("rename")) { errno = EDQUOT; return -1; }
+    if (!real) real = dlsym(RTLD_NEXT, "rename");
+    return real(from, to);
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    save_model("in.onnx")
+    Path("out").mkdir()
+    Path("out/o.onnx").write_bytes(b"old")
+    before = Path("in.onnx").read_bytes(), Path("in.data").read_bytes()
+    yield
+    assert (Path("in.onnx").read_bytes(), Path("in.data").read_bytes()) == before
+
+
+def save_model(path: str) -> None:
+    """Three megabytes of weights in a data file, a Conv and a BatchNormalization to fold."""
+    arrays = {"w": np.ones((512, 512, 3, 1), np.float32)} | {name: np.full(512, 1.5, np.float32) for name in "gbmv"}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", *"gbmv"], ["y"]),
+    ]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 512, None, None]) for name in "xy"]
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=True, location="in.data")
+
+
+def run(output: str = "out/o.onnx", **options: object) -> subprocess.CompletedProcess[str]:
+    given = {"env": ENVIRONMENT} | options
+    return subprocess.run([*COMMAND, output], capture_output=True, text=True, check=False, **given)  # type: ignore[call-overload]
+
+
+def names(folder: str = "out") -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def check_refused(done: subprocess.CompletedProcess[str], words: str) -> None:
+    assert done.returncode == 4, done.stderr
+    assert words in done.stderr
+    assert done.stderr.startswith("bnfold: out/o.onnx: cannot be written: ")
+    assert done.stderr.count("\n") == 1
+    assert names() == ["o.onnx"]
+    assert Path("out/o.onnx").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("limit", [0, 1_000, 100_000, 3_000_000])
+def test_a_file_size_limit(limit: int) -> None:
+    done = run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    check_refused(done, "File too large")
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_system_calls_that_fail_below_python(call: str) -> None:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler to make the library that fails")
+    Path("shim.c").write_text(SHIM)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", "shim.so", "shim.c", "-ldl"], check=True)
+    environment = ENVIRONMENT | {"LD_PRELOAD": str(Path("shim.so").resolve()), "FAILING": call}
+    check_refused(run(env=environment), "Input/output error" if call == "fsync" else "Disk quota exceeded")
+    assert run(env=environment | {"FAILING": ""}).returncode == 0
+
+
+def test_a_full_disk() -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", "out"], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("this process may not mount a small tmpfs")
+    try:
+        Path("out/o.onnx").write_bytes(b"old")
+        check_refused(run(), "No space left on device; free some space and run again")
+    finally:
+        subprocess.run(["umount", "-l", "out"], check=True)
+
+
+def test_a_device_that_is_always_full() -> None:
+    done = run("/dev/full")
+    assert (done.returncode, done.stderr) == (4, "bnfold: /dev/full: is not a regular file; choose another output\n")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "out/o.onnx"], stdout=full, stderr=subprocess.PIPE, check=False, env=ENVIRONMENT
+        )
+    assert done.returncode == 4
+    assert Path("out/o.onnx").read_bytes() != b"old"  # published; only the news of it was lost
+    assert len(names()) == 2
+
+
+def digests() -> tuple[str, ...]:
+    return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path("out").iterdir()))
+
+
+def kill_at_random_moments(count: int) -> None:
+    assert run().returncode == 0
+    new, both = digests(), names()
+    started = time.monotonic()
+    assert run().returncode == 0
+    length = time.monotonic() - started
+    moments = random.Random(7)
+    reached = 0
+    for _ in range(count):
+        shutil.rmtree("out")
+        Path("out").mkdir()
+        Path("out/o.onnx").write_bytes(b"old")
+        with subprocess.Popen([*COMMAND, "out/o.onnx"], stdout=subprocess.DEVNULL, env=ENVIRONMENT) as process:
+            time.sleep(length * moments.uniform(0.4, 1.05))
+            process.kill()
+        reached += process.returncode == -signal.SIGKILL
+        if Path("out/o.onnx").read_bytes() != b"old":
+            whole = onnx.load("out/o.onnx")  # its data file is there and complete
+            assert len(whole.graph.node) == 1
+        assert run().returncode == 0
+        assert (names(), digests()) == (both, new)
+    assert reached
+
+
+@pytest.mark.timeout(300)
+def test_sigkill_at_random_moments() -> None:
+    kill_at_random_moments(20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_sigkill_at_two_hundred_random_moments() -> None:
+    kill_at_random_moments(200)
+
+
+def test_eight_processes_on_one_output() -> None:
+    processes = [
+        subprocess.Popen([*COMMAND, "out/o.onnx"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                         env=ENVIRONMENT)
+        for _ in range(8)
+    ]  # fmt: skip
+    answers = [(process.communicate()[1], process.returncode) for process in processes]
+    assert {code for _, code in answers} <= {0, 4}
+    assert 0 in {code for _, code in answers}
+    for message, code in answers:
+        if code:
+            assert message.endswith(
+                "o.onnx: is being written by another bnfold; wait for it, or choose another output\n"
+            )
+    assert len(onnx.load("out/o.onnx").graph.node) == 1
+    assert len(names()) == 2
