@@ -597,14 +597,21 @@ def _sibling(scope: Scope, x: Value) -> Value:
     return x
 
 
+def _denominator(scope: Scope, x: Value) -> Value:
+    """Between a half and one and a half: dividing by what comes close to zero would magnify rounding without bound."""
+    sigmoid = scope.add("Sigmoid", [x], x.shape)
+    half = scope.constant(np.asarray(0.5), own=True)
+    total = scope.add("Add", [sigmoid, half], x.shape, keep=False)
+    scope.values.append(Value(total.name, total.shape, positive=True))
+    return scope.values[-1]
+
+
 def combine(scope: Scope, x: Value) -> None:
     dice = scope.dice
     op_type = dice.one_of(["Add", "Mul", "Sub", "Div"])
     other = _sibling(scope, x)
     if op_type == "Div" and not other.positive:
-        sigmoid = scope.add("Sigmoid", [other], other.shape)
-        other = Value(sigmoid.name, sigmoid.shape, positive=True)
-        scope.values[-1] = other
+        other = _denominator(scope, other)
     shape = broadcast(x.shape, other.shape)
     if shape is None:
         return
@@ -669,7 +676,7 @@ def join(scope: Scope, x: Value) -> None:
     rests = {(len(shape), shape[:1], shape[2:]) for shape in shapes}
     op_type = scope.dice.one_of(["Concat", "Add", "Sub", "Sub", "Sum", "Mul", "Div"])
     if op_type == "Div":
-        branches[1] = scope.add("Sigmoid", branches[1:2], shapes[1])
+        branches[1] = _denominator(scope, branches[1])
     if op_type == "Concat" and len(rests) == 1 and len(shapes[0]) > 1:
         shape = (*shapes[0][:1], sum(shape[1] for shape in shapes), *shapes[0][2:])
         scope.add("Concat", branches, shape, axis=1)
