@@ -17,6 +17,7 @@ from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import Graph, Model, Tensor, paused_collector
 from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import as_constant, checked_parameters, is_affine_op, stored_scale
+from bnfold.passes.direct_folds import direct_folds
 from bnfold.passes.fold import Plan, Search
 from bnfold.passes.normalization import is_batch_norm, plain_affines, read_batch_norm
 from bnfold.passes.protocol import Preserves
@@ -83,12 +84,18 @@ class FoldBatchNorm:
         looked_at: set[int] = set()  # a run from here was found to be no normalization: that takes linear time once
         candidates = [node for node in graph.nodes() if is_affine_op(node)]
         known = plain_affines(candidates, graph)
+        direct = direct_folds(candidates, known, graph)
         for node in candidates:
             if id(node) in seen or id(node) in looked_at or not node.output:
                 continue
             if is_batch_norm(node) and self._is_kept(node, original):
                 seen.add(id(node))
                 decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
+                continue
+            fold = direct.get(id(node))
+            if fold is not None and original.get(id(node)) != self.options.explain and fold.is_possible(graph):
+                target = (fold.apply(graph),)
+                decisions.append(Decision(original[id(node)], node.op_type, graph.scope, Action.FOLDED, target))
                 continue
             try:
                 run = self._without_kept(collect_run(node, graph, seen, known), original)

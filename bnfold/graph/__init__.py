@@ -6,7 +6,7 @@ and record what changed.
 
 from bnfold.graph.attributes import attribute, number, numbers, text
 from bnfold.graph.collector import paused_collector
-from bnfold.graph.graph import Graph, Use, every_node
+from bnfold.graph.graph import Graph, PlainConstant, Use, every_node
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
@@ -16,6 +16,7 @@ __all__ = [
     "Edit",
     "Graph",
     "Model",
+    "PlainConstant",
     "Tensor",
     "TensorPayload",
     "Use",

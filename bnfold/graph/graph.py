@@ -5,7 +5,7 @@ a nested body sees the values of the scopes around it, so a use inside a nested 
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +37,13 @@ class Use(NamedTuple):
     graph: "Graph"
     node: NodeProto
     position: int
+
+
+class PlainConstant(NamedTuple):
+    """A small float32 initializer: its shape, and its bytes, which are little-endian and row-major."""
+
+    shape: tuple[int, ...]
+    raw: bytes
 
 
 class Graph:
@@ -170,6 +177,26 @@ class Graph:
             return None
         sizes = [len(part) // 4 for part in parts]
         return np.frombuffer(b"".join(parts), "<f4").astype(np.float64), sizes
+
+    def plain_constant(self, value: str) -> PlainConstant | None:
+        """`value` as it is stored: a small float32 initializer of this scope with one reader, as it was read.
+
+        None for anything else: what a caller can replace or see, what an edit has computed, what streams from a file.
+        """
+        proto = self._initializers.get(value)
+        if proto is None or value in self._constants or value in self._input_set or value in self._outputs:
+            return None
+        if proto.data_type != TensorProto.FLOAT or len(self._uses.get(value, ())) != 1:
+            return None
+        raw = proto.raw_data
+        return PlainConstant(tuple(proto.dims[:]), raw) if raw and proto.dims else None
+
+    def sketch(self, constants: Mapping[str, Tensor]) -> "Graph":
+        """An empty scope, not part of the model, that knows `constants` by name: to ask about a node nobody has."""
+        scope = Graph(self.model, GraphProto(), None, self.scope)
+        scope._constants.update(constants)
+        scope._defined.update(constants)
+        return scope
 
     def tensor_of(self, proto: TensorProto) -> Tensor:
         """The tensor of an initializer or an attribute of this model."""
