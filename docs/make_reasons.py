@@ -135,6 +135,18 @@ EXAMPLES: dict[Reason, Example] = {
         inputs={"training": "bool"},
         constants={"ratio": np.float32(0.5)},
     ),
+    Reason.UNEVEN_GROUPS: Example(
+        f"c = Conv(x, w, b) {BN}",
+        "Choose a number of groups that divides the channels.",
+        note="with `--substitute group-norm:3`",
+        elsewhere="tests/test_passes_substitute*.py",
+    ),
+    Reason.ONE_VALUE_PER_CHANNEL: Example(
+        "p = GlobalAveragePool(x) c = Conv(p, pointwise) " + BN,
+        "Substitute only the others, with `--substitute-only PATTERN`, or choose fewer groups.",
+        note="with `--substitute instance-norm`",
+        elsewhere="tests/test_passes_substitute*.py",
+    ),
     Reason.STATISTICS_NOT_FOUND: Example(
         f"c = Conv(x, w, b) y = {N}<training_mode=1>(c, g, h, zero, one)",
         "Pass the file of the very network that was exported.",
