@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bnfold.decisions import Action
-from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, numbers
+from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, feeds, fold, numbers
+from tests.oracle import evaluate
 
 _INPUTS = {
     "p": "float[N,4,6,7]",
@@ -17,6 +18,8 @@ _INPUTS = {
     "deep": "float[N,16,3,2]",
     "one_row": "float[N,4,1,6]",
     "gate": "float[N,4,1,1]",
+    "two_rows": "float[N,1,2,7]",
+    "single": "float[1,1]",
     "row": "float[N,1,6,7]",
     "two": "float[N,2,6,7]",
     "tokens": "float[N,4,9]",
@@ -67,6 +70,9 @@ _CONSTANTS = {
     "half": np.array(0.5, np.float32),
     "value": np.array(-0.75, np.float32),
     "zero": np.array(0.0, np.float32),
+    "to_rows": _list(-1, 1, 6, 7),
+    "scalar": _list(),
+    "pads_one": _list(0, 1, 1, 0, 0, 0, 0, 2),
     "to_line": _list(-1, 4, 42),
     "to_mixed": _list(-1, 6, 28, 1),
     "to_mixed4": _list(-1, 6, 7, 4),
@@ -134,6 +140,10 @@ DOWN = {
         "n = BatchNormalization(p, same, same, o, same)c = Pad<pads=[0,0,1,0,0,0,0,2], value=1.5>(n) y = Conv(c, u)",
         opset=10,
     ),
+    "Pad of the channels, one number for all": Row(
+        'n = BatchNormalization(row, alone_g, alone_g, alone_g, alone_v) c = Pad<mode="edge">(n, pads_one)'
+        "y = Conv(c, u2)"
+    ),
     "Pad, the value in the map": Row(
         "n = BatchNormalization<epsilon=0.0>(p, twice4, ones, o, ones) c = Pad(n, pads, one_) y = Conv(c, u)",
         constants={"one_": np.array(1, np.float32)},
@@ -141,6 +151,10 @@ DOWN = {
     "Concat": Row(f"{N} c = Concat<axis=1>(two, n) y = Conv(c, u6)"),
     "Concat, negative axis": Row(f"{N} c = Concat<axis=-3>(n, two) y = Conv(c, u6)"),
     "Concat of one": Row(f"{N} c = Concat<axis=2>(n) y = Conv(c, u)"),
+    "Concat of rows, one number for all": Row(
+        "n = BatchNormalization(row, alone_g, alone_g, alone_g, alone_v) c = Concat<axis=2>(n, two_rows)"
+        "t = Transpose<perm=[0,2,1,3]>(c) y = Conv(t, u8)"
+    ),
     "Concat of one channel": Row(
         "n = BatchNormalization(row, alone_g, alone_g, alone_g, alone_v) c = Concat<axis=1>(two, n) y = Conv(c, u3)"
     ),
@@ -197,6 +211,17 @@ NOT_DOWN = {
     "NOT_PER_CHANNEL: Reshape": Row(f"{N} c = Reshape(n, /to_line|to_mixed/) y = /Conv(c, u_line)|Conv(c, u6)/"),
     "NOT_PER_CHANNEL: ReduceMean over the channels": Row(
         f"{N} c = ReduceMean<keepdims=0>(n, /at2|at1/) y = Conv(c, /u_line|u_rows/)"
+    ),
+    "NOT_PER_CHANNEL: ReduceMean over the channels, their dim kept": Row(
+        f"{N} c = ReduceMean(n, /at2|at1/) y = Conv(c, /u|u1/)"
+    ),
+    "NOT_PER_CHANNEL: ReduceMean over everything": Row(f"{N} c = ReduceMean(n/, at2|/) y = Conv(c, /u|u1/)"),
+    "BARRIER: read as the value of a Pad": Row(
+        "n = BatchNormalization(/row|single/, alone_g, alone_g, alone_g, alone_v) r = Reshape(n, /to_rows|scalar/)"
+        'c = Pad<mode=/"edge"|"constant"/>(/r, pads|p, pads, r/) y = Conv(c, /u1|u/)'
+    ),
+    "PADDED_BORDER: Pad with a constant, every scale 0": Row(
+        "n = BatchNormalization(p, /same|o/, same, o, same) c = Pad(n, pads) y = Conv(c, u)"
     ),
     "PADDED_BORDER: AveragePool counts its padding": Row(
         f"{SHIFT} c = AveragePool<kernel_shape=[2,2], pads=[1,0,0,0], count_include_pad=/0|1/>(n) y = Conv(c, u)"
@@ -258,3 +283,22 @@ NOT_DOWN = {
 @pytest.mark.parametrize("name", NOT_DOWN)
 def test_not_toward_the_consumers(name: str) -> None:
     check_left_alone(name, _row(NOT_DOWN[name]))
+
+
+def test_padding_with_zeros_that_stay_zeros_is_not_touched() -> None:
+    done = fold(_row(DOWN["Pad, constant, scale"]).model())
+    assert list(done.model.graph.node[0].input) == ["p", "pads"]
+
+
+def test_one_number_for_all_passes_whatever_the_shape() -> None:
+    """It has no axis to be lost: not by a Reshape to who knows what, nor by a mean over who knows which axes."""
+    text = (
+        "n = BatchNormalization(row, alone_g, alone_g, alone_g, alone_v) a = Reshape(n, form) b_ = Transpose(a) "
+        "c = ReduceMean(b_, index) d = Reshape(c, image) y = Conv(d, u1)"
+    )
+    row = Row(text, {**_INPUTS, "form": "int64[D]", "index": "int64[1]", "image": "int64[4]"}, _CONSTANTS)
+    original = row.model()
+    done = fold(original)
+    assert done.operators == ["Reshape", "Transpose", "ReduceMean", "Reshape", "Conv"]
+    fed = feeds(original, 2) | {"form": _list(2, 42), "index": _list(0), "image": _list(1, 1, 1, 2)}
+    np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=1e-5)

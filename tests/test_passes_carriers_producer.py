@@ -451,6 +451,9 @@ NOT_UP = {
         'd = Conv(x, w, b) c = Pad<mode="edge">(d, pads_two, "", /two_three|one_two/) '
         "y = BatchNormalization(c, /g, h, m, v|g5, h5, m5, v5/)"
     ),
+    "MALFORMED: Concat of more channels than there are": Row(
+        "d = Conv(x, w, b) e = Conv(x, /w|w2/) c = Concat<axis=1>(d, e) y = BatchNormalization(c, g8, h8, m8, v8)"
+    ),
     "UNKNOWN_OPERATOR: one branch of a Concat": Row(
         f"d = Conv(x, w, b) e = /Conv(x2, w)|acme.Swoosh(x2)/ c = Concat<axis=2>(d, e) {B}"
     ),
