@@ -3,6 +3,10 @@
 from typing import Any, ClassVar
 
 
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+
+
 class BnfoldError(Exception):
     """Base of every error bnfold raises on purpose.
 
@@ -11,6 +15,11 @@ class BnfoldError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        """The message, with escapes for whatever a name out of a model could break the line or a terminal with."""
+        text = super().__str__()
+        return text if text.isprintable() else "".join(map(_escaped, " ".join(text.split())))
 
 
 class UsageError(BnfoldError):

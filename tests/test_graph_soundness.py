@@ -98,6 +98,12 @@ def test_two_initializers_of_one_name_are_refused(tmp_path: Path) -> None:
     assert message == f"{tmp_path / 'm.onnx'}: has two initializers named 'w'; give each its own name"
 
 
+def test_names_that_would_break_the_line_are_escaped() -> None:
+    proto = model(branching("{ r = Neg(q) }"))
+    proto.graph.node[0].attribute[0].name = proto.graph.node[0].attribute[0].g.node[0].op_type = "\n\x1b[2J"
+    assert r"y. \x1b[2J: node 'r' ( \x1b[2J) reads 'q'" in refused(proto)
+
+
 VERSIONS: dict[str, tuple[Callable[[ModelProto], object], str]] = {
     "no IR version": (lambda m: m.ClearField("ir_version"), "says no IR version"),
     "IR version from the future": (lambda m: setattr(m, "ir_version", 99), "has IR version 99, and the installed onnx"),

@@ -1,0 +1,62 @@
+"""The node cases of the ONNX backend suite through `optimize`: unchanged or equivalent, never a crash.
+
+None of them was made with batch normalization folding in mind: every operator, type and odd shape there is.
+"""
+
+import warnings
+from functools import cache
+from pathlib import Path
+
+import pytest
+from onnx import ModelProto
+from onnx.backend.test.loader import load_model_tests
+
+import bnfold
+from bnfold.errors import VerificationError
+
+SHARDS = 8
+
+
+@cache
+def cases() -> dict[str, bytes]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the suite makes some of its data by overflowing
+        found = load_model_tests(kind="node")
+    return {
+        case.name: case.model.SerializeToString() if case.model else Path(case.model_dir, "model.onnx").read_bytes()
+        for case in found
+    }
+
+
+def check(name: str, *, verify: bool) -> bool:
+    """Whether the case was changed."""
+    data = cases()[name]
+    try:
+        result = bnfold.optimize(data, verify=verify)
+    except VerificationError as failure:  # the reference cannot be run, or is random
+        if failure.report.verdict != "not-verified":
+            raise AssertionError(name) from failure
+        return False
+    changed: bool = ModelProto.FromString(result.model) != ModelProto.FromString(data)
+    if verify:
+        assert result.report.verdict in ("equivalent", "proved"), name
+    return changed
+
+
+def test_the_suite_is_there() -> None:
+    assert len(cases()) > 1800
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_no_case_crashes_and_what_changes_is_equivalent(shard: int) -> None:
+    changed = [name for name in list(cases())[shard::SHARDS] if check(name, verify=False)]
+    for name in changed:
+        check(name, verify=True)
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore")  # numpy's, about the random feeds of operators such as Sqrt
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_every_case_is_verified(shard: int) -> None:
+    for name in list(cases())[shard::SHARDS]:
+        check(name, verify=True)
