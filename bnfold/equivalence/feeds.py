@@ -158,6 +158,8 @@ def _zero(shape: tuple[int, ...], generator: np.random.Generator) -> Array:  # n
 def _impulses(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
     """Zero, but for one position at every corner, at the middle of every edge and in the centre."""
     values = np.zeros(shape)
+    if not values.size:
+        return values
     if len(shape) < 3:
         row = values.reshape(-1, shape[-1] if shape else 1)
         row[np.arange(len(row)), np.arange(len(row)) % row.shape[1]] = generator.uniform(1, 2, len(row))
@@ -165,8 +167,7 @@ def _impulses(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
     for corner in itertools.product(range(3), repeat=len(shape) - 2):
         spatial = [(0, size // 2, size - 1)[at] for at, size in zip(corner, shape[2:], strict=True)]
         place: tuple[slice | int, ...] = (slice(None), slice(None), *spatial)
-        if all(shape):
-            values[place] = generator.uniform(0.5, 2.0, shape[:2]) * generator.choice([-1.0, 1.0], shape[:2])
+        values[place] = generator.uniform(0.5, 2.0, shape[:2]) * generator.choice([-1.0, 1.0], shape[:2])
     return values
 
 
