@@ -5,9 +5,10 @@ The data flows one way: read, passes, write beside the output, verify that very 
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from bnfold.passes.classification import Kind, classify, find_disguise, is_dropo
 from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Description, Mode, describe, is_batch_norm
 from bnfold.pipeline import run_on
+from bnfold.progress import Progress, Stage
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo, Report
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.user_feeds import Inputs
     from bnfold.passes import SubstituteBatchNormOptions
     from bnfold.recalibration import CalibrationOptions, Fitted
-    from bnfold.recalibration.run import Progress
+    from bnfold.recalibration.run import Progress as DataProgress
     from bnfold.recalibration.sources import Data
     from bnfold.statistics import Statistics
 
@@ -79,6 +81,7 @@ def optimize(
     assume_constant_initializers: bool = False,
     strict_external_data: bool = False,
     layout: Layout | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Freeze and fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
 
@@ -96,6 +99,9 @@ def optimize(
     `substitute` ("group-norm", "group-norm:8", "instance-norm" or "layer-norm") puts another normalization in the place
     of each BatchNormalization, or of those whose names match `substitute_only`, fitted to its output on `data`. That is
     another function: the verdict is "substituted", and the report holds the measured change.
+
+    `layout` says where weights go: by default where the input has them. `progress` is called now and then with what is
+    being counted (`bnfold.progress.Stage`), how much of it is done, and about how much there is.
 
     Raises VerificationError, which carries the report, where the result was not shown to be equivalent (nothing is
     published then; `keep_failed` writes it beside `output` as NAME.failed.onnx), and the other classes of
@@ -128,8 +134,11 @@ def optimize(
         "data": os.fspath(data) if isinstance(data, str | os.PathLike) else data is not None,
         "assume_constant_initializers": assume_constant_initializers,
         "strict_external_data": strict_external_data,
+        "layout": None if layout is None else asdict(layout),
     }
     how = _verify_options(seed, input_shapes, inputs, rtol, atol, providers) if verify else None
+    if how is not None:
+        how = replace(how, told=_stage(progress, Stage.FEEDS))
     with _destination(None if dry_run else output) as publication:
         file = _read(model, strict=strict_external_data)
         before = _input_summary(file, model)
@@ -165,6 +174,7 @@ def optimize(
             keep_dropout=keep_dropout,
             accept_initial_statistics=accept_initial_statistics,
             substitute=substitution,
+            told=_stage(progress, Stage.NORMALIZATIONS),
         )
         edited, decisions = run_on(
             file, default_passes(passes), assume_constant_initializers=assume_constant_initializers
@@ -172,7 +182,8 @@ def optimize(
         file = edited.file
         _require_statistics(decisions, before, options, output)
 
-        written = publication.write(file, untouched=not edited.modified, layout=layout)
+        told = _stage(progress, Stage.BYTES)
+        written = publication.write(file, untouched=not edited.modified, layout=layout, told=told)
         nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
         verification, distance = (
             (None, ())
@@ -198,6 +209,7 @@ def optimize(
             fitted=tuple(each.to_dict() for each in fitted),
             training_distance=distance,
             recalibration=None if calibrated is None else calibrated.to_dict(),
+            weights_moved=written.moved,
         )
         if not accepted:
             if keep_failed and output is not None and not dry_run:
@@ -225,7 +237,7 @@ def recalibrate(
     mean: Iterable[float] = (0.0,),
     std: Iterable[float] = (1.0,),
     image_layout: str = "NCHW",
-    progress: "Progress | None" = None,
+    progress: "DataProgress | None" = None,
     **options: Any,
 ) -> Result:
     """Give every BatchNormalization of `model` the statistics of data, in inference mode, and fold nothing.
@@ -375,6 +387,10 @@ def _destination(output: str | os.PathLike[str] | None) -> Iterator[Publication]
         Publication(Path(folder) / "model.onnx") as publication,
     ):
         yield publication
+
+
+def _stage(progress: Progress | None, stage: Stage) -> Callable[[int, int], None] | None:
+    return None if progress is None else partial(progress, stage)
 
 
 def _failed_name(output: str | os.PathLike[str]) -> Path:

@@ -44,7 +44,7 @@ def _freeze(options: PassOptions) -> Pass | None:
 def _fold(options: PassOptions) -> Pass | None:
     if not options.fold:
         return None
-    return FoldBatchNorm(FoldBatchNormOptions(keep=options.keep, lower=options.lower, explain=options.explain))
+    return FoldBatchNorm(FoldBatchNormOptions(options.keep, options.lower, options.explain, options.told))
 
 
 def _recalibrate(options: PassOptions) -> Pass | None:

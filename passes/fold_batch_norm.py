@@ -5,7 +5,7 @@ tables say which (`affine_ops`, `linear_ops`, `carriers`). What is left of a run
 possible; what stays is kept with the reason of the nearest miss.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
@@ -24,17 +24,21 @@ from bnfold.passes.protocol import Preserves
 from bnfold.passes.runs import Run, collect_run, scales_a_computed_normalization
 from bnfold.passes.step import known_rank, stored_vector
 
+_TOLD_EVERY = 256
+
 
 @dataclass(frozen=True)
 class FoldBatchNormOptions:
     """`keep`: shell patterns of node names that stay. `lower`: a BatchNormalization that stays becomes Mul and Add.
 
-    `explain`: the name of a node; the decision on it then tells the walk.
+    `explain`: the name of a node; the decision on it then tells the walk. `told`: is called now and then with how many
+    places of a scope were looked at, and how many there are.
     """
 
     keep: tuple[str, ...] = ()
     lower: bool = False
     explain: str | None = None
+    told: Callable[[int, int], None] | None = None
 
 
 class Rewrite(NamedTuple):
@@ -85,7 +89,7 @@ class FoldBatchNorm:
         candidates = [node for node in graph.nodes() if is_affine_op(node)]
         known = plain_affines(candidates, graph)
         direct = direct_folds(candidates, known, graph)
-        for node in candidates:
+        for node in self._counted(candidates):
             if id(node) in seen or id(node) in looked_at or not node.output:
                 continue
             if is_batch_norm(node) and self._is_kept(node, original):
@@ -111,6 +115,12 @@ class FoldBatchNorm:
             seen.update(map(id, run.nodes))
             decisions += self._decide(run, graph, original)
         return decisions
+
+    def _counted(self, candidates: Sequence[NodeProto]) -> Iterator[NodeProto]:
+        for position, node in enumerate(candidates):
+            if self.options.told is not None and position % _TOLD_EVERY == 0:
+                self.options.told(position, len(candidates))
+            yield node
 
     def _is_kept(self, node: NodeProto, original: Mapping[int, str]) -> bool:
         label = original.get(id(node))

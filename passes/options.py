@@ -1,6 +1,6 @@
 """What a user may ask of the passes as a whole; each pass has options of its own, made from these."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bnfold.passes.substitute_batch_norm import SubstituteBatchNormOptions
@@ -13,7 +13,8 @@ class PassOptions:
 
     `explain`: the name of a node whose walk is to be told. `fold`, `freeze`: which passes run. `statistics`: new ones,
     by scope and label. `substitute`: another normalization for BatchNormalization. `keep_dropout`: Dropout in training
-    mode goes on dropping. `accept_initial_statistics`: statistics that were never updated are frozen too.
+    mode goes on dropping. `accept_initial_statistics`: statistics that were never updated are frozen too. `told`: is
+    called now and then with how many places of a scope were looked at, and how many there are.
     """
 
     keep: tuple[str, ...] = ()
@@ -25,3 +26,4 @@ class PassOptions:
     accept_initial_statistics: bool = False
     explain: str | None = None
     substitute: SubstituteBatchNormOptions | None = None
+    told: Callable[[int, int], None] | None = None

@@ -102,6 +102,7 @@ DEFAULT_REWRITES = {
 }
 DEFAULT_FREEZING = {"keep_dropout": False, "accept_initial_statistics": False}
 DEFAULT_OUTPUT = {"dry_run": False, "verify": True, "allow_unverified": False, "keep_failed": False}
+DEFAULT_WRITING = {"layout": None, "progress": None}
 DEFAULT_CALIBRATION = {
     "mode": "exact",
     "statistics": "population",
@@ -116,10 +117,12 @@ DEFAULTS = {
     | DEFAULT_REWRITES
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT
+    | DEFAULT_WRITING
     | {"freeze": True, "statistics_from": None, "substitute": None, "substitute_only": (), "data": None},
     "freeze": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
     | DEFAULT_FREEZING
-    | DEFAULT_OUTPUT,
+    | DEFAULT_OUTPUT
+    | DEFAULT_WRITING,
     "recalibrate": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT

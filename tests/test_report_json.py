@@ -45,6 +45,7 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "input",
         "output",
         "published",
+        "weights_moved",
         "decisions",
         "verification",
         "training_distance",

@@ -5,14 +5,16 @@ from typing import Any
 import click
 
 from bnfold.cli.delivery import reserve_report
-from bnfold.cli.optimize import deliver, require_output
+from bnfold.cli.optimize import deliver, layout_from, require_output, told
 from bnfold.cli.options import (
     constants_option,
     external_data_option,
     feed_options,
     freeze_options,
     keep_option,
+    layout_options,
     output_options,
+    progress_option,
     report_option,
     verbosity_options,
 )
@@ -27,7 +29,9 @@ from bnfold.cli.options import (
 @keep_option
 @constants_option
 @external_data_option
+@layout_options
 @feed_options
+@progress_option
 @verbosity_options
 @click.pass_context
 def command(
@@ -38,6 +42,10 @@ def command(
     report_path: str | None,
     dry_run: bool,
     no_verify: bool,
+    external_data: str | None,
+    inline: bool,
+    size_threshold: int | None,
+    no_progress: bool,
     **options: Any,
 ) -> None:
     """Let every BatchNormalization of MODEL use its stored statistics and no Dropout drop, and write it to OUTPUT.
@@ -48,4 +56,6 @@ def command(
     reserve_report(ctx, report_path, model, output, options["inputs"])
     from bnfold import api
 
-    deliver(ctx, lambda: api.freeze(model, output, dry_run=dry_run, verify=not no_verify, **options))
+    options |= {"dry_run": dry_run, "verify": not no_verify}
+    options["layout"] = layout_from(external_data, size_threshold, inline=inline)
+    deliver(ctx, told(ctx, lambda progress: api.freeze(model, output, progress=progress, **options), no_progress))

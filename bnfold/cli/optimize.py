@@ -1,7 +1,7 @@
 """`bnfold optimize`: fold, verify, publish."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,9 @@ from bnfold.cli.options import (
     external_data_option,
     feed_options,
     freeze_options,
+    layout_options,
     output_options,
+    progress_option,
     report_option,
     rewrite_options,
     verbosity_of,
@@ -19,7 +21,12 @@ from bnfold.cli.options import (
 )
 from bnfold.cli.progress import progress_bar
 from bnfold.cli.shell import fail
+from bnfold.cli.waiting import bars
 from bnfold.errors import StatisticsError, UsageError, VerificationError
+
+if TYPE_CHECKING:
+    from bnfold.onnxfile import Layout
+    from bnfold.progress import Progress
 
 
 @click.command("optimize", short_help="Fold every BatchNormalization that can be, verify, and write the result.")
@@ -50,7 +57,9 @@ from bnfold.errors import StatisticsError, UsageError, VerificationError
 @click.option("--data", metavar="DATA", help="Fit the substitutes to what BatchNormalization gives out on this data.")
 @rewrite_options
 @external_data_option
+@layout_options
 @feed_options
+@progress_option
 @verbosity_options
 @click.pass_context
 def command(
@@ -69,6 +78,10 @@ def command(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     image_layout: str,
+    external_data: str | None,
+    inline: bool,
+    size_threshold: int | None,
+    no_progress: bool,
     **options: Any,
 ) -> None:
     """Fold every BatchNormalization of MODEL that can be folded, and write the result to OUTPUT.
@@ -83,17 +96,43 @@ def command(
     from bnfold import api
 
     options |= {"dry_run": dry_run, "verify": not no_verify, "freeze": not no_freeze}
+    options["layout"] = layout_from(external_data, size_threshold, inline=inline)
     if options["substitute"] is None and (options["data"] is not None or options["substitute_only"]):
         raise UsageError("--data and --substitute-only belong to --substitute; data for statistics is --recalibrate")
     if recalibrate is None and options["data"] is None:
-        deliver(ctx, lambda: api.optimize(model, output, **options))
+        deliver(ctx, told(ctx, lambda progress: api.optimize(model, output, progress=progress, **options), no_progress))
         return
     from bnfold.recalibration import CalibrationOptions, ImageOptions
 
-    with progress_bar(quiet=verbosity_of(ctx) < 0) as progress:
+    with progress_bar(quiet=no_progress or verbosity_of(ctx) < 0) as progress:
         images = ImageOptions(mean, std, image_layout)
         calibration = CalibrationOptions(mode, statistics, batch_size, images, progress)
         deliver(ctx, lambda: api.optimize(model, output, recalibrate=recalibrate, calibration=calibration, **options))
+
+
+def layout_from(external_data: str | None, size_threshold: int | None, *, inline: bool) -> "Layout | None":
+    """Where the weights go; None for where the input has them. Raises UsageError for a contradiction."""
+    if external_data is None:
+        if size_threshold is not None:
+            raise UsageError("--size-threshold says what --external-data moves: add that, or leave it out")
+        if not inline:
+            return None
+    elif inline:
+        raise UsageError("--external-data and --inline contradict each other")
+    from bnfold.onnxfile import SIZE_THRESHOLD, Layout, Weights
+
+    threshold = SIZE_THRESHOLD if size_threshold is None else size_threshold
+    return Layout(Weights.INLINE) if inline else Layout(Weights.EXTERNAL, external_data or None, threshold)
+
+
+def told(ctx: click.Context, make: "Callable[[Progress | None], Any]", no_progress: bool) -> Callable[[], Any]:
+    """`make` with bars on standard error while it runs, where there is a terminal."""
+
+    def run() -> Any:
+        with bars(wanted=not no_progress and verbosity_of(ctx) >= 0) as progress:
+            return make(progress)
+
+    return run
 
 
 def require_output(ctx: click.Context, output: str | None, *, dry_run: bool) -> None:

@@ -97,6 +97,27 @@ freeze_options = _applied(
     ),
 )
 
+layout_options = _applied(
+    click.option(
+        "--external-data",
+        is_flag=False,
+        flag_value="",
+        metavar="[NAME]",
+        help="Put the weights into the file NAME beside OUTPUT, OUTPUT.data by default. Write --external-data=NAME.",
+    ),
+    click.option("--inline", is_flag=True, help="Put all weights into OUTPUT itself, which can hold 2 GiB."),
+    click.option(
+        "--size-threshold",
+        type=click.IntRange(min=0),
+        metavar="BYTES",
+        help="With --external-data: tensors below this size stay in OUTPUT.  [default: 1024]",
+    ),
+)
+
+progress_option = click.option(
+    "--no-progress", is_flag=True, help="Show no bar on standard error, where one would be shown to a terminal."
+)
+
 rewrite_options = _applied(
     keep_option,
     constants_option,

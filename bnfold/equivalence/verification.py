@@ -4,7 +4,7 @@ The reference runs with onnxruntime's own optimizations off, since a default ses
 the candidate runs without and with them, on every provider asked for. One session is alive at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -47,6 +47,7 @@ class VerifyOptions:
     `rewrites`: what is known to have been rewritten; each is then proved in float64, and where onnxruntime cannot run
     the models, proofs of all of them and of nothing else having changed give the verdict PROVED. None: not known.
     `proof`: "auto" leaves proofs out where running the models cost less and did compare them.
+    `told`: is called with how many feeds were compared, and how many there are in all settings (0: not known yet).
     `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node may run on another provider.
     """
 
@@ -58,6 +59,7 @@ class VerifyOptions:
     strict_placement: bool = False
     rewrites: tuple[Rewrite, ...] | None = None
     proof: Literal["auto", "always", "never"] = "auto"
+    told: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,13 +123,17 @@ def _measured(reference: Source, candidate: Source, options: VerifyOptions) -> V
     contract = difference(signature, signature_of(other))
     if contract:
         return Verification(Verdict.NOT_EQUIVALENT, explanation=contract, seed=options.seed)
+    told = options.told or _silent
+    told(0, 0)
     answers, sources = _answers(reference, model, signature, behind(model, other), options)
     del model, other
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
     findings: list[Finding] = []
     placements: list[Placement] = []
-    for setting in _settings(providers):
+    settings, feeds = list(_settings(providers)), len(answers.answers)
+    for number, setting in enumerate(settings):
+        told(number * feeds, len(settings) * feeds)
         try:
             found, place = _candidate(candidate, setting, answers, signature, sources, options)
         except RunFailed as failure:
@@ -140,6 +146,10 @@ def _measured(reference: Source, candidate: Source, options: VerifyOptions) -> V
     appeal.settle([finding for finding in findings if not _decides(finding)])
     answers.notes.extend(appeal.notes)
     return _judged(findings, placements, answers, reference, options)
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Nobody wants to hear."""
 
 
 def _with_proofs(measured: Verification, reference: Source, candidate: Source, options: VerifyOptions) -> Verification:

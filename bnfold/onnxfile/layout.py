@@ -6,7 +6,8 @@ from enum import StrEnum
 
 from onnx import ModelProto
 
-from bnfold.errors import OutputError
+from bnfold.errors import OutputError, UsageError
+from bnfold.onnxfile.data_names import is_plain
 from bnfold.onnxfile.payload import Payload, Span, Stored, payload_index, set_payload
 from bnfold.onnxfile.source import Memory
 from bnfold.onnxfile.splice import MAX_INLINE
@@ -32,12 +33,19 @@ class Layout:
     """What the user asked for.
 
     With EXTERNAL, every initializer of `size_threshold` bytes or more goes to the file `name` (default: the output's
-    name and ".data"), and smaller ones go inline. The two other fields mean nothing otherwise.
+    name and ".data"), and smaller ones go inline. The two other fields mean nothing otherwise. Raises UsageError for a
+    name that leads out of the output's directory or hides.
     """
 
     weights: Weights = Weights.AS_INPUT
     name: str | None = None
     size_threshold: int = SIZE_THRESHOLD
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not (is_plain(self.name) and "\0" not in self.name):
+            raise UsageError(
+                f"{self.name!r} cannot name external data: give a relative path without '..' or leading dots"
+            )
 
 
 @dataclass

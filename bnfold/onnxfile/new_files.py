@@ -25,6 +25,7 @@ class NewFiles:
         self._target = target
         self._old = old
         self._claim = claim
+        self.told: Callable[[int], None] | None = None  # hears of every byte that is written
         self._hidden: list[Path] = []
         self._named: list[tuple[Path, Identity]] = []
         self._folders: list[Path] = []
@@ -43,7 +44,7 @@ class NewFiles:
                 with suppress(OSError):  # only root may give files away
                     os.fchown(descriptor, self._old.st_uid, self._old.st_gid)
                 os.fchmod(descriptor, stat.S_IMODE(self._old.st_mode))
-            writer = Writer(descriptor, release, hashed=hashed)
+            writer = Writer(descriptor, release, hashed=hashed, told=self.told)
             try:
                 yield path, writer
             finally:

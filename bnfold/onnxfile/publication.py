@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -64,16 +64,28 @@ class Publication:
         assert self._written is not None, "nothing was written yet"
         return self._written.path
 
-    def write(self, file: OnnxFile, *, untouched: bool, layout: Layout | None = None) -> Written:
+    def write(
+        self,
+        file: OnnxFile,
+        *,
+        untouched: bool,
+        layout: Layout | None = None,
+        told: Callable[[int, int], None] | None = None,
+    ) -> Written:
         """Write the model. With `untouched` and the input's layout, the input file(s) are copied as they are.
 
-        Called again, it replaces what it wrote before. Raises OutputError; ModelError if the input changed meanwhile.
+        `told` is called whenever bytes were written, with how many there are and about how many there will be. Called
+        again, it replaces what it wrote before. Raises OutputError; ModelError if the input changed meanwhile.
         """
         layout = layout or Layout()
         self._discard()
         try:
             with self._errors():
-                assembly = Assembly(file, self.target, self._acquire())
+                made = self._acquire()
+                made.told = (
+                    None if told is None else _summed(told, file.nbytes + sum(d.nbytes for d in file.data_files))
+                )
+                assembly = Assembly(file, self.target, made)
                 file.start_hash()
                 if untouched and layout.weights is Weights.AS_INPUT:
                     self._written = assembly.copy()
@@ -167,3 +179,14 @@ class Publication:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             advice = "free some space and run again" if full else "nothing was changed"
             raise OutputError(f"{self._named}: cannot be written: {reason}; {advice}") from error
+
+
+def _summed(told: Callable[[int, int], None], total: int) -> Callable[[int], None]:
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        told(done, total)
+
+    return add

@@ -27,12 +27,15 @@ class Writer:
     """Appends to a new file that is open for reading and writing. Raises OSError as the system calls do.
 
     With `hashed`, a thread computes the sha256. `release` is called now and then while payloads are computed, to hand
-    back the mapped pages of their inputs.
+    back the mapped pages of their inputs. `told` is called with the number of bytes whenever some were written.
     """
 
-    def __init__(self, descriptor: int, release: Callable[[], None], *, hashed: bool) -> None:
+    def __init__(
+        self, descriptor: int, release: Callable[[], None], *, hashed: bool, told: Callable[[int], None] | None = None
+    ) -> None:
         self._descriptor = descriptor
         self._release = release
+        self._told = told
         self._looked_at = 0
         self._buffer = bytearray()
         self._written = 0
@@ -97,6 +100,8 @@ class Writer:
         self._written += count
         if self._hash is not None:
             self._hash.advance(self._written)
+        if self._told is not None:
+            self._told(count)
 
     def _append_range(self, origin: File, offset: int, nbytes: int) -> None:
         if nbytes >= COPY_FROM:

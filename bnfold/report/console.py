@@ -35,6 +35,8 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
         _line(console, f"fitted {printable(fitted['node'])}: {after} deviations from its output, {before} before")
     for measurement in report.training_distance:
         _line(console, f"in training mode the input answers otherwise: {_measured(measurement)}")
+    if report.weights_moved:
+        _line(console, "the weights went to a file of their own: with them the model would have passed 2 GiB")
     if report.published is not None:
         _line(console, f"written: {printable(report.published)}")
     elif report.options.get("dry_run"):

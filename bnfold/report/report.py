@@ -72,6 +72,7 @@ class Report:
     training_distance: tuple[Mapping[str, Any], ...] = ()
     recalibration: Mapping[str, Any] | None = None
     fitted: tuple[Mapping[str, Any], ...] = ()
+    weights_moved: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data, the keys in the order a person would read them."""
@@ -79,6 +80,7 @@ class Report:
             "input": self.input.to_dict(),
             "output": None if self.output is None else self.output.to_dict(),
             "published": self.published,
+            "weights_moved": self.weights_moved,
             "decisions": [decision.to_dict() for decision in self.decisions],
             "verification": None if self.verification is None else dict(self.verification),
             "training_distance": [dict(measurement) for measurement in self.training_distance],

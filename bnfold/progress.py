@@ -1,0 +1,16 @@
+"""What a long run tells while it goes on, to whoever wants to hear it."""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """What is being counted."""
+
+    NORMALIZATIONS = "normalizations"
+    BYTES = "bytes"
+    FEEDS = "feeds"
+
+
+# Called now and then with the stage, how much of it is done, and about how much there is (0 where nobody knows).
+Progress = Callable[[Stage, int, int], None]
