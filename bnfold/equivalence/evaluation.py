@@ -6,7 +6,7 @@ initializers while it runs (onnxruntime#29790), and with a single output it does
 of the batch are really meant, they are computed by operators of their own.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,40 +24,57 @@ def evaluate_in_place(
     The statistics of the batch stay where they are really meant: for data that is constant, between a Reshape to one
     row and a Reshape back (an InstanceNormalization), and at the places in `stays`.
     """
-    for scope in list(scopes(model)):
-        for node in list(scope.body.node):
-            if drops(node, scope):
-                _let_through(node, scope.opset)
-            if not is_batch_norm(node):
-                continue
-            place = scope.place(node)
-            if statistics and place in statistics:
-                _store(node, statistics[place], scope, model)
-                _use_stored(node, scope.opset)
-            elif trains(node, scope.opset):
-                if place in stays or node.input[0] in scope.stored or _is_instance_norm(node, scope):
-                    _write_out(node, scope)
-                else:
-                    _use_stored(node, scope.opset)
+
+    def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
+        if drops(node, scope):
+            _let_through(node, scope.opset)
+        if not is_batch_norm(node):
+            return []
+        place = scope.place(node)
+        if statistics and place in statistics:
+            made = _store(node, statistics[place], scope, model)
+            _use_stored(node, scope.opset)
+            return made
+        if not trains(node, scope.opset):
+            return []
+        if place in stays or node.input[0] in scope.stored or _is_instance_norm(node, scope):
+            return _write_out(node, scope)
+        _use_stored(node, scope.opset)
+        return []
+
+    _edit_all(model, edit)
 
 
 def make_runnable(model: ModelProto) -> None:
     """Let every BatchNormalization in training mode use the batch by operators of their own, and no Dropout drop."""
-    for scope in list(scopes(model)):
-        for node in list(scope.body.node):
-            if drops(node, scope):
-                _let_through(node, scope.opset)
-            elif is_batch_norm(node) and trains(node, scope.opset):
-                _write_out(node, scope)
+
+    def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
+        if drops(node, scope):
+            _let_through(node, scope.opset)
+        return _write_out(node, scope) if is_batch_norm(node) and trains(node, scope.opset) else []
+
+    _edit_all(model, edit)
 
 
 def use_batch_in_place(model: ModelProto, places: Collection[Place]) -> None:
     """Let the normalizations at `places` use the statistics of the batch, whatever mode they are in."""
     chosen = set(places)
-    for scope in list(scopes(model)):
-        for node in list(scope.body.node):
-            if is_batch_norm(node) and scope.place(node) in chosen:
-                _write_out(node, scope)
+
+    def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
+        return _write_out(node, scope) if is_batch_norm(node) and scope.place(node) in chosen else []
+
+    _edit_all(model, edit)
+
+
+def _edit_all(model: ModelProto, edit: Callable[[NodeProto, Scope], list[NodeProto]]) -> None:
+    """Let `edit` change each node and say what is to stand before it. Inner scopes first: outer nodes are copied."""
+    for scope in reversed(list(scopes(model))):
+        ordered: list[NodeProto] = []
+        for node in scope.body.node:
+            ordered += [*edit(node, scope), node]
+        if len(ordered) > len(scope.body.node):
+            del scope.body.node[:]
+            scope.body.node.extend(ordered)
 
 
 def _use_stored(node: NodeProto, opset: int) -> None:
@@ -75,15 +92,16 @@ def _let_through(node: NodeProto, opset: int) -> None:
         del node.input[2:]
 
 
-def _store(node: NodeProto, statistics: Statistics, scope: Scope, model: ModelProto) -> None:
+def _store(node: NodeProto, statistics: Statistics, scope: Scope, model: ModelProto) -> list[NodeProto]:
     """Let the node read `statistics` from Constant nodes of their own, in the dtype of what it reads now."""
     dtype = _stored_dtype(node, scope, model)
+    made: list[NodeProto] = []
     for index, values in ((3, statistics.mean), (4, statistics.variance)):
         name = f"{node.output[0]}__statistics_{index}"
         tensor = numpy_helper.from_array(values.astype(dtype), name)
-        constant = helper.make_node("Constant", [], [name], value=tensor)
-        scope.body.node.insert(_position(scope, node), constant)
+        made.append(helper.make_node("Constant", [], [name], value=tensor))
         node.input[index] = name
+    return made
 
 
 def _stored_dtype(node: NodeProto, scope: Scope, model: ModelProto) -> np.dtype[np.generic]:
@@ -95,13 +113,13 @@ def _stored_dtype(node: NodeProto, scope: Scope, model: ModelProto) -> np.dtype[
     return np.dtype(np.float32)
 
 
-def _write_out(node: NodeProto, scope: Scope) -> None:
+def _write_out(node: NodeProto, scope: Scope) -> list[NodeProto]:
     """The statistics of the batch as operators: Reshape to [N, C, S], two averages, and an inference operator.
 
     Outputs 2 and 3 become what the operator would have given out. A node of opset 7 to 13 of which more is read stays.
     """
     if any(scope.is_read(output) for output in node.output[3:]) or scope.opset < 5:
-        return
+        return []
     base, made = node.output[0], list[NodeProto]()
 
     def emit(op_type: str, inputs: list[str], name: str, **attributes: Any) -> str:
@@ -139,11 +157,9 @@ def _write_out(node: NodeProto, scope: Scope) -> None:
                 )
                 parts.append(emit("Mul", [value, weight], f"{output}_{name}"))
             made.append(helper.make_node("Add", parts, [output]))
-    position = _position(scope, node)
-    for offset, each in enumerate(made):
-        scope.body.node.insert(position + offset, each)
     node.input[3], node.input[4] = batch
     _use_stored(node, scope.opset)
+    return made
 
 
 def _is_instance_norm(node: NodeProto, scope: Scope) -> bool:
@@ -151,16 +167,12 @@ def _is_instance_norm(node: NodeProto, scope: Scope) -> bool:
     before = scope.producers.get(node.input[0])
     if before is None or before.op_type != "Reshape" or len(before.input) < 2:
         return False
-    target = scope.constants.get(before.input[1])
+    target = scope.constant(before.input[1])
     behind = scope.readers(node.output[0])
     outputs = [item if isinstance(item, str) else item.name for item in scope.body.output]
     if target is None or target.size < 3 or target[0] != 1 or node.output[0] in outputs:
         return False
     return bool(behind) and all(each.op_type == "Reshape" and each.input[0] == node.output[0] for each in behind)
-
-
-def _position(scope: Scope, node: NodeProto) -> int:
-    return next(index for index, each in enumerate(scope.body.node) if each is node or each == node)
 
 
 def _set(node: NodeProto, name: str, value: int) -> None:

@@ -2,10 +2,22 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+    helper,
+    numpy_helper,
+)
 
 from bnfold.onnxfile import payload_index
 
@@ -25,20 +37,34 @@ class Scope:
     opset: int
     producers: dict[str, NodeProto] = field(default_factory=dict)
     stored: set[str] = field(default_factory=set)
-    constants: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    constants: dict[str, TensorProto | AttributeProto] = field(default_factory=dict)
 
     def place(self, node: NodeProto) -> Place:
         """The key by which a node is known."""
         return self.path, node.name or next((output for output in node.output if output), node.op_type)
 
+    def constant(self, value: str) -> NDArray[Any] | None:
+        """A small constant, flattened; None where `value` is none."""
+        found = self.constants.get(value)
+        if found is None:
+            return None
+        if isinstance(found, TensorProto):
+            return numpy_helper.to_array(found).reshape(-1)
+        return np.asarray(helper.get_attribute_value(found), np.int64).reshape(-1)
+
     def readers(self, value: str) -> list[NodeProto]:
         """The nodes that read `value`, nested bodies included."""
         return [node for node in _all(self.body) if value in node.input]
 
+    @cached_property
+    def read(self) -> frozenset[str]:
+        """Every value that a node reads, nested bodies included, or that leaves the scope."""
+        outputs = [item if isinstance(item, str) else item.name for item in self.body.output]
+        return frozenset(outputs).union(*(node.input for node in _all(self.body)))
+
     def is_read(self, value: str) -> bool:
         """Whether a node reads `value`, or it leaves the scope."""
-        outputs = [item if isinstance(item, str) else item.name for item in self.body.output]
-        return bool(value) and (value in outputs or bool(self.readers(value)))
+        return bool(value) and value in self.read
 
 
 def scopes(model: ModelProto) -> Iterator[Scope]:
@@ -70,7 +96,7 @@ def drops(node: NodeProto, scope: Scope) -> bool:
         return not _integer(node, "is_test")
     if scope.opset < 12 or len(node.input) < 3 or not node.input[2]:
         return False
-    flag = scope.constants.get(node.input[2])
+    flag = scope.constant(node.input[2])
     return flag is not None and bool(flag.any())
 
 
@@ -89,7 +115,7 @@ def _scopes(scope: Scope, overridable: Collection[str]) -> Iterator[Scope]:
         if tensor.name not in overridable:
             scope.stored.add(tensor.name)
             if payload_index(tensor) is None:
-                scope.constants[tensor.name] = numpy_helper.to_array(tensor).reshape(-1)
+                scope.constants[tensor.name] = tensor
     for node in scope.body.node:
         scope.producers.update((output, node) for output in node.output)
         known = node.op_type not in _NOT_CONSTANT and node.domain in _DOMAINS and not drops(node, scope)
@@ -117,9 +143,9 @@ def _bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
 def _read_constant(node: NodeProto, scope: Scope) -> None:
     for attribute in node.attribute:
         if attribute.name == "value" and payload_index(attribute.t) is None:
-            scope.constants[node.output[0]] = numpy_helper.to_array(attribute.t).reshape(-1)
+            scope.constants[node.output[0]] = attribute.t
         elif attribute.name in ("value_int", "value_ints"):
-            scope.constants[node.output[0]] = np.asarray(helper.get_attribute_value(attribute), np.int64).reshape(-1)
+            scope.constants[node.output[0]] = attribute
 
 
 def _all(body: GraphProto | FunctionProto) -> Iterator[NodeProto]:
