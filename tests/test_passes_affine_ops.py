@@ -141,6 +141,13 @@ def test_one_number_of_too_high_a_rank_adds_a_dim_and_is_no_map() -> None:
         read_affine(graph.nodes()[1], graph)
 
 
+def test_an_old_operator_that_says_by_attributes_how_it_broadcasts_is_no_map() -> None:
+    """At opset 6 the axis of [4] is what the attribute says, here not the last one."""
+    graph = Model(read(_row(Row("y = Mul<broadcast=1, axis=1>(square4, c_last)", opset=6)).model().SerializeToString()))
+    with pytest.raises(Refused, match="MALFORMED"):
+        read_affine(graph.main.nodes()[0], graph.main)
+
+
 def test_the_gain_of_a_normalization_written_as_operators_stays() -> None:
     """x / sqrt(computed) * gain: runtimes recognize that pattern, so the gain is not moved into what follows."""
     text = "a = Add(z, z) r = /Relu|Sqrt/(a) e = Div(p, r) f = Mul(e, c) y = Conv(f, w4)"
@@ -223,6 +230,9 @@ NOT_TAKEN = {
     ),
     "NOT_PER_CHANNEL: the other operand has no channel axis": Row(
         f"e = Mul(/p|rows/, s_plane) d = Add(e, s_batch) y = {_BN}(d, g_positive, o, o, v)", {"p": "float[2,4,4,5]"}
+    ),
+    "SHAPE_UNKNOWN: the channels of the other operand are unknown": Row(
+        f"e = Mul(/p|free/, s_slice) d = Add(e, s_whole) y = {_BN}(d, g_positive, o, o, v)"
     ),
     "NOT_PER_CHANNEL: a shift behind a Mul by a plane": Row(
         f"a = Add(p, s_whole) d = Mul(a, /one|s_plane/) f = Identity(d) y = {_BN}<epsilon=0.0>(f, ones, h, o, ones)"

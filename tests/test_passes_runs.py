@@ -270,3 +270,16 @@ def test_keep_splits_a_disguised_run() -> None:
     assert done.operators == ["Conv", "Mul"]
     np.testing.assert_array_equal(done.constant("c2"), _CONSTANTS["c2"])
     assert_same_function(original, done.model)
+
+
+@pytest.mark.parametrize(("permutation", "left"), [("[0,1,3,2]", 1), ("[0,2,1,3]", 2)])
+def test_a_normalization_takes_another_one_up_on_its_own_axis_only(permutation: str, left: int) -> None:
+    """Channels and rows are four each, so that only the axis tells."""
+    text = (
+        f"a = Sigmoid(square) n = {B3}(a, g, h, m, v) t = Transpose<perm={permutation}>(n)"
+        f"z = {B3}(t, g_2, h_2, m_2, v_2) y = Sigmoid(z)"
+    )
+    original = _row(Row(text, {"square": "float[N,4,4,5]"})).model()
+    done = fold(original)
+    assert done.operators.count(B3) == left
+    assert_same_function(original, done.model)
