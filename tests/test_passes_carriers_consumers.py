@@ -18,6 +18,7 @@ _INPUTS = {
     "deep": "float[N,16,3,2]",
     "one_row": "float[N,4,1,6]",
     "gate": "float[N,4,1,1]",
+    "four_six": "float[N,4,4,6]",
     "two_rows": "float[N,1,2,7]",
     "single": "float[1,1]",
     "row": "float[N,1,6,7]",
@@ -302,3 +303,20 @@ def test_one_number_for_all_passes_whatever_the_shape() -> None:
     assert done.operators == ["Reshape", "Transpose", "ReduceMean", "Reshape", "Conv"]
     fed = feeds(original, 2) | {"form": _list(2, 42), "index": _list(0), "image": _list(1, 1, 1, 2)}
     np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=1e-5)
+
+
+# With as many rows as channels only the axis tells whether it is the rows that are scaled.
+ON_THE_ROWS = {
+    "GlobalAveragePool": "c = GlobalAveragePool(t) y = Conv(c, u)",
+    "AveragePool": "c = AveragePool<kernel_shape=[2,2]>(t) y = Conv(c, u)",
+    "MaxPool": "c = MaxPool<kernel_shape=[2,2]>(t) y = Conv(c, u)",
+    "GlobalMaxPool": "c = GlobalMaxPool(t) y = Conv(c, u)",
+    "DepthToSpace": "c = DepthToSpace<blocksize=2>(t) y = Conv(c, u1)",
+    "SpaceToDepth": "c = SpaceToDepth<blocksize=2>(t) y = Conv(c, u16)",
+}
+
+
+@pytest.mark.parametrize("name", ON_THE_ROWS)
+def test_what_has_its_channels_on_axis_1_lets_no_map_of_the_rows_pass(name: str) -> None:
+    text = "n = BatchNormalization(four_six, same, same, o, same) t = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(n)"
+    check_left_alone(f"WRONG_AXIS: {name}", _row(Row(f"{text} {ON_THE_ROWS[name]}")))

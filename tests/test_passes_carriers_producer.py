@@ -507,3 +507,21 @@ NOT_UP = {
 @pytest.mark.parametrize("name", NOT_UP)
 def test_not_toward_the_producer(name: str) -> None:
     check_left_alone(name, _row(NOT_UP[name]))
+
+
+# With as many rows as channels only the axis tells whether it is the rows that are scaled.
+ON_THE_ROWS = {
+    "AveragePool": "d = Conv(rows_five, w1) e = AveragePool<kernel_shape=[2,2]>(d)",
+    "MaxPool": "d = Conv(rows_five, w1) e = MaxPool<kernel_shape=[2,2]>(d)",
+    "DepthToSpace": "d = Conv(rows_two, w16) e = DepthToSpace<blocksize=2>(d)",
+    "SpaceToDepth": "d = Conv(rows_eight, w_single) e = SpaceToDepth<blocksize=2>(d)",
+}
+
+
+@pytest.mark.parametrize("name", ON_THE_ROWS)
+def test_what_has_its_channels_on_axis_1_lets_no_map_of_the_rows_pass(name: str) -> None:
+    text = f"{ON_THE_ROWS[name]} c = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(e) "
+    text += "y = BatchNormalization(c, same, same, o, same)"
+    inputs = {"rows_five": "float[N,3,5,7]", "rows_two": "float[N,3,4,3]", "rows_eight": "float[N,3,8,6]"}
+    row = Row(text, {**_INPUTS, **inputs}, {**_CONSTANTS, "w_single": numbers(1, 3, 1, 1)})
+    check_left_alone(f"WRONG_AXIS: {name}", row)
