@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from bnfold.onnxfile import Payload, Span
 
 # Up to this size products are computed at once: it is cheaper than to remember how.
-_EAGER_BYTES = 1 << 14
+_EAGER_BYTES = 1 << 12
+# Up to this size a look at every element is made in one piece, and nothing of it is kept.
+_QUICK_BYTES = 1 << 16
+# After a look at this many bytes of a file, their pages are handed back.
+_MAPPED_BYTES = 16 << 20
 # Blocks of this size stay inside the second-level cache of current processors together with their float64 copy.
 _BLOCK_BYTES = 1 << 20
 
@@ -48,6 +52,7 @@ class Tensor:
     """
 
     __slots__ = ("_array", "dtype", "factors", "shape", "source")
+    _looked_at: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -141,10 +146,11 @@ class Tensor:
 
     def has_only_normals(self) -> bool:
         """Whether every element lies in the normal range of `dtype`, at one quick look; False for large tensors."""
-        if self.factors or self._array is None or self.nbytes > _EAGER_BYTES or not self.size:
+        if self.nbytes > _QUICK_BYTES or not self.size:
             return False
-        limits, sizes = FLOATS[self.dtype], np.abs(self._array).reshape(-1)
+        limits, sizes = FLOATS[self.dtype], np.abs(self.exact()).reshape(-1)
         smallest, largest = np.minimum.reduce(sizes), np.maximum.reduce(sizes)
+        self._release()
         return bool(limits.smallest_normal <= smallest and largest <= limits.largest)
 
     def magnitude(self, axis: int) -> NDArray[np.float64]:
@@ -153,7 +159,7 @@ class Tensor:
         Shape [shape[axis]], float64. Reads every element, block by block.
         """
         others = tuple(a for a in range(len(self.shape)) if a != axis)
-        if self.nbytes <= _EAGER_BYTES:
+        if self.nbytes <= _QUICK_BYTES:
             small: NDArray[np.float64] = np.abs(self.exact()).max(axis=others, initial=0.0)
             return small
         largest = np.zeros(self.shape[axis])
@@ -176,9 +182,12 @@ class Tensor:
         return total
 
     def _release(self) -> None:
-        """Give mapped pages back, so that peak memory does not grow with the model."""
-        if isinstance(self.source, Span) and self.nbytes > _BLOCK_BYTES:
-            self.source.origin.release()
+        """Give mapped pages back now and then, so that peak memory does not grow with the model."""
+        if isinstance(self.source, Span):
+            Tensor._looked_at += self.nbytes
+            if Tensor._looked_at > _MAPPED_BYTES:
+                Tensor._looked_at = 0
+                self.source.origin.release()
 
     def _exact_block(self, block: tuple[slice, ...]) -> NDArray[np.float64]:
         values = self._values[block].astype(np.float64)
