@@ -80,10 +80,8 @@ def main() -> None:
             copying, folding = (statistics.median(column) for column in zip(*rounds, strict=True))
             ratio = statistics.median(ours / theirs for theirs, ours in rounds)
             found[nodes] = folding
-            size = source.stat().st_size / 1e6
-            print(
-                f"{nodes:6,} nodes, {size:6.1f} MB: load+save {copying:.2f} s, bnfold {folding:.2f} s, ratio {ratio:.1f}"
-            )
+            told = f"load+save {copying:.2f} s, bnfold {folding:.2f} s, ratio {ratio:.1f}"
+            print(f"{nodes:6,} nodes, {source.stat().st_size / 1e6:6.1f} MB: {told}")
     print(f"growth exponent: {math.log(found[SIZES[-1]] / found[SIZES[0]]) / math.log(SIZES[-1] / SIZES[0]):.2f}")
 
 
