@@ -306,10 +306,11 @@ def test_one_number_for_all_passes_whatever_the_shape() -> None:
 
 
 # With as many rows as channels only the axis tells whether it is the rows that are scaled.
+_BACK = "s = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(c) y = Conv(s, u)"
 ON_THE_ROWS = {
     "GlobalAveragePool": "c = GlobalAveragePool(t) y = Conv(c, u)",
-    "AveragePool": "c = AveragePool<kernel_shape=[2,2]>(t) y = Conv(c, u)",
-    "MaxPool": "c = MaxPool<kernel_shape=[2,2]>(t) y = Conv(c, u)",
+    "AveragePool": f"c = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(t) {_BACK}",
+    "MaxPool": f"c = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(t) {_BACK}",
     "GlobalMaxPool": "c = GlobalMaxPool(t) y = Conv(c, u)",
     "DepthToSpace": "c = DepthToSpace<blocksize=2>(t) y = Conv(c, u1)",
     "SpaceToDepth": "c = SpaceToDepth<blocksize=2>(t) y = Conv(c, u16)",

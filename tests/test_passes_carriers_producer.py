@@ -60,6 +60,7 @@ _CONSTANTS = {
     "half": np.array(0.5, np.float32),
     "negative": np.array(-0.75, np.float32),
     "negative_list": np.array([-0.75], np.float32),
+    "to_picture": _shape(-1, 3, 6, 7),
     "to_rows": _shape(-1, 4, 20),
     "to_image": _shape(-1, 4, 4, 5),
     "to_flat": _shape(-1, 80),
@@ -398,6 +399,12 @@ NOT_UP = {
     "SHIFT_BLOCKED: Relu": Row(f"d = Conv(x, w, b) c = /Identity|Relu/(d) {PLAIN}"),
     "SHIFT_BLOCKED: LeakyRelu": Row(f"d = Conv(x, w, b) c = /Identity|LeakyRelu/(d) {PLAIN}"),
     "SHIFT_BLOCKED: PRelu": Row(f"d = Conv(x, w, b) c = /Identity(d)|PRelu(d, slope)/ {PLAIN}"),
+    "SHAPE_UNKNOWN: PRelu of unknown rank": Row(
+        f"r = Reshape(x, loose_shape) d = Conv(r, w, b) c = /Relu(d)|PRelu(d, slope)/ {SCALE}"
+    ),
+    "SHAPE_UNKNOWN: Mul of unknown rank": Row(
+        f"r = Reshape(x, /to_picture|loose_shape/) d = Conv(r, w, b) c = Mul(d, gate) {SCALE}"
+    ),
     "BARRIER: Resize crops": Row(
         'd = Conv(x, w, b) c = Resize<mode="linear", '
         'coordinate_transformation_mode=/"half_pixel"|"tf_crop_and_resize"/>(d, roi, scales)' + B

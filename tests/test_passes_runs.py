@@ -102,6 +102,13 @@ def test_what_changes_nothing_is_taken_out() -> None:
     assert done.decision().target == ()
 
 
+def test_what_changes_nothing_stays_between_an_input_and_an_output() -> None:
+    """Both names can be seen from outside."""
+    done = fold(_row(Row(f"y = {B3}<epsilon=0.0>(x, one3, zero3, zero3, one3)")).model())
+    assert not done.modified
+    assert done.decision().reason is not None
+
+
 def test_only_the_run_up_to_another_reader_is_one() -> None:
     text = f"a = Conv(x, w, b) n = {B3}(a, g, h, m, v) o = {B3}(n, g_2, h_2, m_2, v_2) y = Add(n, o)"
     done = check_folds(_row(Row(text)), "Conv BatchNormalization Add")
