@@ -1,0 +1,226 @@
+"""The models that are measured, each made by a process of its own: python -m benchmarks.models NAME PATH.
+
+Weights are random; what is measured does not depend on them. light_* are the graphs of the onnx wheel.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+
+class Network:
+    """A graph under construction; `value` is what the next layer reads."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        self._random = np.random.default_rng(0)
+        self._nodes: list[NodeProto] = []
+        self._constants: list[TensorProto] = []
+        self._shape, self._rank = ["N", channels, size, size], 4
+        self.value, self.channels = "x", channels
+
+    def node(self, op_type: str, *inputs: str, **attributes: object) -> str:
+        """A node with one output, which becomes `value`."""
+        name = f"{op_type.lower()}{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op_type, inputs or [self.value], [f"{name}_y"], name=name, **attributes))
+        self.value = f"{name}_y"
+        return self.value
+
+    def constant(self, *shape: int, low: float = -1.0, high: float = 1.0) -> str:
+        """An initializer of uniform numbers."""
+        name = f"constant{len(self._constants)}"
+        values = self._random.uniform(low, high, shape).astype(np.float32)
+        self._constants.append(numpy_helper.from_array(values, name))
+        return name
+
+    def conv(self, channels: int, kernel: int, *, stride: int = 1, group: int = 1) -> None:
+        """A Conv without bias that keeps the size, or divides it by `stride`."""
+        limit = (3 / (self.channels // group * kernel * kernel)) ** 0.5
+        weight = self.constant(channels, self.channels // group, kernel, kernel, low=-limit, high=limit)
+        pads, strides = [kernel // 2] * 4, [stride, stride]
+        self.node("Conv", self.value, weight, kernel_shape=[kernel] * 2, pads=pads, strides=strides, group=group)
+        self.channels = channels
+
+    def batch_norm(self) -> None:
+        """A BatchNormalization in inference mode."""
+        scale, variance = (self.constant(self.channels, low=0.5, high=1.5) for _ in range(2))
+        bias, mean = (self.constant(self.channels) for _ in range(2))
+        self.node("BatchNormalization", self.value, scale, bias, mean, variance)
+
+    def gemm(self, features: int) -> None:
+        """A Gemm with transB, as PyTorch exports a Linear."""
+        limit = (3 / self.channels) ** 0.5
+        self._rank = 2
+        weight, bias = self.constant(features, self.channels, low=-limit, high=limit), self.constant(features)
+        self.node("Gemm", self.value, weight, bias, transB=1)
+        self.channels = features
+
+    def model(self, *, flat: bool = False) -> ModelProto:
+        """The finished model."""
+        shape = self._shape[:2] if flat else self._shape
+        graph = helper.make_graph(
+            self._nodes,
+            "benchmark",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(self.value, TensorProto.FLOAT, [None] * self._rank)],
+            self._constants,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def chain(nodes: int, *, bare: bool = False) -> ModelProto:
+    """Conv (4 to 4 channels, 1 x 1), BatchNormalization, Relu, and again.
+
+    `bare` leaves out the attributes that a Conv can do without, which exporters always write.
+    """
+    network = Network(4, 8)
+    for _ in range(nodes // 3):
+        if bare:
+            network.node("Conv", network.value, network.constant(4, 4, 1, 1))
+        else:
+            network.conv(4, 1)
+        network.batch_norm()
+        network.node("Relu")
+    return network.model()
+
+
+def large(convolutions: int) -> ModelProto:
+    """Weights of 10.5 MB each, every one of them scaled."""
+    network = Network(540, 8)
+    for _ in range(convolutions):
+        network.conv(540, 3)
+        network.batch_norm()
+    return network.model()
+
+
+def mobilenet() -> ModelProto:
+    """MobileNetV2: (expansion, channels, repetitions, stride), as in the paper's table 2."""
+    network = Network(3, 224)
+
+    def layer(channels: int, kernel: int, *, stride: int = 1, group: int = 1, activation: bool = True) -> None:
+        network.conv(channels, kernel, stride=stride, group=group)
+        network.batch_norm()
+        if activation:
+            network.node("Relu")
+
+    layer(32, 3, stride=2)
+    rows = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+    for expansion, channels, repetitions, first_stride in rows:
+        for i in range(repetitions):
+            before, stride = (network.value, network.channels), first_stride if i == 0 else 1
+            hidden = expansion * network.channels
+            if expansion > 1:
+                layer(hidden, 1)
+            layer(hidden, 3, stride=stride, group=hidden)
+            layer(channels, 1, activation=False)
+            if stride == 1 and before[1] == channels:
+                network.node("Add", before[0], network.value)
+    layer(1280, 1)
+    network.node("GlobalAveragePool")
+    network.node("Flatten")
+    network.gemm(1000)
+    return network.model()
+
+
+def perceptron() -> ModelProto:
+    """Gemm, BatchNormalization, Relu: onnxruntime does not fuse these."""
+    network = Network(256, 1)
+    for _ in range(12):
+        network.gemm(256)
+        network.batch_norm()
+        network.node("Relu")
+    return network.model(flat=True)
+
+
+def preactivation() -> ModelProto:
+    """BatchNormalization right before Conv without padding, behind a residual Add."""
+    network = Network(64, 28)
+    for _ in range(8):
+        before = network.value
+        network.batch_norm()
+        network.conv(64, 1)
+        network.node("Relu")
+        network.conv(64, 3)
+        network.node("Add", before, network.value)
+    return network.model()
+
+
+def concatenation() -> ModelProto:
+    """Two branches of Conv, Concat, BatchNormalization, Relu."""
+    network = Network(64, 28)
+    for _ in range(6):
+        start = network.value
+        network.conv(32, 3)
+        left = network.value
+        network.value, network.channels = start, 64
+        network.conv(32, 1)
+        network.node("Concat", left, network.value, axis=1)
+        network.channels = 64
+        network.batch_norm()
+        network.node("Relu")
+    return network.model()
+
+
+def pooled() -> ModelProto:
+    """Conv, AveragePool, BatchNormalization, Relu."""
+    network = Network(32, 112)
+    for _ in range(4):
+        network.conv(32, 3)
+        network.node("AveragePool", kernel_shape=[2, 2], strides=[2, 2])
+        network.batch_norm()
+        network.node("Relu")
+    return network.model()
+
+
+def plain() -> ModelProto:
+    """Conv, BatchNormalization, Relu: what onnxruntime fuses itself."""
+    network = Network(64, 28)
+    for _ in range(8):
+        network.conv(64, 3)
+        network.batch_norm()
+        network.node("Relu")
+    return network.model()
+
+
+def light(name: str) -> ModelProto:
+    """A graph of the onnx wheel, with random weights."""
+    from tests.architectures import light as with_weights
+
+    return with_weights(name)
+
+
+MODELS: dict[str, Callable[[], ModelProto]] = {
+    "chain of 1,000 nodes": partial(chain, 1000),
+    "chain of 5,000 nodes": partial(chain, 5000),
+    "chain of 20,000 nodes": partial(chain, 20000),
+    "ResNet-50": partial(light, "resnet50"),
+    "DenseNet-121": partial(light, "densenet121"),
+    "MobileNetV2": mobilenet,
+    "1 GB inline": partial(large, 100),
+    "3 GB external": partial(large, 300),
+    "3 GB in 300 files": partial(large, 300),
+    "Conv": plain,
+    "Gemm": perceptron,
+    "pre-activation": preactivation,
+    "Concat": concatenation,
+    "Conv, pool": pooled,
+}
+
+
+def save(name: str, path: Path) -> None:
+    """Make the model and write it, with its weights where the name says."""
+    model = MODELS[name]()
+    if name == "3 GB external":
+        onnx.save(model, path, save_as_external_data=True, location=f"{path.stem}.data")
+    elif name == "3 GB in 300 files":
+        onnx.save(model, path, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=1 << 20)
+    else:
+        onnx.save(model, path)
+
+
+if __name__ == "__main__":
+    save(sys.argv[1], Path(sys.argv[2]))
