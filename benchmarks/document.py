@@ -10,6 +10,13 @@ from pathlib import Path
 from benchmarks.processes import Measured
 
 PACKAGES = ("bnfold", "numpy", "onnx", "onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript", "protobuf")
+_HOW = """\
+Whole processes from start to end, interleaved, medians; page caches are warm. Nobody verifies: bnfold runs with
+`--no-verify`. The peers do other things besides folding, and fold in fewer places. cp does not wait for the disk,
+bnfold does. Memory counts mapped pages of the input, too."""
+_LATENCY = """\
+Milliseconds per inference in onnxruntime, all its optimizations on / off, of what each contender made. cp is the model
+as it was."""
 
 
 @dataclass
@@ -50,9 +57,7 @@ def _head(results: Results) -> list[str]:
             f"{platform.system()} {platform.release()}, Python {platform.python_version()}; {', '.join(found)}."
         ),
         "",
-        "Whole processes from start to end, interleaved, medians; page caches are warm. Nobody verifies: bnfold runs "
-        "with `--no-verify`. The peers do other things besides folding, and fold in fewer places. cp does not wait "
-        "for the disk, bnfold does. Memory counts mapped pages of the input, too.",
+        _HOW,
         "",
     ]
     lines += [f"- {contender} was left out: {reason}" for contender, reason in results.skipped.items()]
@@ -89,8 +94,7 @@ def _latencies(results: Results) -> list[str]:
     lines = [
         "## Inference",
         "",
-        "Milliseconds per inference in onnxruntime, all its optimizations on / off, of what each contender made. cp is "
-        "the model as it was.",
+        _LATENCY,
         "",
     ]
     contenders = list(dict.fromkeys(each for found in results.latencies.values() for each in found))
