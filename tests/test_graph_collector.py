@@ -1,0 +1,67 @@
+"""The collector is held still, and does not make up for it afterwards."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from bnfold.graph import paused_collector
+
+
+@pytest.fixture(autouse=True)
+def _collector() -> Iterator[None]:
+    gc.collect()
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+def collections() -> int:
+    return sum(generation["collections"] for generation in gc.get_stats())
+
+
+def test_what_was_made_meanwhile_is_not_looked_at_right_after() -> None:
+    before = collections()
+    with paused_collector():
+        made: list[list[int]] = [[i] for i in range(20_000)]
+        assert not gc.isenabled()
+        assert gc.get_count()[0] > 10_000
+    more = [[i] for i in range(100)]
+    assert gc.isenabled()
+    assert collections() == before
+    assert len(made) + len(more) == 20_100
+
+
+def test_what_was_made_meanwhile_is_collected_in_the_end() -> None:
+    class Knot:
+        pass
+
+    with paused_collector():
+        knot = Knot()
+        knot.self = knot  # type: ignore[attr-defined]  # a cycle
+        del knot
+    assert any(type(each) is Knot for each in gc.get_objects())
+    gc.collect()
+    assert not any(type(each) is Knot for each in gc.get_objects())
+
+
+def test_a_collector_that_was_off_stays_off() -> None:
+    gc.disable()
+    with paused_collector():
+        pass
+    assert not gc.isenabled()
+
+
+def test_what_the_caller_has_frozen_stays_frozen() -> None:
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    assert frozen
+    with paused_collector():
+        pass
+    assert gc.get_freeze_count() == frozen
+
+
+def test_it_comes_back_on_after_an_error() -> None:
+    with pytest.raises(KeyError), paused_collector():
+        raise KeyError
+    assert gc.isenabled()
