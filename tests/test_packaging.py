@@ -60,7 +60,7 @@ def test_the_wheel_names_its_license_entry_point_and_extras(built: Path) -> None
     metadata = HeaderParser().parsestr(files["METADATA"])
     assert metadata["License-Expression"] == "Apache-2.0"
     assert files["licenses/LICENSE"] == (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
-    assert set(metadata.get_all("Provides-Extra", [])) == {"cpu", "gpu", "dev", "images"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"cpu", "gpu", "benchmarks", "dev", "images"}
     assert "bnfold = bnfold.__main__:run" in files["entry_points.txt"]
     unconditional = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert not any(line.startswith(("onnxruntime", "torch")) for line in unconditional)
