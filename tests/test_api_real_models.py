@@ -21,6 +21,11 @@ DIGITS = ("digits_cnn", "digits_autoencoder", "digits_preact")
 LIGHT_COUNTS = {"light_resnet50": 53, "light_inception_v2": 69, "light_shufflenet": 49, "light_densenet121": 121}
 
 
+def digits() -> dict[str, np.ndarray]:
+    with np.load(MODELS / "digits.npz") as arrays:
+        return dict(arrays)
+
+
 def batch_norms(model: onnx.ModelProto) -> int:
     return sum(node.op_type == "BatchNormalization" for node in model.graph.node)
 
@@ -56,7 +61,7 @@ def test_digits_models_lose_every_batch_norm(name: str, tmp_path: Path) -> None:
     assert hashlib.sha256(source.read_bytes()).hexdigest() == before == result.report.input.sha256
     assert hashlib.sha256(output.read_bytes()).hexdigest() == result.report.output.sha256
 
-    images = np.load(MODELS / "digits.npz")["images"]
+    images = digits()["images"]
     assert_as_exact_as_the_original(onnx.load(source), folded, {"images": images[:64]})
 
     again = bnfold.optimize(output, tmp_path / "again.onnx")
@@ -66,12 +71,12 @@ def test_digits_models_lose_every_batch_norm(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_preact"])
 def test_accuracy_stays_to_the_last_image(name: str) -> None:
-    digits = np.load(MODELS / "digits.npz")
+    held_out = digits()
     original = onnx.load(MODELS / f"{name}.onnx")
     folded = bnfold.optimize(original).model
-    predictions = [run(model, {"images": digits["images"]})[0].argmax(axis=1) for model in (original, folded)]
+    predictions = [run(model, {"images": held_out["images"]})[0].argmax(axis=1) for model in (original, folded)]
     np.testing.assert_array_equal(predictions[0], predictions[1])
-    assert (predictions[1] == digits["labels"]).mean() > 0.97
+    assert (predictions[1] == held_out["labels"]).mean() > 0.97
 
 
 @pytest.mark.parametrize("name", LIGHT_COUNTS)
