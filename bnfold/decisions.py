@@ -22,7 +22,22 @@ class Action(StrEnum):
     KEPT = "kept"
 
 
-class Reason(Enum):
+class Told(Enum):
+    """Something that is said of a normalization: a stable code for scripts and a sentence for people."""
+
+    @property
+    def code(self) -> str:
+        """The stable code, as in reports and on the command line: the member's name."""
+        return self.name
+
+    @property
+    def sentence(self) -> str:
+        """What it means, in plain words."""
+        value: str = self.value
+        return value
+
+
+class Reason(Told):
     """Why a normalization stays. The name is the stable code; the value is the sentence for people."""
 
     # What it is.
@@ -76,18 +91,8 @@ class Reason(Enum):
     MORE_NODES = "Folding it would leave at least as many operators as before."
     SEARCH_LIMIT = "The search for a place to fold it reached its limit of steps."
 
-    @property
-    def code(self) -> str:
-        """The stable code, as in reports and on the command line: the member's name."""
-        return self.name
 
-    @property
-    def sentence(self) -> str:
-        """One plain sentence that says why."""
-        return self.value
-
-
-class Diagnosis(Enum):
+class Diagnosis(Told):
     """What a person should know about a normalization. The name is the stable code; the value is the sentence."""
 
     EXPORTED_IN_TRAINING_MODE = (
@@ -113,16 +118,6 @@ class Diagnosis(Enum):
         "It has no stored statistics (track_running_stats=False) and normalizes with those of the batch in every mode: "
         "each answer depends on the other images of the batch."
     )
-
-    @property
-    def code(self) -> str:
-        """The stable code, as in reports and on the command line: the member's name."""
-        return self.name
-
-    @property
-    def sentence(self) -> str:
-        """What it means and what to do."""
-        return self.value
 
 
 class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error

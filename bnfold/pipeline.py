@@ -77,11 +77,8 @@ def run_on(
     if pristine is None:
         return model, decisions
     scopes = {f"{domain}::{name}": (domain, name) for domain, name in model.functions}
-    blocked = {
-        scopes[decision.scope.partition("/")[0]]
-        for decision in decisions
-        if decision.reason in _CALLER_KNOWS and decision.scope.partition("/")[0] in scopes
-    }
+    stayed = [decision.scope.partition("/")[0] for decision in decisions if decision.reason in _CALLER_KNOWS]
+    blocked = {scopes[scope] for scope in stayed if scope in scopes}
     written_out = inlined(pristine, blocked) if blocked else None
     if written_out is None:
         return model, decisions

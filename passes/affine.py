@@ -90,10 +90,6 @@ class ChannelAffine:
         """The map without its shift."""
         return ChannelAffine(self.scale, np.zeros_like(self.shift), self.axis)
 
-    def only_shift(self) -> "ChannelAffine":
-        """The map without its scale."""
-        return ChannelAffine(np.ones_like(self.scale), self.shift, self.axis)
-
     def expanded(self, channels: int) -> "ChannelAffine":
         """A uniform map written out for `channels` channels; any other map as it is."""
         if not self.is_uniform or channels == 1:

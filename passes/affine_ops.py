@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import FLOATS, Graph, Tensor
+from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor
 from bnfold.passes.affine import IDENTITY, ChannelAffine
 from bnfold.passes.normalization import BatchNorm, read_batch_norm
 from bnfold.passes.step import (
@@ -43,7 +43,7 @@ def read_affine(node: NodeProto, graph: Graph) -> AffineOp:
 
 def is_affine_op(node: NodeProto) -> bool:
     """Whether the operator can be a per-channel map at all."""
-    return node.op_type in AFFINE_OPS and node.domain in ("", "ai.onnx")
+    return node.op_type in AFFINE_OPS and node.domain in DEFAULT_DOMAINS
 
 
 def _batch_normalization(node: NodeProto, graph: Graph) -> AffineOp:

@@ -29,6 +29,7 @@ from bnfold.passes.step import (
     known_dim,
     known_rank,
     known_shape,
+    pads_with_zeros,
     pass_on,
     require_axis,
     stored_vector,
@@ -99,7 +100,7 @@ def average_pool(node: NodeProto, affine: ChannelAffine, graph: Graph) -> None:
     """A mean over each window: the scale passes; the shift where padding is not counted (or there is none)."""
     require_axis(affine, 1, node, graph)
     counted = bool(number(node, "count_include_pad", 0))
-    padded = any(numbers(node, "pads")) or text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    padded = pads_with_zeros(node)
     overhanging = bool(number(node, "ceil_mode", 0))
     if affine.has_shift and counted and (padded or overhanging):
         raise Refused(Reason.PADDED_BORDER, graph.label(node))

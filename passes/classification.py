@@ -13,7 +13,7 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.decisions import Refused
-from bnfold.graph import Graph, number, numbers
+from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
 from bnfold.passes.normalization import Mode, is_batch_norm, mode
 
 _MOST_NODES_BACK = 32
@@ -91,7 +91,7 @@ def _is_average_of(value: str, data: str, graph: Graph) -> bool:
             continue
         seen.add(name)
         maker = graph.producer(name)
-        if maker is None or maker.domain not in ("", "ai.onnx") or len(seen) > _MOST_NODES_BACK:
+        if maker is None or maker.domain not in DEFAULT_DOMAINS or len(seen) > _MOST_NODES_BACK:
             return False
         if maker.op_type in _AVERAGES:
             averaged = True
@@ -110,7 +110,7 @@ def is_wrapped_instance_norm(node: NodeProto, graph: Graph) -> bool:
     data, output = node.input[0], node.output[0]
     before = graph.producer(data)
     uses = graph.consumers(output)
-    if before is None or before.op_type != "Reshape" or before.domain not in ("", "ai.onnx"):
+    if before is None or before.op_type != "Reshape" or before.domain not in DEFAULT_DOMAINS:
         return False
     if graph.is_output(output) or not uses or any(use.node.op_type != "Reshape" or use.position for use in uses):
         return False
@@ -136,7 +136,7 @@ def find_disguise(node: NodeProto, graph: Graph) -> Disguise | None:
     The average has to run over the batch, axis 0: over other axes alone it is a layer or instance normalization, which
     computes the same for each image whatever stands beside it.
     """
-    if node.op_type not in ("Div", "Mul") or node.domain not in ("", "ai.onnx") or len(node.input) != 2:
+    if node.op_type not in ("Div", "Mul") or node.domain not in DEFAULT_DOMAINS or len(node.input) != 2:
         return None
     for position in (0,) if node.op_type == "Div" else (0, 1):
         first = graph.producer(node.input[position])
@@ -200,7 +200,7 @@ def _is_variance_of(value: str, data: str, centred: str, graph: Graph) -> bool:
 
 def is_dropout(node: NodeProto) -> bool:
     """Whether `node` is ONNX's own Dropout."""
-    return node.op_type == "Dropout" and node.domain in ("", "ai.onnx")
+    return node.op_type == "Dropout" and node.domain in DEFAULT_DOMAINS
 
 
 def dropout_mode(node: NodeProto, graph: Graph) -> Mode | None:

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.decisions import Refused
-from bnfold.graph import Graph, PlainConstant, Tensor
+from bnfold.graph import DEFAULT_DOMAINS, Graph, PlainConstant, Tensor
 from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import is_affine_op
 from bnfold.passes.linear_ops import ABSORB_OUTPUT
@@ -71,7 +71,7 @@ def direct_folds(nodes: Iterable[NodeProto], known: Mapping[int, ChannelAffine],
 def _pair(node: NodeProto, affine: ChannelAffine, graph: Graph) -> Pair | None:
     value, output = node.input[0], node.output[0]
     conv = graph.producer(value)
-    if conv is None or conv.op_type != "Conv" or conv.domain not in ("", "ai.onnx"):
+    if conv is None or conv.op_type != "Conv" or conv.domain not in DEFAULT_DOMAINS:
         return None
     if not (affine.has_scale and affine.has_shift) or not graph.can_bypass(node, toward_producer=True):
         return None

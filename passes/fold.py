@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import FLOATS, Graph, Tensor
+from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor
 from bnfold.passes import affine_ops, carriers, linear_ops
 from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.step import Handler, NewAttribute, NewConstant, Step, stored_vector
@@ -180,7 +180,7 @@ class Search:
             self.graph = outer
 
     def _handler(self, table: dict[str, Handler], node: NodeProto, graph: Graph) -> Handler:
-        if node.domain not in ("", "ai.onnx") or graph.model.is_function_call(node):
+        if node.domain not in DEFAULT_DOMAINS or graph.model.is_function_call(node):
             raise Refused(Reason.UNKNOWN_OPERATOR, f"{graph.label(node)} is {node.domain}::{node.op_type}")
         handler = table.get(node.op_type)
         if handler is None:

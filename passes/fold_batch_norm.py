@@ -291,8 +291,7 @@ def _with_add(run: Run, plan: Plan, shift: np.ndarray, graph: Graph) -> Rewrite:
     def apply() -> tuple[str, ...]:
         targets = _labels(plan, graph)
         plan.apply(graph)
-        added = graph.replace(run.nodes, run.first.node.input[run.first.data], operators)
-        return (*targets, *(graph.label(node) for node in added))
+        return (*targets, *_replaced(run, operators, graph))
 
     return Rewrite(Action.FOLDED, len(run.members) - 1, apply, "its scale was folded; its shift stays as an Add")
 
@@ -324,17 +323,18 @@ def _merged(run: Run, graph: Graph, _trace: list[str] | None) -> Rewrite:
     """A run that nothing absorbs becomes one BatchNormalization, or a Mul and an Add, where that is fewer."""
     if len(run.members) == 1:
         raise Refused(Reason.MORE_NODES, "there is nothing to merge it with")
-    data = run.first.node.input[run.first.data]
     if run.batch_norms:
         return _merged_into_batch_norm(run, graph)
     operators = _operators(run, run.affine, graph)
     if not operators or len(operators) >= len(run.members):
         raise Refused(Reason.MORE_NODES, run.op_types)
+    return Rewrite(Action.MERGED, len(run.members) - len(operators), lambda: _replaced(run, operators, graph))
 
-    def apply() -> tuple[str, ...]:
-        return tuple(graph.label(node) for node in graph.replace(run.nodes, data, operators))
 
-    return Rewrite(Action.MERGED, len(run.members) - len(operators), apply)
+def _replaced(run: Run, operators: Sequence[tuple[str, Tensor]], graph: Graph) -> tuple[str, ...]:
+    """Put `operators` in the place of `run`; their labels."""
+    made = graph.replace(run.nodes, run.first.node.input[run.first.data], operators)
+    return tuple(graph.label(node) for node in made)
 
 
 def _merged_into_batch_norm(run: Run, graph: Graph) -> Rewrite:
@@ -359,15 +359,11 @@ def _merged_into_batch_norm(run: Run, graph: Graph) -> Rewrite:
 
 def _lowered(run: Run, graph: Graph) -> Rewrite:
     """A lonely BatchNormalization as Mul and Add, for targets that have no kernel for it."""
-    data = run.first.node.input[run.first.data]
     operators = _operators(run, run.affine, graph)
     if not operators:
         raise Refused(Reason.MORE_NODES, "it changes nothing")
-
-    def apply() -> tuple[str, ...]:
-        return tuple(graph.label(node) for node in graph.replace(run.nodes, data, operators))
-
-    return Rewrite(Action.LOWERED, len(run.members) - len(operators), apply, "written as Mul and Add")
+    fewer = len(run.members) - len(operators)
+    return Rewrite(Action.LOWERED, fewer, lambda: _replaced(run, operators, graph), "written as Mul and Add")
 
 
 def _saved(run: Run, plan: Plan, graph: Graph) -> int:

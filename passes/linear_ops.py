@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import Graph, number, numbers, text
+from bnfold.graph import Graph, number, numbers
 from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import as_constant
 from bnfold.passes.step import (
@@ -19,6 +19,7 @@ from bnfold.passes.step import (
     Step,
     known_rank,
     optional_constant_input,
+    pads_with_zeros,
     require_axis,
     stored_vector,
 )
@@ -39,6 +40,14 @@ def _kernel(node: NodeProto, graph: Graph) -> Weight:
     """The weight of a convolution."""
     weight = read_weight(node, 1, graph)
     if len(weight.shape) < 3 or 0 in weight.shape:
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
+    return weight
+
+
+def _matrix(node: NodeProto, graph: Graph) -> Weight:
+    """The weight of a Gemm."""
+    weight = read_weight(node, 1, graph)
+    if len(weight.shape) != 2:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
     return weight
 
@@ -84,9 +93,7 @@ def output_conv_transpose(node: NodeProto, _output: int, affine: ChannelAffine, 
 def output_gemm(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """Y = alpha A' B' + beta C: the columns of B' take k, and C' = k (beta C) + t with beta := 1."""
     require_axis(affine, 1, node, graph)
-    weight = read_weight(node, 1, graph)
-    if len(weight.shape) != 2:
-        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
+    weight = _matrix(node, graph)
     columns = 0 if number(node, "transB", 0) else 1
     affine = _fitted(affine, weight.shape[columns], node, graph)
     scaled = weight.scaled(affine, affine.scale, (columns,))
@@ -149,10 +156,11 @@ def _is_weight(value: str, graph: Graph) -> bool:
     return graph.constant(value) is not None or (maker is not None and maker.op_type == "DequantizeLinear")
 
 
-def _fitted(affine: ChannelAffine, channels: int, node: NodeProto, graph: Graph) -> ChannelAffine:
+def _fitted(affine: ChannelAffine, channels: int, node: NodeProto, graph: Graph, verb: str = "makes") -> ChannelAffine:
+    """The map written out for the channels that `node` makes, or reads. Raises `Refused` where it has others."""
     if not affine.is_uniform and affine.channels != channels:
         raise Refused(
-            Reason.WEIGHT_SHAPE, f"{graph.label(node)} makes {channels} channels, the map has {affine.channels}"
+            Reason.WEIGHT_SHAPE, f"{graph.label(node)} {verb} {channels} channels, the map has {affine.channels}"
         )
     return affine.expanded(channels)
 
@@ -170,7 +178,7 @@ def input_conv(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph)
     weight = _kernel(node, graph)
     shape = weight.shape
     group = _group(node, shape[0], graph)
-    affine = _fitted_input(affine, shape[1] * group, node, graph)
+    affine = _fitted(affine, shape[1] * group, node, graph, "reads")
     if affine.has_shift and pads_with_zeros(node):
         raise Refused(Reason.PADDED_BORDER, graph.label(node))
     per_output = np.repeat(np.arange(group), shape[0] // group)
@@ -184,11 +192,6 @@ def input_conv(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph)
     return [scaled.also(bias)]
 
 
-def pads_with_zeros(node: NodeProto) -> bool:
-    """Whether a convolution may read zeros around its input."""
-    return any(numbers(node, "pads")) or text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-
-
 def input_conv_transpose(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """W is [Cin, Cout/g, *kernel]: row i takes k_i, always.
 
@@ -200,7 +203,7 @@ def input_conv_transpose(node: NodeProto, index: int, affine: ChannelAffine, gra
     weight = _kernel(node, graph)
     shape = weight.shape
     group = _group(node, shape[0], graph)
-    affine = _fitted_input(affine, shape[0], node, graph)
+    affine = _fitted(affine, shape[0], node, graph, "reads")
     pointwise = all(size == 1 for size in (*shape[2:], *numbers(node, "strides")))
     padded = pads_with_zeros(node) or any(numbers(node, "output_padding")) or numbers(node, "output_shape")
     if affine.has_shift and (not pointwise or padded):
@@ -218,11 +221,9 @@ def input_gemm(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph)
     """A = k x + t on the axis that is summed over: the rows of B' take k, C' = beta C + alpha (t B') with beta := 1."""
     require_data_input(node, index, graph)
     require_axis(affine, 0 if number(node, "transA", 0) else 1, node, graph)
-    weight = read_weight(node, 1, graph)
-    if len(weight.shape) != 2:
-        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
+    weight = _matrix(node, graph)
     rows = 1 if number(node, "transB", 0) else 0
-    affine = _fitted_input(affine, weight.shape[rows], node, graph)
+    affine = _fitted(affine, weight.shape[rows], node, graph, "reads")
     scaled = weight.scaled(affine, affine.scale, (rows,))
     if not affine.has_shift:
         return [scaled]
@@ -239,7 +240,7 @@ def input_matmul(node: NodeProto, index: int, affine: ChannelAffine, graph: Grap
     if rank < 2:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has {rank} dim")
     summed = len(weight.shape) - (2 if index == 0 else 1)
-    affine = _fitted_input(affine, weight.shape[summed], node, graph)
+    affine = _fitted(affine, weight.shape[summed], node, graph, "reads")
     scaled = weight.scaled(affine, affine.scale, (summed,))
     if not affine.has_shift:
         return [scaled]
@@ -256,14 +257,6 @@ def require_data_input(node: NodeProto, index: int, graph: Graph, *, data: int =
     """Raise `Refused` where the value is read as a weight or bias instead of as data."""
     if index != data:
         raise Refused(Reason.WRONG_AXIS, f"{graph.label(node)} reads it as input {index}")
-
-
-def _fitted_input(affine: ChannelAffine, channels: int, node: NodeProto, graph: Graph) -> ChannelAffine:
-    if not affine.is_uniform and affine.channels != channels:
-        raise Refused(
-            Reason.WEIGHT_SHAPE, f"{graph.label(node)} reads {channels} channels, the map has {affine.channels}"
-        )
-    return affine.expanded(channels)
 
 
 ABSORB_OUTPUT: dict[str, Handler] = {

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import FLOATS, Graph, Tensor, number
-from bnfold.passes.affine import ChannelAffine
+from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor, number
+from bnfold.passes.affine import ChannelAffine, Vector
 
 DEFAULT_EPSILON = float(np.float32(1e-5))  # attributes are float32
 DEFAULT_MOMENTUM = float(np.float32(0.9))
@@ -30,7 +30,7 @@ class Mode(StrEnum):
 
 def is_batch_norm(node: NodeProto) -> bool:
     """Whether `node` is ONNX's own BatchNormalization."""
-    return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+    return node.op_type == "BatchNormalization" and node.domain in DEFAULT_DOMAINS
 
 
 def mode(node: NodeProto, graph: Graph) -> Mode:
@@ -76,6 +76,12 @@ def describe(node: NodeProto, graph: Graph) -> Description:
     return Description(how, node.input[0] if node.input else "", sizes[0] if sizes else None, epsilon, momentum)
 
 
+def scale_and_shift(scale: Vector, bias: Vector, mean: Vector, deviation: Vector) -> tuple[Vector, Vector]:
+    """k = scale / deviation and t = bias - mean * k for each channel; deviation is sqrt(variance + epsilon)."""
+    k = scale / deviation
+    return k, bias - mean * k
+
+
 @dataclass(frozen=True, eq=False)
 class BatchNorm:
     """The constants of one inference-mode BatchNormalization: float64 of shape [C] each, and epsilon."""
@@ -94,10 +100,9 @@ class BatchNorm:
 
     @property
     def affine(self) -> ChannelAffine:
-        """k = scale / deviation, t = bias - mean * k, on axis 1."""
+        """The map on axis 1: see `scale_and_shift`."""
         with np.errstate(all="ignore"):
-            k = self.scale / self.deviation
-            return ChannelAffine.of(k, self.bias - self.mean * k, 1)
+            return ChannelAffine.of(*scale_and_shift(self.scale, self.bias, self.mean, self.deviation), 1)
 
     def parameters_for(self, affine: ChannelAffine) -> tuple[Tensor, Tensor]:
         """New `scale` and `B` with which this operator, its statistics unchanged, computes `affine`."""
@@ -167,8 +172,7 @@ def plain_affines(nodes: Sequence[NodeProto], graph: Graph) -> dict[int, Channel
         return {}
     with np.errstate(all="ignore"):
         shifted = variance + np.repeat([epsilons[id(node)] for node in plain], sizes)
-        k = scale / np.sqrt(shifted)
-        t = bias - mean * k
+        k, t = scale_and_shift(scale, bias, mean, np.sqrt(shifted))
         sound = (shifted > 0) & np.isfinite(shifted) & np.isfinite(k) & np.isfinite(t)
     lengths = np.array(sizes, np.intp)
     ends = np.cumsum(lengths)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import FLOATS, Graph, Tensor
+from bnfold.graph import FLOATS, Graph, Tensor, numbers, text
 from bnfold.passes.affine import ChannelAffine, all_finite
 
 Dims = tuple[int | str | None, ...]
@@ -116,3 +116,8 @@ def require_axis(affine: ChannelAffine, axis: int, node: NodeProto, graph: Graph
         raise Refused(
             Reason.WRONG_AXIS, f"axis {affine.axis}, where {graph.label(node)} has its channels on axis {axis}"
         )
+
+
+def pads_with_zeros(node: NodeProto) -> bool:
+    """Whether the windows of a convolution or pooling may reach over the border of its input."""
+    return any(numbers(node, "pads")) or text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import FLOATS, Graph, Tensor, number
+from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor, number
 from bnfold.passes.affine import ChannelAffine, Vector
 from bnfold.passes.step import NewAttribute, NewConstant, Step, constant_input, stored_vector
 
@@ -139,7 +139,7 @@ def read_weight(node: NodeProto, index: int, graph: Graph) -> Weight:
             raise Refused(Reason.UNSUPPORTED_DTYPE, f"{value!r} is {tensor.dtype}")
         return FloatWeight(node, index, tensor)
     maker = graph.producer(value)
-    if maker is None or maker.op_type != "DequantizeLinear" or maker.domain not in ("", "ai.onnx"):
+    if maker is None or maker.op_type != "DequantizeLinear" or maker.domain not in DEFAULT_DOMAINS:
         raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{value!r} of {graph.label(node)}")
     return _read_quantized(maker, value, graph)
 

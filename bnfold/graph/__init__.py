@@ -4,7 +4,7 @@ A pass never touches the protobuf: it asks a `Graph`, and edits through its meth
 and record what changed.
 """
 
-from bnfold.graph.attributes import attribute, number, numbers, text
+from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers, text
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, PlainConstant, Use, every_node
 from bnfold.graph.inlining import inlined
@@ -12,6 +12,7 @@ from bnfold.graph.model import Edit, Model
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
 
 __all__ = [
+    "DEFAULT_DOMAINS",
     "FLOATS",
     "Edit",
     "Graph",

@@ -7,6 +7,9 @@ from onnx import AttributeProto, NodeProto, helper
 
 from bnfold.decisions import Reason, Refused
 
+# The two names of ONNX's own operator set.
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
 
 def attribute(node: NodeProto, name: str) -> Any:
     """The value of attribute `name`, as `onnx.helper.get_attribute_value` gives it, or None where it is absent.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from bnfold.decisions import Refused
-from bnfold.graph.attributes import attribute, number
+from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number
 from bnfold.graph.tensor import FLOATS, Tensor
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _REARRANGING = frozenset(
 def evaluate(graph: "Graph", node: NodeProto, output: str, depth: int) -> Tensor | None:
     """The value of `output` of `node` where it is the same in every run, else None."""
     op_type = node.op_type
-    if op_type not in _SUPPORTED or node.domain not in ("", "ai.onnx"):
+    if op_type not in _SUPPORTED or node.domain not in DEFAULT_DOMAINS:
         return None
     if depth > _DEEPEST or output != node.output[0]:
         return None

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper
 
+from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.constants import evaluate
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
 from bnfold.onnxfile import payload_index, set_payload
@@ -587,7 +588,7 @@ class Graph:
 
 def _looks_only_at_type(use: Use) -> bool:
     node = use.node
-    if node.op_type not in _TYPE_READERS or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in _TYPE_READERS or node.domain not in DEFAULT_DOMAINS:
         return False
     return node.op_type != "CastLike" or use.position == 1
 

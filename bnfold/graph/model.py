@@ -5,9 +5,10 @@ from typing import NamedTuple
 import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 
+from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, scopes
-from bnfold.graph.soundness import DEFAULT_DOMAINS, check_soundness
+from bnfold.graph.soundness import check_soundness
 from bnfold.graph.tensor import TensorPayload
 from bnfold.onnxfile import OnnxFile, Stored
 

@@ -14,12 +14,12 @@ import onnx
 from onnx import FunctionProto, NodeProto, OperatorSetIdProto
 
 from bnfold.errors import ModelError
+from bnfold.graph.attributes import DEFAULT_DOMAINS
 
 if TYPE_CHECKING:
     from bnfold.graph.graph import Graph
     from bnfold.graph.model import Model
 
-DEFAULT_DOMAINS = ("", "ai.onnx")
 # Functions that call functions can stand for exponentially many nodes, and every runtime writes them all out.
 LARGEST_EXPANSION = 1_000_000
 DEEPEST_CALLS = 100

@@ -47,7 +47,6 @@ def tag_of(number: int) -> int:
 
 
 RAW_DATA = tag_of(9)
-TENSOR_NAME = tag_of(8)
 DATA_LOCATION = 14 << 3  # a varint
 
 TENSOR = Message("TensorProto")
