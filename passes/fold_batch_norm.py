@@ -16,12 +16,12 @@ from onnx import NodeProto
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import Graph, Model, Tensor, paused_collector
 from bnfold.passes.affine import ChannelAffine
-from bnfold.passes.affine_ops import as_constant, checked_parameters, is_affine_op, stored_scale
+from bnfold.passes.affine_ops import AffineOp, as_constant, checked_parameters, is_affine_op, stored_scale
 from bnfold.passes.direct_folds import direct_folds
 from bnfold.passes.fold import Plan, Search
 from bnfold.passes.normalization import is_batch_norm, plain_affines, read_batch_norm
 from bnfold.passes.protocol import Preserves
-from bnfold.passes.runs import Run, collect_run, scales_a_computed_normalization
+from bnfold.passes.runs import Run, collect_run, may_be_normalization, scales_a_computed_normalization
 from bnfold.passes.step import known_rank, stored_vector
 
 _TOLD_EVERY = 256
@@ -104,13 +104,13 @@ class FoldBatchNorm:
             try:
                 run = self._without_kept(collect_run(node, graph, seen, known), original)
             except Refused as refused:
-                if is_batch_norm(node):
+                if is_batch_norm(node) or may_be_normalization(node, graph, refused):
                     decisions += _kept([(original[id(node)], node.op_type)], graph, refused)
                 continue
             if not run.is_normalization:
                 looked_at.update(map(id, run.sure_nodes))
                 continue
-            if scales_a_computed_normalization(run, graph):
+            if not run.batch_norms and scales_a_computed_normalization(run.first.node, run.first.data, graph):
                 continue
             seen.update(map(id, run.nodes))
             decisions += self._decide(run, graph, original)
@@ -202,8 +202,10 @@ _NOWHERE = (Reason.VALUE_IS_OUTPUT, Reason.NO_CONSUMER)
 
 def _into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
     candidates = [run]
-    if len(run.members) > 1 and run.first.node.op_type in ("Add", "Sub"):
-        candidates.append(Run(run.members[1:]))  # that Add can take the shift where MatMul has no bias
+    first = run.first.node.op_type
+    if first in ("Add", "Sub") or (first in ("Mul", "Div") and run.batch_norms):
+        # That Add can take the shift where MatMul has no bias, that Mul the scale where a Relu would block it.
+        candidates.append(Run(run.members[1:]))
     rewrites, refusal = [], None
     for candidate in candidates:
         if not candidate.is_normalization:
@@ -222,9 +224,9 @@ def _up(run: Run, affine: ChannelAffine, graph: Graph, trace: list[str] | None) 
     node, data = run.first.node, run.first.data
     plan = Search(graph, trace).toward_producer(node, data, affine)
     constant = graph.constant(node.input[data]) is not None  # the plan may put another one in its place
-    toward_producer = not constant and graph.can_bypass(node, data, toward_producer=True)
-    if not toward_producer and graph.is_output(run.output):
-        raise Refused(Reason.VALUE_IS_OUTPUT, repr(run.output))
+    toward_producer = not constant and _can_bypass(run.members, graph, toward_producer=True)
+    if not toward_producer:
+        _require_bypass(run.members, graph)
     nodes = _saved(run, plan, graph)
 
     def apply() -> tuple[str, ...]:
@@ -239,8 +241,7 @@ def _up(run: Run, affine: ChannelAffine, graph: Graph, trace: list[str] | None) 
 
 def _into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
     plan = Search(graph, trace).toward_consumers(run.output, run.affine)
-    if graph.is_output(run.output):  # an identity asks nothing of its readers, but its output keeps its name
-        raise Refused(Reason.VALUE_IS_OUTPUT, repr(run.output))
+    _require_bypass(run.members, graph)  # an identity asks nothing of its readers, but its output keeps its name
     nodes = _saved(run, plan, graph)
 
     def apply() -> tuple[str, ...]:
@@ -303,6 +304,8 @@ def _operators(run: Run, affine: ChannelAffine, graph: Graph) -> list[tuple[str,
     data = run.first.node.input[run.first.data]
     rank = 1 if affine.is_uniform else known_rank(graph, data)
     dtype = _data_dtype(run, graph)
+    if len(run.members) > 1 and graph.is_hidden(data):  # who looks only at a shape within the run will look at `data`
+        raise Refused(Reason.NAME_TAKEN, repr(data))
     operators = []
     if affine.has_scale:
         operators.append(("Mul", stored_scale(as_constant(affine.scale, affine.axis, rank), dtype)))
@@ -342,8 +345,9 @@ def _merged_into_batch_norm(run: Run, graph: Graph) -> Rewrite:
     new = checked_parameters(read_batch_norm(survivor.node, graph), run.affine)
     position = run.members.index(survivor)
     before, behind = run.members[:position], run.members[position + 1 :]
-    if before and not graph.can_bypass(before[-1].node, before[-1].data, toward_producer=False):
-        raise Refused(Reason.VALUE_IS_OUTPUT, run.output)
+    _require_bypass(before, graph)
+    if not _can_bypass(behind, graph, toward_producer=True):
+        raise Refused(Reason.NAME_TAKEN, repr(run.output))
 
     def apply() -> tuple[str, ...]:
         for index, tensor in enumerate(new, start=1):
@@ -355,6 +359,18 @@ def _merged_into_batch_norm(run: Run, graph: Graph) -> Rewrite:
         return (graph.label(survivor.node),)
 
     return Rewrite(Action.MERGED, len(run.members) - 1, apply)
+
+
+def _can_bypass(members: Sequence[AffineOp], graph: Graph, *, toward_producer: bool) -> bool:
+    return all(graph.can_bypass(each.node, each.data, toward_producer=toward_producer) for each in members)
+
+
+def _require_bypass(members: Sequence[AffineOp], graph: Graph) -> None:
+    """Raise `Refused` unless who reads the last of `members` can read the value before the first instead."""
+    if members and not _can_bypass(members, graph, toward_producer=False):
+        output = members[-1].node.output[0]
+        reason = Reason.VALUE_IS_OUTPUT if graph.is_output(output) else Reason.NAME_TAKEN
+        raise Refused(reason, repr(output))
 
 
 def _lowered(run: Run, graph: Graph) -> Rewrite:
