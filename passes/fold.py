@@ -152,8 +152,7 @@ class Search:
                     refusal = refusal or refused
         finally:
             self._depth -= 1
-        assert refusal is not None
-        raise refusal
+        raise refusal or Refused(Reason.MALFORMED, graph.label(node))
 
     def _complete(self, node: NodeProto, graph: Graph, step: Step, *, toward_producer: bool) -> Plan:
         """What `step` does to `node`, and what becomes of the maps it passes on."""

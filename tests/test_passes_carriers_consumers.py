@@ -118,6 +118,7 @@ DOWN = {
     "GlobalAveragePool": Row(f"{N} c = GlobalAveragePool(n) y = Conv(c, u)"),
     "ReduceMean": Row(f"{N} c = ReduceMean<keepdims=0>(n, spatial) y = Gemm(c, k)"),
     "ReduceMean over the batch": Row(f"{N} c = ReduceMean<keepdims=0>(n, at0) d = Unsqueeze(c, at0) y = Conv(d, u)"),
+    "ReduceMean over the batch, its dim kept": Row(f"{N} c = ReduceMean(n, at0) y = Conv(c, u)"),
     "AveragePool": Row(f"{N} c = AveragePool<kernel_shape=[2,2], pads=[1,0,0,1]>(n) y = Conv(c, u)"),
     "AveragePool, counted, scale": Row(
         f"{SCALE} c = AveragePool<kernel_shape=[2,2], pads=[1,0,0,1], count_include_pad=1>(n) y = Conv(c, u)"
@@ -274,6 +275,12 @@ NOT_DOWN = {
         {"loose_shape": "int64[D]"},
         {"to_same": _list(-1, 4, 6, 7)},
     ),
+    "MALFORMED: Add that says by attributes how it broadcasts": Row(
+        "n = BatchNormalization<is_test=1, epsilon=0.0>(/p|tall/, ones, h, o, ones)"
+        "c = /Add(n, p2)|Add<broadcast=1, axis=1>(other, n)/ y = Conv(c, /u|u_kernel/)",
+        {"tall": "float[6,4]", "other": "float[3,6,4,4]"},
+        opset=6,
+    ),
     "BARRIER: read as the slope of a PRelu": Row(
         "n = BatchNormalization(slope_in, g_positive, o, o, v) c = /Relu(n)|PRelu(p, n)/ y = Conv(c, u)",
         {"slope_in": "float[1,4,1,1]"},
@@ -305,10 +312,39 @@ def test_one_number_for_all_passes_whatever_the_shape() -> None:
     np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=1e-5)
 
 
+# Each stands between `n` of unknown rank and a Reshape: a scale or a shift for all alone.
+ONE_FOR_ALL = {
+    "Slice": ("g", "h", "c = Slice(a, start, end, at1)"),
+    "DepthToSpace": ("g", "h", "c = DepthToSpace<blocksize=2>(a)"),
+    "SpaceToDepth": ("g", "h", "c = SpaceToDepth<blocksize=2>(a)"),
+    "Mul by another": ("g", "0", "c = Mul(a, open)"),
+    "Add of another": ("1", "h", "c = Add(a, open)"),
+    "Mul, Add of one number": ("g", "h", "i = Identity(a) e = Mul(i, value) c = Add(e, value)"),
+}
+
+
+@pytest.mark.parametrize("name", ONE_FOR_ALL)
+def test_one_number_for_all_passes_without_a_shape(name: str) -> None:
+    scale, shift, carrier = ONE_FOR_ALL[name]
+    parameters = {"g": numbers(1, seed=1), "h": numbers(1, seed=2), "0": np.zeros(1, np.float32)}
+    parameters["1"] = np.ones(1, np.float32)
+    text = f"n = BatchNormalization<epsilon=0.0>(row, scale1, shift1, zero1, one1) a = Reshape(n, form) {carrier} "
+    text += "d = Reshape(c, image) y = Conv(d, u1)" if "value" not in carrier else "y = Relu(c)"
+    constants = {"scale1": parameters[scale], "shift1": parameters[shift]}
+    constants |= {"zero1": parameters["0"], "one1": parameters["1"]}
+    inputs = {"form": "int64[D]", "image": "int64[4]", "open": "float[N,4,6,8]", "row": "float[N,1,8,24]"}
+    original = _row(Row(text, inputs, constants)).model()
+    done = fold(original)
+    assert done.operators == [node.op_type for node in original.graph.node][1:], done.decisions
+    fed = feeds(original, 2) | {"form": _list(2, 4, 6, 8), "image": _list(-1, 1, 1, 1)}
+    fed = {name: fed[name] for name in fed if name in {value.name for value in original.graph.input}}
+    np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=0, atol=1e-5)
+
+
 # With as many rows as channels only the axis tells whether it is the rows that are scaled.
 _BACK = "s = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(c) y = Conv(s, u)"
 ON_THE_ROWS = {
-    "GlobalAveragePool": "c = GlobalAveragePool(t) y = Conv(c, u)",
+    "GlobalAveragePool": "c = GlobalAveragePool(t) f = Flatten(c) y = Gemm(f, k)",
     "AveragePool": f"c = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(t) {_BACK}",
     "MaxPool": f"c = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(t) {_BACK}",
     "GlobalMaxPool": "c = GlobalMaxPool(t) y = Conv(c, u)",
