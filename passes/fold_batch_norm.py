@@ -278,8 +278,6 @@ def _only_scale(run: Run, graph: Graph, find: Callable[[ChannelAffine], Plan]) -
     affine = run.affine
     if not affine.has_scale or not affine.has_shift:
         raise Refused(Reason.MORE_NODES, "there is nothing to separate")
-    if len(run.members) == 1 and not run.batch_norms:
-        raise Refused(Reason.MORE_NODES, graph.label(run.first.node))
     plan = find(affine.only_scale())
     if plan.adds:
         raise Refused(Reason.MORE_NODES, graph.label(run.first.node))

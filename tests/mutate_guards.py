@@ -49,11 +49,14 @@ class Fate:
 class MutantLoop:
     """A pytest plugin that runs the collected tests once for each mutant, in a process of its own each time."""
 
-    def __init__(self, modules: Sequence[str], kinds: Callable[..., Iterator[Mutant]], *, count: bool) -> None:
+    def __init__(
+        self, modules: Sequence[str], kinds: Callable[..., Iterator[Mutant]], *, count: bool, most: int
+    ) -> None:
         self.fates: list[Fate] = []
         self._modules = modules
         self._kinds = kinds
         self._count = count
+        self._most = most
         self._failed: list[str] = []
         self._progress = os.fdopen(os.dup(2), "w")
 
@@ -79,6 +82,7 @@ class MutantLoop:
             for mutant in self._kinds(path.read_text(encoding="utf-8"), str(path)):
                 reaching = set(by_line[module].get(mutant.reached, ())) & quick
                 tests = sorted(reaching, key=seconds.__getitem__)
+                tests = tests[:: -(-len(tests) // self._most) or 1] if self._most else tests
                 items = [by_id[test] for test in tests]
                 noticed = _in_a_fork(lambda m=mutant, i=items: self._judge(m, i, functions), SECONDS)
                 self.fates.append(Fate(module, mutant, noticed))
@@ -230,12 +234,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--tests", nargs="+", default=["tests/test_passes_*.py"], help="test files or patterns")
     parser.add_argument("--cosmic-ray", action="store_true", help="the mutants of cosmic-ray instead of guards")
     parser.add_argument("--all", action="store_true", help="run all tests that reach a mutant, and count")
+    parser.add_argument("--most", type=int, default=0, metavar="N", help="ask at most N tests about each mutant")
     options = parser.parse_args(arguments)
     modules = options.modules or everything
     if unknown := set(modules) - set(everything):
         parser.error(f"no module {sorted(unknown)} in passes/")
     files = sorted(str(path) for pattern in options.tests for path in REPOSITORY.glob(pattern))
-    loop = MutantLoop(modules, cosmic_ray_mutants if options.cosmic_ray else guard_mutants, count=options.all)
+    kinds = cosmic_ray_mutants if options.cosmic_ray else guard_mutants
+    loop = MutantLoop(modules, kinds, count=options.all, most=options.most)
     without = ["--deselect", "tests/test_passes_random_graphs.py", "-p", "no:cacheprovider", "-qq", "--capture=no"]
     if pytest.main([*files, *without, "--rootdir", str(REPOSITORY)], plugins=[loop]):
         print("the tests could not be collected, or fail as they are", file=sys.stderr)

@@ -6,7 +6,10 @@ The normalized value is a graph input, so the only way is down: into what follow
 import numpy as np
 import pytest
 
-from bnfold.decisions import Action
+from bnfold.decisions import Action, Refused
+from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.layout import relabelled
+from bnfold.passes.step import Dims
 from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, feeds, fold, numbers
 from tests.oracle import evaluate
 
@@ -291,6 +294,69 @@ NOT_DOWN = {
 @pytest.mark.parametrize("name", NOT_DOWN)
 def test_not_toward_the_consumers(name: str) -> None:
     check_left_alone(name, _row(NOT_DOWN[name]))
+
+
+# What has to be known of the shapes around a Reshape: its good side folds, its bad one could be laid out otherwise.
+_KEEP = "s = Concat<axis=0>(loose, four1, loose)"
+RESHAPES = {
+    "SHAPE_UNKNOWN: the number of channels": "n = BatchNormalization(/thin|open/, g, h, m, v) "
+    "c = Reshape(n, to_thin) y = Conv(c, u_line)",
+    "SHAPE_UNKNOWN: a vector of channels": "n = BatchNormalization(/thin|vector/, g, h, m, v) "
+    "c = Reshape(n, to_thin) y = Conv(c, u_line)",
+    "NOT_PER_CHANNEL: what is behind the channels is computed": f"{_KEEP} n = BatchNormalization(thin, g, h, m, v) "
+    "c = Reshape(n, /to_thin|s/) y = Conv(c, u_line)",
+    "NOT_PER_CHANNEL: what was behind the channels was computed": f"{_KEEP} t = Reshape(thin, /to_thin|s/) "
+    "n = BatchNormalization(t, g, h, m, v) c = Reshape(n, to_thin) y = Conv(c, u_line)",
+    "NOT_PER_CHANNEL: how the dims that are symbols are shared out": (
+        "n = BatchNormalization(/whole|dynamic/, g, h, m, v) c = Reshape(n, to_eight) y = Conv(c, u8_line)"
+    ),
+    "NOT_PER_CHANNEL: a dim that holds the channels one and a half times": (
+        "n = BatchNormalization(/pair|halves_/, g, h, m, v) c = Reshape(n, to_twelve) y = Gemm<transA=1>(c, k12)"
+    ),
+    "NOT_PER_CHANNEL: no elements, of which the channels are gone": (
+        "n = BatchNormalization(none_behind, g, h, m, v) c = Reshape<allowzero=1>(n, /two_four_zero|zero_four/) "
+        "y = /Conv(c, u_line)|Gemm(c, k)/"
+    ),
+    "NOT_PER_CHANNEL: no elements, moved from the batch behind the channels": (
+        "n = BatchNormalization(/none_behind|none_before/, g, h, m, v) c = Reshape<allowzero=1>(n, two_four_zero) "
+        "y = Conv(c, u_line)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESHAPES)
+def test_what_has_to_be_known_of_a_reshape(name: str) -> None:
+    inputs = {
+        "loose": "int64[1]",
+        "thin": "float[N,4,1]",
+        "open": "float[N,C,1]",
+        "vector": "float[4]",
+        "whole": "float[1,4,6]",
+        "dynamic": "float[N,4,H]",
+        "pair": "float[1,4,6]",
+        "halves_": "float[2,4,3]",
+        "none_behind": "float[2,4,0]",
+        "none_before": "float[0,4,5]",
+    }
+    constants = {
+        "four1": _list(4),
+        "to_thin": _list(-1, 4, 1),
+        "to_eight": _list(1, 8, 3),
+        "to_twelve": _list(12, 2),
+        "two_four_zero": _list(2, 4, 0),
+        "zero_four": _list(0, 4),
+        "u8_line": numbers(5, 8, 1),
+        "k12": numbers(12, 5),
+    }
+    check_left_alone(name, _row(Row(RESHAPES[name], inputs, constants)))
+
+
+@pytest.mark.parametrize(("source", "target"), [(("N", 4, 1), (None, 4, None)), ((None, 4, None), ("N", 4, 1))])
+def test_dims_that_nobody_knows_are_not_taken_for_the_same(source: Dims, target: Dims) -> None:
+    affine = ChannelAffine(np.arange(4.0), np.zeros(4), 1)
+    assert relabelled(affine, ("N", 4, 1), ("N", 4, 1)).axis == 1
+    with pytest.raises(Refused, match="SHAPE_UNKNOWN"):
+        relabelled(affine, source, target)
 
 
 def test_padding_with_zeros_that_stay_zeros_is_not_touched() -> None:

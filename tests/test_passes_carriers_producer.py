@@ -539,6 +539,10 @@ NOT_UP = {
     "SHIFT_BLOCKED: Div of branches": Row(
         "d = Conv(x, w, b) c = Div(d, gate) y = BatchNormalization<epsilon=0.0>(c, /ones_scaled|ones/, /o|h/, o, ones)"
     ),
+    "SHIFT_BLOCKED: Add of two that let no shift pass, the first is told": Row(
+        "r = Conv(x, w) d = /Identity|Relu/(r) q = Conv(x2, w)"
+        f"e = AveragePool<kernel_shape=[2,1], pads=[1,0,0,0], count_include_pad=1>(q) c = Add(d, e) {PLAIN}"
+    ),
     "GRAPH_INPUT: Div by the convolution": Row(f"d = Conv(x, w, b) c = Div(/d, gate|gate, d/) {SCALE}"),
     "NOT_PER_CHANNEL: Mul of two, of which the first is told": Row(
         f"d = Conv(x, /w|w_one/) c = Mul(d, open_gate) {SCALE}", {"open_gate": "float[N,G,1,1]"}
@@ -552,6 +556,17 @@ NOT_UP = {
 @pytest.mark.parametrize("name", NOT_UP)
 def test_not_toward_the_producer(name: str) -> None:
     check_left_alone(name, _row(NOT_UP[name]))
+
+
+@pytest.mark.parametrize("limit", ["MOST_STEPS", "DEEPEST"])
+def test_the_search_ends_somewhere(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _row(Row(f"d = Conv(x, w) e = Identity(d) f = Identity(e) c = Identity(f) {B}")).model()
+    monkeypatch.setattr(f"bnfold.passes.fold.{limit}", 4)
+    assert fold(model).modified
+    monkeypatch.setattr(f"bnfold.passes.fold.{limit}", 3)
+    reason = fold(model).decision().reason
+    assert reason is not None
+    assert reason.code == "SEARCH_LIMIT"
 
 
 # With as many rows as channels only the axis tells whether it is the rows that are scaled.

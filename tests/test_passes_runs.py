@@ -102,9 +102,24 @@ def test_what_changes_nothing_is_taken_out() -> None:
     assert done.decision().target == ()
 
 
-def test_what_changes_nothing_stays_between_an_input_and_an_output() -> None:
+@pytest.mark.parametrize(("before", "behind"), [("Sigmoid", ""), ("", "Sigmoid")])
+def test_what_changes_nothing_asks_nothing_of_its_neighbours(before: str, behind: str) -> None:
+    """An output on one side, on the other an operator that nothing passes."""
+    text = f"d = {before or 'Identity'}(x) " if before else ""
+    text += f"n = BatchNormalization<epsilon=0.0>({'d' if before else 'x'}, one3, o3, o3, one3)"
+    text = text.replace("n =", "y =") if before else f"{text} y = {behind}(n)"
+    constants = {"one3": np.ones(3, np.float32), "o3": np.zeros(3, np.float32)}
+    assert fold(Row(text, constants=constants).model()).operators == ["Sigmoid"]
+
+
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize(
+    "text", [f"y = {B3}<epsilon=0.0>(x, one3, zero3, zero3, one3)", "d = Mul(x, two3) y = Div(d, two3)"]
+)
+def test_what_changes_nothing_stays_between_an_input_and_an_output(text: str, lower: bool) -> None:
     """Both names can be seen from outside."""
-    done = fold(_row(Row(f"y = {B3}<epsilon=0.0>(x, one3, zero3, zero3, one3)")).model())
+    two = {"two3": np.full((3, 1, 1), 2, np.float32)}
+    done = fold(_row(Row(text, constants=two)).model(), FoldBatchNormOptions(lower=lower))
     assert not done.modified
     assert done.decision().reason is not None
 
@@ -238,6 +253,14 @@ def test_lower_needs_a_broadcasting_mul() -> None:
     assert not done.modified
     assert done.decision().reason is not None
     assert done.decision().reason.code == "OLD_OPSET"
+
+
+def test_lower_needs_a_dtype() -> None:
+    text = f"u = acme.Thing(x) z = {B3}(u, lone, lone, lone, v_lone) y = Sigmoid(z)"
+    done = fold(_row(Row(text)).model(), LOWER)
+    assert not done.modified
+    assert done.decision().reason is not None
+    assert done.decision().reason.code == "SHAPE_UNKNOWN"
 
 
 def test_lower_needs_a_rank() -> None:
