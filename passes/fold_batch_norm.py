@@ -102,11 +102,16 @@ class FoldBatchNorm:
                 decisions.append(Decision(original[id(node)], node.op_type, graph.scope, Action.FOLDED, target))
                 continue
             try:
-                run = self._without_kept(collect_run(node, graph, seen, known), original)
+                run = collect_run(node, graph, seen, known)
             except Refused as refused:
                 if is_batch_norm(node) or may_be_normalization(node, graph, refused):
                     decisions += _kept([(original[id(node)], node.op_type)], graph, refused)
                 continue
+            if self._is_kept(node, original) and Run(run.members[:1]).is_normalization:
+                seen.add(id(node))
+                decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
+                continue
+            run = self._without_kept(run, original)
             if not run.is_normalization:
                 looked_at.update(map(id, run.sure_nodes))
                 continue
@@ -208,8 +213,6 @@ def _into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
         candidates.append(Run(run.members[1:]))
     rewrites, refusal = [], None
     for candidate in candidates:
-        if not candidate.is_normalization:
-            continue
         try:
             rewrites.append(_up(candidate, candidate.affine, graph, trace))
         except Refused as refused:
@@ -257,9 +260,7 @@ def _into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
 def _scale_into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
     """k moves to the producers, and an Add of t stays."""
     affine = run.affine
-    plan = _only_scale(
-        run, graph, lambda scale: Search(graph, trace).toward_producer(run.first.node, run.first.data, scale)
-    )
+    plan = _only_scale(run, lambda scale: Search(graph, trace).toward_producer(run.first.node, run.first.data, scale))
     return _with_add(run, plan, affine.shift, graph)
 
 
@@ -268,20 +269,17 @@ def _scale_into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Re
     affine = run.affine
     if (affine.scale == 0).any():
         raise Refused(Reason.ZERO_SCALE)
-    plan = _only_scale(run, graph, lambda scale: Search(graph, trace).toward_consumers(run.output, scale))
+    plan = _only_scale(run, lambda scale: Search(graph, trace).toward_consumers(run.output, scale))
     with np.errstate(over="ignore"):
         return _with_add(run, plan, affine.shift / affine.scale, graph)
 
 
-def _only_scale(run: Run, graph: Graph, find: Callable[[ChannelAffine], Plan]) -> Plan:
-    """A plan for the scale alone, where that leaves less work than there was."""
+def _only_scale(run: Run, find: Callable[[ChannelAffine], Plan]) -> Plan:
+    """A plan for the scale alone, where there is a shift to leave."""
     affine = run.affine
     if not affine.has_scale or not affine.has_shift:
         raise Refused(Reason.MORE_NODES, "there is nothing to separate")
-    plan = find(affine.only_scale())
-    if plan.adds:
-        raise Refused(Reason.MORE_NODES, graph.label(run.first.node))
-    return plan
+    return find(affine.only_scale())
 
 
 def _with_add(run: Run, plan: Plan, shift: np.ndarray, graph: Graph) -> Rewrite:

@@ -209,6 +209,8 @@ def test_the_gain_of_a_normalization_written_as_operators_stays() -> None:
     row = _row(Row(text, {"z": "float[N,1,1,1]"}, {"w4": numbers(3, 4, 1, 1)}))
     assert fold(row.good().model()).operators == ["Add", "Relu", "Div", "Conv"]
     assert fold(row.bad().model()).decisions == ()
+    with_statistics = Row(row.text.replace("Mul(e, c)", f"{_BN}(e, g, h, m, v)"), row.inputs, row.constants)
+    assert fold(with_statistics.bad().model()).operators == ["Add", "Sqrt", "Div", "Conv"]
 
 
 LEFT_ALONE = {

@@ -126,6 +126,15 @@ def test_an_operator_that_lacks_operands(name: str) -> None:
     assert reason.code == code
 
 
+@pytest.mark.parametrize("last", [f"u = {B}(d, g, h, m, v)", "u = Mul(d, column)"])
+def test_an_operator_that_makes_nothing(last: str) -> None:
+    model = Row(f"d = Conv(x, w, b) y = Sigmoid(d) {last}", None, _CONSTANTS).model()
+    del model.graph.node[-1].output[:]
+    done = fold(model)
+    assert done.decisions == ()
+    assert not done.modified
+
+
 def test_scales_that_do_not_fit_the_rank() -> None:
     """The shape is what the file says, because nobody can infer it."""
     row = Row(f'd = Conv(x, w) c = Resize(d, "", /scales|scales_short/) y = {B}(c, g, h, m, v)', None, _CONSTANTS)

@@ -218,6 +218,17 @@ def test_a_shift_that_would_not_be_finite_is_not_separated() -> None:
     assert not done.modified
 
 
+def test_both_misses_are_told() -> None:
+    told = {
+        "y = Sigmoid(z)": ("BARRIER", "before it: a is Sigmoid; behind it: y is Sigmoid"),
+        "y = acme.Thing(z)": ("BARRIER", "before it: a is Sigmoid; behind it: y is acme::Thing (UNKNOWN_OPERATOR)"),
+    }
+    for behind, expected in told.items():
+        decision = fold(_row(Row(f"a = Sigmoid(x) z = {B3}(a, g3, h3, m3, v3) {behind}")).model()).decision()
+        assert decision.reason is not None
+        assert (decision.reason.code, decision.detail) == expected
+
+
 # ------------------------------------------------------------------ options
 
 LOWER = FoldBatchNormOptions(lower=True)
@@ -300,6 +311,21 @@ def test_keep_splits_a_disguised_run() -> None:
     assert done.operators == ["Conv", "Mul"]
     np.testing.assert_array_equal(done.constant("c2"), _CONSTANTS["c2"])
     assert_same_function(original, done.model)
+    reasons = [(d.node, d.reason and d.reason.code) for d in done.decisions]
+    assert sorted(reasons) == [("n", None), ("y", "KEPT_ON_REQUEST")]
+
+
+def test_keep_has_nothing_to_say_to_what_the_pass_itself_made() -> None:
+    """The Add that holds the shift is looked at again in the next round, and has no name in the input."""
+    text = f"d = Conv(x, w, b) a = Relu(d) y = {B3}(a, g_four, h, m, v)"
+    model = _row(Row(text, constants={"g_four": numbers(4, low=0.5, high=2.0)})).model()
+    assert fold(model, FoldBatchNormOptions(keep=("nobody",))).operators == ["Conv", "Relu", "Add"]
+
+
+def test_keep_says_nothing_of_what_is_no_normalization() -> None:
+    done = fold(_row(Row("d = Conv(x, w, b) y = Add(d, c)")).model(), FoldBatchNormOptions(keep=("*",)))
+    assert done.decisions == ()
+    assert not done.modified
 
 
 @pytest.mark.parametrize(("permutation", "left"), [("[0,1,3,2]", 1), ("[0,2,1,3]", 2)])

@@ -341,6 +341,13 @@ def test_lowering_in_front_of_a_body_that_hides_the_name() -> None:
     assert done.decision().action is Action.KEPT
 
 
+def test_lowering_alone_in_front_of_a_body_that_hides_the_name() -> None:
+    """One operator becomes two in its place: nobody has to read `x` instead."""
+    row = Row(_LOOP.replace("Conv(n, w_same)", "Sigmoid(n)"), _INPUTS, _CONSTANTS).bad()
+    done = fold(row.model(), FoldBatchNormOptions(lower=True))
+    assert done.operators == ["Mul", "Add", "Loop"]
+
+
 def test_a_body_in_between_that_has_a_value_of_the_same_name() -> None:
     """The convolution must not make `n` before the If, in whose branch `n` is another value."""
     text = (
