@@ -363,7 +363,7 @@ def _can_bypass(members: Sequence[AffineOp], graph: Graph, *, toward_producer: b
 
 def _require_bypass(members: Sequence[AffineOp], graph: Graph) -> None:
     """Raise `Refused` unless who reads the last of `members` can read the value before the first instead."""
-    if members and not _can_bypass(members, graph, toward_producer=False):
+    if not _can_bypass(members, graph, toward_producer=False):
         output = members[-1].node.output[0]
         reason = Reason.VALUE_IS_OUTPUT if graph.is_output(output) else Reason.NAME_TAKEN
         raise Refused(reason, repr(output))
@@ -383,7 +383,7 @@ def _saved(run: Run, plan: Plan, graph: Graph) -> int:
     saved = len(run.members) - len(plan.adds)
     if saved < (0 if run.batch_norms else 1):
         raise Refused(Reason.MORE_NODES, f"{len(plan.adds)} operators of Add for {graph.label(run.first.node)}")
-    if plan.adds and any(graph.model.owner(add.node).opset < 7 for add in plan.adds):
+    if any(graph.model.owner(add.node).opset < 7 for add in plan.adds):
         raise Refused(Reason.OLD_OPSET)
     return saved
 

@@ -8,8 +8,8 @@
 
 The tests are collected once and run once, which says which of them reach which line. Then, for each mutant, a fork of
 that process puts the mutated code into the functions that are there and runs the tests that reach it until one fails,
-the quickest first; those that take half a second or more are not asked. No file is written. A line is printed for each
-mutant that no test noticed, then how many were noticed per module.
+the quickest first; those that take half a second of processor time are not asked. No file is written. A line is printed
+for each mutant that no test noticed, then how many were noticed per module.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tests.mutants import Mutant, cosmic_ray_mutants, guard_mutants
 REPOSITORY = Path(__file__).parents[1]
 PASSES = REPOSITORY / "passes"
 SECONDS = 120  # a mutant that takes longer runs in circles: somebody would notice
-SLOW = 0.5  # a test that takes more seconds than this is not asked
+SLOW = 0.5  # a test that takes more seconds of processor time than this is not asked
 
 
 @dataclass(frozen=True)
@@ -92,15 +92,15 @@ class MutantLoop:
         return True
 
     def _reach(self, items: Sequence[pytest.Item], data: str) -> dict[str, float]:
-        """Run all tests, write the lines each reaches to `data`; the seconds each took, by id."""
+        """Run all tests, write the lines each reaches to `data`; the processor time each took, by id."""
         watch = coverage.Coverage(data_file=data, include=[f"{PASSES}/*"], config_file=False)
         seconds = {}
         watch.start()
         for item in items:
             watch.switch_context(item.nodeid)
-            started = time.perf_counter()
+            started = time.process_time()
             _run(item)
-            seconds[item.nodeid] = time.perf_counter() - started
+            seconds[item.nodeid] = time.process_time() - started
         watch.stop()
         watch.save()
         if self._failed:

@@ -117,6 +117,10 @@ DOWN = {
     "Reshape": Row(f"{N} c = Reshape(n, to_line) y = Conv(c, u_line)"),
     "Flatten": Row(f"{N} c = Flatten(n) y = Gemm(c, k168)"),
     "Squeeze": Row("n = BatchNormalization(one_row, g, h, m, v) c = Squeeze(n, at2) y = Conv(c, u_line)"),
+    "Squeeze behind a dynamic size": Row(
+        "n = BatchNormalization(dynamic, g, h, m, v) c = Squeeze(n, at3) y = Conv(c, u_line)",
+        {"dynamic": "float[N,4,H,1]"},
+    ),
     "Unsqueeze": Row("n = BatchNormalization(tokens, g, h, m, v) c = Unsqueeze(n, at2) y = Conv(c, u)"),
     "GlobalAveragePool": Row(f"{N} c = GlobalAveragePool(n) y = Conv(c, u)"),
     "ReduceMean": Row(f"{N} c = ReduceMean<keepdims=0>(n, spatial) y = Gemm(c, k)"),
@@ -351,7 +355,11 @@ def test_what_has_to_be_known_of_a_reshape(name: str) -> None:
     check_left_alone(name, _row(Row(RESHAPES[name], inputs, constants)))
 
 
-@pytest.mark.parametrize(("source", "target"), [(("N", 4, 1), (None, 4, None)), ((None, 4, None), ("N", 4, 1))])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [(("N", 4, 1), (None, 4, None)), ((None, 4, None), ("N", 4, 1)), ((4,), ("N", 4, 1))],
+    ids=["behind", "before", "not even an axis"],
+)
 def test_dims_that_nobody_knows_are_not_taken_for_the_same(source: Dims, target: Dims) -> None:
     affine = ChannelAffine(np.arange(4.0), np.zeros(4), 1)
     assert relabelled(affine, ("N", 4, 1), ("N", 4, 1)).axis == 1

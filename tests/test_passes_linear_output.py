@@ -237,6 +237,7 @@ LEFT_ALONE = {
     "WEIGHT_NOT_CONSTANT: InstanceNormalization": Row(
         f"c = InstanceNormalization(cx, /g|loose4/, b) {_N}", {"cx": "float[N,4,6,7]"}
     ),
+    "OLD_OPSET: MatMul": Row("d = MatMul(flat, k) y = BatchNormalization<is_test=1>(d, g, h, m, v)", opset=(7, 6)),
     "MORE_NODES: two MatMuls would need an Add each": Row(
         "d = MatMul(flat, k) e = /Gemm|MatMul/(flat, k) c = Concat<axis=1>(d, e)"
         "y = BatchNormalization<epsilon=0.0>(c, ones, eight, zeros, ones)"

@@ -348,6 +348,18 @@ def test_lowering_alone_in_front_of_a_body_that_hides_the_name() -> None:
     assert done.operators == ["Mul", "Add", "Loop"]
 
 
+def test_a_body_in_between_that_has_the_name_of_a_merged_output() -> None:
+    """The normalization must not make `z` before the If, in whose branch `z` is another value."""
+    text = (
+        "a = Sigmoid(x) n = BatchNormalization(a, g3, h3, m3, v3) "
+        "t = If(flag) <then_branch = t () => (float[N,3,6,7] p) { /i|z/ = Relu(x) p = Neg(/i|z/) },"
+        "else_branch = e () => (float[N,3,6,7] q) { q = Identity(x) }> z = Mul(n, k3) y = Sigmoid(z)"
+    )
+    row = Row(text, outputs=("y", "t"), constants={"k3": numbers(3, 1, 1)})
+    assert fold(row.good().model()).operators == ["Sigmoid", B, "If", "Sigmoid"]
+    assert not fold(row.bad().model()).modified
+
+
 def test_a_body_in_between_that_has_a_value_of_the_same_name() -> None:
     """The convolution must not make `n` before the If, in whose branch `n` is another value."""
     text = (
