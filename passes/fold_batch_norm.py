@@ -104,7 +104,7 @@ class FoldBatchNorm:
             try:
                 run = collect_run(node, graph, seen, known)
             except Refused as refused:
-                if is_batch_norm(node) or may_be_normalization(node, graph, refused):
+                if id(node) in original and (is_batch_norm(node) or may_be_normalization(node, graph, refused)):
                     decisions += _kept([(original[id(node)], node.op_type)], graph, refused)
                 continue
             if self._is_kept(node, original) and Run(run.members[:1]).is_normalization:

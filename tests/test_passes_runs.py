@@ -266,6 +266,14 @@ def test_lower_needs_a_broadcasting_mul() -> None:
     assert done.decision().reason.code == "OLD_OPSET"
 
 
+def test_a_scaling_that_lowering_made_is_no_normalization_of_the_input() -> None:
+    """Its channels are counted by no shape, so it is looked at again without being understood."""
+    text = f"a = Sigmoid(free) z = {B3}(a, g3, h3, m3, v3) y = Sigmoid(z)"
+    done = fold(_row(Row(text, {"free": "float[A,B,C,D]"})).model(), LOWER)
+    assert done.operators == ["Sigmoid", "Mul", "Add", "Sigmoid"]
+    assert done.decision().action is Action.LOWERED
+
+
 def test_lower_needs_a_dtype() -> None:
     text = f"u = acme.Thing(x) z = {B3}(u, lone, lone, lone, v_lone) y = Sigmoid(z)"
     done = fold(_row(Row(text)).model(), LOWER)
