@@ -81,6 +81,7 @@ def optimize(
     assume_constant_initializers: bool = False,
     strict_external_data: bool = False,
     layout: Layout | None = None,
+    checksums: bool = True,
     progress: Progress | None = None,
 ) -> Result:
     """Freeze and fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
@@ -100,7 +101,8 @@ def optimize(
     of each BatchNormalization, or of those whose names match `substitute_only`, fitted to its output on `data`. That is
     another function: the verdict is "substituted", and the report holds the measured change.
 
-    `layout` says where weights go: by default where the input has them. `progress` is called now and then with what is
+    `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
+    and no time is spent on them. `progress` is called now and then with what is
     being counted (`bnfold.progress.Stage`), how much of it is done, and about how much there is.
 
     Raises VerificationError, which carries the report, where the result was not shown to be equivalent (nothing is
@@ -141,7 +143,7 @@ def optimize(
         how = replace(how, told=_stage(progress, Stage.FEEDS))
     with _destination(None if dry_run else output) as publication:
         file = _read(model, strict=strict_external_data)
-        before = _input_summary(file, model)
+        before = _input_summary(file, model, checksums=checksums)
         calibrated = None
         statistics: Mapping[tuple[str, str], Statistics] = {}
         substitution: SubstituteBatchNormOptions | None = None
@@ -183,7 +185,7 @@ def optimize(
         _require_statistics(decisions, before, options, output)
 
         told = _stage(progress, Stage.BYTES)
-        written = publication.write(file, untouched=not edited.modified, layout=layout, told=told)
+        written = publication.write(file, untouched=not edited.modified, layout=layout, told=told, hashed=checksums)
         nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
         verification, distance = (
             (None, ())
@@ -201,7 +203,7 @@ def optimize(
             exit_code=0 if accepted else 1,
             decisions=decisions,
             input=before,
-            output=_summary(file.proto, None if output is None else os.fspath(output), written.sha256, nbytes),
+            output=_summary(file.proto, None if output is None else os.fspath(output), written.sha256 or None, nbytes),
             published=os.fspath(output) if publish and output is not None else None,
             verification=None if verification is None else verification.to_dict(),
             explanation=_SUBSTITUTED if verdict == "substituted" else _explanation(verification, verify=verify),
@@ -507,7 +509,7 @@ def _failure(report: Report, output: str | os.PathLike[str] | None, *, dry_run: 
 # ---------------------------------------------------------------------- summaries
 
 
-def _summary(proto: ModelProto, path: str | None, sha256: str, nbytes: int) -> ModelSummary:
+def _summary(proto: ModelProto, path: str | None, sha256: str | None, nbytes: int) -> ModelSummary:
     nodes = batch_normalizations = 0
     for node in every_node(proto):
         nodes += 1
@@ -524,9 +526,10 @@ def _summary(proto: ModelProto, path: str | None, sha256: str, nbytes: int) -> M
     )
 
 
-def _input_summary(file: OnnxFile, source: AnyModel) -> ModelSummary:
+def _input_summary(file: OnnxFile, source: AnyModel, *, checksums: bool = True) -> ModelSummary:
     nbytes = file.nbytes + sum(data.nbytes for data in file.data_files)
-    return _summary(file.proto, os.fspath(source) if _is_path(source) else None, file.sha256(), nbytes)
+    path = os.fspath(source) if _is_path(source) else None
+    return _summary(file.proto, path, file.sha256() if checksums else None, nbytes)
 
 
 def _fed_by(description: Description, graph: Graph) -> str:

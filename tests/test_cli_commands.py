@@ -101,7 +101,7 @@ DEFAULT_REWRITES = {
     "strict_external_data": False,
 }
 DEFAULT_FREEZING = {"keep_dropout": False, "accept_initial_statistics": False}
-DEFAULT_OUTPUT = {"dry_run": False, "verify": True, "allow_unverified": False, "keep_failed": False}
+DEFAULT_OUTPUT = {"dry_run": False, "verify": True, "allow_unverified": False, "keep_failed": False, "checksums": False}
 DEFAULT_WRITING = {"layout": None, "progress": None}
 DEFAULT_CALIBRATION = {
     "mode": "exact",
@@ -176,6 +176,7 @@ OPTIMIZE_OPTIONS = [
     (["--no-verify"], {"verify": False}),
     (["--allow-unverified"], {"allow_unverified": True}),
     (["--keep-failed"], {"keep_failed": True}),
+    (["--report", "report.json"], {"checksums": True}),
 ]
 
 

@@ -56,6 +56,6 @@ def command(
     reserve_report(ctx, report_path, model, output, options["inputs"])
     from bnfold import api
 
-    options |= {"dry_run": dry_run, "verify": not no_verify}
+    options |= {"dry_run": dry_run, "verify": not no_verify, "checksums": report_path is not None}
     options["layout"] = layout_from(external_data, size_threshold, inline=inline)
     deliver(ctx, told(ctx, lambda progress: api.freeze(model, output, progress=progress, **options), no_progress))

@@ -96,6 +96,7 @@ def command(
     from bnfold import api
 
     options |= {"dry_run": dry_run, "verify": not no_verify, "freeze": not no_freeze}
+    options["checksums"] = report_path is not None
     options["layout"] = layout_from(external_data, size_threshold, inline=inline)
     if options["substitute"] is None and (options["data"] is not None or options["substitute_only"]):
         raise UsageError("--data and --substitute-only belong to --substitute; data for statistics is --recalibrate")

@@ -64,7 +64,7 @@ def command(
     reserve_report(ctx, report_path, model, output, options["inputs"], statistics_from)
     from bnfold import api
 
-    options |= {"dry_run": dry_run, "verify": not no_verify}
+    options |= {"dry_run": dry_run, "verify": not no_verify, "checksums": report_path is not None}
     if data is None:
         for name in ("mode", "statistics", "batch_size", "mean", "std", "image_layout"):
             del options[name]

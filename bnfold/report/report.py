@@ -19,12 +19,12 @@ class ModelSummary:
     """What a model is, in the numbers a person compares before and after.
 
     `path` is None for a model that was never a file. `nbytes` counts the model file and its external data;
-    `sha256` (lower-case hex) is that of the model file alone. `nodes` and `batch_normalizations` count every scope.
-    `opset` is the version of the default ONNX operator set.
+    `sha256` (lower-case hex) is that of the model file alone, None where it was not computed. `nodes` and
+    `batch_normalizations` count every scope. `opset` is the version of the default ONNX operator set.
     """
 
     path: str | None
-    sha256: str
+    sha256: str | None
     nbytes: int
     nodes: int
     batch_normalizations: int
