@@ -93,6 +93,7 @@ DEFAULT_FEEDS = {
     "rtol": None,
     "atol": None,
     "providers": ("cpu",),
+    "proof": "auto",
 }
 DEFAULT_REWRITES = {
     "keep": (),
@@ -118,7 +119,8 @@ DEFAULTS = {
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT
     | DEFAULT_WRITING
-    | {"freeze": True, "statistics_from": None, "substitute": None, "substitute_only": (), "data": None},
+    | {"freeze": True, "statistics_from": None, "substitute": None, "substitute_only": (), "data": None}
+    | {"on_mismatch": "fail"},
     "freeze": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT
@@ -153,6 +155,8 @@ FEED_OPTIONS = [
     (["--inputs", "in.onnx"], {"inputs": "in.onnx"}),
     (["--rtol", "1e-3", "--atol", "0"], {"rtol": 1e-3, "atol": 0.0}),
     (["--provider", "cpu", "--provider", "cuda"], {"providers": ("cpu", "cuda")}),
+    (["--proof"], {"proof": "always"}),
+    (["--no-proof"], {"proof": "never"}),
 ]
 REWRITE_OPTIONS = [
     (["--keep", "bn*", "--keep", "x"], {"keep": ("bn*", "x")}),
@@ -184,6 +188,7 @@ OPTIMIZE_OPTIONS = [
     ("command", "options", "changes"),
     [("optimize", *row) for row in FEED_OPTIONS + REWRITE_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
     + [("optimize", ["--no-freeze"], {"freeze": False})]
+    + [("optimize", ["--on-mismatch", "rollback"], {"on_mismatch": "rollback"})]
     + [("optimize", ["--statistics-from", "w.safetensors"], {"statistics_from": "w.safetensors"})]
     + [("optimize", ["--substitute", "layer-norm"], {"substitute": "layer-norm"})]
     + [("recalibrate", *row) for row in FEED_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS + CALIBRATION_OPTIONS]
@@ -223,6 +228,7 @@ def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str
         ["in.onnx", "out.onnx", "--nosuch"],
         ["in.onnx", "out.onnx", "--data", "data.npz"],
         ["in.onnx", "out.onnx", "--substitute-only", "bn"],
+        ["in.onnx", "out.onnx", "--on-mismatch", "shrug"],
     ],
 )
 def test_a_wrong_request_is_refused_before_any_work(api: FakeApi, arguments: list[str]) -> None:

@@ -15,6 +15,7 @@ from bnfold.cli.options import (
     layout_options,
     output_options,
     progress_option,
+    proof_option,
     report_option,
     verbosity_options,
 )
@@ -31,6 +32,7 @@ from bnfold.cli.options import (
 @external_data_option
 @layout_options
 @feed_options
+@proof_option
 @progress_option
 @verbosity_options
 @click.pass_context

@@ -12,8 +12,10 @@ from bnfold.cli.options import (
     feed_options,
     freeze_options,
     layout_options,
+    mismatch_option,
     output_options,
     progress_option,
+    proof_option,
     report_option,
     rewrite_options,
     verbosity_of,
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
 @external_data_option
 @layout_options
 @feed_options
+@proof_option
+@mismatch_option
 @progress_option
 @verbosity_options
 @click.pass_context

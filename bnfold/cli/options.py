@@ -163,6 +163,23 @@ calibration_options = _applied(
     ),
 )
 
+proof_option = click.option(
+    "--proof/--no-proof",
+    "proof",
+    default=None,
+    callback=lambda _ctx, _param, value: {None: "auto", True: "always", False: "never"}[value],
+    help="Prove in float64 that each change is rounding alone. By default: where the models cannot be run, and where "
+    "bnfold changed a small one.",
+)
+
+mismatch_option = click.option(
+    "--on-mismatch",
+    type=click.Choice(["fail", "rollback"]),
+    default="fail",
+    show_default=True,
+    help="Where the result differs: publish nothing, or take back the guilty folds and publish the rest.",
+)
+
 external_data_option = click.option(
     "--strict-external-data",
     is_flag=True,

@@ -14,6 +14,7 @@ from bnfold.cli.options import (
     freeze_options,
     keep_option,
     output_options,
+    proof_option,
     report_option,
     verbosity_of,
     verbosity_options,
@@ -39,6 +40,7 @@ from bnfold.errors import UsageError
 @constants_option
 @external_data_option
 @feed_options
+@proof_option
 @verbosity_options
 @click.pass_context
 def command(

@@ -4,14 +4,15 @@ from bnfold.equivalence.attribution import Attribution, attribute
 from bnfold.equivalence.frozen import FrozenVerification, verify_frozen
 from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
 from bnfold.equivalence.noise import Noise
-from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
+from bnfold.equivalence.proof import Proof, Standing
 from bnfold.equivalence.providers import PROVIDERS, Placement, Precision
+from bnfold.equivalence.proving import prove
 from bnfold.equivalence.rejudge import judge_again
 from bnfold.equivalence.signature import Source
 from bnfold.equivalence.taps import tap
 from bnfold.equivalence.tolerance import Judgement, Limits, Rule, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
-from bnfold.equivalence.verification import Verdict, Verification, VerifyOptions, verify
+from bnfold.equivalence.verification import Proving, Verdict, Verification, VerifyOptions, verify
 
 __all__ = [
     "HISTOGRAM_EDGES",
@@ -26,7 +27,7 @@ __all__ = [
     "Placement",
     "Precision",
     "Proof",
-    "Rewrite",
+    "Proving",
     "Rule",
     "Source",
     "Standing",

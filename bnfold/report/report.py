@@ -54,7 +54,9 @@ class Report:
     `options` are the options the run was asked for, JSON-able. `training_distance`: where the input ran in training
     mode, how far that is from evaluation, as `Measurement.to_dict()` per output. `recalibration`: where new statistics
     were computed, how, and how far each normalization drifted. `fitted`: how far each substitute was from the
-    normalization before and after it was fitted.
+    normalization before and after it was fitted. `attribution`: where the result differed, the `guilty` folds (`node`,
+    `scope`), whether it agrees without them (`cleared`), how many models were `tried`, and whether the guilty were
+    `rolled_back`.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -73,6 +75,7 @@ class Report:
     recalibration: Mapping[str, Any] | None = None
     fitted: tuple[Mapping[str, Any], ...] = ()
     weights_moved: bool = False
+    attribution: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data, the keys in the order a person would read them."""
@@ -83,6 +86,7 @@ class Report:
             "weights_moved": self.weights_moved,
             "decisions": [decision.to_dict() for decision in self.decisions],
             "verification": None if self.verification is None else dict(self.verification),
+            "attribution": None if self.attribution is None else dict(self.attribution),
             "training_distance": [dict(measurement) for measurement in self.training_distance],
             "recalibration": None if self.recalibration is None else dict(self.recalibration),
             "fitted": [dict(each) for each in self.fitted],
@@ -107,10 +111,10 @@ class ComparisonReport:
 
     @classmethod
     def of(cls, verification: "Verification", reference: str, candidate: str, options: Mapping[str, Any]) -> Self:
-        """The report of a verification of `candidate` against `reference`: exit code 0 only if they are equivalent."""
+        """The report of a verification of `candidate` against `reference`: exit code 0 only if equal."""
         return cls(
             verdict=verification.verdict,
-            exit_code=0 if verification.verdict == "equivalent" else 1,
+            exit_code=0 if verification.verdict in ("equivalent", "proved") else 1,
             reference=reference,
             candidate=candidate,
             verification=verification.to_dict(),
