@@ -5,12 +5,14 @@ points is identity with probability 1. The only difference allowed is what stori
 
     |after - before| <= 2 u (|W'| |x| + |b'|)
 
-with u the unit roundoff of the type they are stored in. Beyond it is a bug, within it is rounding: no tolerance is
-chosen. Nothing here uses the code that folds.
+with u the unit roundoff of the type they are stored in. Where several operators went into one, each may have been
+rounded on its own, and the terms of the piece before count where they are larger. Beyond it is a bug, within it is
+rounding: no tolerance is chosen. Nothing here uses the code that folds.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -91,9 +93,12 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     changed = _changed(old, new)
     weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
     try:
-        run_old, run_new, size = Evaluator(old), Evaluator(new), Magnitude(new, changed)
+        run_old, run_new, sizes_of = Evaluator(old), Evaluator(new), [Magnitude(new, changed)]
     except Unknowable as why:
         return replace(shell, reason=str(why))
+    if len(old.graph.node) - len(new.graph.node) > 1:
+        with suppress(Unknowable):
+            sizes_of.append(Magnitude(old, {}))
     output, allowance = obligation.before.output.name, _allowance(new, changed)
     found: list[Proof] = []
     reason = "no shapes for its inputs are known"
@@ -101,7 +106,7 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
         for sizes in choice:
             try:
                 trial = _Trial(shell, sizes, renamed, output, allowance, seed, weights)
-                found.append(_compare(trial, run_old, run_new, size))
+                found.append(_compare(trial, run_old, run_new, sizes_of))
                 break
             except Unknowable as why:
                 reason = str(why)
@@ -110,6 +115,8 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
 
 def _agreed(found: list[Proof]) -> Proof | None:
     """What every possible choice of ranks says; where they contradict each other, that nothing is known."""
+    if len(found) > 1:  # at a rank that is not the right one the pieces need not even fit
+        found = [proof for proof in found if proof.used]
     if not found:
         return None
     if len({proof.standing for proof in found}) > 1:
@@ -150,21 +157,23 @@ class _Trial:
     weights: int
 
 
-def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, size: Magnitude) -> Proof:
+def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[Magnitude]) -> Proof:
     used = largest = 0.0
     for number, (feed, needed) in enumerate(_feeds(trial.sizes, trial.seed, trial.weights)):
         alike = {new: feed[old] for old, new in reversed(list(trial.renamed.items()))}
         try:
-            was = _only(run_old({old: alike[new] for old, new in trial.renamed.items()}))
+            given = {old: alike[new] for old, new in trial.renamed.items()}
+            was = _only(run_old(given))
         except Unknowable:
             if needed:
                 raise
             continue
-        now, scale = _only(run_new(alike)), _only(size(alike))
+        now = _only(run_new(alike))
+        terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
         if was.shape != now.shape:
             reason = f"{trial.output!r} has shape {now.shape}, not {was.shape}"
             return replace(trial.proof, standing=Standing.BROKEN, reason=reason)
-        share, error = _share(was, now, scale, trial.allowance)
+        share, error = _share(was, now, np.maximum.reduce(terms), trial.allowance)
         largest, used = max(largest, error), max(used, share)
         if not share <= 1:
             text = f"{trial.output!r} is off by {error:.3g} at {list(_place(was, now))}"

@@ -20,6 +20,7 @@ _CROSSED = {
     *("Relu", "LeakyRelu", "PRelu", "MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"),
     *("ReduceSum", "ReduceMax", "Resize", "Upsample", "Pad", "Concat", "Split", "Slice", "Gather", "DepthToSpace"),
     *("SpaceToDepth", "Add", "Sub", "Sum", "Mul", "Div"),
+    *("MatMul", "Gemm", "Conv", "ConvTranspose"),  # a shift
 }
 """What a map per channel may cross, under conditions that the proof itself tests."""
 
@@ -91,26 +92,33 @@ def _carried(
     for pair in reversed(list(obligations)):
         makes_up = (
             reader in unproved
-            or _looks_at_shape(reader, pair, common)
+            or _takes_part(reader, pair, common)
             or (reader in movable and _is_crossed(obligations[reader], common))
             for reader in readers.get(pair, ())
         )
         if pair not in fixed and pair in readers and all(makes_up):
             movable.add(pair)
-    wrong = {pair for pair, proof in proofs.items() if proof.standing is Standing.BROKEN and pair in movable}
+    broken = {pair for pair, proof in proofs.items() if proof.standing is Standing.BROKEN}
+    before_broken: set[Pair] = set()
+    for pair in reversed(list(obligations)):
+        if any(reader in broken or reader in before_broken for reader in readers.get(pair, ())):
+            before_broken.add(pair)
+    wrong = movable & (broken | (unproved & before_broken))
     for pair, obligation in obligations.items():  # what lies between is wrong with them
         if pair in movable and pair not in unproved and any(premise in wrong for premise in obligation.premises):
             wrong.add(pair)
     return wrong
 
 
-def _looks_at_shape(reader: Pair, value: Pair, common: Correspondence) -> bool:
-    """Whether only the shape or the type of a value is read."""
+def _takes_part(reader: Pair, value: Pair, common: Correspondence) -> bool:
+    """Whether only the shape, the type or a part of a value is read: that may be right where the whole is not."""
     place = common.before.producer(reader.old)
     node = None if place is None else common.before.node(place)
     if node is None or node.domain not in DEFAULT_DOMAINS:
         return False
-    return node.op_type in {"Shape", "Size"} or (node.op_type == "CastLike" and node.input[0] != value.old.name)
+    return node.op_type in {"Shape", "Size", "Split", "Slice", "Gather"} or (
+        node.op_type == "CastLike" and node.input[0] != value.old.name
+    )
 
 
 def _is_crossed(obligation: Obligation, common: Correspondence) -> bool:

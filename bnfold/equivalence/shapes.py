@@ -3,13 +3,22 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
-from onnx import ModelProto, TensorProto, TypeProto
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto
 
 from bnfold.equivalence.element_types import is_float
 from bnfold.equivalence.sizes import windows
 
 _BATCH = 3
 _DYNAMIC = 5
+
+
+def nested(graph: GraphProto) -> Iterator[GraphProto]:
+    """The bodies inside a graph, at any depth."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield body
+                yield from nested(body)
 
 
 class InputShapes:
@@ -23,6 +32,9 @@ class InputShapes:
             inferred = model
         for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
             self._types[value.name] = value.type
+        for graph in nested(inferred.graph):
+            for value in graph.value_info:
+                self._types.setdefault(value.name, value.type)
         for tensor in inferred.graph.initializer:
             self._types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
 
