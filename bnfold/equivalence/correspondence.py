@@ -68,9 +68,9 @@ class Correspondence:
         for key, scope in before.functions.items():
             if key in after.functions:
                 self._match_scopes(scope, after.functions[key])
-        for old, new in list(self._scopes.items()):
-            self._match_renamed(before.scopes[old], after.scopes[new])
         self._same_made = self._constants_made_alike()
+        for old in self._scopes:
+            self._match_renamed(before.scopes[old])
 
     def roots(self) -> list[Pair]:
         """The outputs of the model, which must be equal."""
@@ -129,30 +129,36 @@ class Correspondence:
         scope = self._scopes.get(place.scope)
         return None if output is None or scope is None else self.after.producer(Value(scope, output))
 
-    def _match_renamed(self, before: Scope, after: Scope) -> None:
+    def _match_renamed(self, before: Scope) -> None:
         """A value whose name is gone, and what an operator that is otherwise as before reads instead."""
-        for position, node in enumerate(before.nodes):
+        for position in range(len(before.nodes)):
             place = Place(before.number, position)
             other = self._counterpart(place)
-            if other is None:
-                continue
-            inputs = list(zip(node.input, self.after.node(other).input, strict=False))
-            renamed = []
-            for was, now in inputs:
-                if was and now and was != now:
-                    old, new = self.before.resolve(before.number, was), self.after.resolve(after.number, now)
-                    if old is not None and new is not None and self._is_free(old) and self._is_computed(new):
-                        renamed.append((old, new))
-            if renamed and self._same_node(place, other):
+            renamed = [] if other is None else self._renamed_inputs(place, other)
+            if other is not None and renamed and self._same_node(place, other):
                 for old, new in renamed:
                     if old not in self._partner:
                         self._join(old, new)
 
-    def _is_free(self, old: Value) -> bool:
-        return old not in self._partner and old not in self.before.constant_made and self.before.stored(old) is None
+    def _renamed_inputs(self, place: Place, other: Place) -> list[Pair]:
+        """Where two nodes read values of different names; nothing if they differ in anything else they read."""
+        renamed: list[Pair] = []
+        for was, now in zip(self.before.node(place).input, self.after.node(other).input, strict=False):
+            old, new = self.before.resolve(place.scope, was), self.after.resolve(other.scope, now)
+            if old is None or new is None:
+                alike = not was and not now
+            elif self._is_computed(old, self.before) and self._is_computed(new, self.after):
+                alike = True
+                if was != now and old not in self._partner:
+                    renamed.append(Pair(old, new))
+            else:
+                alike = self._same_constant(old, new)
+            if not alike:
+                return []
+        return renamed
 
-    def _is_computed(self, new: Value) -> bool:
-        return new not in self.after.constant_made and self.after.stored(new) is None
+    def _is_computed(self, value: Value, cutter: Cutter) -> bool:
+        return value not in cutter.constant_made and cutter.stored(value) is None
 
     def _asserted(self, old: Value) -> Value | None:
         return None if old in self._given_up else self._partner.get(old)

@@ -45,7 +45,8 @@ class Proof:
     """One rewrite: the piece of the reference that ends in the value `output` of `scope`, and what stands for it now.
 
     `nodes`: the operators of the piece in the reference; `normalizations`: those of them that the rewrite is called
-    after. `used`: the largest share of the allowed error, 1 = all.
+    after. `used`: the largest share of the allowed error, 1 = all. `blind`: the output was the same whatever entered,
+    as behind a scale of zero.
     """
 
     output: str
@@ -56,6 +57,7 @@ class Proof:
     scope: str = ""
     nodes: tuple[str, ...] = ()
     normalizations: tuple[str, ...] = ()
+    blind: bool = False
 
     @property
     def name(self) -> str:
@@ -115,8 +117,6 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
 
 def _agreed(found: list[Proof]) -> Proof | None:
     """What every possible choice of ranks says; where they contradict each other, that nothing is known."""
-    if len(found) > 1:  # at a rank that is not the right one the pieces need not even fit
-        found = [proof for proof in found if proof.used]
     if not found:
         return None
     if len({proof.standing for proof in found}) > 1:
@@ -159,6 +159,7 @@ class _Trial:
 
 def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[Magnitude]) -> Proof:
     used = largest = 0.0
+    blind = True
     for number, (feed, needed) in enumerate(_feeds(trial.sizes, trial.seed, trial.weights)):
         alike = {new: feed[old] for old, new in reversed(list(trial.renamed.items()))}
         try:
@@ -171,15 +172,15 @@ def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Se
         now = _only(run_new(alike))
         terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
         if was.shape != now.shape:
-            reason = f"{trial.output!r} has shape {now.shape}, not {was.shape}"
-            return replace(trial.proof, standing=Standing.BROKEN, reason=reason)
+            raise Unknowable(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # as for sizes that do not fit
+        blind = blind and was.ndim > 0 and bool(np.all(was == was[:1]))
         share, error = _share(was, now, np.maximum.reduce(terms), trial.allowance)
         largest, used = max(largest, error), max(used, share)
         if not share <= 1:
             text = f"{trial.output!r} is off by {error:.3g} at {list(_place(was, now))}"
             reason = f"{text}, {share:.3g} times what rounding allows (input {number})"
             return replace(trial.proof, standing=Standing.BROKEN, reason=reason, used=share, max_abs=error)
-    return replace(trial.proof, standing=Standing.HOLDS, used=used, max_abs=largest)
+    return replace(trial.proof, standing=Standing.HOLDS, used=used, max_abs=largest, blind=blind)
 
 
 def _only(answers: Mapping[str, Array]) -> Array:

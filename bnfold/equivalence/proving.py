@@ -20,7 +20,7 @@ _CROSSED = {
     *("Relu", "LeakyRelu", "PRelu", "MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"),
     *("ReduceSum", "ReduceMax", "Resize", "Upsample", "Pad", "Concat", "Split", "Slice", "Gather", "DepthToSpace"),
     *("SpaceToDepth", "Add", "Sub", "Sum", "Mul", "Div"),
-    *("MatMul", "Gemm", "Conv", "ConvTranspose"),  # a shift
+    *("MatMul", "Gemm", "Conv", "ConvTranspose", "BatchNormalization"),  # a shift
 }
 """What a map per channel may cross, under conditions that the proof itself tests."""
 
@@ -52,7 +52,9 @@ def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...
                 if key not in known:
                     known[key] = prove_piece(obligation, common, seed)
                 proofs[pair] = known[key]
-        wrong = _carried(obligations, fixed, proofs, common)
+        wrong = _carried(obligations, fixed, proofs, common) or _carried(
+            obligations, fixed, proofs, common, guessed=True
+        )
         if not wrong:
             break
         common.give_up(wrong)
@@ -77,11 +79,13 @@ def _carried(
     fixed: Collection[Pair],
     proofs: Mapping[Pair, Proof],
     common: Correspondence,
+    *,
+    guessed: bool = False,
 ) -> set[Pair]:
     """Pairs that are not equal and need not be: whatever reads them is open as well, and may make up for it.
 
     What takes equal values to equal ones cannot make up for unequal ones, unless the map that makes the difference
-    crosses it and is made up for behind it.
+    crosses it and is made up for behind it. With `guessed`, pairs that were made by use alone may be wrong as well.
     """
     readers: dict[Pair, list[Pair]] = {}
     for pair, obligation in obligations.items():
@@ -92,8 +96,9 @@ def _carried(
     for pair in reversed(list(obligations)):
         makes_up = (
             reader in unproved
+            or (reader in proofs and proofs[reader].blind)
             or _takes_part(reader, pair, common)
-            or (reader in movable and _is_crossed(obligations[reader], common))
+            or ((reader in movable or (guessed and _is_guessed(pair))) and _is_crossed(obligations[reader], common))
             for reader in readers.get(pair, ())
         )
         if pair not in fixed and pair in readers and all(makes_up):
@@ -108,6 +113,11 @@ def _carried(
         if pair in movable and pair not in unproved and any(premise in wrong for premise in obligation.premises):
             wrong.add(pair)
     return wrong
+
+
+def _is_guessed(pair: Pair) -> bool:
+    """Whether two values are paired by their use alone: their readers are still paired by name if these are not."""
+    return pair.old.name != pair.new.name
 
 
 def _takes_part(reader: Pair, value: Pair, common: Correspondence) -> bool:

@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
+from onnx import ModelProto
+
 from bnfold.equivalence.appeal import Appeal
 from bnfold.equivalence.behind import Sources, behind
 from bnfold.equivalence.findings import Finding, compare, worst
@@ -27,10 +29,10 @@ from bnfold.equivalence.sizes import check_overrides
 from bnfold.equivalence.tolerance import Judgement, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
 
-_PROVED_WEIGHTS = 20_000
+_PROVED_WEIGHTS, _TENSOR = 40_000, 400
 """Stored numbers up to which proving every rewrite costs about as much as running both models, or less.
 
-Measured by `python -m benchmarks.proof_cost`.
+Each tensor counts as some numbers more. Measured by `python -m benchmarks.proof_cost`.
 """
 
 
@@ -163,7 +165,7 @@ def _with_proofs(measured: Verification, reference: Source, candidate: Source, o
     if options.proof == "never" or (options.proof == "instead" and compared) or _differs_already(measured):
         return measured
     before, after = Cutter(reference), Cutter(candidate)
-    if options.proof == "auto" and compared and weight_count(after.model) > _PROVED_WEIGHTS:
+    if options.proof == "auto" and compared and _proof_cost(after.model) > _PROVED_WEIGHTS:
         note = "The rewrites were not proved one by one, which costs more than the comparison: pass --proof to do so."
         return replace(measured, notes=(*measured.notes, note))
     proofs = prove_with(before, after, options.seed)
@@ -178,6 +180,10 @@ def _with_proofs(measured: Verification, reference: Source, candidate: Source, o
         verdict = verdict if undecided else Verdict.PROVED
         explanation += f" {_instead(proofs, undecided)}"
     return replace(measured, verdict=verdict, explanation=explanation, proofs=proofs)
+
+
+def _proof_cost(model: ModelProto) -> int:
+    return weight_count(model) + _TENSOR * len(model.graph.initializer)
 
 
 def _instead(proofs: tuple[Proof, ...], undecided: Proof | None) -> str:
