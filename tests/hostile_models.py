@@ -79,6 +79,7 @@ entry("a directory", lambda folder: (folder / "in.onnx").mkdir(), 3, "is a direc
 entry("a fifo", lambda folder: os.mkfifo(folder / "in.onnx"), 3, "not a regular file")
 entry("an endless device", lambda folder: (folder / "in.onnx").symlink_to("/dev/zero"), 3, "not a regular file")
 entry("a link to itself", lambda folder: (folder / "in.onnx").symlink_to("in.onnx"), 3, "symbolic link")
+entry("a name that is not UTF-8", data(SOUND.replace(b"Relu", b"Rel\xfc")), 3, "graph.node[0].op_type is not UTF-8")
 entry("a forged marker", changed(lambda m: setattr(m, "doc_string", "bnfold.payload")), 0)
 
 

@@ -16,6 +16,7 @@ from bnfold.onnxfile.skeleton import take_payloads
 from bnfold.onnxfile.source import File, Memory, RunningHash, Source
 from bnfold.onnxfile.splice import MAX_INLINE, Structure
 from bnfold.onnxfile.tensors import tensors
+from bnfold.onnxfile.text import check_text
 from bnfold.onnxfile.wire import WireError
 
 # What people pass by mistake, by its first bytes.
@@ -158,6 +159,10 @@ def _parse(skeleton: bytes, markers: int, label: str) -> ModelProto:
         raise ModelError(f"{label}: is damaged or not an ONNX model: its protobuf cannot be parsed") from error
     if not proto.HasField("graph"):
         raise ModelError(f"{label}: has no graph, so it is not an ONNX model; was it copied completely?")
+    try:
+        check_text(skeleton, proto)
+    except ValueError as error:
+        raise ModelError(f"{label}: {error}") from error
     return proto
 
 
