@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 from onnx import NodeProto
 
-from bnfold.decisions import Refused
+from bnfold.decisions import Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
 from bnfold.passes.normalization import Mode, is_batch_norm, mode
 
@@ -47,8 +47,13 @@ class Disguise:
 
 
 def classify(node: NodeProto, graph: Graph) -> Kind:
-    """The kind of a BatchNormalization. Raises `Refused` where its mode depends on the caller of a function."""
+    """The kind of a BatchNormalization.
+
+    Raises `Refused` where its mode depends on the caller of a function, or it reads or makes nothing.
+    """
     how = mode(node, graph)
+    if not node.input or not node.output:
+        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
     computed = reads_batch_statistics(node, graph)
     if how is Mode.INFERENCE and not computed:
         return Kind.INFERENCE

@@ -3,10 +3,14 @@
 And constants as data, which do run: what a normalization makes of them is a constant as well.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from onnx import ModelProto, helper, shape_inference
 
-from bnfold.decisions import Action
+from bnfold.api import inspect
+from bnfold.decisions import Action, Reason
 from tests.fold_models import Row, assert_same_function, check_folds, check_left_alone, fold, numbers
 
 B = "BatchNormalization"
@@ -82,6 +86,83 @@ def _reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_left_alone(name: str) -> None:
     positive = {"pos": numbers(4, low=0.5, high=2.0)}
     check_left_alone(name, Row(LEFT_ALONE[name], _INPUTS, {**_CONSTANTS, **positive}))
+
+
+def _without(operator: str, first: int = 0) -> Callable[[ModelProto], None]:
+    """A change that takes the inputs of an operator away, from `first` on."""
+
+    def change(model: ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == operator)
+        del node.input[first:]
+
+    return change
+
+
+def _with(operator: str, **attributes: object) -> Callable[[ModelProto], None]:
+    """A change that gives an operator other attributes."""
+
+    def change(model: ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == operator)
+        node.ClearField("attribute")
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+
+    return change
+
+
+def _read_instead(operator: str, index: int, name: str) -> Callable[[ModelProto], None]:
+    """A change that makes an operator read another value, which another place of the model keeps alive."""
+
+    def change(model: ModelProto) -> None:
+        next(node for node in model.graph.node if node.op_type == operator).input[index] = name
+
+    return change
+
+
+_PARAMETER = f"d = Conv(x, w) y = {B}(d, e, h, m, v)"
+NEVER_RUN = {
+    "fewer channels in the Slice than in the map": (
+        f"d = Conv(x, w) c = Slice(d, start, end, at1) y = {B}(c, g, h, m, v)",
+        _read_instead("Slice", 2, "at1"),
+        "MALFORMED",
+    ),
+    "Reshape of nothing": (f"d = Conv(x, w) c = Reshape(d, flat2) y = {B}(c, g, h, m, v)", _without("Reshape"), ""),
+    "Mul of nothing": (f"d = Conv(x, w) c = Mul(d, d) y = {B}(c, g, o, o, v)", _without("Mul"), "MALFORMED"),
+    "Expand of nothing": (f"e = Expand(g, end) {_PARAMETER}", _without("Expand", 1), "PARAMETER_NOT_CONSTANT"),
+    "ConstantOfShape of a list": (
+        f"e = ConstantOfShape(end) {_PARAMETER}",
+        _with("ConstantOfShape", value=[1, 2]),
+        "PARAMETER_NOT_CONSTANT",
+    ),
+    "Shape from a text": (f"s = Shape(g) e = Cast<to=1>(s) {_PARAMETER}", _with("Shape", start="a"), ""),
+    "a Constant without its value": (
+        f"e = Constant<value=float[4] {{1,2,3,4}}>() {_PARAMETER}",
+        _with("Constant", value=1),
+        "PARAMETER_NOT_CONSTANT",
+    ),
+    "more channels than memory holds": (
+        f"d = Conv(x, w) c = Concat<axis=1>(d, cx) y = {B}(c, g, h, m, v)",
+        lambda model: setattr(model.graph.input[1].type.tensor_type.shape.dim[1], "dim_value", 2**40),
+        "SEARCH_LIMIT",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEVER_RUN)
+def test_what_no_runtime_would_run_is_a_reason_and_no_crash(name: str) -> None:
+    """Found by the fuzzer: operands that are missing, do not fit together, or say that they are endless."""
+    text, change, code = NEVER_RUN[name]
+    row = Row(text, _INPUTS, {**_CONSTANTS, "flat2": np.array([0, 4, -1, 7], np.int64)})
+    model = shape_inference.infer_shapes(row.model())  # the file says the shapes, though nobody could infer them
+    change(model)
+    reason = fold(model).decision().reason
+    assert reason is not None
+    assert not code or reason.code == code
+
+
+def test_a_batch_normalization_in_training_mode_that_reads_nothing() -> None:
+    model = Row(f"y = {B}<training_mode=1>(x, g, h, m, v)").model()
+    del model.graph.node[0].input[:]
+    assert inspect(model.SerializeToString()).normalizations[0].decision.reason is Reason.TRAIN_MODE
 
 
 def test_scales_that_do_not_fit_the_rank() -> None:

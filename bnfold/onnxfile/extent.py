@@ -43,6 +43,8 @@ BITS: dict[int, int] = {
 
 def element_count(tensor: TensorProto) -> int:
     """The product of the dims. Raises ValueError, with the end of a sentence, if they cannot be a shape."""
+    if tensor.HasField("segment"):
+        raise ValueError("is a segment of a larger tensor, which no runtime puts together; save it whole")
     dims = tensor.dims[:]
     elements = math.prod(dims)
     if min(dims, default=0) < 0:
