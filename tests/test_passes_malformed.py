@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from onnx import ModelProto, helper, shape_inference
+from onnx import ModelProto, TensorProto, helper, shape_inference
 
 from bnfold.api import inspect
 from bnfold.decisions import Action, Reason
@@ -157,6 +157,13 @@ def test_what_no_runtime_would_run_is_a_reason_and_no_crash(name: str) -> None:
     reason = fold(model).decision().reason
     assert reason is not None
     assert not code or reason.code == code
+
+
+def test_strings_that_are_not_utf8_are_a_constant_like_any_other() -> None:
+    model = Row(f"d = Conv(x, w) y = {B}(d, g, h, m, v)").model()
+    scale = next(tensor for tensor in model.graph.initializer if tensor.name == "g")
+    scale.CopyFrom(TensorProto(name="g", data_type=TensorProto.STRING, dims=[4], string_data=4 * [b"\xe8"]))
+    assert inspect(model.SerializeToString()).normalizations[0].decision.reason is Reason.UNSUPPORTED_DTYPE
 
 
 def test_a_batch_normalization_in_training_mode_that_reads_nothing() -> None:

@@ -79,6 +79,8 @@ class Tensor:
         dtype = _FLOAT_TYPES.get(proto.data_type)
         if payload is None and dtype is not None and (raw := proto.raw_data):  # by far the most frequent kind
             return cls(dtype, shape, np.ndarray(shape, _LITTLE[dtype], raw))
+        if proto.data_type == TensorProto.STRING:  # whose bytes need not be UTF-8
+            return cls(np.dtype(object), shape, np.array(proto.string_data[:], object).reshape(shape))
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
         if payload is None:
             return cls(dtype, shape, numpy_helper.to_array(proto))
