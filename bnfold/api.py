@@ -501,7 +501,8 @@ def _explanation(verification: "Verification | None", *, verify: bool) -> str:
 def _failure(report: Report, output: str | os.PathLike[str] | None, *, dry_run: bool) -> str:
     found = "is not equivalent to the input" if report.verdict == "not-equivalent" else "could not be verified"
     left = f"; nothing was written to {os.fspath(output)}" if output is not None and not dry_run else ""
-    return f"the result {found}{left}: {report.explanation}"
+    advice = "" if report.verdict == "not-equivalent" else " (--allow-unverified publishes what nothing speaks against)"
+    return f"the result {found}{left}: {report.explanation}{advice}"
 
 
 # ---------------------------------------------------------------------- summaries

@@ -64,7 +64,7 @@ entry("empty", data(b""), 3, "is empty")
 entry("one byte", data(b"\x08"), 3, "damaged or not an ONNX model")
 entry("noise", data(np.random.default_rng(0).bytes(10_000)), 3, "damaged or not an ONNX model")
 entry("zeros", data(bytes(1000)), 3, "damaged or not an ONNX model")
-entry("a web page", data(b"<!DOCTYPE html><html>404</html>"), 3, "not an ONNX model")
+entry("a web page", data(b"<!DOCTYPE html><html>404</html>"), 3, "is a web page")
 entry("a Git LFS pointer", data(b"version https://git-lfs.github.com/spec/v1\n"), 3, "git lfs pull")
 entry("a PyTorch checkpoint", data(b"PK\x03\x04" + bytes(100)), 3, "PyTorch checkpoint")
 entry("an HDF5 file", data(b"\x89HDF\r\n\x1a\n" + bytes(100)), 3, "HDF5")
@@ -119,7 +119,7 @@ def field(number: int, body: bytes) -> bytes:
     return bytes([number << 3 | 2]) + prefix + bytes([size]) + body
 
 
-entry("40 bodies deep", data(deep_ifs(40)), 3, "cannot be parsed")
+entry("40 bodies deep", data(deep_ifs(40)), 3, "nests too deep")
 entry("3,000 bodies deep", data(deep_ifs(3000)), 3, "nested deeper than 100")
 entry("12 bodies deep and broad", proto(ifs(12)), 0, "", "", "--no-verify")
 

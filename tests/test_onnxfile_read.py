@@ -238,7 +238,7 @@ def test_any_model_comes_back_equal(proto: ModelProto) -> None:
         (b"", "is empty"),
         (b"not a model at all, just some text\n", "not an ONNX model"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "not an ONNX model"),
-        (b"<html><body>404</body></html>", "not an ONNX model"),
+        (b"<html><body>404</body></html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull"),
         (b"PK\x03\x04" + bytes(50), "PyTorch checkpoint"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),

@@ -223,7 +223,7 @@ def _check_acyclic(graph: "Graph", positions: dict[int, int], bodies: list[tuple
     while position not in seen:  # whoever waits, waits for one that waits: this ends on the cycle
         seen.add(position)
         position = min(waiting[position])
-    raise ValueError(f"{_called(graph, nodes[position])} depends on its own output; remove the cycle")
+    raise ValueError(f"{_called(graph, nodes[position])} depends on its own output; remove the cycle, or export again")
 
 
 def _twice(names: Iterable[str]) -> str:
@@ -287,7 +287,8 @@ def _check_calls(calls: dict[FunctionKey | None, Counter[FunctionKey]], size: di
     for caller, count in waiting.items():
         if count and caller is not None:
             raise ValueError(
-                f"the function {caller[0]}::{caller[1]} calls itself, or one that does; ONNX has no recursion"
+                f"the function {caller[0]}::{caller[1]} calls itself, or one that does; ONNX has no recursion, "
+                "so export it again without"
             )
 
 

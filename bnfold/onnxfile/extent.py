@@ -9,6 +9,7 @@ import math
 from onnx import TensorProto
 
 MAX_ELEMENTS = 2**63 - 1
+AGAIN = "the model is damaged or its exporter wrong: export it again"
 
 BITS: dict[int, int] = {
     TensorProto.FLOAT: 32,
@@ -48,9 +49,9 @@ def element_count(tensor: TensorProto) -> int:
     dims = tensor.dims[:]
     elements = math.prod(dims)
     if min(dims, default=0) < 0:
-        raise ValueError(f"has a negative dimension ({next(dim for dim in dims if dim < 0)})")
+        raise ValueError(f"has a negative dimension ({next(dim for dim in dims if dim < 0)}); {AGAIN}")
     if elements > MAX_ELEMENTS:
-        raise ValueError(f"has the dimensions {dims}, more elements than a 64-bit number can count")
+        raise ValueError(f"has the dimensions {dims}, more elements than a 64-bit number can count; {AGAIN}")
     return elements
 
 
@@ -91,12 +92,12 @@ def check_contents(tensor: TensorProto) -> None:
     expected = expected * numbers if bits not in (2, 4) else (expected * bits + 7) // 8
     found = len(getattr(tensor, field))
     if found != expected:
-        raise ValueError(f"has {found} values where its shape {list(tensor.dims)} needs {expected}")
+        raise ValueError(f"has {found} values where its shape {list(tensor.dims)} needs {expected}; {AGAIN}")
 
 
 def _check_type(tensor: TensorProto) -> None:
     if tensor.data_type not in BITS and tensor.data_type != TensorProto.STRING:
-        raise ValueError(f"has the element type {tensor.data_type}, which bnfold does not know; is it damaged?")
+        raise ValueError(f"has the element type {tensor.data_type}, which the installed onnx does not know; {AGAIN}")
 
 
 def check_raw(tensor: TensorProto, nbytes: int) -> None:
@@ -107,6 +108,8 @@ def check_raw(tensor: TensorProto, nbytes: int) -> None:
         return
     if expected is not None:
         kind = TensorProto.DataType.Name(tensor.data_type)
-        raise ValueError(f"has {nbytes} bytes of data where its shape {list(tensor.dims)} of {kind} needs {expected}")
+        raise ValueError(
+            f"has {nbytes} bytes of data where its shape {list(tensor.dims)} of {kind} needs {expected}; {AGAIN}"
+        )
     if tensor.data_type == TensorProto.STRING:
-        raise ValueError("holds strings as raw data, which ONNX does not allow")
+        raise ValueError(f"holds strings as raw data, which ONNX does not allow; {AGAIN}")
