@@ -158,9 +158,9 @@ def find_disguise(node: NodeProto, graph: Graph) -> Disguise | None:
 
 def _averages_over_batch(value: str, data: str, graph: Graph) -> bool:
     maker = graph.producer(value)
-    while maker is not None and maker.op_type in ("Reshape", "Unsqueeze", "Identity"):
+    while maker is not None and maker.op_type in ("Reshape", "Unsqueeze", "Identity") and maker.input:
         maker = graph.producer(maker.input[0])
-    if maker is None or maker.op_type != "ReduceMean" or maker.input[0] != data:
+    if maker is None or maker.op_type != "ReduceMean" or data not in maker.input[:1]:
         return False
     axes = _axes(maker, graph)
     return axes is not None and 0 in axes and 1 not in axes
@@ -183,10 +183,10 @@ def _radicand(value: str, graph: Graph, *, reciprocal: bool) -> str | None:
     """v where `value` is sqrt(v), or 1 / sqrt(v)."""
     maker = graph.producer(value)
     if reciprocal:
-        if maker is None or maker.op_type not in ("Reciprocal", "Div"):
+        if maker is None or maker.op_type not in ("Reciprocal", "Div") or not maker.input:
             return None
         maker = graph.producer(maker.input[-1])
-    return maker.input[0] if maker is not None and maker.op_type == "Sqrt" else None
+    return maker.input[0] if maker is not None and maker.op_type == "Sqrt" and maker.input else None
 
 
 def _is_variance_of(value: str, data: str, centred: str, graph: Graph) -> bool:

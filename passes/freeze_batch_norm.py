@@ -85,7 +85,7 @@ class FreezeBatchNorm:
 
     def _dropout(self, node: NodeProto, graph: Graph) -> Decision | None:
         how = dropout_mode(node, graph)
-        if how is Mode.INFERENCE or not node.output or not node.output[0]:
+        if how is Mode.INFERENCE or not node.input or not node.output or not node.output[0]:
             return None
         if self.options.keep_dropout or any(fnmatchcase(graph.label(node), pattern) for pattern in self.options.keep):
             raise Refused(Reason.KEPT_ON_REQUEST)
@@ -201,6 +201,8 @@ def _wrapped(node: NodeProto, graph: Graph) -> _Wrapped | None:
     if before is None or len(uses) != 1 or len(graph.consumers(before.output[0])) != 1:
         return None
     behind = uses[0].node
+    if not before.input or not behind.output:
+        return None
     if {id(graph.model.owner(each)) for each in (before, behind)} != {id(graph)} or graph.is_output(before.output[0]):
         return None
     shapes = [graph.shape(value) for value in (before.input[0], node.input[0], behind.output[0])]

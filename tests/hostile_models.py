@@ -212,6 +212,7 @@ entry("data in a device", external(lambda f: (f / "w.bin").symlink_to("/dev/zero
 entry("data in a fifo", external(lambda f: os.mkfifo(f / "w.bin")), 3, "not a regular file")
 entry("data in the directory itself", external(location="."), 3, "is a directory")
 entry("data nowhere", external(lambda _: None), 3, "No such file")
+entry("data by a path of a megabyte", external(lambda _: None, location="a/" * 500_000), 3, "of 1000000 characters")
 entry("data without a name", external(location=""), 3, "names no file")
 entry("data by a name with a zero byte", external(location="w\0.bin"), 3, "zero byte")
 entry("data past the end", external(offset="4"), 3, "has only 4")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
 COMMAND = [sys.executable, "-m", "bnfold", "optimize", "--no-verify", "in.onnx"]
+ELSEWHERE = "choose another output\n"
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -29,6 +31,7 @@ SHIM = r"""
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 static int failing(const char *name) { const char *which = getenv("FAILING"); return which && !strcmp(which, name); }
 int fsync(int fd) {
     static int (*real)(int);
@@ -41,6 +44,18 @@ int rename(const char *from, const char *to) {
     if (failing("rename")) { errno = EDQUOT; return -1; }
     if (!real) real = dlsym(RTLD_NEXT, "rename");
     return real(from, to);
+}
+int link(const char *from, const char *to) {
+    static int (*real)(const char *, const char *);
+    if (failing("link")) { errno = EIO; return -1; }
+    if (!real) real = dlsym(RTLD_NEXT, "link");
+    return real(from, to);
+}
+ssize_t write(int fd, const void *data, size_t count) {
+    static ssize_t (*real)(int, const void *, size_t);
+    if (count > 4096 && failing("write")) { errno = EDQUOT; return -1; }
+    if (!real) real = dlsym(RTLD_NEXT, "write");
+    return real(fd, data, count);
 }
 """
 
@@ -94,7 +109,15 @@ def test_a_file_size_limit(limit: int) -> None:
     check_refused(done, "File too large")
 
 
-@pytest.mark.parametrize("call", ["fsync", "rename"])
+FAILURES = {
+    "fsync": "Input/output error",
+    "link": "Input/output error",
+    "rename": "Disk quota exceeded; free some space and run again",
+    "write": "Disk quota exceeded; free some space and run again",
+}
+
+
+@pytest.mark.parametrize("call", FAILURES)
 def test_system_calls_that_fail_below_python(call: str) -> None:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -102,19 +125,51 @@ def test_system_calls_that_fail_below_python(call: str) -> None:
     Path("shim.c").write_text(SHIM)
     subprocess.run([compiler, "-shared", "-fPIC", "-o", "shim.so", "shim.c", "-ldl"], check=True)
     environment = ENVIRONMENT | {"LD_PRELOAD": str(Path("shim.so").resolve()), "FAILING": call}
-    check_refused(run(env=environment), "Input/output error" if call == "fsync" else "Disk quota exceeded")
+    check_refused(run(env=environment), FAILURES[call])
     assert run(env=environment | {"FAILING": ""}).returncode == 0
 
 
-def test_a_full_disk() -> None:
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", "out"], capture_output=True, check=False)
-    if mounted.returncode:
+def test_a_read_only_file_system() -> None:
+    with mounted("out", "size=16m"):
+        Path("out/o.onnx").write_bytes(b"old")
+        subprocess.run(["mount", "-o", "remount,ro", "out"], check=True)
+        done = run()
+        assert done.returncode == 4
+        assert done.stderr == f"bnfold: out/o.onnx: the directory {Path('out').resolve()} is not writable; {ELSEWHERE}"
+        assert names() == ["o.onnx"]
+        assert Path("out/o.onnx").read_bytes() == b"old"
+
+
+def test_a_directory_that_vanishes_while_the_output_is_made() -> None:
+    """Removed as soon as something hidden appears in it: one line, exit code 4, and nothing comes back."""
+    process = subprocess.Popen([*COMMAND, "out/o.onnx"], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while len(names()) < 2 and process.poll() is None:
+        time.sleep(0.001)
+    shutil.rmtree("out", ignore_errors=True)
+    message = process.communicate()[1]
+    if process.returncode:
+        assert process.returncode == 4, message
+        assert message.startswith("bnfold: out/o.onnx: cannot be written: ")
+        assert message.count("\n") == 1
+    assert not Path("out").exists() or not [name for name in names() if name.startswith(".")]
+
+
+@contextmanager
+def mounted(folder: str, options: str) -> Iterator[None]:
+    """A small tmpfs. Skips the test where this process may not mount one."""
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True, check=False)
+    if done.returncode:
         pytest.skip("this process may not mount a small tmpfs")
     try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk() -> None:
+    with mounted("out", "size=2m"):
         Path("out/o.onnx").write_bytes(b"old")
         check_refused(run(), "No space left on device; free some space and run again")
-    finally:
-        subprocess.run(["umount", "-l", "out"], check=True)
 
 
 def test_a_device_that_is_always_full() -> None:

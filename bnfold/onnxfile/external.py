@@ -15,6 +15,7 @@ from bnfold.onnxfile.extent import raw_nbytes
 from bnfold.onnxfile.payload import Span, Stored
 from bnfold.onnxfile.source import File
 
+LONGEST_PATH = 4096  # characters: PATH_MAX of Linux
 AGAIN = "save the model again, with its data beside it"
 
 
@@ -79,6 +80,8 @@ class ExternalData:
         return int(text)
 
     def _open(self, tensor: TensorProto, location: str) -> File:
+        if len(location) > LONGEST_PATH:  # to resolve one takes time that grows with the square of its length
+            raise self._error(tensor, f"names external data by a path of {len(location)} characters; {AGAIN}")
         if "\0" in location:
             raise self._error(tensor, f"names external data by a path with a zero byte in it; {AGAIN}")
         if Path(location).is_absolute():
@@ -104,6 +107,8 @@ class ExternalData:
                 tensor,
                 f"names external data ({location!r}) that has hard links, which is not allowed here; copy the file",
             )
+        if os.path.realpath(real) != real:  # somebody put a link there just now
+            raise self._error(tensor, f"names external data ({location!r}) that is being replaced; run again")
         return next((other for other in self._files.values() if other.is_same_file(file.status)), file)
 
     def _check_strict(self, tensor: TensorProto, location: str, named: Path) -> None:
