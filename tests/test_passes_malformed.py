@@ -207,6 +207,7 @@ MAIMED = {
         "m_ = ReduceMean<axes=[0,2,3]>(cx1) i = Identity(m_) d = Sub(cx1, i) q = Mul(d, d)"
         "v_ = ReduceMean<axes=[0,2,3]>(q) e = Add(v_, zero) s = Sqrt(e) o_ = Reciprocal(s) y = Mul(d, o_)"
     ),
+    "several affine operators": "c = Conv(x, w) n = {B}(c, g, h, m, v) s = Mul(n, o1) t = Add(s, o1) y = Relu(c)",
     "behind an activation": "r = Relu(cx1) i = Identity(r) n = {B}(i, g, h, m, v) y = Dropout(n)",
     "Dropout at work": "d = Dropout(cx1, zero, yes) n = {B}(d, g, h, m, v) y = Identity(n)",
 }
@@ -218,8 +219,15 @@ def test_a_node_that_lost_its_inputs_outputs_or_attributes_is_no_crash(name: str
     if isinstance(name, int):
         whole = seeded_case(name, 5).model
     else:
-        constants = {**_CONSTANTS, "form4": np.array([1, 4, 2, 2], np.int64), "yes": np.array(True)}
-        whole = Row(MAIMED[name].replace("{B}", B), {"cx1": "float[1,4,2,2]"}, constants, opset=17).model()
+        constants = {
+            **_CONSTANTS,
+            "form4": np.array([1, 4, 2, 2], np.int64),
+            "yes": np.array(True),
+            "o1": np.ones((4, 1, 1), np.float32),
+        }
+        whole = Row(
+            MAIMED[name].replace("{B}", B), {"cx1": "float[1,4,2,2]", "x": "float[1,3,6,7]"}, constants, opset=17
+        ).model()
     whole = shape_inference.infer_shapes(whole)
     if any(node.op_type == "Slice" for node in whole.graph.node):
         return  # onnx aborts the process where it infers a negative dim for one
