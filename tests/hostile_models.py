@@ -189,6 +189,10 @@ entry("too few numbers", weight(dims=[3], raw_data=None, float_data=[1.0]), 3, "
 entry("strings as bytes", weight(data_type=TensorProto.STRING), 3, "holds strings as raw data")
 entry("an unknown type", weight(data_type=999), 3, "has the element type 999")
 entry("no type", weight(data_type=None), 3, "has the element type 0")
+entry("too few bytes in a body that nobody knows", changed(
+    lambda m: m.graph.node[0].attribute[0].g.initializer[0].ClearField("float_data"),
+    "g (float[1] x) => (float[1] y) { y = own.Loop2 (x) <body = b () => (float[2] r) <float[2] w = {1, 2}>"
+    " { r = Neg(w) }> }"), 3, "tensor 'w' has 0 values", "", "--no-verify")  # fmt: skip
 entry("an input of an unknown type", changed(
     lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 999)), 0, "", "", "--no-verify")  # fmt: skip
 

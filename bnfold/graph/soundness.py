@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import FunctionProto, NodeProto, OperatorSetIdProto
+from onnx import FunctionProto, GraphProto, NodeProto, OperatorSetIdProto
 
 from bnfold.errors import ModelError
 from bnfold.graph.attributes import DEFAULT_DOMAINS
+from bnfold.onnxfile.tensors import HOLDERS, check_tensors_in
 
 if TYPE_CHECKING:
     from bnfold.graph.graph import Graph
@@ -105,6 +106,9 @@ def _check_scopes(model: "Model") -> None:
         raise ValueError(f"{_called(graph, node)} reads {value!r}, which nothing makes; export the model again")
     positions: dict[int, dict[int, int]] = {}
     for graph in model.graphs:
+        holder = model.holders.get(id(graph))
+        if holder is not None and holder.op_type not in HOLDERS and isinstance(graph.body, GraphProto):
+            check_tensors_in(graph.body)
         _check_names(graph)
         positions[id(graph)] = {number: position for position, number in enumerate(graph._nodes)}
     reads = _reads_of_bodies(model, positions)
