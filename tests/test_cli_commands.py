@@ -139,7 +139,7 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ARGUMENTS)
 def test_the_defaults(api: FakeApi, command: str) -> None:
     assert run(command, *ARGUMENTS[command]).exit_code == 0
     assert api.calls == [(command, tuple(ARGUMENTS[command]), DEFAULTS[command])]
@@ -255,7 +255,7 @@ FAILURES = [
 IDS = [f"{type(error).__name__}-{code}" for error, code, _ in FAILURES]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ARGUMENTS)
 @pytest.mark.parametrize(("error", "code", "message"), FAILURES, ids=IDS)
 def test_a_failure_is_one_line_and_its_exit_code(
     api: FakeApi, command: str, error: BaseException, code: int, message: str
@@ -311,7 +311,7 @@ def test_a_report_that_is_not_good_decides_the_exit_code(api: FakeApi) -> None:
     assert result.stderr == "bnfold: Output y is off by 1.\n"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ARGUMENTS)
 def test_quiet_says_nothing_of_success(api: FakeApi, command: str) -> None:
     result = run(command, *ARGUMENTS[command], "-q")
     assert (result.exit_code, result.output) == (0, "")
@@ -388,7 +388,10 @@ def test_inspect_prints_text_or_json(api: FakeApi) -> None:
     assert len(api.calls) == 2
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["-h"], *([*name.split(), "--help"] for name in [*COMMANDS, "report render", "report judge"])],
+)
 def test_help_fits_an_80_column_terminal(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 0

@@ -52,6 +52,7 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "recalibration",
         "fitted",
         "options",
+        "environment",
     ]
     assert (content["format"], content["kind"], content["verdict"]) == (FORMAT_VERSION, "optimize", "equivalent")
     assert content["input"] == {

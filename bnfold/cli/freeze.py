@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from bnfold.cli.delivery import reserve_report
+from bnfold.cli.delivery import reserve_reports
 from bnfold.cli.optimize import deliver, layout_from, require_output, told
 from bnfold.cli.options import (
     constants_option,
@@ -39,7 +39,6 @@ def command(
     /,
     model: str,
     output: str | None,
-    report_path: str | None,
     dry_run: bool,
     no_verify: bool,
     external_data: str | None,
@@ -53,7 +52,7 @@ def command(
     Nothing is folded; `bnfold optimize` does both. The result is compared with MODEL under evaluation semantics.
     """
     require_output(ctx, output, dry_run=dry_run)
-    reserve_report(ctx, report_path, model, output, options["inputs"])
+    reserve_reports(ctx, model, output, options["inputs"])
     from bnfold import api
 
     options |= {"dry_run": dry_run, "verify": not no_verify}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnfold.cli.delivery import reserve_report, show, write_report
+from bnfold.cli.delivery import reserve_reports, show, write_report
 from bnfold.cli.options import (
     calibration_options,
     external_data_option,
@@ -67,7 +67,6 @@ def command(
     /,
     model: str,
     output: str | None,
-    report_path: str | None,
     dry_run: bool,
     no_verify: bool,
     no_freeze: bool,
@@ -92,7 +91,7 @@ def command(
     Whatever stood at OUTPUT before stays there otherwise.
     """
     require_output(ctx, output, dry_run=dry_run)
-    reserve_report(ctx, report_path, model, output, options["inputs"])
+    reserve_reports(ctx, model, output, options["inputs"])
     from bnfold import api
 
     options |= {"dry_run": dry_run, "verify": not no_verify, "freeze": not no_freeze}

@@ -56,12 +56,44 @@ verbosity_options = _applied(
     ),
 )
 
-report_option = click.option(
-    "--report",
-    "report_path",
-    type=click.Path(allow_dash=True),
-    metavar="FILE",
-    help="Write the report as JSON, also when the run fails. - is standard output.",
+REPORT_FORMATS = ("json", "html", "markdown", "junit", "github")
+
+_REPORT_PATHS, _REPORT_FORMAT = "bnfold.report.paths", "bnfold.report.format"
+
+
+def asked_reports(ctx: click.Context) -> tuple[tuple[str, ...], str | None]:
+    """The files of `--report`, and `--report-format`."""
+    return ctx.meta.get(_REPORT_PATHS, ()), ctx.meta.get(_REPORT_FORMAT)
+
+
+def _remember(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def remember(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        ctx.meta[key] = value
+
+    return remember
+
+
+report_option = _applied(
+    click.option(
+        "--report",
+        "report_paths",
+        multiple=True,
+        type=click.Path(allow_dash=True),
+        metavar="FILE",
+        expose_value=False,
+        callback=_remember(_REPORT_PATHS),
+        help="Write a report, also when the run fails: .json, .html, .md, or .xml for JUnit. - is standard output. "
+        "Repeatable.",
+    ),
+    click.option(
+        "--report-format",
+        "report_form",
+        type=click.Choice(REPORT_FORMATS),
+        expose_value=False,
+        callback=_remember(_REPORT_FORMAT),
+        help="Of reports whose name does not tell, json if left out; without --report of one on standard output. "
+        "github adds annotations to the text there.",
+    ),
 )
 
 output_options = _applied(

@@ -44,6 +44,24 @@ def limit(text: str) -> float:
     return number
 
 
+def output_limit(text: str) -> tuple[str, float]:
+    """``1e-3`` for every output, as ("", 0.001), or ``OUTPUT:1e-3`` for one. The last colon counts."""
+    output, colon, number = text.rpartition(":")
+    if colon and not output:
+        raise click.BadParameter(f"{text!r} has no output: write it like logits:1e-3, or 1e-3 for every output")
+    return output, limit(number)
+
+
+def one_limit_per_output(
+    ctx: click.Context, param: click.Parameter, value: Sequence[tuple[str, float]]
+) -> dict[str, float]:
+    """The limits by output, "" for every other; a usage error where an output comes twice."""
+    limits = dict(value)
+    if len(limits) != len(value):
+        raise click.BadParameter("an output was given more than one limit", ctx=ctx, param=param)
+    return limits
+
+
 def seconds(text: str) -> float:
     """A time: a number of seconds above 0, and not so large that it means no limit."""
     try:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from bnfold.cli.delivery import reserve_report
+from bnfold.cli.delivery import reserve_reports
 from bnfold.cli.optimize import deliver, require_output
 from bnfold.cli.options import (
     calibration_options,
@@ -48,7 +48,6 @@ def command(
     output: str | None,
     data: str | None,
     statistics_from: str | None,
-    report_path: str | None,
     dry_run: bool,
     no_verify: bool,
     **options: Any,
@@ -61,7 +60,7 @@ def command(
     if (data is None) is (statistics_from is None):
         raise UsageError("say where the statistics come from: --data DATA, or --statistics-from FILE")
     require_output(ctx, output, dry_run=dry_run)
-    reserve_report(ctx, report_path, model, output, options["inputs"], statistics_from)
+    reserve_reports(ctx, model, output, options["inputs"], statistics_from)
     from bnfold import api
 
     options |= {"dry_run": dry_run, "verify": not no_verify}

@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bnfold.decisions import Action, Decision
+from bnfold.report.document import GOOD
 from bnfold.report.inspection import Inspection, NormalizationInfo
+from bnfold.report.judging import Judged
 from bnfold.report.report import ComparisonReport, ModelSummary, Report
 from bnfold.report.text import number, one_line, printable
+from bnfold.report.words import place
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# The verdicts that let a model be published without anybody asking for it.
-GOOD = ("equivalent", "proved")
 
 
 def print_console(report: Report, console: "Console", verbosity: int = 0) -> None:
@@ -90,6 +90,22 @@ def print_inspection(inspection: Inspection, console: "Console", verbosity: int 
     actions = Counter(info.decision.action.value for info in inspection.normalizations)
     fates = ", ".join(f"{number(count)} would be {action}" for action, count in actions.items())
     _line(console, _count(len(inspection.normalizations), "normalization") + (f": {fates}" if fates else ""))
+
+
+def print_judged(judged: Judged, console: "Console", verbosity: int = 0) -> None:
+    """What became of a verdict that was taken again, and which measurements are judged otherwise."""
+    if verbosity < 0:
+        return
+    for before, after in judged.changes:
+        limit = f", at most {_deviation(after.limit)}" if after.limit else ""
+        old = f"{'agreed' if before.agrees else 'DIFFERED'} ({before.rule})"
+        new = f"{'agrees' if after.agrees else 'DIFFERS'} ({after.rule}{limit})"
+        _line(console, f"deviation {_deviation(after.max_abs)} in {place(after)}: {old}, now {new}")
+    count = _count(len(judged.changes), "comparison")
+    same = judged.verdict == judged.before
+    was = "as before" if same else f"it was {judged.before}"
+    good = judged.exit_code == 0
+    _line(console, f"{judged.verdict}: {was}; {count} judged otherwise", style="bold green" if good else "bold red")
 
 
 def _print_before_after(before: ModelSummary, after: ModelSummary, console: "Console") -> None:
