@@ -294,7 +294,7 @@ def test_an_infinite_limit_comes_back_from_its_file() -> None:
     [
         (["failure.json"], "a report of kind failure that compares nothing cannot be judged again"),
         (["optimize.json", "--rtol", "-1"], "'-1' is not a number from 0 up"),
-        (["optimize.json", "--rtol", ":1"], "':1' has no output"),
+        (["optimize.json", "--rtol", ":1"], "':1' names no output"),
         (["optimize.json", "--rtol", "y:"], "'' is not a number from 0 up"),
         (["optimize.json", "--rtol", "1", "--rtol", "2"], "more than one limit"),
         (["optimize.json", "--rtol", "y:1", "--rtol", "y:2"], "more than one limit"),

@@ -4,7 +4,7 @@ import click
 
 from bnfold.cli.delivery import reserve_reports, show, write_out, write_report
 from bnfold.cli.options import REPORT_FORMATS, report_option, verbosity_of, verbosity_options
-from bnfold.cli.parameters import one_limit_per_output, output_limit
+from bnfold.cli.parameters import Limit, limit_per_output, output_limit
 from bnfold.cli.shell import fail
 
 
@@ -43,7 +43,7 @@ def render_command(report: str, output: str, report_format: str | None) -> None:
     "--rtol",
     type=output_limit,
     multiple=True,
-    callback=one_limit_per_output,
+    callback=limit_per_output,
     metavar="[OUTPUT:]NUMBER",
     help="Relative tolerance of every output or of one, like 1e-4 or logits:1e-3. Repeatable.",
 )
@@ -51,14 +51,14 @@ def render_command(report: str, output: str, report_format: str | None) -> None:
     "--atol",
     type=output_limit,
     multiple=True,
-    callback=one_limit_per_output,
+    callback=limit_per_output,
     metavar="[OUTPUT:]NUMBER",
     help="Absolute tolerance, likewise.",
 )
 @report_option
 @verbosity_options
 @click.pass_context
-def judge_command(ctx: click.Context, /, report: str, rtol: dict[str, float], atol: dict[str, float]) -> None:
+def judge_command(ctx: click.Context, /, report: str, rtol: Limit | None, atol: Limit | None) -> None:
     """Judge the measurements in the JSON report REPORT again, and print what changed.
 
     Without tolerances, those by element type apply. Exits 0 where the verdict is good, 1 where it is not.

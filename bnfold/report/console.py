@@ -14,7 +14,9 @@ from bnfold.report.inspection import Inspection, NormalizationInfo
 from bnfold.report.judging import Judged
 from bnfold.report.report import ComparisonReport, ModelSummary, Report
 from bnfold.report.text import number, one_line, printable
+from bnfold.report.words import count as _count
 from bnfold.report.words import place
+from bnfold.report.words import size as _deviation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -205,15 +207,6 @@ def _judged(measurement: Mapping[str, Any]) -> str:
         return ""
     limit = f", at most {_deviation(judgement['limit'])}" if judgement.get("limit") else ""
     return f": {'agrees' if judgement['agrees'] else 'DIFFERS'} ({judgement['rule']}{limit})"
-
-
-def _deviation(value: float | None) -> str:
-    # An infinite number is null in a report.
-    return "infinite" if value is None else f"{value:.3g}"
-
-
-def _count(count: int, noun: str, several: str = "") -> str:
-    return f"{number(count)} {noun}" if count == 1 else f"{number(count)} {several or f'{noun}s'}"
 
 
 def _line(console: "Console", text: str, *, style: str | None = None) -> None:

@@ -8,7 +8,8 @@ from bnfold.errors import UsageError
 from bnfold.report.document import GOOD, Document, Measured
 from bnfold.report.json_report import to_data
 
-Limits = Mapping[str, float]
+Limit = float | Mapping[str, float]
+"""One number for every output, or numbers by output name, with "" for all that are not named."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,20 @@ class Judged:
         return 0 if self.verdict in (*GOOD, "substituted") else 1
 
 
-def judge_report(report: Mapping[str, Any], rtol: Limits, atol: Limits) -> Judged:
-    """The verdict under these limits, by output and "" for the others; with none at all, those by element type.
+def judge_report(report: Mapping[str, Any], rtol: Limit | None = None, atol: Limit | None = None) -> Judged:
+    """The verdict under these limits; with none at all, under those by element type.
 
     The new report is the old one with its verdict, judgements and explanation replaced and a note on the limits. Raises
     UsageError where the report holds no verification.
     """
     from bnfold import equivalence
 
-    outputs = {name: equivalence.Limits(*_both(rtol, atol, name)) for name in {*rtol, *atol} - {""}}
-    tolerance = equivalence.Tolerance(rtol.get(""), atol.get(""), outputs)
+    relative, absolute = _by_output(rtol), _by_output(atol)
+    outputs = {
+        name: equivalence.Limits(relative.get(name, relative.get("", 0.0)), absolute.get(name, absolute.get("", 0.0)))
+        for name in {*relative, *absolute} - {""}
+    }
+    tolerance = equivalence.Tolerance(relative.get(""), absolute.get(""), outputs)
     saved = report.get("verification")
     if not isinstance(saved, Mapping):
         raise UsageError(f"a report of kind {report['kind']} that compares nothing cannot be judged again")
@@ -43,7 +48,7 @@ def judge_report(report: Mapping[str, Any], rtol: Limits, atol: Limits) -> Judge
     verdict = "substituted" if report["verdict"] == "substituted" else found["verdict"]
     explanation = report["explanation"] if verdict == report["verdict"] else found["explanation"]
     kept = {key: found[key] for key in ("verdict", "explanation", "measurements", "largest")}
-    notes = [*saved["notes"], f"Judged again with {_told(rtol, atol)}."]
+    notes = [*saved["notes"], f"Judged again with {_told(relative, absolute)}."]
     judged = Judged({}, str(report["verdict"]), verdict, ())
     new = to_data(
         {
@@ -59,11 +64,11 @@ def judge_report(report: Mapping[str, Any], rtol: Limits, atol: Limits) -> Judge
     return Judged(new, judged.before, verdict, changes)
 
 
-def _both(rtol: Limits, atol: Limits, name: str) -> tuple[float, float]:
-    return rtol.get(name, rtol.get("", 0.0)), atol.get(name, atol.get("", 0.0))
+def _by_output(limit: Limit | None) -> Mapping[str, float]:
+    return {"": limit} if isinstance(limit, float | int) else limit or {}
 
 
-def _told(rtol: Limits, atol: Limits) -> str:
-    limits = [(word, name, value) for word, by in (("rtol", rtol), ("atol", atol)) for name, value in by.items()]
+def _told(relative: Mapping[str, float], absolute: Mapping[str, float]) -> str:
+    limits = [(word, *each) for word, by in (("rtol", relative), ("atol", absolute)) for each in by.items()]
     told = (f"{word} {value:g}{f' for output {name!r}' if name else ''}" for word, name, value in limits)
     return ", ".join(told) or "the tolerances by element type"
