@@ -76,6 +76,13 @@ def everything() -> dict[str, Any]:
     unknown = report["recalibration"]["drift"][0] | {"node": "new", "mean": None, "deviation": None}
     report["recalibration"]["drift"].append(unknown)
     report["fitted"] = [{"node": "bn", "groups": 2, "before": 0.8, "after": 0.125}]
+    report["accuracy"] = {"output": "y", "labels": 1000, "right": {"before": 995, "after": 990}, "problem": ""}
+    layer = {"reference": "c", "candidate": "c", "node": "conv", "agrees": True, "max_abs": 1e-7, "relative": 1e-8}
+    layer |= {"new_nonfinite": 0, "problem": ""}
+    first = layer | {"reference": "r", "node": "relu", "agrees": False, "max_abs": None, "problem": "it is int8"}
+    inside = {"feed": "user-0", "setting": "cpu", "sentence": "The first that diverges is 'r'."}
+    report["verification"]["layers"] = inside | {"first": first, "layers": [layer, first]}
+    report["verification"]["tolerance"] = {"rtol": 0.1, "atol": None, "outputs": {"y": {"rtol": 0.1, "atol": 0.0}}}
     versions = {"numpy": "2.0.1", "onnx": "1.23.0", "onnxruntime": "1.24.0"}
     machine = {"python": "3.12.1", "platform": "Linux 6.1 x86_64", "processor": "Some CPU"}
     report["environment"] = machine | {"packages": versions}
@@ -99,6 +106,10 @@ def hostile(text: str) -> dict[str, Any]:
         each["node"] = text
     for each in report["training_distance"]:
         each["output"] = text
+    report["accuracy"] |= {"output": text, "right": {text: 1}}
+    report["verification"]["layers"] |= {"sentence": text}
+    for each in report["verification"]["layers"]["layers"]:
+        each |= {"reference": text, "node": text, "problem": each["problem"] and text}
     report["environment"]["processor"] = text
     report["options"]["inputs"] = text
     return report

@@ -96,6 +96,8 @@ def test_a_failure_before_the_options_are_known_has_none() -> None:
 
 
 def test_an_option_of_a_later_version_is_spelled_like_the_others() -> None:
-    options = {"new_flag": True, "off": False, "new_number": 3, "by_name": {"y": 0.5}, "nothing": None}
+    options = {"new_flag": True, "off": False, "new_number": 3, "by_name": {"y": 0.5, "": 2}, "nothing": None}
     report = to_data(Report("equivalent", 0, (), SUMMARY, SUMMARY, options=options))
-    assert reproduction(report) == "bnfold optimize in.onnx in.onnx --new-flag --new-number 3 --by-name y:0.5"
+    assert (
+        reproduction(report) == "bnfold optimize in.onnx in.onnx --new-flag --new-number 3 --by-name y:0.5 --by-name 2"
+    )

@@ -211,6 +211,46 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Right answers by model ("before", "after", ...) out of `labels`; `problem` where they could not be compared."""
+
+    output: str
+    labels: int
+    right: Mapping[str, int]
+    problem: str
+
+    @classmethod
+    def of(cls, data: Data) -> Self:
+        """Of the task accuracy."""
+        right = {_text(model): int(count) for model, count in (data["right"] or {}).items()}
+        return cls(_text(data["output"]), int(data["labels"]), right, _text(data["problem"]))
+
+    def shares(self) -> Mapping[str, float]:
+        """By model, the part of the labels that it answered rightly."""
+        return {model: count / max(self.labels, 1) for model, count in self.right.items()}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One value inside both models, by its name in the reference and the node that makes it there."""
+
+    value: str
+    node: str
+    agrees: bool
+    max_abs: float | None
+    relative: float | None
+    problem: str
+
+    @classmethod
+    def of(cls, data: Data) -> Self:
+        """Of one layer."""
+        texts = {"value": _text(data["reference"]), "node": _text(data["node"]), "problem": _text(data["problem"])}
+        return cls(
+            **texts, agrees=bool(data["agrees"]), max_abs=_real(data["max_abs"]), relative=_real(data["relative"])
+        )
+
+
+@dataclass(frozen=True)
 class Proved:
     """One proof: "holds", "broken" or "undecided" with the reason; `used` is the share of the allowed rounding."""
 
@@ -246,7 +286,8 @@ class Document:
 
     `subject` names the model or models, `file` is the path of the one that the verdict is about. `before` and `after`
     are None where there is none. `largest` is the worst measurement. `command` reproduces the run, "" where no command
-    can. `actions` counts the fates.
+    can. `actions` counts the fates. `divergence` says which
+    of the `layers`, the values inside the models, is the first that diverges.
     """
 
     kind: str
@@ -265,8 +306,11 @@ class Document:
     training_distance: tuple[Measured, ...] = ()
     recalibration: Recalibration | None = None
     fitted: tuple[Fitted, ...] = ()
+    accuracy: Accuracy | None = None
     proofs: tuple[Proved, ...] = ()
     placements: tuple[Placed, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    divergence: str = ""
     notes: tuple[str, ...] = ()
     feeds: tuple[tuple[str, str], ...] = ()
     seed: int | None = None
@@ -353,6 +397,7 @@ def _fields(data: Data) -> dict[str, Any]:
         Fitted(_text(each["node"]), int(each["groups"]), _real(each["before"]), _real(each["after"]))
         for each in data.get("fitted", ())
     )
+    found["accuracy"] = Accuracy.of(data["accuracy"]) if data.get("accuracy") else None
     return found | _verified(data.get("verification") or {})
 
 
@@ -361,7 +406,10 @@ def _verified(data: Data) -> dict[str, Any]:
         Proved(tuple(map(_text, each["rewrites"])), _text(each["standing"]), _text(each["reason"]), _real(each["used"]))
         for each in data.get("proofs", ())
     )
+    layers = data.get("layers") or {"layers": (), "sentence": ""}
     return {
+        "layers": tuple(map(Layer.of, layers["layers"])),
+        "divergence": one_line(str(layers["sentence"])),
         "measured": tuple(map(Measured.of, data.get("measurements", ()))),
         "largest": Measured.of(data["largest"]) if data.get("largest") else None,
         "proofs": tuple(proofs),

@@ -47,6 +47,7 @@ def _content(document: Document) -> dict[str, Any]:
         "tone": "bad" if document.failed else "good" if document.good else "open",
         "reasons": words.by_reason(document),
         "measured": measured[:MOST_ROWS],
+        "most_rows": MOST_ROWS,
         "histograms": histograms[:MOST_CHARTS],
         "charts": _charts(document),
         "most_drift": max((drift.mean or 0.0 for drift in _drifts(document)), default=0.0),

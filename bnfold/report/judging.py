@@ -12,6 +12,10 @@ Limit = float | Mapping[str, float]
 """One number for every output, or numbers by output name, with "" for all that are not named."""
 
 
+_FOUND = ("notes", "feeds", "placements", "proofs", "layers", "seed")
+"""What the models showed when they ran, which no tolerance changes."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """`report`: the data of the report with the new verdict. `changes`: measurements judged otherwise than before."""
@@ -47,7 +51,7 @@ def judge_report(report: Mapping[str, Any], rtol: Limit | None = None, atol: Lim
     found = equivalence.judge_again(saved, tolerance).to_dict()
     verdict = "substituted" if report["verdict"] == "substituted" else found["verdict"]
     explanation = report["explanation"] if verdict == report["verdict"] else found["explanation"]
-    kept = {key: found[key] for key in ("verdict", "explanation", "measurements", "largest")}
+    taken = {key: value for key, value in found.items() if key not in _FOUND}
     notes = [*saved["notes"], f"Judged again with {_told(relative, absolute)}."]
     judged = Judged({}, str(report["verdict"]), verdict, ())
     new = to_data(
@@ -56,7 +60,7 @@ def judge_report(report: Mapping[str, Any], rtol: Limit | None = None, atol: Lim
             "verdict": verdict,
             "exit_code": judged.exit_code,
             "explanation": explanation,
-            "verification": {**saved, **kept, "notes": notes},
+            "verification": {**saved, **taken, "notes": notes},
         }
     )
     pairs = zip(Document.of(report).measured, Document.of(new).measured, strict=True)

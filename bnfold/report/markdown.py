@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bnfold.report import words
-from bnfold.report.document import Document, Fate, Placed, Recalibration
+from bnfold.report.document import Accuracy, Document, Fate, Placed, Recalibration
 from bnfold.report.text import number, shortened
 
 MOST_ROWS = 100
@@ -132,6 +132,9 @@ def _changes(document: Document) -> Iterable[str]:
         fits = [(_code(each.node), words.known(each.before), words.known(each.after)) for each in document.fitted]
         header = ("normalization", "before fitting", "after")
         yield _folded(f"{words.count(len(fits), 'substitute')} fitted", _table(header, fits, right=(1, 2)))
+    if document.accuracy is not None:
+        yield _accurate(document.accuracy)
+    yield inert(document.divergence, 500)
     yield "\n".join(
         f"- In training mode the original answers otherwise: the {inert(words.deviation(each), 300)} in "
         f"{inert(words.place(each), 300)}."
@@ -151,6 +154,13 @@ def _drifted(recalibration: Recalibration) -> str:
     ]
     header = ("normalization", "mean moved by (deviations)", "deviation, factor")
     return _folded(f"{words.count(len(rows), 'normalization')} recalibrated", _table(header, rows, right=(1, 2)))
+
+
+def _accurate(accuracy: Accuracy) -> str:
+    if accuracy.problem:
+        return f"Task accuracy was not measured: {inert(accuracy.problem, 500)}"
+    shares = ", ".join(f"{100 * part:.2f} % {inert(model)}" for model, part in accuracy.shares().items())
+    return f"**Task accuracy** of {_code(accuracy.output)} on {words.count(accuracy.labels, 'label')}: {shares}."
 
 
 def _proved(document: Document) -> Iterable[str]:

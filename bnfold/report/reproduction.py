@@ -78,13 +78,16 @@ def _layout(layout: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def _option(name: str, value: Any) -> Iterator[str]:
-    """``--name``, ``--name value``, once for each of a list, or as ``--name key:value`` for each of a mapping."""
+    """``--name``, ``--name value``, once for each of a list, or ``--name key:value`` for each of a mapping.
+
+    The key "" stands for what has no name of its own.
+    """
     spelled = f"--{name.replace('_', '-')}"
     if value is True:
         yield spelled
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from (spelled, f"{key}:{_scalar(item)}")
+            yield from (spelled, f"{key}:{_scalar(item)}" if key else _scalar(item))
     elif isinstance(value, list | tuple):
         for item in value:
             yield from (spelled, _scalar(item))
