@@ -43,6 +43,13 @@ def test_errors_are_summed_over_feeds_for_each_output_and_provider() -> None:
     assert histograms["y", "cpu"].limit == min(limits)
 
 
+def test_histograms_of_another_length_are_summed_where_they_meet() -> None:
+    report = old("optimize")
+    for each, counts in zip(report["verification"]["measurements"], ([1, 2, 3], [10]), strict=True):
+        each["histogram"] = counts
+    assert Document.of(report).histograms[0].counts == (11, 2, 3)
+
+
 def test_infinite_numbers_are_known_to_be_none() -> None:
     report = everything()
     report["verification"]["measurements"][0] |= {"max_abs": None, "relative": "Infinity"}
@@ -77,6 +84,8 @@ DAMAGE: dict[str, dict[str, Any]] = {
     "a verification that is none": {"verification": [1, 2]},
     "measurements that are none": {"verification": {"measurements": [{}]}},
     "options that are none": {"options": 7},
+    "a count beyond all files": {"input": old("optimize")["input"] | {"nodes": 1 << 70}},
+    "a count below zero": {"output": old("optimize")["output"] | {"bytes": -1}},
 }
 
 

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Self
 
 from bnfold.errors import UsageError
@@ -34,7 +35,7 @@ class Model:
     @classmethod
     def of(cls, data: Data) -> Self:
         """Of a model summary."""
-        counts = (int(data[key]) for key in ("nodes", "batch_normalizations", "bytes", "opset", "ir_version"))
+        counts = (_natural(data[key]) for key in ("nodes", "batch_normalizations", "bytes", "opset", "ir_version"))
         return cls(_text(data["path"]), *counts)
 
 
@@ -438,7 +439,7 @@ def _shapes(shapes: Mapping[str, Iterable[int]]) -> str:
 
 def _summed(group: Iterable[Measured]) -> tuple[int, ...]:
     histograms = [each.histogram for each in group]
-    return tuple(map(sum, zip(*histograms, strict=True)))
+    return tuple(map(sum, zip_longest(*histograms, fillvalue=0)))
 
 
 def _tightest(group: Iterable[Measured]) -> float | None:
@@ -452,6 +453,12 @@ def _tightest(group: Iterable[Measured]) -> float | None:
 
 def _text(value: Any) -> str:
     return "" if value is None else printable(str(value))
+
+
+def _natural(value: Any) -> int:
+    if not 0 <= int(value) < 1 << 63:
+        raise ValueError(f"{value} counts nothing")
+    return int(value)
 
 
 def _real(value: Any) -> float | None:

@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +12,7 @@ PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-o
 
 
 @cache
-def environment() -> Mapping[str, Any]:
+def this_environment() -> Mapping[str, Any]:
     """Python, platform, processor and `PACKAGES`, JSON-able and the same throughout a process."""
     facts = {
         "python": platform.python_version(),
@@ -25,6 +24,8 @@ def environment() -> Mapping[str, Any]:
 
 
 def _version(name: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and not every run writes a report
+
     try:
         return version(name)
     except PackageNotFoundError:

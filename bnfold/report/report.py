@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from bnfold import __version__
 from bnfold.decisions import Decision
-from bnfold.report.environment import environment
+from bnfold.report.environment import this_environment
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -55,7 +55,8 @@ class Report:
     `options` are the options the run was asked for, JSON-able. `training_distance`: where the input ran in training
     mode, how far that is from evaluation, as `Measurement.to_dict()` per output. `recalibration`: where new statistics
     were computed, how, and how far each normalization drifted. `fitted`: how far each substitute was from the
-    normalization before and after it was fitted. `environment`: what the run was made with.
+    normalization before and after it was fitted. `environment`: what the run was made with, this process
+    where it is None.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -74,7 +75,7 @@ class Report:
     recalibration: Mapping[str, Any] | None = None
     fitted: tuple[Mapping[str, Any], ...] = ()
     weights_moved: bool = False
-    environment: Mapping[str, Any] = field(default_factory=environment)
+    environment: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data, the keys in the order a person would read them."""
@@ -89,7 +90,7 @@ class Report:
             "recalibration": None if self.recalibration is None else dict(self.recalibration),
             "fitted": [dict(each) for each in self.fitted],
             "options": dict(self.options),
-            "environment": dict(self.environment),
+            "environment": dict(this_environment() if self.environment is None else self.environment),
         }
 
 
@@ -107,7 +108,7 @@ class ComparisonReport:
     explanation: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
-    environment: Mapping[str, Any] = field(default_factory=environment)
+    environment: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, verification: "Verification", reference: str, candidate: str, options: Mapping[str, Any]) -> Self:
@@ -129,7 +130,7 @@ class ComparisonReport:
             "candidate": self.candidate,
             "verification": dict(self.verification),
             "options": dict(self.options),
-            "environment": dict(self.environment),
+            "environment": dict(this_environment() if self.environment is None else self.environment),
         }
 
 
@@ -146,7 +147,7 @@ class FailureReport:
     message: str
     exit_code: int
     version: str = __version__
-    environment: Mapping[str, Any] = field(default_factory=environment)
+    environment: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The failure as JSON-able data: nothing was verified, nothing was published."""
@@ -154,7 +155,7 @@ class FailureReport:
             "error": self.error,
             "published": None,
             "decisions": [],
-            "environment": dict(self.environment),
+            "environment": dict(this_environment() if self.environment is None else self.environment),
         }
 
 
