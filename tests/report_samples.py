@@ -50,11 +50,14 @@ def everything() -> dict[str, Any]:
     report["verification"]["proofs"] = [
         {"rewrites": ["bn1"], "standing": "holds", "reason": "", "used": 0.25, "max_abs": 1e-9},
         {
-            "rewrites": ["bn2", "bn3"],
+            "output": "y",
+            "scope": "",
+            "nodes": ["conv", "bn2", "bn3"],
+            "normalizations": ["bn2", "bn3"],
             "standing": "undecided",
             "reason": "Custom is not known",
             "used": None,
-            "max_abs": 0,
+            "max_abs": 0.0,
         },
     ]
     report["verification"]["placements"] = [
@@ -76,6 +79,8 @@ def everything() -> dict[str, Any]:
     unknown = report["recalibration"]["drift"][0] | {"node": "new", "mean": None, "deviation": None}
     report["recalibration"]["drift"].append(unknown)
     report["fitted"] = [{"node": "bn", "groups": 2, "before": 0.8, "after": 0.125}]
+    guilty = [{"node": "bn7", "scope": ""}, {"node": "bn8", "scope": "if0/then"}]
+    report["attribution"] = {"guilty": guilty, "cleared": True, "tried": 9, "rolled_back": True}
     report["accuracy"] = {"output": "y", "labels": 1000, "right": {"before": 995, "after": 990}, "problem": ""}
     layer = {"reference": "c", "candidate": "c", "node": "conv", "agrees": True, "max_abs": 1e-7, "relative": 1e-8}
     layer |= {"new_nonfinite": 0, "problem": ""}
@@ -100,12 +105,13 @@ def hostile(text: str) -> dict[str, Any]:
     for each in report["verification"]["measurements"]:
         each |= {"output": text, "feed": text, "problem": each["problem"] and text}
     report["verification"] |= {"notes": [text], "feeds": [{"name": text, "shapes": {text: [1, 2]}}]}
-    report["verification"]["proofs"][1] |= {"rewrites": [text], "standing": "broken", "reason": text}
+    report["verification"]["proofs"][1] |= {"normalizations": [text], "standing": "broken", "reason": text}
     report["verification"]["placements"][0]["nodes"] = {text: {text: 1}}
     for each in (*report["recalibration"]["drift"], *report["recalibration"]["left_out"], *report["fitted"]):
         each["node"] = text
     for each in report["training_distance"]:
         each["output"] = text
+    report["attribution"]["guilty"] = [{"node": text, "scope": text}]
     report["accuracy"] |= {"output": text, "right": {text: 1}}
     report["verification"]["layers"] |= {"sentence": text}
     for each in report["verification"]["layers"]["layers"]:

@@ -212,6 +212,22 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class Attribution:
+    """The folds without which the result agrees (`cleared`), as (node, scope); `tried`: how many models it took."""
+
+    guilty: tuple[tuple[str, str], ...]
+    cleared: bool
+    tried: int
+    rolled_back: bool
+
+    @classmethod
+    def of(cls, data: Data) -> Self:
+        """Of an attribution."""
+        guilty = tuple((_text(each["node"]), _text(each["scope"])) for each in data["guilty"])
+        return cls(guilty, bool(data["cleared"]), int(data["tried"]), bool(data["rolled_back"]))
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Right answers by model ("before", "after", ...) out of `labels`; `problem` where they could not be compared."""
 
@@ -260,6 +276,13 @@ class Proved:
     reason: str
     used: float | None
 
+    @classmethod
+    def of(cls, data: Data) -> Self:
+        """Of a proof: called after its normalizations, or else after the value that it ends in."""
+        names = data.get("rewrites") or data.get("normalizations") or [data.get("output")]
+        rewrites = tuple(_text(name) for name in names)
+        return cls(rewrites, _text(data["standing"]), _text(data["reason"]), _real(data["used"]))
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -307,6 +330,7 @@ class Document:
     training_distance: tuple[Measured, ...] = ()
     recalibration: Recalibration | None = None
     fitted: tuple[Fitted, ...] = ()
+    attribution: Attribution | None = None
     accuracy: Accuracy | None = None
     proofs: tuple[Proved, ...] = ()
     placements: tuple[Placed, ...] = ()
@@ -398,22 +422,19 @@ def _fields(data: Data) -> dict[str, Any]:
         Fitted(_text(each["node"]), int(each["groups"]), _real(each["before"]), _real(each["after"]))
         for each in data.get("fitted", ())
     )
+    found["attribution"] = Attribution.of(data["attribution"]) if data.get("attribution") else None
     found["accuracy"] = Accuracy.of(data["accuracy"]) if data.get("accuracy") else None
     return found | _verified(data.get("verification") or {})
 
 
 def _verified(data: Data) -> dict[str, Any]:
-    proofs = (
-        Proved(tuple(map(_text, each["rewrites"])), _text(each["standing"]), _text(each["reason"]), _real(each["used"]))
-        for each in data.get("proofs", ())
-    )
     layers = data.get("layers") or {"layers": (), "sentence": ""}
     return {
         "layers": tuple(map(Layer.of, layers["layers"])),
         "divergence": one_line(str(layers["sentence"])),
         "measured": tuple(map(Measured.of, data.get("measurements", ()))),
         "largest": Measured.of(data["largest"]) if data.get("largest") else None,
-        "proofs": tuple(proofs),
+        "proofs": tuple(map(Proved.of, data.get("proofs", ()))),
         "placements": tuple(map(Placed.of, data.get("placements", ()))),
         "notes": tuple(one_line(str(note)) for note in data.get("notes", ())),
         "feeds": tuple((_text(feed["name"]), _shapes(feed["shapes"])) for feed in data.get("feeds", ())),

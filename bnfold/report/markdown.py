@@ -25,6 +25,9 @@ _MEANINGFUL = re.compile(r"[\\`*_\[\](){}<>&|~$:@#!^=\"]|^[-+]|^\d(?=\d*[.)]\s)|
 def to_markdown(document: Document) -> str:
     """A heading with the verdict, before and after, what stays and why; the rest is folded up."""
     blocks = [_head(document)]
+    if document.attribution is not None:
+        names = [_code(words.placed(*place)) for place in document.attribution.guilty[:MOST_ROWS]]
+        blocks.append(f"**Guilty folds**: {', '.join(names) or 'none'}. {words.blamed(document.attribution)}")
     if document.before is not None and document.after is not None:
         blocks.append(_before_after(document))
     if document.fates:

@@ -2,7 +2,7 @@
 
 import math
 
-from bnfold.report.document import Comparison, Document, Fate, Measured
+from bnfold.report.document import Attribution, Comparison, Document, Fate, Measured
 from bnfold.report.text import number
 
 HEADLINES = {
@@ -75,6 +75,16 @@ def by_reason(document: Document) -> dict[tuple[str, str], list[Fate]]:
     for fate in document.kept:
         groups.setdefault((fate.reason, fate.sentence), []).append(fate)
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+
+def blamed(attribution: Attribution) -> str:
+    """What came before the names of the guilty: whether they explain the difference, and what was done."""
+    if not attribution.guilty:
+        return "No fold explains the difference: it lies outside of them."
+    if not attribution.cleared:
+        return "Without these folds it still differs:"
+    done = "The result was made without them." if attribution.rolled_back else "Nothing was taken back."
+    return f"Without these folds the result agrees. {done}"
 
 
 def outcome(fate: Fate) -> str:
