@@ -210,6 +210,15 @@ def test_equal_reports_give_equal_bytes_in_every_process() -> None:
     assert len(seen) == 1
 
 
+def test_settings_for_plots_of_ones_own_change_nothing() -> None:
+    from matplotlib import rc_context, rcParams
+
+    before = render(everything(), Format.HTML)
+    with rc_context({"font.size": 40, "axes.spines.top": True, "svg.fonttype": "path"}):
+        assert render(everything(), Format.HTML) == before
+        assert rcParams["font.size"] == 40
+
+
 def test_a_chart_without_a_limit_has_no_line() -> None:
     report = old("optimize")
     with_line = render(report, Format.HTML)

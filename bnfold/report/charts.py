@@ -32,12 +32,14 @@ def error_histogram(histogram: Histogram, edges: Sequence[float], name: str) -> 
     equal text.
     """
     # The figure is made without pyplot, which would look for a display and keep the figure.
-    from matplotlib import rc_context
+    from matplotlib import rc_context, rcdefaults, rcParams
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    with rc_context(_SETTINGS | {"svg.hashsalt": name}):
+    with rc_context():
+        rcdefaults()  # what a user set for plots of their own is not meant for this
+        rcParams.update(_SETTINGS | {"svg.hashsalt": name})
         figure = Figure(figsize=(5.2, 2.1))
         FigureCanvasSVG(figure)
         figure.subplots_adjust(left=0.14, right=0.99, bottom=0.22, top=0.96)
