@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from bnfold.errors import UsageError
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 Data = Iterable[Any] | Callable[[], Iterable[Any]]
 Shape = tuple[int | str | None, ...]
+Told = Callable[[int, int], None]
+"""What a `Source` calls after each batch: how many were read in all passes, and how many there are (0: not known)."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,13 @@ class ImageOptions:
 class Source:
     """Data that is read `passes` times. Raises UsageError where it can be read only once but is needed more often."""
 
-    def __init__(self, data: Data, passes: int) -> None:
+    def __init__(self, data: Data, passes: int, told: Told | None = None) -> None:
         self._data = data
-        if passes > 1 and not callable(data) and iter(data) is data:
+        self._passes = passes
+        self._told = told
+        self._done = 0
+        self._in_one_pass = length_hint(data)  # 0 where it is known only after they were read
+        if passes > 1 and can_be_read_once(data):
             raise UsageError(
                 f"the data is read {passes} times, but an iterator can be read once: give a list, a DataLoader or a "
                 "function that returns an iterator, or use the fast mode"
@@ -42,14 +49,26 @@ class Source:
 
     def batches(self) -> Iterator[Any]:
         """The batches, from the beginning."""
-        return iter(self._data() if callable(self._data) else self._data)
+        for batch in self._data() if callable(self._data) else self._data:
+            yield batch
+            self._done += 1
+            if self._told is not None:
+                self._told(self._done, self._passes * self._in_one_pass)
+        self._in_one_pass = self._in_one_pass or self._done
 
 
-def data_source(path: str | os.PathLike[str], shapes: dict[str, Shape], batch: int, images: ImageOptions) -> Data:
+def can_be_read_once(data: Data) -> bool:
+    """Whether `data` is an iterator, which is empty after its first pass."""
+    return not callable(data) and iter(data) is data
+
+
+def data_source(
+    path: str | os.PathLike[str], shapes: dict[str, Shape], batch: int, images: ImageOptions, labels: str = ""
+) -> Data:
     """What `path` names: an .npz file, a folder of .npy and .npz files or of images, or `script.py:function`.
 
-    `shapes` are those of the model's inputs; where the first dim is fixed it is the batch, otherwise `batch` is.
-    Raises UsageError.
+    `shapes` are those of the model's inputs; where the first dim is fixed it is the batch, otherwise `batch` is. An
+    array of .npz files that is called `labels` comes with the inputs, cut alike. Raises UsageError.
     """
     text = os.fspath(path)
     fixed = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], int)]
@@ -59,10 +78,10 @@ def data_source(path: str | os.PathLike[str], shapes: dict[str, Shape], batch: i
         return _function(Path(file), function)
     place = Path(text)
     if place.is_dir():
-        return _folder(place, shapes, rows, images)
+        return _folder(place, shapes, rows, images, labels)
     if place.suffix not in (".npy", ".npz") or not place.is_file():
         raise UsageError(f"{text}: is no .npz file, no folder of .npy, .npz or image files, and no script.py:function")
-    return lambda: _arrays([place], list(shapes), rows)
+    return lambda: _arrays([place], list(shapes), rows, labels)
 
 
 def _function(script: Path, name: str) -> Callable[[], Iterable[Any]]:
@@ -78,12 +97,14 @@ def _function(script: Path, name: str) -> Callable[[], Iterable[Any]]:
     return found
 
 
-def _folder(folder: Path, shapes: dict[str, Shape], rows: int, images: ImageOptions) -> Callable[[], Iterable[Any]]:
+def _folder(
+    folder: Path, shapes: dict[str, Shape], rows: int, images: ImageOptions, labels: str
+) -> Callable[[], Iterable[Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     arrays = [path for path in files if path.suffix in (".npy", ".npz")]
     pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if arrays:
-        return lambda: _arrays(arrays, list(shapes), rows)
+        return lambda: _arrays(arrays, list(shapes), rows, labels)
     if not pictures:
         raise UsageError(f"{folder}: holds no .npy, .npz or image file")
     from bnfold.recalibration.images import image_batches, image_size
@@ -95,27 +116,37 @@ def _folder(folder: Path, shapes: dict[str, Shape], rows: int, images: ImageOpti
     return lambda: image_batches(pictures, name, size, rows, images)
 
 
-def _arrays(files: list[Path], names: list[str], rows: int) -> Iterator[dict[str, NDArray[Any]]]:
+def _arrays(files: list[Path], names: list[str], rows: int, labels: str) -> Iterator[dict[str, NDArray[Any]]]:
     for file in files:
-        arrays = _read(file, names)
-        length = min(len(array) for array in arrays.values())
-        if any(array.ndim == 0 or len(array) != length for array in arrays.values()):
+        arrays = _read(file, names, labels)
+        lengths = {name: len(array) if array.ndim else -1 for name, array in arrays.items()}
+        length = lengths[names[0]]
+        if length < 0 or any(lengths[name] != length for name in names):
             raise UsageError(f"{file}: its arrays do not hold the same number of rows")
+        if lengths.get(labels, length) != length:  # as names of classes, which label no row
+            del arrays[labels]
         for start in range(0, length, rows):
             yield {name: array[start : start + rows] for name, array in arrays.items()}
 
 
-def _read(file: Path, names: list[str]) -> dict[str, NDArray[Any]]:
-    """The arrays for the inputs `names`; a lone array is taken whatever its name, where there is one input."""
+def _read(file: Path, names: list[str], labels: str) -> dict[str, NDArray[Any]]:
+    """The arrays for the inputs `names`, and `labels` where the file has them.
+
+    A lone array besides the labels is taken whatever its name, where there is one input.
+    """
     try:
         loaded = np.load(file, allow_pickle=False, mmap_mode="r" if file.suffix == ".npy" else None)
+        answers: dict[str, NDArray[Any]] = {}
         if file.suffix == ".npy":
             found = {names[0]: loaded}
         else:
             with loaded:
-                chosen = [name for name in names if name in loaded.files]
-                if not chosen and len(names) == len(loaded.files) == 1:
-                    return {names[0]: loaded[loaded.files[0]]}
+                if labels in loaded.files and labels not in names:
+                    answers = {labels: loaded[labels]}
+                others = [name for name in loaded.files if name not in answers]
+                chosen = [name for name in names if name in others]
+                if not chosen and len(names) == len(others) == 1:
+                    return {names[0]: loaded[others[0]], **answers}
                 found = {name: loaded[name] for name in chosen}
                 missing = [name for name in names if name not in found]
                 if missing:
@@ -124,4 +155,4 @@ def _read(file: Path, names: list[str]) -> dict[str, NDArray[Any]]:
         raise UsageError(f"{file}: cannot be read as an array: {error}") from error
     if len(found) < len(names):
         raise UsageError(f"{file}: holds one array, but the model has the inputs {', '.join(names)}; use .npz files")
-    return found
+    return found | answers

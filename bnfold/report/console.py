@@ -33,6 +33,8 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
     for fitted in report.fitted:
         before, after = number(fitted["before"]), number(fitted["after"])
         _line(console, f"fitted {printable(fitted['node'])}: {after} deviations from its output, {before} before")
+    if report.accuracy is not None:
+        _line(console, _accurate(report.accuracy))
     for measurement in report.training_distance:
         _line(console, f"in training mode the input answers otherwise: {_measured(measurement)}")
     if report.weights_moved:
@@ -59,6 +61,19 @@ def _print_recalibration(recalibration: Mapping[str, Any], console: "Console") -
             )
     for left in recalibration["left_out"]:
         _line(console, f"  {_placed(left['node'], left['scope'])}: not recalibrated [{left['reason']}]")
+
+
+def _accurate(accuracy: Mapping[str, Any]) -> str:
+    """``task accuracy of "logits" on 1,297 labels: 99.5 % before, 12.5 % unfitted, 97.3 % after``."""
+    if accuracy["problem"]:
+        return f"task accuracy was not measured, the labels do not fit: {one_line(accuracy['problem'])}"
+    parts = [
+        f"{100 * accuracy['right'][model] / max(accuracy['labels'], 1):.2f} % {model}"
+        for model in ("before", "recalibrated", "unfitted", "after")
+        if model in accuracy["right"]
+    ]
+    where = f'"{printable(accuracy["output"])}" on {_count(accuracy["labels"], "label")}'
+    return f"task accuracy of {where}: {', '.join(parts)}"
 
 
 def print_comparison(report: ComparisonReport, console: "Console", verbosity: int = 0) -> None:

@@ -54,7 +54,8 @@ class Report:
     `options` are the options the run was asked for, JSON-able. `training_distance`: where the input ran in training
     mode, how far that is from evaluation, as `Measurement.to_dict()` per output. `recalibration`: where new statistics
     were computed, how, and how far each normalization drifted. `fitted`: how far each substitute was from the
-    normalization before and after it was fitted.
+    normalization before and after it was fitted. `accuracy`: where the data held labels, how many were answered
+    rightly before and after.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -72,6 +73,7 @@ class Report:
     training_distance: tuple[Mapping[str, Any], ...] = ()
     recalibration: Mapping[str, Any] | None = None
     fitted: tuple[Mapping[str, Any], ...] = ()
+    accuracy: Mapping[str, Any] | None = None
     weights_moved: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,6 +88,7 @@ class Report:
             "training_distance": [dict(measurement) for measurement in self.training_distance],
             "recalibration": None if self.recalibration is None else dict(self.recalibration),
             "fitted": [dict(each) for each in self.fitted],
+            "accuracy": None if self.accuracy is None else dict(self.accuracy),
             "options": dict(self.options),
         }
 
