@@ -1,6 +1,7 @@
 """`bnfold recalibrate` and `optimize --recalibrate` from the shell, on every kind of data."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,54 @@ def write_pictures(folder: Path, images: np.ndarray) -> Path:
     return folder / "pictures"
 
 
-@pytest.mark.parametrize("write", [write_npz, write_unnamed, write_shards, write_script])
+def write_compressed(folder: Path, images: np.ndarray) -> Path:
+    np.savez_compressed(folder / "d.npz", images=images)
+    return folder / "d.npz"
+
+
+def write_column_by_column(folder: Path, images: np.ndarray) -> Path:
+    np.savez(folder / "d.npz", images=np.asfortranarray(images))
+    return folder / "d.npz"
+
+
+def write_array(folder: Path, images: np.ndarray) -> Path:
+    np.save(folder / "d.npy", images.astype(">f8"))
+    return folder / "d.npy"
+
+
+def write_script_with_neighbours(folder: Path, images: np.ndarray) -> str:
+    np.save(folder / "d.npy", images)
+    (folder / "beside_it.py").write_text("SIZE = 64\n")
+    (folder / "json.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from beside_it import SIZE\n"
+        "@dataclass\n"
+        "class Part:\n"
+        "    start: int\n"
+        "def batches():\n"
+        "    images = np.load(Path(__file__).with_name('d.npy'))\n"
+        "    for part in map(Part, range(0, len(images), SIZE)):\n"
+        "        yield images[part.start : part.start + SIZE]\n"
+    )
+    return f"{folder / 'json.py'}:batches"
+
+
+WRITERS = [
+    write_npz,
+    write_unnamed,
+    write_compressed,
+    write_column_by_column,
+    write_array,
+    write_shards,
+    write_script,
+    write_script_with_neighbours,
+]
+
+
+@pytest.mark.parametrize("write", WRITERS)
 def test_the_same_data_in_any_form_gives_the_same_statistics(
     write: object, empty: Path, tmp_path: Path, images: np.ndarray
 ) -> None:
@@ -121,6 +169,51 @@ def test_images_are_data(empty: Path, tmp_path: Path, images: np.ndarray) -> Non
 def broken(folder: Path) -> Path:
     (folder / "bad.npz").write_bytes(b"PK nothing")
     return folder / "bad.npz"
+
+
+def truncated(folder: Path) -> Path:
+    np.savez(folder / "whole.npz", images=np.zeros((64, 1, 8, 8), np.float32))
+    (folder / "bad.npz").write_bytes((folder / "whole.npz").read_bytes()[:5000])
+    return folder / "bad.npz"
+
+
+def truncated_array(folder: Path) -> Path:
+    np.save(folder / "whole.npy", np.zeros((64, 1, 8, 8), np.float32))
+    (folder / "bad.npy").write_bytes((folder / "whole.npy").read_bytes()[:5000])
+    return folder / "bad.npy"
+
+
+def damaged(folder: Path) -> Path:
+    np.savez(folder / "bad.npz", images=np.random.default_rng(0).random((64, 1, 8, 8), np.float32))
+    content = bytearray((folder / "bad.npz").read_bytes())
+    content[3000] ^= 255
+    (folder / "bad.npz").write_bytes(content)
+    return folder / "bad.npz"
+
+
+def of_objects(folder: Path) -> Path:
+    np.save(folder / "bad.npy", np.array([{}, []], object), allow_pickle=True)
+    return folder / "bad.npy"
+
+
+def a_scalar(folder: Path) -> Path:
+    np.savez(folder / "bad.npz", images=np.float32(1))
+    return folder / "bad.npz"
+
+
+def raises(folder: Path) -> str:
+    (folder / "mine.py").write_text("def batches():\n    yield 1 / 0\n")
+    return f"{folder / 'mine.py'}:batches"
+
+
+def raises_at_once(folder: Path) -> str:
+    (folder / "mine.py").write_text("import not_there_at_all\n")
+    return f"{folder / 'mine.py'}:batches"
+
+
+def yields_nothing_to_read(folder: Path) -> str:
+    (folder / "mine.py").write_text("def batches():\n    return 5\n")
+    return f"{folder / 'mine.py'}:batches"
 
 
 def no_pictures(folder: Path) -> Path:
@@ -153,6 +246,14 @@ def no_function(folder: Path) -> str:
 MISTAKES = {
     "nowhere": (lambda folder: folder / "missing.npz", "is no .npz file"),
     "broken": (broken, "cannot be read"),
+    "truncated": (truncated, "bad.npz: cannot be read as an array"),
+    "a truncated array": (truncated_array, "ends in the middle of an array"),
+    "damaged": (damaged, "bad.npz: cannot be read as an array"),
+    "objects": (of_objects, "Python objects"),
+    "a scalar": (a_scalar, "same number of rows"),
+    "a script that raises": (raises, "mine.py: raised ZeroDivisionError: division by zero"),
+    "a script that cannot be imported": (raises_at_once, "mine.py: raised ModuleNotFoundError"),
+    "a function of no batches": (yields_nothing_to_read, "mine.py: raised TypeError"),
     "a folder of something else": (no_pictures, "holds no .npy, .npz or image file"),
     "a broken picture": (broken_picture, "cannot be read as an image"),
     "another name": (other_name, "no array for input 'images'"),
@@ -255,3 +356,16 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     result = run("recalibrate", TRAIN, tmp_path / "out.onnx", "--statistics-from", tmp_path / "w.safetensors")
     assert result.exit_code == 3
     assert "no BatchNormalization of the model is found" in result.stderr
+
+
+def test_an_array_file_has_no_labels(empty: Path, tmp_path: Path, images: np.ndarray) -> None:
+    """The name of the lone array of an .npy file is empty, and so is the name of labels that are switched off."""
+    place = write_array(tmp_path, images[:64])
+    result = run("recalibrate", empty, tmp_path / "o.onnx", "--data", place, "--labels", "", *OPTIONS)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_a_script_leaves_the_path_of_modules_alone(empty: Path, tmp_path: Path, images: np.ndarray) -> None:
+    before = list(sys.path)
+    run("recalibrate", empty, tmp_path / "o.onnx", "--data", write_script(tmp_path, images[:64]), *OPTIONS)
+    assert sys.path == before

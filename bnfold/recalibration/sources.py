@@ -5,16 +5,17 @@ Files are read in the order of their names, a batch at a time.
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bnfold.errors import UsageError
+from bnfold.errors import BnfoldError, UsageError
+from bnfold.recalibration.arrays import batches_of
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 Data = Iterable[Any] | Callable[[], Iterable[Any]]
@@ -81,20 +82,48 @@ def data_source(
         return _folder(place, shapes, rows, images, labels)
     if place.suffix not in (".npy", ".npz") or not place.is_file():
         raise UsageError(f"{text}: is no .npz file, no folder of .npy, .npz or image files, and no script.py:function")
-    return lambda: _arrays([place], list(shapes), rows, labels)
+    return lambda: batches_of([place], list(shapes), rows, labels)
 
 
 def _function(script: Path, name: str) -> Callable[[], Iterable[Any]]:
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    if spec is None or spec.loader is None or not script.is_file():
-        raise UsageError(f"{script}: there is no such script")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """A function of a script, with whatever goes wrong in it as a UsageError that names the script."""
+    with _of_script(script):
+        module = _loaded(script)
     function = getattr(module, name, None)
     if not callable(function):
         raise UsageError(f"{script}: has no function {name!r}")
-    found: Callable[[], Iterable[Any]] = function
-    return found
+
+    def batches() -> Iterator[Any]:
+        with _of_script(script):
+            yield from function()
+
+    return batches
+
+
+def _loaded(script: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bnfold_data_{script.stem}", script)
+    if spec is None or spec.loader is None or not script.is_file():
+        raise UsageError(f"{script}: there is no such script")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and pickle look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def _of_script(script: Path) -> Iterator[None]:
+    """Inside, `script` finds the modules beside it, and what it raises is its own mistake."""
+    beside = os.fspath(script.resolve().parent)
+    sys.path.insert(0, beside)
+    try:
+        yield
+    except BnfoldError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{script}: raised {type(error).__name__}: {error}") from error
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(beside)
 
 
 def _folder(
@@ -104,7 +133,7 @@ def _folder(
     arrays = [path for path in files if path.suffix in (".npy", ".npz")]
     pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if arrays:
-        return lambda: _arrays(arrays, list(shapes), rows, labels)
+        return lambda: batches_of(arrays, list(shapes), rows, labels)
     if not pictures:
         raise UsageError(f"{folder}: holds no .npy, .npz or image file")
     from bnfold.recalibration.images import image_batches, image_size
@@ -114,45 +143,3 @@ def _folder(
     ((name, shape),) = shapes.items()
     size = image_size(name, shape, images)
     return lambda: image_batches(pictures, name, size, rows, images)
-
-
-def _arrays(files: list[Path], names: list[str], rows: int, labels: str) -> Iterator[dict[str, NDArray[Any]]]:
-    for file in files:
-        arrays = _read(file, names, labels)
-        lengths = {name: len(array) if array.ndim else -1 for name, array in arrays.items()}
-        length = lengths[names[0]]
-        if length < 0 or any(lengths[name] != length for name in names):
-            raise UsageError(f"{file}: its arrays do not hold the same number of rows")
-        if lengths.get(labels, length) != length:  # as names of classes, which label no row
-            del arrays[labels]
-        for start in range(0, length, rows):
-            yield {name: array[start : start + rows] for name, array in arrays.items()}
-
-
-def _read(file: Path, names: list[str], labels: str) -> dict[str, NDArray[Any]]:
-    """The arrays for the inputs `names`, and `labels` where the file has them.
-
-    A lone array besides the labels is taken whatever its name, where there is one input.
-    """
-    try:
-        loaded = np.load(file, allow_pickle=False, mmap_mode="r" if file.suffix == ".npy" else None)
-        answers: dict[str, NDArray[Any]] = {}
-        if file.suffix == ".npy":
-            found = {names[0]: loaded}
-        else:
-            with loaded:
-                if labels in loaded.files and labels not in names:
-                    answers = {labels: loaded[labels]}
-                others = [name for name in loaded.files if name not in answers]
-                chosen = [name for name in names if name in others]
-                if not chosen and len(names) == len(others) == 1:
-                    return {names[0]: loaded[others[0]], **answers}
-                found = {name: loaded[name] for name in chosen}
-                missing = [name for name in names if name not in found]
-                if missing:
-                    raise UsageError(f"{file}: has no array for input {missing[0]!r}; it has {', '.join(loaded.files)}")
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{file}: cannot be read as an array: {error}") from error
-    if len(found) < len(names):
-        raise UsageError(f"{file}: holds one array, but the model has the inputs {', '.join(names)}; use .npz files")
-    return found | answers
