@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from PIL import Image
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
 
+from tests.fold_models import Row
 from tests.test_freeze_digits import MODELS, TRAIN, operators, run, without_statistics
 
 DATA = MODELS / "digits_train.npz"
@@ -32,7 +35,6 @@ def empty(tmp_path: Path) -> Path:
 def statistics(path: Path) -> list[np.ndarray]:
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
     nodes = [node for node in onnx.load(path).graph.node if node.op_type == "BatchNormalization"]
-    assert len(nodes) == 5
     return [tensors[value] for node in nodes for value in node.input[3:5]]
 
 
@@ -166,6 +168,36 @@ def test_images_are_data(empty: Path, tmp_path: Path, images: np.ndarray) -> Non
         assert bool(max(differences[:4]) < 0.02) is near  # 256 grey levels, other batches
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("size", [(7, 6), (15, 9)])
+def test_colours_become_numbers_as_they_do_in_pytorch(layout: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """((value / 255) - mean) / std per channel, resized where the size is another; a normalization of it sees that."""
+    shape, text = {
+        "NCHW": ("float[N,3,6,7]", "y = BatchNormalization(x, g3, h3, m3, v3)"),
+        "NHWC": ("float[N,6,7,3]", "t = Transpose<perm=[0,3,1,2]>(x) y = BatchNormalization(t, g3, h3, m3, v3)"),
+    }[layout]
+    onnx.save(Row(text, inputs={"x": shape}, opset=17).model(), tmp_path / "in.onnx")
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    (tmp_path / "pictures").mkdir()
+    pixels = []
+    for index, mode in enumerate(("RGB", "RGB", "L", "RGBA", "P")):
+        colours = np.random.default_rng(index).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        image = Image.fromarray(colours).convert(mode)
+        image.save(tmp_path / "pictures" / f"{index}.png")
+        small = image.convert("RGB").resize((7, 6), Image.Resampling.BILINEAR)
+        pixels.append((np.asarray(small, np.float64) / 255 - mean) / std)
+    options = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "--layout", layout, "--batch-size", "2")
+    report = tmp_path / "r.json"
+    source = tmp_path / "in.onnx"
+    arguments = ("--data", tmp_path / "pictures", *options, "--report", report)
+    result = run("recalibrate", source, tmp_path / "o.onnx", *arguments)
+    assert result.exit_code == 0, result.stderr
+    found_mean, found_variance = statistics(tmp_path / "o.onnx")
+    np.testing.assert_allclose(found_mean, np.stack(pixels).mean((0, 1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found_variance, np.stack(pixels).var((0, 1, 2)), rtol=1e-5)
+    assert drift(report)[0]["elements"] == 5 * 42
+
+
 def broken(folder: Path) -> Path:
     (folder / "bad.npz").write_bytes(b"PK nothing")
     return folder / "bad.npz"
@@ -286,6 +318,15 @@ def weights(prefix: str = "") -> dict[str, np.ndarray]:
     }
 
 
+def prefix_all(model: onnx.ModelProto, prefix: str) -> None:
+    names = {tensor.name for tensor in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        tensor.name = f"{prefix}{tensor.name}"
+    for node in model.graph.node:
+        for index, value in enumerate(node.input):
+            node.input[index] = f"{prefix}{value}" if value in names else value
+
+
 def renamed() -> onnx.ModelProto:
     """Every initializer under a name that says nothing."""
     model = without_statistics()
@@ -299,15 +340,50 @@ def renamed() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("case", ["by name", "behind a prefix", "by values"])
+@pytest.mark.parametrize("case", ["by name", "behind a prefix", "without a prefix", "by values"])
 def test_statistics_of_a_file_of_weights(case: str, tmp_path: Path) -> None:
     source = tmp_path / "in.onnx"
-    onnx.save(renamed() if case == "by values" else without_statistics(), source)
-    save_file(weights("model.features." if case == "behind a prefix" else ""), tmp_path / "w.safetensors")
+    model = renamed() if case == "by values" else without_statistics()
+    arrays = weights("model.features." if case == "behind a prefix" else "")
+    if case == "without a prefix":  # of "module.a.7" the weights hold "a.7", and an unrelated "7"
+        prefix_all(model, "module.a.")
+        arrays = weights("a.") | {f"7.{name}": np.full(24, 9.0, np.float32) for name in ("running_mean", "running_var")}
+    onnx.save(model, source)
+    save_file(arrays, tmp_path / "w.safetensors")
     result = run("recalibrate", source, tmp_path / "out.onnx", "--statistics-from", tmp_path / "w.safetensors")
     assert result.exit_code == 0, result.stderr
     for found, wanted in zip(statistics(tmp_path / "out.onnx"), statistics(TRAIN), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_name_of_the_data_is_no_name_of_the_layer(tmp_path: Path) -> None:
+    """What feeds the second normalization is named after the first, which has the same number of channels."""
+    source = tmp_path / "in.onnx"
+    model = renamed()
+    first, second = [node for node in model.graph.node if node.op_type == "BatchNormalization"][:2]
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            for index, value in enumerate(values):
+                if value == second.input[0]:
+                    values[index] = "1.output"
+    assert second.input[0] == "1.output" != first.input[0]
+    onnx.save(model, source)
+    save_file(weights(), tmp_path / "w.safetensors")
+    result = run("recalibrate", source, tmp_path / "out.onnx", "--statistics-from", tmp_path / "w.safetensors")
+    assert result.exit_code == 0, result.stderr
+    for found, wanted in zip(statistics(tmp_path / "out.onnx"), statistics(TRAIN), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["F64", "F16", "BF16"])
+def test_weights_of_other_types(name: str, empty: Path, tmp_path: Path) -> None:
+    dtype = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}[name]
+    arrays = {key: torch.from_numpy(array).to(dtype) for key, array in weights().items()}
+    save_torch_file(arrays, tmp_path / "w.safetensors")
+    result = run("recalibrate", empty, tmp_path / "out.onnx", "--statistics-from", tmp_path / "w.safetensors")
+    assert result.exit_code == 0, result.stderr
+    for found, wanted in zip(statistics(tmp_path / "out.onnx"), statistics(TRAIN), strict=True):
+        np.testing.assert_array_equal(found, torch.from_numpy(wanted.copy()).to(dtype).float().numpy())
 
 
 def test_optimize_takes_statistics_from_weights(empty: Path, tmp_path: Path) -> None:

@@ -169,6 +169,22 @@ def test_shards_agree_with_the_whole(shards: int) -> None:
     np.testing.assert_allclose(variance, wide.var((0, 2, 3)), rtol=1e-12)
 
 
+def test_shards_agree_with_the_whole_through_a_network() -> None:
+    """Uneven shards, and the same ones in another order; five normalizations behind convolutions."""
+    with np.load(MODELS / "digits_train.npz") as file:
+        images = file["images"]
+    whole = calibrated(without_statistics(), [images])
+    for shards in (2, 16):
+        cuts = np.sort(np.random.default_rng(shards).choice(np.arange(1, len(images)), shards - 1, replace=False))
+        parts = np.split(images, cuts)
+        found = calibrated(without_statistics(), parts)
+        for (mean, variance), (true_mean, true_variance) in zip(found, whole, strict=True):
+            np.testing.assert_allclose(mean, true_mean, rtol=1e-12, atol=1e-12 * np.sqrt(true_variance.max()))
+            np.testing.assert_allclose(variance, true_variance, rtol=1e-12)
+        again = calibrated(without_statistics(), parts[::-1])
+        assert [(m.tobytes(), v.tobytes()) for m, v in again] == [(m.tobytes(), v.tobytes()) for m, v in found]
+
+
 def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     model = exported_in_train_mode("torchscript", 17).model
     batch = data()[0]
