@@ -154,7 +154,12 @@ def optimize(
             )
             untouched = Model(file, assume_constant_initializers=assume_constant_initializers)
             calibrated = recalibration.calibration(
-                file, untouched, data=recalibrate, weights=statistics_from, options=calibration, keep=keep
+                file,
+                untouched,
+                data=recalibrate,
+                weights=statistics_from,
+                options=calibration if data is None else replace(calibration, labels=None),
+                keep=keep,
             )
             statistics = {} if calibrated is None else calibrated.statistics
             if substitute is not None:

@@ -198,6 +198,32 @@ def test_colours_become_numbers_as_they_do_in_pytorch(layout: str, size: tuple[i
     assert drift(report)[0]["elements"] == 5 * 42
 
 
+@pytest.mark.parametrize(
+    ("option", "words"), [(("--std", "0"), "--std holds a 0"), (("--mean", "1,2,3"), "--mean has 3 numbers")]
+)
+def test_numbers_that_images_cannot_be_scaled_by(
+    option: tuple[str, str], words: str, empty: Path, tmp_path: Path, images: np.ndarray
+) -> None:
+    pictures = write_pictures(tmp_path, images[:2])
+    result = run("recalibrate", empty, tmp_path / "o.onnx", "--data", pictures, *option, *OPTIONS)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize("write", [write_npz, write_pictures])
+def test_rows_that_do_not_fill_a_fixed_batch(write: object, tmp_path: Path, images: np.ndarray) -> None:
+    model = onnx.load(TRAIN)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 8
+    onnx.save(model, tmp_path / "in.onnx")
+    for count, code in ((24, 0), (29, 2)):
+        (tmp_path / str(count)).mkdir()
+        data = write(tmp_path / str(count), images[:count])  # type: ignore[operator]  # one of the functions above
+        result = run("recalibrate", tmp_path / "in.onnx", tmp_path / "o.onnx", "--data", data, *OPTIONS)
+        assert result.exit_code == code, result.stderr
+    assert "the model runs 8 rows at a time, so of 29 the last 5 cannot run" in result.stderr
+
+
 def broken(folder: Path) -> Path:
     (folder / "bad.npz").write_bytes(b"PK nothing")
     return folder / "bad.npz"

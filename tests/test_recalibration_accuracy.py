@@ -1,7 +1,7 @@
 """Task accuracy: counted by hand on small models, on real digits, and told or refused where labels do not fit."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +212,25 @@ def test_labels_that_were_asked_for_and_are_not_there(place: str, tmp_path: Path
     name = {"missing": "answers", "of classes": "classes", "of an image": "images"}[place]
     with pytest.raises(UsageError, match=f"has no labels called '{name}'"):
         bnfold.recalibrate(TRAIN, tmp_path / "d.npz", labels=name, verify=False)
+
+
+def test_missing_labels_are_told_before_any_work() -> None:
+    read: list[int] = []
+
+    def batches() -> Iterator[np.ndarray]:
+        for number in range(5):
+            read.append(number)
+            yield X
+
+    with pytest.raises(UsageError, match="has no labels called 'answers'"):
+        bnfold.recalibrate(pooled(), batches, labels="answers", verify=False)
+    assert read == [0]
+
+
+def test_only_the_data_of_substitution_needs_the_labels() -> None:
+    calibration = CalibrationOptions(labels="answers")
+    given = {"recalibrate": [X], "data": [{"c": X, "answers": Y}], "calibration": calibration}
+    assert accuracy_of(bnfold.optimize(pooled(), substitute="instance-norm", verify=False, **given))["labels"] == 6
 
 
 def test_labels_do_not_need_an_array_named_like_the_input(tmp_path: Path) -> None:

@@ -55,6 +55,25 @@ class _Incomparable(Exception):  # noqa: N818 - a finding about data, which is a
     """Labels that no output of the model can be compared with."""
 
 
+def labels_of(data: Data, signature: Signature, labels: str | None) -> str:
+    """What the labels are called where a batch is a mapping; "" where there are none. Reads the first batch.
+
+    `labels` None takes those called "labels", if there are any, and "" never takes any. Raises UsageError where labels
+    were asked for by name and are not there, or `data` cannot be read once more.
+    """
+    name = DEFAULT_LABELS if labels is None else labels
+    if not name or (labels is None and can_be_read_once(data)):
+        return ""
+    if can_be_read_once(data):
+        raise UsageError("task accuracy reads the data once more, but an iterator can be read once: give a list")
+    first = next(iter(Source(data, 1).batches()), None)
+    if labels_in(first, signature, name) is not None:
+        return name
+    if labels is None:
+        return ""
+    raise UsageError(f"the data has no labels called {name!r}, one for each of its rows")
+
+
 def task_accuracy(
     original: OnnxFile,
     candidate: Path,
@@ -65,23 +84,13 @@ def task_accuracy(
 ) -> Accuracy | None:
     """The accuracy of the model in `original`, of the one at `candidate`, and of the steps between that `passes` name.
 
-    `labels` names the labels where a batch is a mapping: None takes those called "labels", or none where there are
-    none, and "" never takes any. `original` is edited. Raises UsageError where labels were asked for by name and are
+    For `labels` see `labels_of`. `original` is edited. Raises UsageError where labels were asked for by name and are
     not there or do not fit.
     """
     signature = signature_of(original.proto)
-    name = DEFAULT_LABELS if labels is None else labels
+    name = labels_of(data, signature, labels)
     if not name:
         return None
-    if can_be_read_once(data):
-        if labels is None:
-            return None
-        raise UsageError("task accuracy reads the data once more, but an iterator can be read once: give a list")
-    first = next(iter(Source(data, 1).batches()), None)
-    if labels_in(first, signature, name) is None:
-        if labels is None:
-            return None
-        raise UsageError(f"the data has no labels called {name!r}, one for each of its rows")
     with TemporaryDirectory(prefix="bnfold-accuracy-") as folder:
         models = _models(original, candidate, passes, Path(folder))
         try:

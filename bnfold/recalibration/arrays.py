@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,14 +75,32 @@ def opened(file: Path) -> Iterator[dict[str, Rows]]:
         raise UsageError(f"{file}: cannot be read as an array: {error}") from error
 
 
-def batches_of(files: list[Path], names: list[str], rows: int, labels: str) -> Iterator[dict[str, NDArray[Any]]]:
-    """`rows` rows at a time of the arrays for the inputs `names`, and of `labels` where a file has them."""
+@dataclass(frozen=True)
+class Batch:
+    """How many rows run together, and whether the model takes no other number."""
+
+    rows: int
+    fixed: bool = False
+
+    def starts(self, where: Path, length: int) -> range:
+        """Where each batch of `length` rows begins. Raises UsageError where some would not fill a fixed one."""
+        rest = length % self.rows
+        if self.fixed and rest:
+            raise UsageError(
+                f"{where}: the model runs {self.rows} rows at a time, so of {length} the last {rest} cannot run: "
+                "leave them out, or export the model with a dynamic batch"
+            )
+        return range(0, length, self.rows)
+
+
+def batches_of(files: list[Path], names: list[str], batch: Batch, labels: str) -> Iterator[dict[str, NDArray[Any]]]:
+    """A batch of rows at a time of the arrays for the inputs `names`, and of `labels` where a file has them."""
     for file in files:
         with opened(file) as arrays:
             chosen = _chosen(file, arrays, names, labels)
             length = chosen[names[0]].length
-            for start in range(0, length, rows):
-                yield {name: array.take(min(rows, length - start)) for name, array in chosen.items()}
+            for start in batch.starts(file, length):
+                yield {name: array.take(min(batch.rows, length - start)) for name, array in chosen.items()}
 
 
 def _chosen(file: Path, arrays: dict[str, Rows], names: list[str], labels: str) -> dict[str, Rows]:

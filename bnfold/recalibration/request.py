@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bnfold.equivalence import signature_of
 from bnfold.errors import UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
 from bnfold.passes import PassOptions, SubstituteBatchNormOptions
 from bnfold.passes.substitute_batch_norm import KINDS
-from bnfold.recalibration.accuracy import DEFAULT_LABELS, Accuracy, task_accuracy
+from bnfold.recalibration.accuracy import DEFAULT_LABELS, Accuracy, labels_of, task_accuracy
 from bnfold.recalibration.fitting import Fitted, fit
 from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
 from bnfold.recalibration.sources import Data, ImageOptions, Told, data_source
@@ -112,12 +113,14 @@ def accuracy(
 
 
 def _opened(data: Any, model: Model, options: CalibrationOptions) -> Data:
-    """The data itself, or what its path names."""
-    if not isinstance(data, str | os.PathLike):
-        given: Data = data
-        return given
+    """The data itself, or what its path names. That it has the labels that were asked for is seen before any work."""
     labels = DEFAULT_LABELS if options.labels is None else options.labels
-    return data_source(data, _shapes(model), options.batch_size, options.images, labels)
+    if isinstance(data, str | os.PathLike):
+        data = data_source(data, _shapes(model), options.batch_size, options.images, labels)
+    found: Data = data
+    if options.labels:
+        labels_of(found, signature_of(model.proto), options.labels)
+    return found
 
 
 def _shapes(model: Model) -> dict[str, tuple[int | str | None, ...]]:

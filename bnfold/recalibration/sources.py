@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from bnfold.errors import BnfoldError, UsageError
-from bnfold.recalibration.arrays import batches_of
+from bnfold.recalibration.arrays import Batch, batches_of
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 Data = Iterable[Any] | Callable[[], Iterable[Any]]
@@ -73,7 +73,7 @@ def data_source(
     """
     text = os.fspath(path)
     fixed = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], int)]
-    rows = fixed[0] if fixed else batch
+    rows = Batch(fixed[0], fixed=True) if fixed else Batch(batch)
     file, colon, function = text.rpartition(":")
     if colon and file.endswith(".py"):
         return _function(Path(file), function)
@@ -127,7 +127,7 @@ def _of_script(script: Path) -> Iterator[None]:
 
 
 def _folder(
-    folder: Path, shapes: dict[str, Shape], rows: int, images: ImageOptions, labels: str
+    folder: Path, shapes: dict[str, Shape], rows: Batch, images: ImageOptions, labels: str
 ) -> Callable[[], Iterable[Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     arrays = [path for path in files if path.suffix in (".npy", ".npz")]

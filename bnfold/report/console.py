@@ -152,8 +152,8 @@ def _placed(node: str, scope: str) -> str:
 
 def _described(info: NormalizationInfo) -> Iterable[str]:
     what = info.kind if info.kind not in ("", info.mode) else f"{info.mode} mode"
-    kind = f"{printable(info.op_type)}, {what}, {number(info.channels)} channels"
-    yield f"{_placed(info.node, info.scope)}: {kind}"
+    channels = "" if info.op_type == "Dropout" else f", {number(info.channels)} channels"
+    yield f"{_placed(info.node, info.scope)}: {printable(info.op_type)}, {what}{channels}"
     if info.epsilon is not None:
         momentum = ""
         if info.momentum is not None:
