@@ -11,8 +11,11 @@ import torch
 from onnx import ModelProto, helper
 
 import bnfold
+from bnfold import recalibration
 from bnfold.api import Result
 from bnfold.errors import UsageError
+from bnfold.onnxfile import read
+from bnfold.passes import PassOptions
 from bnfold.recalibration import CalibrationOptions
 from tests.fold_models import Row
 from tests.test_freeze_digits import MODELS, TRAIN, logits, run, without_statistics
@@ -175,7 +178,7 @@ def test_the_console_tells_of_labels_that_do_not_fit(tmp_path: Path) -> None:
         "optimize", MODELS / "digits_autoencoder.onnx", tmp_path / "o.onnx", "--recalibrate", HELD_OUT, "--mode", "fast"
     )
     assert result.exit_code == 0, result.stderr
-    assert "task accuracy was not measured, the labels do not fit: they have shape [64]" in result.stdout
+    assert "task accuracy was not measured: the labels have shape [64]" in result.stdout
 
 
 WITHOUT: dict[str, tuple[object, str | None]] = {
@@ -231,6 +234,16 @@ def test_only_the_data_of_substitution_needs_the_labels() -> None:
     calibration = CalibrationOptions(labels="answers")
     given = {"recalibrate": [X], "data": [{"c": X, "answers": Y}], "calibration": calibration}
     assert accuracy_of(bnfold.optimize(pooled(), substitute="instance-norm", verify=False, **given))["labels"] == 6
+
+
+def test_a_result_that_cannot_be_run_is_for_verification_to_judge(tmp_path: Path) -> None:
+    broken = pooled()
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    onnx.save(broken, tmp_path / "broken.onnx")
+    found = recalibration.accuracy(read(pooled()), tmp_path / "broken.onnx", [(X, Y)], PassOptions())
+    assert found is not None
+    assert "cannot run the model on the data" in found.problem
+    assert found.right is None
 
 
 def test_labels_do_not_need_an_array_named_like_the_input(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
 from bnfold.equivalence.providers import PROVIDERS, Placement, Precision
 from bnfold.equivalence.rejudge import judge_again
+from bnfold.equivalence.sessions import RunFailed
 from bnfold.equivalence.signature import Signature, Source, signature_of
 from bnfold.equivalence.taps import tap
 from bnfold.equivalence.tolerance import Judgement, Limits, Rule, Tolerance
@@ -31,6 +32,7 @@ __all__ = [
     "Proof",
     "Rewrite",
     "Rule",
+    "RunFailed",
     "Signature",
     "Source",
     "Standing",

@@ -9,10 +9,9 @@ import numpy as np
 
 from bnfold.equivalence.batches import as_feed
 from bnfold.equivalence.running import Setting, running
-from bnfold.equivalence.sessions import Optimization, Outputs, RunFailed
+from bnfold.equivalence.sessions import Optimization, Outputs
 from bnfold.equivalence.signature import Signature
 from bnfold.equivalence.user_feeds import checked
-from bnfold.errors import BnfoldError
 
 
 def answers(
@@ -21,18 +20,15 @@ def answers(
     """Each batch with the outputs of every model of that `signature`, on the CPU, by the names of `models`.
 
     Where the model's batch is fixed, what it gives out for the parts of a batch is joined. Raises UsageError for
-    batches that do not fit, BnfoldError where onnxruntime cannot run a model.
+    batches that do not fit, RunFailed where onnxruntime cannot run a model.
     """
     setting = Setting(optimization=Optimization.ON)
-    try:
-        with ExitStack() as stack:
-            sessions = {name: stack.enter_context(running(path, setting)) for name, path in models.items()}
-            for number, batch in enumerate(batches):
-                feeds = [feed for _, feed in checked(as_feed(batch, signature, number), signature)]
-                results = {name: [session.run(feed) for feed in feeds] for name, session in sessions.items()}
-                yield batch, {name: _joined(parts) for name, parts in results.items()}
-    except RunFailed as failure:
-        raise BnfoldError(f"onnxruntime cannot run the model on the data: {failure}") from failure
+    with ExitStack() as stack:
+        sessions = {name: stack.enter_context(running(path, setting)) for name, path in models.items()}
+        for number, batch in enumerate(batches):
+            feeds = [feed for _, feed in checked(as_feed(batch, signature, number), signature)]
+            results = {name: [session.run(feed) for feed in feeds] for name, session in sessions.items()}
+            yield batch, {name: _joined(parts) for name, parts in results.items()}
 
 
 def _joined(parts: list[Outputs]) -> Outputs:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.equivalence import (
+    RunFailed,
     Signature,
     answers,
     copied,
@@ -84,8 +85,8 @@ def task_accuracy(
 ) -> Accuracy | None:
     """The accuracy of the model in `original`, of the one at `candidate`, and of the steps between that `passes` name.
 
-    For `labels` see `labels_of`. `original` is edited. Raises UsageError where labels were asked for by name and are
-    not there or do not fit.
+    For `labels` see `labels_of`. `original` is edited. A model that cannot be run is a `problem`: verification judges
+    it. Raises UsageError where labels were asked for by name and are not there or do not fit.
     """
     signature = signature_of(original.proto)
     name = labels_of(data, signature, labels)
@@ -98,7 +99,9 @@ def task_accuracy(
         except _Incomparable as why:
             if labels is None:
                 return Accuracy(problem=str(why))
-            raise UsageError(f"labels: {why}") from why
+            raise UsageError(str(why)) from why
+        except RunFailed as why:
+            return Accuracy(problem=f"onnxruntime cannot run the model on the data: {why}")
 
 
 def _models(original: OnnxFile, candidate: Path, passes: PassOptions, folder: Path) -> dict[str, Path]:
@@ -139,21 +142,23 @@ def _counted(models: Mapping[str, Path], signature: Signature, source: Source, n
 def _fitting(outputs: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> str:
     """The first output that answers with a choice of classes for each label."""
     if labels.dtype.kind not in "iu":
-        raise _Incomparable(f"they are {labels.dtype}, not whole numbers")
+        raise _Incomparable(f"the labels are {labels.dtype}, not whole numbers")
     for name, values in outputs.items():
         if values.ndim >= 2 and values.shape[:1] + values.shape[2:] == labels.shape:
             return name
     shapes = ", ".join(f"{name!r} {list(values.shape)}" for name, values in outputs.items())
-    raise _Incomparable(f"they have shape {list(labels.shape)}, and no output chooses among classes for each: {shapes}")
+    raise _Incomparable(
+        f"the labels have shape {list(labels.shape)}, and no output chooses among classes for each: {shapes}"
+    )
 
 
 def _answered(outputs: Mapping[str, NDArray[Any]], output: str, labels: NDArray[Any]) -> NDArray[np.intp]:
     values = outputs[output]
     if labels.dtype.kind not in "iu" or values.shape[:1] + values.shape[2:] != labels.shape:
-        raise _Incomparable(f"{labels.dtype} of shape {list(labels.shape)} do not fit output {output!r}")
+        raise _Incomparable(f"labels of {labels.dtype}, shape {list(labels.shape)}, do not fit output {output!r}")
     if labels.size and not 0 <= labels.min() <= labels.max() < values.shape[1]:
         raise _Incomparable(
-            f"they go from {labels.min()} to {labels.max()}, but {output!r} has {values.shape[1]} classes"
+            f"the labels go from {labels.min()} to {labels.max()}, but {output!r} has {values.shape[1]} classes"
         )
     found: NDArray[np.intp] = values.argmax(1)
     return found

@@ -66,7 +66,7 @@ def _print_recalibration(recalibration: Mapping[str, Any], console: "Console") -
 def _accurate(accuracy: Mapping[str, Any]) -> str:
     """``task accuracy of "logits" on 1,297 labels: 99.5 % before, 12.5 % unfitted, 97.3 % after``."""
     if accuracy["problem"]:
-        return f"task accuracy was not measured, the labels do not fit: {one_line(accuracy['problem'])}"
+        return f"task accuracy was not measured: {one_line(accuracy['problem'])}"
     parts = [
         f"{100 * accuracy['right'][model] / max(accuracy['labels'], 1):.2f} % {model}"
         for model in ("before", "recalibrated", "unfitted", "after")
