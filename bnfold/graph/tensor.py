@@ -162,14 +162,19 @@ class Tensor:
         if self.nbytes <= _QUICK_BYTES:
             small: NDArray[np.float64] = np.abs(self.exact()).max(axis=others, initial=0.0)
             return small
+        along = all(factor.size == factor.shape[axis] for factor in self.factors)  # then the largest stays the largest
+        exact = not along or self.dtype.itemsize == 2
         largest = np.zeros(self.shape[axis])
         for block in _blocks(self.shape, self.dtype.itemsize):
-            part = self._exact_block(block) if self.factors or self.dtype.itemsize == 2 else self._values[block]
+            part = self._exact_block(block) if exact else self._values[block]
             high = part.max(axis=others, initial=0).astype(np.float64)
             low = part.min(axis=others, initial=0).astype(np.float64)
             region = largest[block[axis]] if axis < len(block) else largest
             np.maximum(region, np.maximum(high, -low), out=region)
         self._release()
+        for factor in () if exact else self.factors:
+            with np.errstate(all="ignore"):
+                largest *= np.abs(factor.reshape(-1))
         return largest
 
     def sum(self, axes: tuple[int, ...]) -> NDArray[np.float64]:
@@ -192,9 +197,8 @@ class Tensor:
     def _exact_block(self, block: tuple[slice, ...]) -> NDArray[np.float64]:
         values = self._values[block].astype(np.float64)
         for factor in self.factors:
-            part = tuple(s if f > 1 else slice(None) for s, f in zip(block, factor.shape, strict=False))
             with np.errstate(all="ignore"):
-                values *= factor[part]
+                values *= _part(factor, block)
         return values
 
     def _stored_block(self, block: tuple[slice, ...]) -> NDArray[Any]:
@@ -229,6 +233,11 @@ class TensorPayload:
         for block in self.tensor.blocks():
             little = block.astype(block.dtype.newbyteorder("<"), copy=False)
             yield np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
+
+
+def _part(factor: NDArray[np.float64], block: tuple[slice, ...]) -> NDArray[np.float64]:
+    """What of `factor` meets that block of the array it is broadcast to."""
+    return factor[tuple(s if f > 1 else slice(None) for s, f in zip(block, factor.shape, strict=False))]
 
 
 def _blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
