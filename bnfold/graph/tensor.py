@@ -141,7 +141,7 @@ class Tensor:
     def tobytes(self) -> bytes:
         """The stored form: little-endian, row-major."""
         if self.dtype == np.float32 and not self.factors:
-            return self._values.astype("<f4").tobytes()
+            return self._values.astype("<f4", copy=False).tobytes()
         return self._stored_block(()).astype(_LITTLE.get(self.dtype, self.dtype), copy=False).tobytes()
 
     def has_only_normals(self) -> bool:
@@ -211,9 +211,24 @@ class Tensor:
             return values.astype(self.dtype)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """The stored values in row-major order, a bounded number of bytes at a time."""
+        """The stored values in row-major order, a bounded number of bytes at a time; each holds until the next.
+
+        All of them share their memory: getting new memory for each would take longer than the arithmetic.
+        """
+        exact, stored = np.empty(0), np.empty(0, self.dtype)
         for block in _blocks(self.shape, self.dtype.itemsize):
-            yield self._stored_block(block)
+            if not self.factors:
+                yield self._stored_block(block)
+                continue
+            values = self._values[block]
+            if exact.shape != values.shape:
+                exact, stored = np.empty(values.shape), np.empty(values.shape, self.dtype)
+            np.copyto(exact, values)
+            with np.errstate(all="ignore"):
+                for factor in self.factors:
+                    exact *= _part(factor, block)
+                np.copyto(stored, exact, casting="same_kind")
+            yield stored
         self._release()
 
 

@@ -23,7 +23,7 @@ class Payload(Protocol):
         """How many bytes `chunks` yields in total."""
 
     def chunks(self) -> Iterator[bytes | bytearray | memoryview]:
-        """All bytes, in order, in pieces of a few MiB at most, which nobody changes any more."""
+        """All bytes, in order, in pieces of a few MiB at most. Each is used before the next is asked for."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from bnfold.errors import ModelError
@@ -18,8 +18,7 @@ from bnfold.onnxfile.payload import Payload, Span
 from bnfold.onnxfile.source import File, RunningHash
 from bnfold.onnxfile.writeback import start_writeback
 
-BUFFER = 1 << 20  # small pieces are collected up to this size, in bytes
-OWN_PIECE = 256 << 10  # pieces above this size are not collected but written as they are
+BUFFER = 1 << 20  # pieces are collected up to this size, in bytes
 COPY_FROM = 64 << 10  # ranges from this size are worth a system call of their own
 THREAD_FROM = 8 << 20  # a file of this size is worth a thread
 PIECES_AHEAD = 4  # how many pieces wait for that thread at most
@@ -48,24 +47,26 @@ class Writer:
         self._release = release
         self._told = told
         self._looked_at = 0
-        self._buffer = bytearray()
+        self._buffer = memoryview(bytearray(BUFFER))
+        self._filled = 0  # bytes of the buffer
         self._handed_over = 0
         self._thread: _Behind | None = None
 
     @property
     def nbytes(self) -> int:
         """How many bytes were appended so far."""
-        return self._handed_over + len(self._buffer)
+        return self._handed_over + self._filled
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append bytes, which must not change any more."""
-        if len(self._buffer) + len(data) > BUFFER:
-            self._flush()
-        if len(data) <= OWN_PIECE:
-            self._buffer += data
-        else:
-            view = memoryview(data).cast("B")
-            self._hand_over(lambda appender: appender.write(view), len(view))
+        """Append bytes."""
+        view = memoryview(data).cast("B")
+        while len(view):
+            count = min(len(view), BUFFER - self._filled)
+            self._buffer[self._filled : self._filled + count] = view[:count]
+            self._filled += count
+            view = view[count:]
+            if self._filled == BUFFER:
+                self._flush()
 
     def pad(self, alignment: int) -> None:
         """Append zero bytes until the size is a multiple of `alignment`."""
@@ -100,9 +101,15 @@ class Writer:
         self._appender.abandon()
 
     def _flush(self) -> None:
-        if self._buffer:
-            full, self._buffer = memoryview(self._buffer), bytearray()
-            self._hand_over(lambda appender: appender.write(full), len(full))
+        filled, self._filled = self._filled, 0
+        if not filled:
+            return
+        buffer = self._buffer
+        if self._is_behind(filled):
+            assert self._thread is not None
+            self._buffer = self._thread.put_buffer(buffer, filled)
+        else:
+            self._appender.write(buffer[:filled])
 
     def _append_range(self, origin: File, offset: int, nbytes: int) -> None:
         if nbytes < COPY_FROM:
@@ -114,18 +121,20 @@ class Writer:
         self._flush()
         for start in range(offset, offset + nbytes, COPY_STEP):
             count = min(COPY_STEP, offset + nbytes - start)
-            self._hand_over(_Range(origin, start, count), count)
+            if self._is_behind(count):
+                assert self._thread is not None
+                self._thread.put(_Range(origin, start, count))
+            else:
+                self._appender.copy(origin, origin.descriptor, start, count)
 
-    def _hand_over(self, work: "Work", nbytes: int) -> None:
-        self._handed_over += nbytes
+    def _is_behind(self, nbytes: int) -> bool:
+        """Note that so many bytes are handed over; whether that happens in the thread by now."""
         if self._thread is None and self._handed_over >= THREAD_FROM:
             self._thread = _Behind(self._appender)
-        if self._thread is None:
-            work(self._appender)
-        else:
-            self._thread.put(work)
+        self._handed_over += nbytes
         if self._told is not None:
             self._told(nbytes)
+        return self._thread is not None
 
 
 class _Range:
@@ -203,6 +212,7 @@ class _Behind:
         self._appender = appender
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._room = threading.Semaphore(PIECES_AHEAD)
+        self._idle: SimpleQueue[memoryview] = SimpleQueue()  # buffers that were written
         self._error: BaseException | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._follow, name="bnfold-writer", daemon=True)
@@ -213,6 +223,19 @@ class _Behind:
         self._room.acquire()
         self._raise_error()
         self._queue.put(work)
+
+    def put_buffer(self, buffer: memoryview, filled: int) -> memoryview:
+        """Have the first `filled` bytes of `buffer` written; another buffer of its size, to go on with."""
+
+        def write(appender: _Appender) -> None:
+            appender.write(buffer[:filled])
+            self._idle.put(buffer)
+
+        self.put(write)
+        try:
+            return self._idle.get_nowait()
+        except Empty:
+            return memoryview(bytearray(len(buffer)))
 
     def finish(self) -> None:
         """Wait until everything is done. Raises what a piece failed with."""
