@@ -96,8 +96,9 @@ class Diagnosis(Told):
     """What a person should know about a normalization. The name is the stable code; the value is the sentence."""
 
     EXPORTED_IN_TRAINING_MODE = (
-        "It was exported without .eval(): what it computes depends on the other images of the batch or on chance, and "
-        "some runtimes refuse it. PyTorch's TorchScript exporter also moves stored statistics one step toward the "
+        "It was exported without .eval(): what it computes depends on the other images of the batch or on chance. "
+        "onnxruntime runs it on the CPU, refuses it on CUDA, and on WebGPU refuses opset 14 and newer but silently "
+        "computes inference before. PyTorch's TorchScript exporter also moves stored statistics one step toward the "
         "example input; bnfold optimize freezes it, and bnfold recalibrate computes its statistics anew."
     )
     ONE_VALUE_PER_CHANNEL = (
