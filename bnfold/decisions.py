@@ -97,9 +97,9 @@ class Diagnosis(Told):
 
     EXPORTED_IN_TRAINING_MODE = (
         "It was exported without .eval(): what it computes depends on the other images of the batch or on chance. "
-        "onnxruntime runs it on the CPU, refuses it on CUDA, and on WebGPU refuses opset 14 and newer but silently "
-        "computes inference before. PyTorch's TorchScript exporter also moves stored statistics one step toward the "
-        "example input; bnfold optimize freezes it, and bnfold recalibrate computes its statistics anew."
+        "onnxruntime runs it on the CPU; on CUDA and WebGPU it refuses that of opset 14 and newer, and WebGPU takes an "
+        "older one for inference without a word. PyTorch's TorchScript exporter also moves stored statistics one step "
+        "toward the example input; bnfold optimize freezes it, and bnfold recalibrate computes its statistics anew."
     )
     ONE_VALUE_PER_CHANNEL = (
         "In training mode it needs more than one value per channel: with one, the variance is 0 and the output its "

@@ -73,7 +73,7 @@ def test_a_model_in_training_mode_is_refused_and_never_equivalent() -> None:
     """The CPU runs it with the statistics of the batch; CUDA throws at opset 14 and newer."""
     text = (
         '<ir_version: 8, opset_import: ["" : 15]> agraph (float[2,3,4,4] x) => (float[2,3,4,4] y) '
-        "<float[3] s = {1, 2, 3}, float[3] b = {0, 1, 2}, float[3] m = {0, 1, 2}, float[3] v = {1, 2, 3}> "
+        "<float[3] s = {1, 2, 3}, float[3] b = {0, 1, 2}, float[3] m = {3, 2, 1}, float[3] v = {2, 4, 8}> "
         "{ y, rm, rv = BatchNormalization<training_mode=1>(x, s, b, m, v) }"
     )
     model = parser.parse_model(text).SerializeToString()

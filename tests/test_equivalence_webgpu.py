@@ -73,12 +73,12 @@ def test_a_wrong_model_is_found_out(tmp_path: Path) -> None:
 TRAINING = {
     "opset 15": (
         '<ir_version: 8, opset_import: ["" : 15]> agraph (float[2,3,4,4] x) => (float[2,3,4,4] y) '
-        "<float[3] s = {1, 2, 3}, float[3] b = {0, 1, 2}, float[3] m = {0, 1, 2}, float[3] v = {1, 2, 3}> "
+        "<float[3] s = {1, 2, 3}, float[3] b = {0, 1, 2}, float[3] m = {3, 2, 1}, float[3] v = {2, 4, 8}> "
         "{ y, rm, rv = BatchNormalization<training_mode=1>(x, s, b, m, v) }"
     ),
     "opset 9": (
         '<ir_version: 8, opset_import: ["" : 9]> agraph (float[2,3,4,4] x) => (float[2,3,4,4] y) '
-        "<float[3] s = {1, 2, 3}, float[3] b = {0, 1, 2}, float[3] m = {0, 1, 2}, float[3] v = {1, 2, 3}> "
+        "<float[3] s = {1, 2, 3}, float[3] b = {0, 1, 2}, float[3] m = {3, 2, 1}, float[3] v = {2, 4, 8}> "
         "{ y, rm, rv, sm, sv = BatchNormalization(x, s, b, m, v) }"
     ),
 }
