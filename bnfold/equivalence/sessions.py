@@ -76,6 +76,7 @@ def quiet_options(optimization: Optimization) -> Any:
     )
     options.log_severity_level = _FATAL
     options.use_deterministic_compute = True
+    options.enable_mem_pattern = False  # a plan of the memory of each shape, which few feeds have
     return options
 
 
