@@ -17,7 +17,7 @@ from bnfold.equivalence import providers as module
 from bnfold.equivalence import running as running_module
 from bnfold.equivalence.providers import CPU, CUDA, OPENVINO, PROVIDERS, Placement, Precision, Provider, check, named
 from bnfold.equivalence.running import Setting, running
-from bnfold.equivalence.sessions import Optimization, RunFailed, quiet_options
+from bnfold.equivalence.sessions import Optimization, RunFailed, quiet_options, reason
 from bnfold.errors import ProviderError, UsageError
 
 
@@ -423,3 +423,29 @@ def test_session_options_are_quiet_and_deterministic() -> None:
     levels = onnxruntime.GraphOptimizationLevel
     assert quiet_options(Optimization.OFF).graph_optimization_level == levels.ORT_DISABLE_ALL
     assert quiet_options(Optimization.ON).graph_optimization_level == levels.ORT_ENABLE_ALL
+
+
+SAID = {
+    "a place and all that the compiler calls a function": (
+        (
+            "[ONNXRuntimeError] : 11 : EP_FAIL : /src/core/plugin/interfaces.cc:393 virtual std::unique_ptr<IProvider> "
+            "ort::Factory::CreateProvider(const Options&, const OrtLogger&) [ONNXRuntimeError] : 11 : EP_FAIL : "
+            "/src/core/webgpu/context.cc:136 ort::Context::Initialize(const Config&)::<lambda()> No supported adapters"
+        ),
+        "No supported adapters",
+    ),
+    "a method of a template": (
+        (
+            "Exception during initialization: /src/cuda/nn/batch_norm.h:43 ort::cuda::BatchNorm<T>::BatchNorm(const "
+            "ort::OpKernelInfo&) [with T = float] Training mode does not support BN opset 14 (or higher) yet."
+        ),
+        "Exception during initialization: Training mode does not support BN opset 14 (or higher) yet",
+    ),
+    "a bare name": ("/src/api.cc:1 CreateEpFactories Failed to load (libx)", "Failed to load (libx)"),
+    "several lines": ("one\n  two", "one two"),
+}
+
+
+@pytest.mark.parametrize(("text", "sentence"), SAID.values(), ids=SAID)
+def test_what_onnxruntime_says_is_told_without_its_source_code(text: str, sentence: str) -> None:
+    assert reason(RuntimeError(text)) == sentence
