@@ -52,6 +52,7 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "training_distance",
         "recalibration",
         "fitted",
+        "accuracy",
         "options",
         "environment",
     ]

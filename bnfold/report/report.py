@@ -55,8 +55,8 @@ class Report:
     `options` are the options the run was asked for, JSON-able. `training_distance`: where the input ran in training
     mode, how far that is from evaluation, as `Measurement.to_dict()` per output. `recalibration`: where new statistics
     were computed, how, and how far each normalization drifted. `fitted`: how far each substitute was from the
-    normalization before and after it was fitted. `environment`: what the run was made with, this process
-    where it is None.
+    normalization before and after it was fitted. `accuracy`: where the data held labels, how many were answered
+    rightly before and after. `environment`: what the run was made with, this process where it is None.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -74,6 +74,7 @@ class Report:
     training_distance: tuple[Mapping[str, Any], ...] = ()
     recalibration: Mapping[str, Any] | None = None
     fitted: tuple[Mapping[str, Any], ...] = ()
+    accuracy: Mapping[str, Any] | None = None
     weights_moved: bool = False
     environment: Mapping[str, Any] | None = None
 
@@ -89,6 +90,7 @@ class Report:
             "training_distance": [dict(measurement) for measurement in self.training_distance],
             "recalibration": None if self.recalibration is None else dict(self.recalibration),
             "fitted": [dict(each) for each in self.fitted],
+            "accuracy": None if self.accuracy is None else dict(self.accuracy),
             "options": dict(self.options),
             "environment": dict(this_environment() if self.environment is None else self.environment),
         }
