@@ -16,6 +16,9 @@ from bnfold.decisions import Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
 from bnfold.passes.normalization import Mode, is_batch_norm, mode
 
+LOOKED_AT = frozenset({"BatchNormalization", "Dropout", "Div", "Mul"})
+"""Operators that may be, or end, something that behaves differently in training."""
+
 _MOST_NODES_BACK = 32
 _ON_THE_WAY = frozenset(
     {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Sub", "Mul", "Pow", "Div", "Abs"}
@@ -85,6 +88,8 @@ def reads_batch_statistics(node: NodeProto, graph: Graph) -> bool:
 
 def _is_average_of(value: str, data: str, graph: Graph) -> bool:
     """Whether `value` is computed from `data` and constants alone, by operators that make up a mean or a variance."""
+    if graph.producer(value) is None:
+        return False
     averaged, waiting, seen = False, [value], set[str]()
     reached = False
     while waiting:

@@ -16,7 +16,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import FLOATS, Graph, Model, Tensor, number
-from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise, is_dropout
+from bnfold.passes.classification import LOOKED_AT, Kind, classify, dropout_mode, find_disguise, is_dropout
 from bnfold.passes.normalization import DEFAULT_EPSILON, Mode, is_batch_norm, read_parameters
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import stored_vector
@@ -48,6 +48,8 @@ class FreezeBatchNorm:
         decisions: list[Decision] = []
         for graph in model.graphs:
             for node in graph.nodes():
+                if node.op_type not in LOOKED_AT:
+                    continue
                 try:
                     decision = self._decide(node, graph)
                 except Refused as refused:

@@ -46,7 +46,7 @@ WHEN_CALLED: dict[str, set[str]] = {
     "equivalence": {"onnxruntime", "torch"},
     "pipeline": {"onnx_graphsurgeon"},
     "api": {"onnx_graphsurgeon"},
-    "report": {"rich"},
+    "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "cli": {"rich"},
 }
 
