@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from bnfold.equivalence import Proving, Verification, VerifyOptions
     from bnfold.equivalence.user_feeds import Inputs
     from bnfold.recalibration import CalibrationOptions
-    from bnfold.recalibration.run import Progress as DataProgress
     from bnfold.recalibration.sources import Data
 
 
@@ -80,7 +79,8 @@ def optimize(
     StatisticsError unless `accept_initial_statistics`.
 
     `recalibrate` is data (what `bnfold.recalibrate` takes, used as `calibration` says) from which every
-    BatchNormalization gets new statistics first; `statistics_from` is a safetensors file that holds them.
+    BatchNormalization gets new statistics first; `statistics_from` is a safetensors file that holds them. Where that
+    data, or `data`, holds labels, the report has the task accuracy before and after.
 
     `substitute` ("group-norm", "group-norm:8", "instance-norm" or "layer-norm") puts another normalization in the place
     of each BatchNormalization, or of those whose names match `substitute_only`, fitted to its output on `data`. That is
@@ -164,7 +164,7 @@ def recalibrate(
     mean: Iterable[float] = (0.0,),
     std: Iterable[float] = (1.0,),
     image_layout: str = "NCHW",
-    progress: "DataProgress | None" = None,
+    labels: str | None = None,
     **options: Any,
 ) -> Result:
     """Give every BatchNormalization of `model` the statistics of data, in inference mode, and fold nothing.
@@ -174,6 +174,10 @@ def recalibrate(
     folder of .npy, .npz or image files (`mean`, `std` and `image_layout` say how images become numbers), or
     `script.py:function`. `batch_size` is for files and images.
 
+    Labels are the entry of a mapping called `labels` (None: "labels", where there is one; "": no labels), what stands
+    behind the inputs in a sequence, or the second of (mapping, labels). The report then has the task accuracy before
+    and after.
+
     `mode` "exact" reads the data once for each level of normalizations, "fast" once. `statistics` "torch" gives what
     `torch.optim.swa_utils.update_bn` does. `options` are those of `optimize`. Raises UsageError for data that does
     not fit, and what `optimize` raises.
@@ -181,7 +185,7 @@ def recalibrate(
     from bnfold.recalibration import CalibrationOptions, ImageOptions
 
     images = ImageOptions(tuple(mean), tuple(std), image_layout)
-    calibration = CalibrationOptions(mode, statistics, batch_size, images, progress)
+    calibration = CalibrationOptions(mode, statistics, batch_size, images, labels)
     return optimize(model, output, fold=False, recalibrate=batches, calibration=calibration, **options)
 
 

@@ -27,7 +27,7 @@ from bnfold.sources import AnyModel, destination, is_path, read_model, runnable,
 if TYPE_CHECKING:
     from bnfold.equivalence import Attribution, Verification, VerifyOptions
     from bnfold.passes import SubstituteBatchNormOptions
-    from bnfold.recalibration import Calibration, CalibrationOptions, Fitted
+    from bnfold.recalibration import Accuracy, Calibration, CalibrationOptions, Fitted
     from bnfold.recalibration.sources import Data
     from bnfold.statistics import Statistics
 
@@ -117,7 +117,15 @@ class Request:
         """The same with everything that is counted told to `progress`."""
         passes = replace(self.passes, told=self.stage(Stage.NORMALIZATIONS))
         verification = self.verification and replace(self.verification, told=self.stage(Stage.FEEDS))
-        return replace(self, passes=passes, verification=verification)
+        return replace(self, passes=passes, verification=verification, statistics=self._statistics_telling())
+
+    def _statistics_telling(self) -> "NewStatistics":
+        if not self.statistics.wanted:
+            return self.statistics
+        from bnfold.recalibration import CalibrationOptions
+
+        options = self.statistics.options or CalibrationOptions()
+        return replace(self.statistics, options=replace(options, told=self.stage(Stage.BATCHES)))
 
     def stage(self, stage: Stage) -> Callable[[int, int], None] | None:
         """Whom to tell how far a stage is."""
@@ -186,9 +194,8 @@ class StraightLine:
     def _run(self, forbidden: frozenset[Place]) -> Attempt:
         request = self.request
         # The calibration looks at the file as well, and the passes edit it: each attempt takes one of its own.
-        statistics, substitution = self.new_statistics, self.substitution[0]
+        passes = self._passes(forbidden)
         file, self._read = self._read or self._file(), None
-        passes = replace(request.passes, statistics=statistics, substitute=substitution, forbidden=forbidden)
         edited, decisions = run_on(
             file,
             default_passes(passes),
@@ -207,9 +214,17 @@ class StraightLine:
         output = _summary(edited.file.proto, path, written.sha256 or None, nbytes)
         verification, distance = self._verified(edited.file, decisions)
         verdict = "not-verified" if verification is None else verification.verdict.value
-        if verification is not None and _is_substituted(decisions, substitution, verification):
+        if verification is not None and _is_substituted(decisions, passes.substitute, verification):
             verdict = "substituted"
         return Attempt(forbidden, edited.file, decisions, output, written.moved, verdict, verification, distance)
+
+    def _passes(self, forbidden: frozenset[Place]) -> PassOptions:
+        return replace(
+            self.request.passes,
+            statistics=self.new_statistics,
+            substitute=self.substitution[0],
+            forbidden=forbidden,
+        )
 
     def _file(self) -> OnnxFile:
         return read_model(self.request.model, strict=self.request.reading.strict_external_data)
@@ -224,13 +239,15 @@ class StraightLine:
             return None
         from bnfold import recalibration
 
-        file = self._file()
+        file, options = self._file(), wanted.options
+        if options is not None and wanted.data is not None:
+            options = replace(options, labels=None)  # the labels that were asked for are in that data
         return recalibration.calibration(
             file,
             self._untouched(file),
             data=wanted.recalibrate,
             weights=wanted.statistics_from,
-            options=wanted.options,
+            options=options,
             keep=self.request.passes.keep,
         )
 
@@ -277,6 +294,17 @@ class StraightLine:
         output = self.request.output
         left = f"; nothing was written to {os.fspath(output)}" if output is not None else ""
         raise StatisticsError(message + left, report)
+
+    def accuracy(self, forbidden: frozenset[Place]) -> "Accuracy | None":
+        """The task accuracy before and after, where the data that was given holds labels."""
+        wanted = self.request.statistics
+        labelled = wanted.recalibrate if wanted.data is None else wanted.data
+        if labelled is None:
+            return None
+        from bnfold import recalibration
+
+        passes = self._passes(forbidden)
+        return recalibration.accuracy(self._file(), self.publication.path, labelled, passes, wanted.options)
 
     # --- the verdict
 
@@ -360,6 +388,7 @@ def _report(request: Request, line: StraightLine, attempt: Attempt, attribution:
     unverified = publishing.allow_unverified and attempt.verdict == "not-verified"
     accepted = verification is None or good or unverified
     published = accepted and request.output is not None and not publishing.dry_run
+    accuracy = line.accuracy(attempt.forbidden)
     return Report(
         verdict=attempt.verdict,
         exit_code=0 if accepted else 1,
@@ -372,6 +401,7 @@ def _report(request: Request, line: StraightLine, attempt: Attempt, attribution:
         options=request.asked,
         fitted=tuple(each.to_dict() for each in line.substitution[1]),
         training_distance=attempt.training_distance,
+        accuracy=None if accuracy is None else accuracy.to_dict(),
         recalibration=None if line.calibrated is None else line.calibrated.to_dict(),
         weights_moved=attempt.weights_moved,
         attribution=None if attribution is None else _attributed(attribution, attempt),
@@ -424,7 +454,8 @@ def _failure(report: Report, request: Request) -> str:
     left = ""
     if output is not None and not request.publishing.dry_run:
         left = f"; nothing was written to {os.fspath(output)}"
-    return f"the result {found}{left}: {report.explanation}"
+    advice = "" if report.verdict == "not-equivalent" else " (--allow-unverified publishes what nothing speaks against)"
+    return f"the result {found}{left}: {report.explanation}{advice}"
 
 
 def _failed_name(output: str | os.PathLike[str]) -> Path:

@@ -50,7 +50,7 @@ WHEN_CALLED: dict[str, set[str]] = {
     "equivalence": {"onnxruntime", "torch"},
     "pipeline": {"onnx_graphsurgeon"},
     "sources": {"onnx_graphsurgeon"},
-    "report": {"rich"},
+    "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "cli": {"rich"},
 }
 

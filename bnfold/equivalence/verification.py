@@ -23,7 +23,7 @@ from bnfold.equivalence.proving import prove_with
 from bnfold.equivalence.reference_run import Answers, run_seeded_feeds, run_user_feeds
 from bnfold.equivalence.regions import Cutter
 from bnfold.equivalence.running import Setting, running
-from bnfold.equivalence.sessions import Optimization, RunFailed, Session, runtime
+from bnfold.equivalence.sessions import Optimization, RunFailed, Session, quiet_options, runtime
 from bnfold.equivalence.signature import Signature, Source, difference, read_structure, signature_of, weight_count
 from bnfold.equivalence.sizes import check_overrides
 from bnfold.equivalence.tolerance import Judgement, Tolerance
@@ -67,6 +67,9 @@ class VerifyOptions:
     strict_placement: bool = False
     proof: Proving = "instead"
     told: Callable[[int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        named(self.providers)  # raises UsageError before any work is done
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ def verify(reference: Source, candidate: Source, options: VerifyOptions | None =
 
 def _measured(reference: Source, candidate: Source, options: VerifyOptions) -> Verification:
     providers = named(options.providers)
+    for provider in providers:
+        provider.attach(quiet_options(Optimization.OFF), Precision.STRICT)  # what is missing is said before the work
     model, other = read_structure(reference), read_structure(candidate)
     signature = signature_of(model)
     check_overrides(signature.inputs, options.input_shapes)
@@ -263,15 +268,16 @@ def _run_candidate(
 ) -> tuple[list[Finding], list[Placement]]:
     findings: list[Finding] = []
     with running(candidate, setting, taps) as session:
-        where = placement(session, setting.provider, setting.optimization, setting.precision)
+        placed = []
         if setting.provider is not CPU:
-            check(where, setting.provider, strict_placement=options.strict_placement)
+            placed = [placement(session, setting.provider, setting.optimization, setting.precision)]
+            check(placed[0], setting.provider, strict_placement=options.strict_placement)
         for answer in answers.answers:
             if answer.costly and setting.optimization is Optimization.OFF:
                 continue
             answered = session.run(answer.feed())
             findings += compare(answer, answered, setting, options.tolerance, sources)
-    return findings, [where] if setting.provider is not CPU else []
+    return findings, placed
 
 
 def _failed(reference: Source, setting: Setting, answers: Answers, failure: RunFailed) -> tuple[Verdict, str]:
