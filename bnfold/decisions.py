@@ -50,6 +50,7 @@ class Reason(Told):
     PARAMETER_SHAPE = "Its parameters are not one number per channel."
     NOT_FINITE = "Its parameters are not finite, or its variance plus epsilon is not positive."
     KEPT_ON_REQUEST = "It was chosen to be kept."
+    ROLLED_BACK = "Folding it made the result differ from the input, so the fold was taken back: please report it."
     INITIAL_STATISTICS = (
         "It runs in training mode and its stored mean and variance were never updated, so there is nothing to freeze."
     )
@@ -97,9 +98,10 @@ class Diagnosis(Told):
     """What a person should know about a normalization. The name is the stable code; the value is the sentence."""
 
     EXPORTED_IN_TRAINING_MODE = (
-        "It was exported without .eval(): what it computes depends on the other images of the batch or on chance, and "
-        "some runtimes refuse it. PyTorch's TorchScript exporter also moves stored statistics one step toward the "
-        "example input; bnfold optimize freezes it, and bnfold recalibrate computes its statistics anew."
+        "It was exported without .eval(): what it computes depends on the other images of the batch or on chance. "
+        "onnxruntime runs it on the CPU; on CUDA and WebGPU it refuses that of opset 14 and newer, and WebGPU takes an "
+        "older one for inference without a word. PyTorch's TorchScript exporter also moves stored statistics one step "
+        "toward the example input; bnfold optimize freezes it, and bnfold recalibrate computes its statistics anew."
     )
     ONE_VALUE_PER_CHANNEL = (
         "In training mode it needs more than one value per channel: with one, the variance is 0 and the output its "

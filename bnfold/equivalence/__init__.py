@@ -1,17 +1,22 @@
 """Whether two models compute the same: feeds, sessions, measurements, tolerances, proofs and the verdict."""
 
+from bnfold.equivalence.answers import answers
 from bnfold.equivalence.attribution import Attribution, attribute
-from bnfold.equivalence.frozen import FrozenVerification, verify_frozen
+from bnfold.equivalence.batches import labels_in
+from bnfold.equivalence.evaluation import evaluate_in_place, make_runnable
+from bnfold.equivalence.frozen import FrozenVerification, copied, verify_frozen
 from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
 from bnfold.equivalence.noise import Noise
-from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
+from bnfold.equivalence.proof import Proof, Standing
 from bnfold.equivalence.providers import PROVIDERS, Placement, Precision
+from bnfold.equivalence.proving import prove
 from bnfold.equivalence.rejudge import judge_again
-from bnfold.equivalence.signature import Source
+from bnfold.equivalence.sessions import RunFailed
+from bnfold.equivalence.signature import Signature, Source, signature_of
 from bnfold.equivalence.taps import tap
 from bnfold.equivalence.tolerance import Judgement, Limits, Rule, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
-from bnfold.equivalence.verification import Verdict, Verification, VerifyOptions, verify
+from bnfold.equivalence.verification import Proving, Verdict, Verification, VerifyOptions, verify
 
 __all__ = [
     "HISTOGRAM_EDGES",
@@ -26,8 +31,10 @@ __all__ = [
     "Placement",
     "Precision",
     "Proof",
-    "Rewrite",
+    "Proving",
     "Rule",
+    "RunFailed",
+    "Signature",
     "Source",
     "Standing",
     "Tolerance",
@@ -35,10 +42,16 @@ __all__ = [
     "Verification",
     "VerifyOptions",
     "Where",
+    "answers",
     "attribute",
+    "copied",
+    "evaluate_in_place",
     "judge_again",
+    "labels_in",
+    "make_runnable",
     "measure",
     "prove",
+    "signature_of",
     "tap",
     "verify",
     "verify_frozen",

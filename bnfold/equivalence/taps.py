@@ -10,16 +10,16 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
+from bnfold.equivalence.batches import as_feed
 from bnfold.equivalence.element_types import Array
 from bnfold.equivalence.evaluation import evaluate_in_place, use_batch_in_place
-from bnfold.equivalence.feeds import Feed
 from bnfold.equivalence.frozen import copied
 from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.sessions import Optimization, RunFailed
-from bnfold.equivalence.signature import Signature, signature_of
+from bnfold.equivalence.signature import signature_of
 from bnfold.equivalence.training import Place
 from bnfold.equivalence.user_feeds import checked
-from bnfold.errors import BnfoldError, UsageError
+from bnfold.errors import BnfoldError
 from bnfold.onnxfile import OnnxFile
 from bnfold.statistics import Statistics
 
@@ -35,8 +35,7 @@ def tap(
     """For each batch, what the normalizations at `places` of the main graph normalize: [N, C, ...], the model's dtype.
 
     All others use the statistics in `known`, else their stored ones; `by_batch` lets those at `places` use the
-    statistics of the batch. Dropout is off. A batch is a mapping of input names to arrays, one array, or a sequence of
-    arrays for the inputs in order (what is beyond them, as labels are, is left out).
+    statistics of the batch. Dropout is off. For what a batch is see `bnfold.equivalence.batches`.
 
     Raises UsageError for batches that do not fit the model, BnfoldError where onnxruntime cannot run it.
     """
@@ -56,30 +55,11 @@ def tap(
         try:
             with running(target, Setting(optimization=Optimization.ON)) as session:
                 for number, batch in enumerate(batches):
-                    for _, feed in checked(_as_feed(batch, signature, number), signature):
+                    for _, feed in checked(as_feed(batch, signature, number), signature):
                         values = session.run(feed) | {name: feed[name] for name in inputs}
                         yield {place: values[name] for place, name in wanted.items()}
         except RunFailed as failure:
             raise BnfoldError(f"onnxruntime cannot run the model on the data: {failure}") from failure
-
-
-def _as_feed(batch: Any, signature: Signature, number: int) -> Feed:
-    """What a person calls a batch, as arrays by input name."""
-    names = [port.name for port in signature.inputs]
-    if isinstance(batch, Mapping):
-        return {name: _array(value) for name, value in batch.items() if name in names} or dict(batch)
-    items = list(batch) if isinstance(batch, tuple | list) else [batch]
-    if len(items) < len(names):
-        raise UsageError(f"batch {number} holds {len(items)} arrays, but the model has {len(names)} inputs: {names}")
-    return {name: _array(item) for name, item in zip(names, items, strict=False)}
-
-
-def _array(value: Any) -> Any:
-    """A tensor of PyTorch without its graph and on the CPU; anything else as it is."""
-    for method in ("detach", "cpu", "numpy"):
-        if hasattr(value, method):
-            value = getattr(value, method)()
-    return value
 
 
 def _data_of(graph: GraphProto, places: Collection[Place]) -> dict[Place, str]:

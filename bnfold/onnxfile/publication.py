@@ -71,11 +71,13 @@ class Publication:
         untouched: bool,
         layout: Layout | None = None,
         told: Callable[[int, int], None] | None = None,
+        hashed: bool = True,
     ) -> Written:
         """Write the model. With `untouched` and the input's layout, the input file(s) are copied as they are.
 
         `told` is called whenever bytes were written, with how many there are and about how many there will be. Called
-        again, it replaces what it wrote before. Raises OutputError; ModelError if the input changed meanwhile.
+        again, it replaces what it wrote before. Without `hashed` no sha256 is computed, of the input neither. Raises
+        OutputError; ModelError if the input changed meanwhile.
         """
         layout = layout or Layout()
         self._discard()
@@ -85,8 +87,9 @@ class Publication:
                 made.told = (
                     None if told is None else _summed(told, file.nbytes + sum(d.nbytes for d in file.data_files))
                 )
-                assembly = Assembly(file, self.target, made)
-                file.start_hash()
+                assembly = Assembly(file, self.target, made, hashed=hashed)
+                if hashed:
+                    file.start_hash()
                 if untouched and layout.weights is Weights.AS_INPUT:
                     self._written = assembly.copy()
                     if self._written is not None:
@@ -122,27 +125,39 @@ class Publication:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._discard()
-        self._release()
+        try:
+            self._discard()
+            self._release()
+        except BaseException:  # a signal, in the middle of it
+            self._discard()
+            self._release()
+            raise
 
     def _acquire(self) -> NewFiles:
         """Make sure that nobody else writes this output, and remove what a killed process left of it."""
         if self._claim is None:
             self._claim = Claim(self.target)
-            if found := self._claim.leftovers():
-                used = locations_of(self.target) if self._old is not None else frozenset()
-                for path in found:
-                    if used is not None and path.relative_to(self.target.parent).as_posix() not in used:
-                        path.unlink(missing_ok=True)
-            self._claim.forget()
+            try:
+                self._claim.acquire()
+                self._sweep(self._claim.leftovers())
+                self._claim.forget()
+            except BaseException:
+                self._release()
+                raise
         if self._made is None:
             self._made = NewFiles(self.target, self._old, self._claim)
         return self._made
 
+    def _sweep(self, leftovers: list[Path]) -> None:
+        used = locations_of(self.target) if leftovers and self._old is not None else frozenset()
+        for path in leftovers:
+            if used is not None and path.relative_to(self.target.parent).as_posix() not in used:
+                path.unlink(missing_ok=True)
+
     def _release(self) -> None:
         if self._claim is not None:
             self._claim.release()
-            self._claim = self._made = None
+        self._claim = self._made = None
 
     def _commit(self, place: Path) -> None:
         assert self._written is not None, "nothing was written yet"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from bnfold import __version__
 from bnfold.decisions import Decision
+from bnfold.report.environment import this_environment
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -19,12 +20,12 @@ class ModelSummary:
     """What a model is, in the numbers a person compares before and after.
 
     `path` is None for a model that was never a file. `nbytes` counts the model file and its external data;
-    `sha256` (lower-case hex) is that of the model file alone. `nodes` and `batch_normalizations` count every scope.
-    `opset` is the version of the default ONNX operator set.
+    `sha256` (lower-case hex) is that of the model file alone, None where it was not computed. `nodes` and
+    `batch_normalizations` count every scope. `opset` is the version of the default ONNX operator set.
     """
 
     path: str | None
-    sha256: str
+    sha256: str | None
     nbytes: int
     nodes: int
     batch_normalizations: int
@@ -54,7 +55,10 @@ class Report:
     `options` are the options the run was asked for, JSON-able. `training_distance`: where the input ran in training
     mode, how far that is from evaluation, as `Measurement.to_dict()` per output. `recalibration`: where new statistics
     were computed, how, and how far each normalization drifted. `fitted`: how far each substitute was from the
-    normalization before and after it was fitted.
+    normalization before and after it was fitted. `accuracy`: where the data held labels, how many were answered
+    rightly before and after. `attribution`: where the result differed, the `guilty` folds (`node`, `scope`), whether it
+    agrees without them (`cleared`), how many models were `tried`, and whether the guilty were `rolled_back`.
+    `environment`: what the run was made with, this process where it is None.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -72,7 +76,10 @@ class Report:
     training_distance: tuple[Mapping[str, Any], ...] = ()
     recalibration: Mapping[str, Any] | None = None
     fitted: tuple[Mapping[str, Any], ...] = ()
+    accuracy: Mapping[str, Any] | None = None
     weights_moved: bool = False
+    attribution: Mapping[str, Any] | None = None
+    environment: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data, the keys in the order a person would read them."""
@@ -83,10 +90,13 @@ class Report:
             "weights_moved": self.weights_moved,
             "decisions": [decision.to_dict() for decision in self.decisions],
             "verification": None if self.verification is None else dict(self.verification),
+            "attribution": None if self.attribution is None else dict(self.attribution),
             "training_distance": [dict(measurement) for measurement in self.training_distance],
             "recalibration": None if self.recalibration is None else dict(self.recalibration),
             "fitted": [dict(each) for each in self.fitted],
+            "accuracy": None if self.accuracy is None else dict(self.accuracy),
             "options": dict(self.options),
+            "environment": dict(this_environment() if self.environment is None else self.environment),
         }
 
 
@@ -104,13 +114,14 @@ class ComparisonReport:
     explanation: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
+    environment: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, verification: "Verification", reference: str, candidate: str, options: Mapping[str, Any]) -> Self:
-        """The report of a verification of `candidate` against `reference`: exit code 0 only if they are equivalent."""
+        """The report of a verification of `candidate` against `reference`: exit code 0 only if equal."""
         return cls(
             verdict=verification.verdict,
-            exit_code=0 if verification.verdict == "equivalent" else 1,
+            exit_code=0 if verification.verdict in ("equivalent", "proved") else 1,
             reference=reference,
             candidate=candidate,
             verification=verification.to_dict(),
@@ -125,6 +136,7 @@ class ComparisonReport:
             "candidate": self.candidate,
             "verification": dict(self.verification),
             "options": dict(self.options),
+            "environment": dict(this_environment() if self.environment is None else self.environment),
         }
 
 
@@ -141,6 +153,7 @@ class FailureReport:
     message: str
     exit_code: int
     version: str = __version__
+    environment: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The failure as JSON-able data: nothing was verified, nothing was published."""
@@ -148,6 +161,7 @@ class FailureReport:
             "error": self.error,
             "published": None,
             "decisions": [],
+            "environment": dict(this_environment() if self.environment is None else self.environment),
         }
 
 
