@@ -17,7 +17,7 @@ from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import Graph, Model, Tensor, paused_collector
 from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import AffineOp, as_constant, checked_parameters, is_affine_op, stored_scale
-from bnfold.passes.direct_folds import direct_folds
+from bnfold.passes.direct_folds import DirectFolds
 from bnfold.passes.fold import Plan, Search
 from bnfold.passes.normalization import is_batch_norm, plain_affines, read_batch_norm
 from bnfold.passes.protocol import Preserves
@@ -90,9 +90,7 @@ class FoldBatchNorm:
         looked_at: set[int] = set()  # a run from here was found to be no normalization: that takes linear time once
         candidates = [node for node in graph.nodes() if is_affine_op(node)]
         known = plain_affines(candidates, graph)
-        direct = direct_folds(candidates, known, graph)
-        edits = graph.model.edits
-        undisturbed = len(edits)  # direct folds do not come between each other: only another edit asks for a new look
+        direct = DirectFolds(candidates, known, graph)
         for node in self._counted(candidates):
             if id(node) in seen or id(node) in looked_at or not node.output:
                 continue
@@ -100,19 +98,13 @@ class FoldBatchNorm:
                 seen.add(id(node))
                 decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
                 continue
-            fold = direct.get(id(node))
-            direct_now = fold is not None and self._may_be_direct(node, graph, original)
-            if fold is not None and direct_now and (len(edits) == undisturbed or fold.is_possible(graph)):
-                quiet = len(edits) == undisturbed
-                target = (fold.apply(graph),)
-                undisturbed = len(edits) if quiet else undisturbed
-                decisions.append(Decision(original[id(node)], node.op_type, graph.scope, Action.FOLDED, target))
+            if self._may_be_direct(node, graph, original) and (target := direct.apply(node)) is not None:
+                decisions.append(Decision(original[id(node)], node.op_type, graph.scope, Action.FOLDED, (target,)))
                 continue
             try:
                 run = collect_run(node, graph, seen, known)
             except Refused as refused:
-                if id(node) in original and (is_batch_norm(node) or may_be_normalization(node, graph, refused)):
-                    decisions += _kept([(original[id(node)], node.op_type)], graph, refused)
+                decisions += _unreadable(node, graph, refused, original)
                 continue
             if self._is_kept(node, original) and Run(run.members[:1]).is_normalization:
                 seen.add(id(node))
@@ -175,6 +167,13 @@ def _labels_of(run: Run, original: Mapping[int, str]) -> list[tuple[str, str]]:
     if not labels and id(run.first.node) in original:
         labels = [(original[id(run.first.node)], run.op_types)]
     return labels
+
+
+def _unreadable(node: NodeProto, graph: Graph, refused: Refused, original: Mapping[int, str]) -> list[Decision]:
+    """The decision on an operator that is no map, as `refused` says; none where it is no normalization either."""
+    if id(node) in original and (is_batch_norm(node) or may_be_normalization(node, graph, refused)):
+        return _kept([(original[id(node)], node.op_type)], graph, refused)
+    return []
 
 
 def _kept(

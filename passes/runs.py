@@ -121,7 +121,7 @@ def may_be_normalization(node: NodeProto, graph: Graph, refused: Refused) -> boo
 def _scales_groups(node: NodeProto, data: int, graph: Graph) -> bool:
     """Whether `node` is the gain of a GroupNormalization: an InstanceNormalization of groups, laid out as before."""
     reshape = graph.producer(node.input[data])
-    if reshape is None or reshape.op_type != "Reshape":
+    if reshape is None or reshape.op_type != "Reshape" or not reshape.input:
         return False
     maker = graph.producer(reshape.input[0])
     return maker is not None and maker.op_type == "InstanceNormalization"
