@@ -28,13 +28,13 @@ from bnfold.progress import Progress, Stage
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo, Report
 
 if TYPE_CHECKING:
+    from bnfold.batches import Data
     from bnfold.equivalence import Verification, VerifyOptions
     from bnfold.equivalence.signature import Source
     from bnfold.equivalence.user_feeds import Inputs
     from bnfold.passes import SubstituteBatchNormOptions
     from bnfold.recalibration import CalibrationOptions, Fitted
     from bnfold.recalibration.run import Progress as DataProgress
-    from bnfold.recalibration.sources import Data
     from bnfold.statistics import Statistics
 
 # A path, the bytes of a model file, a ModelProto, or an onnx_graphsurgeon.Graph.

@@ -16,6 +16,7 @@ LAYERS = {
     "progress": 0,
     "decisions": 0,
     "signals": 0,
+    "batches": 1,
     "onnxfile": 1,
     "statistics": 1,
     "graph": 2,
@@ -31,6 +32,7 @@ LAYERS = {
 
 # The packages a room may import outside the standard library: when it is imported, and inside functions only.
 AT_IMPORT: dict[str, set[str]] = {
+    "batches": {"numpy"},
     "onnxfile": {"numpy", "onnx", "google"},
     "statistics": {"numpy"},
     "graph": {"numpy", "onnx", "google", "ml_dtypes"},
@@ -42,7 +44,7 @@ AT_IMPORT: dict[str, set[str]] = {
     "cli": {"click"},
 }
 WHEN_CALLED: dict[str, set[str]] = {
-    "recalibration": {"PIL"},
+    "batches": {"PIL"},
     "equivalence": {"onnxruntime", "torch"},
     "pipeline": {"onnx_graphsurgeon"},
     "api": {"onnx_graphsurgeon"},

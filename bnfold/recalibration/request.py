@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bnfold.batches import ImageOptions, data_source
 from bnfold.errors import UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
@@ -12,7 +13,6 @@ from bnfold.passes import SubstituteBatchNormOptions
 from bnfold.passes.substitute_batch_norm import KINDS
 from bnfold.recalibration.fitting import Fitted, fit
 from bnfold.recalibration.run import Calibration, Mode, Progress, RecalibrateOptions, Weighting, calibrate
-from bnfold.recalibration.sources import ImageOptions, data_source
 from bnfold.recalibration.weights import statistics_from
 from bnfold.statistics import Statistics
 

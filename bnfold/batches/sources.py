@@ -86,7 +86,7 @@ def _folder(folder: Path, shapes: dict[str, Shape], rows: int, images: ImageOpti
         return lambda: _arrays(arrays, list(shapes), rows)
     if not pictures:
         raise UsageError(f"{folder}: holds no .npy, .npz or image file")
-    from bnfold.recalibration.images import image_batches, image_size
+    from bnfold.batches.images import image_batches, image_size
 
     if len(shapes) != 1:
         raise UsageError(f"{folder}: images are for a model with one input; this one has {', '.join(shapes)}")
