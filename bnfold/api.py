@@ -29,7 +29,7 @@ from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
 
 if TYPE_CHECKING:
     from bnfold.batches import Data
-    from bnfold.equivalence import Verification, VerifyOptions
+    from bnfold.equivalence import Limit, Verification, VerifyOptions
     from bnfold.equivalence.signature import Source
     from bnfold.equivalence.user_feeds import Inputs
     from bnfold.passes import SubstituteBatchNormOptions
@@ -62,10 +62,11 @@ def optimize(
     dry_run: bool = False,
     seed: int = 0,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    inputs: "Inputs | str | os.PathLike[str] | None" = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    inputs: "Inputs | None" = None,
+    rtol: "Limit | None" = None,
+    atol: "Limit | None" = None,
     providers: Iterable[str] = ("cpu",),
+    strict_placement: bool = False,
     keep: Iterable[str] = (),
     lower: bool = False,
     fold: bool = True,
@@ -86,8 +87,10 @@ def optimize(
     """Freeze and fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
 
     `model` is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, and is never modified. Without `output` the
-    result comes back as the same kind. `dry_run` does everything but publish. `inputs` are feeds (name -> array), a
-    list of them, or the path of an .npz file; otherwise seeded random feeds are used.
+    result comes back as the same kind. `dry_run` does everything but publish. `inputs` are feeds: one (name -> array),
+    any iterable of them, or the path of an .npz file, of a folder of them or of .npy files, or `script.py:function`;
+    otherwise seeded random feeds are used. `rtol` and `atol` replace the limits by dtype: numbers, or numbers by output
+    name, where "" stands for all that are not named.
 
     What runs in training mode is frozen to its stored statistics first, and Dropout removed (`keep_dropout` leaves it);
     the result is then compared with `model` under evaluation semantics. Statistics that were never updated raise
@@ -118,6 +121,7 @@ def optimize(
         "rtol": rtol,
         "atol": atol,
         "providers": list(providers),
+        "strict_placement": strict_placement,
         "keep": list(keep),
         "lower": lower,
         "fold": fold,
@@ -136,7 +140,11 @@ def optimize(
         "strict_external_data": strict_external_data,
         "layout": None if layout is None else asdict(layout),
     }
-    how = _verify_options(seed, input_shapes, inputs, rtol, atol, providers) if verify else None
+    how = (
+        _verify_options(seed, input_shapes, inputs, rtol, atol, providers, strict_placement=strict_placement)
+        if verify
+        else None
+    )
     if how is not None:
         how = replace(how, told=_stage(progress, Stage.FEEDS))
     with _destination(None if dry_run else output) as publication:
@@ -308,10 +316,11 @@ def verify(
     *,
     seed: int = 0,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    inputs: "Inputs | str | os.PathLike[str] | None" = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    inputs: "Inputs | None" = None,
+    rtol: "Limit | None" = None,
+    atol: "Limit | None" = None,
     providers: Iterable[str] = ("cpu",),
+    strict_placement: bool = False,
 ) -> "Verification":
     """Run both models on the same feeds and compare every output; the verdict and every measurement.
 
@@ -320,7 +329,7 @@ def verify(
     """
     from bnfold import equivalence
 
-    options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers)
+    options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers, strict_placement=strict_placement)
     for model in (reference, candidate):
         Model(_read(model, strict=False))  # raises where the structure is not sound
     return equivalence.verify(_source(reference), _source(candidate), options)
@@ -404,37 +413,23 @@ def _failed_name(output: str | os.PathLike[str]) -> Path:
 def _verify_options(
     seed: int,
     input_shapes: Mapping[str, tuple[int, ...]] | None,
-    inputs: "Inputs | str | os.PathLike[str] | None",
-    rtol: float | None,
-    atol: float | None,
+    inputs: "Inputs | None",
+    rtol: "Limit | None",
+    atol: "Limit | None",
     providers: Iterable[str],
+    *,
+    strict_placement: bool,
 ) -> "VerifyOptions":
     from bnfold.equivalence import Tolerance, VerifyOptions
 
     return VerifyOptions(
         seed=seed,
         input_shapes=dict(input_shapes or {}),
-        inputs=_loaded(inputs) if isinstance(inputs, str | os.PathLike) else inputs,
-        tolerance=Tolerance(rtol=rtol, atol=atol),
+        inputs=inputs,
+        tolerance=Tolerance.of(rtol, atol),
         providers=tuple(providers),
+        strict_placement=strict_placement,
     )
-
-
-def _loaded(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arrays of an .npz file."""
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not hasattr(arrays, "files"):
-                raise UsageError(
-                    f"{os.fspath(path)}: holds one array without a name; save it with numpy.savez(name=...)"
-                )
-            return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UsageError(f"{os.fspath(path)}: cannot be read as an .npz file of arrays: {error}") from error
 
 
 def _verified(

@@ -78,6 +78,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.onnx").write_bytes(b"a model")
+    (tmp_path / "in.py").write_text("")
     yield
     assert (tmp_path / "in.onnx").read_bytes() == b"a model"
 
@@ -93,6 +94,7 @@ DEFAULT_FEEDS = {
     "rtol": None,
     "atol": None,
     "providers": ("cpu",),
+    "strict_placement": False,
 }
 DEFAULT_REWRITES = {
     "keep": (),
@@ -151,7 +153,12 @@ FEED_OPTIONS = [
     (["--input-shape", "x:[1, 3]", "--input-shape", "y:0:5"], {"input_shapes": {"x": (1, 3), "y:0": (5,)}}),
     (["--input-shape", "x:[]"], {"input_shapes": {"x": ()}}),
     (["--inputs", "in.onnx"], {"inputs": "in.onnx"}),
+    (["--inputs", "in.py:feeds"], {"inputs": "in.py:feeds"}),
+    (["--inputs", "."], {"inputs": "."}),
     (["--rtol", "1e-3", "--atol", "0"], {"rtol": 1e-3, "atol": 0.0}),
+    (["--rtol", "y:0:1e-3", "--rtol", "z:0"], {"rtol": {"y:0": 1e-3, "z": 0.0}}),
+    (["--atol", "y:1e-3", "--atol", "1e-6"], {"atol": {"y": 1e-3, "": 1e-6}}),
+    (["--strict-placement"], {"strict_placement": True}),
     (["--provider", "cpu", "--provider", "cuda"], {"providers": ("cpu", "cuda")}),
 ]
 REWRITE_OPTIONS = [
@@ -212,6 +219,12 @@ def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str
         ["in.onnx", "out.onnx", "--input-shape", "x:1,"],
         ["in.onnx", "out.onnx", "--input-shape", "x:1", "--input-shape", "x:2"],
         ["in.onnx", "out.onnx", "--inputs", "missing.npz"],
+        ["in.onnx", "out.onnx", "--inputs", "missing.py:feeds"],
+        ["in.onnx", "out.onnx", "--rtol", ":1e-3"],
+        ["in.onnx", "out.onnx", "--rtol", "y:"],
+        ["in.onnx", "out.onnx", "--rtol", "y:-1"],
+        ["in.onnx", "out.onnx", "--rtol", "y:1", "--rtol", "y:2"],
+        ["in.onnx", "out.onnx", "--rtol", "1", "--rtol", "2"],
         ["in.onnx", "out.onnx", "--rtol", "-1"],
         ["in.onnx", "out.onnx", "--rtol", "nan"],
         ["in.onnx", "out.onnx", "--atol", "much"],

@@ -5,11 +5,13 @@ Plain functions that raise `click.BadParameter`: which option it was, click adds
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import click
 
 Shape = tuple[int, ...]
+Limit = float | Mapping[str, float]
 
 
 def input_shape(text: str) -> tuple[str, Shape]:
@@ -42,6 +44,37 @@ def limit(text: str) -> float:
     if not (math.isfinite(number) and number >= 0):
         raise click.BadParameter(f"{text!r} is not a number from 0 up, like 1e-5")
     return number
+
+
+def output_limit(text: str) -> tuple[str, float]:
+    """``1e-3``, for every output, as "" and the number; ``OUTPUT:1e-3`` as the name and the number.
+
+    The last colon counts, since the names of ONNX values may hold some.
+    """
+    name, colon, number = text.rpartition(":")
+    if colon and not name:
+        raise click.BadParameter(f"{text!r} names no output: write it like logits:1e-3, or 1e-3 for all")
+    return name, limit(number)
+
+
+def limit_per_output(
+    ctx: click.Context | None, param: click.Parameter | None, value: Sequence[tuple[str, float]]
+) -> Limit | None:
+    """One number where it is for every output, else numbers by output, "" for all others; None for nothing."""
+    limits = dict(value)
+    if len(limits) != len(value):
+        raise click.BadParameter("an output, or all of them, was given more than one limit", ctx=ctx, param=param)
+    return limits[""] if set(limits) == {""} else limits or None
+
+
+def data_path(text: str) -> str:
+    """A file or folder that exists, or ``script.py:function`` where the script does."""
+    from bnfold.batches import script_of
+
+    script = script_of(text)
+    if not (Path(text) if script is None else script[0]).exists():
+        raise click.BadParameter(f"{text!r} does not exist: name an .npz file, a folder, or script.py:function")
+    return text
 
 
 def seconds(text: str) -> float:

@@ -9,7 +9,7 @@ from bnfold.equivalence.providers import PROVIDERS, Placement, Precision
 from bnfold.equivalence.rejudge import judge_again
 from bnfold.equivalence.signature import Source
 from bnfold.equivalence.taps import tap
-from bnfold.equivalence.tolerance import Judgement, Limits, Rule, Tolerance
+from bnfold.equivalence.tolerance import Judgement, Limit, Limits, Rule, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
 from bnfold.equivalence.verification import Verdict, Verification, VerifyOptions, verify
 
@@ -20,6 +20,7 @@ __all__ = [
     "FrozenVerification",
     "Inputs",
     "Judgement",
+    "Limit",
     "Limits",
     "Measurement",
     "Noise",

@@ -12,14 +12,13 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 from bnfold.equivalence.element_types import Array
 from bnfold.equivalence.evaluation import evaluate_in_place, use_batch_in_place
-from bnfold.equivalence.feeds import Feed
 from bnfold.equivalence.frozen import copied
 from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.sessions import Optimization, RunFailed
 from bnfold.equivalence.signature import Signature, signature_of
 from bnfold.equivalence.training import Place
-from bnfold.equivalence.user_feeds import checked
-from bnfold.errors import BnfoldError, UsageError
+from bnfold.equivalence.user_feeds import as_feed, checked
+from bnfold.errors import BnfoldError
 from bnfold.onnxfile import OnnxFile
 from bnfold.statistics import Statistics
 
@@ -56,30 +55,17 @@ def tap(
         try:
             with running(target, Setting(optimization=Optimization.ON)) as session:
                 for number, batch in enumerate(batches):
-                    for _, feed in checked(_as_feed(batch, signature, number), signature):
+                    for _, feed in checked(_wanted(batch, signature, number), signature):
                         values = session.run(feed) | {name: feed[name] for name in inputs}
                         yield {place: values[name] for place, name in wanted.items()}
         except RunFailed as failure:
             raise BnfoldError(f"onnxruntime cannot run the model on the data: {failure}") from failure
 
 
-def _as_feed(batch: Any, signature: Signature, number: int) -> Feed:
-    """What a person calls a batch, as arrays by input name."""
-    names = [port.name for port in signature.inputs]
-    if isinstance(batch, Mapping):
-        return {name: _array(value) for name, value in batch.items() if name in names} or dict(batch)
-    items = list(batch) if isinstance(batch, tuple | list) else [batch]
-    if len(items) < len(names):
-        raise UsageError(f"batch {number} holds {len(items)} arrays, but the model has {len(names)} inputs: {names}")
-    return {name: _array(item) for name, item in zip(names, items, strict=False)}
-
-
-def _array(value: Any) -> Any:
-    """A tensor of PyTorch without its graph and on the CPU; anything else as it is."""
-    for method in ("detach", "cpu", "numpy"):
-        if hasattr(value, method):
-            value = getattr(value, method)()
-    return value
+def _wanted(batch: Any, signature: Signature, number: int) -> Mapping[str, Any]:
+    """Of what a batch names, what the model asks for: data sets name labels too."""
+    feed = as_feed(batch, signature, number)
+    return {port.name: feed[port.name] for port in signature.inputs if port.name in feed} or feed
 
 
 def _data_of(graph: GraphProto, places: Collection[Place]) -> dict[Place, str]:

@@ -8,15 +8,19 @@ is no truth to ask.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from bnfold.equivalence.element_types import rounding_of
 from bnfold.equivalence.measurement import Measurement
+from bnfold.errors import UsageError
+
+Limit = float | Mapping[str, float]
+"""One number for every output, or numbers by output name, with "" for all that are not named."""
 
 # In unit roundoffs of the output's type. float16 and bfloat16 round after every node, and few nodes lie between
 # input and output in terms of such coarse steps: the same count of steps is a much larger part of the value.
@@ -70,6 +74,35 @@ class Tolerance:
     atol: float | None = None
     outputs: Mapping[str, Limits] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, rtol: Limit | None = None, atol: Limit | None = None) -> Self:
+        """From numbers, or numbers by output name; the name "" stands for all outputs that are not named."""
+        relative, absolute = ({"": each} if isinstance(each, float | int) else each or {} for each in (rtol, atol))
+        overall = {"rtol": relative.get(""), "atol": absolute.get("")}
+        names = [name for name in dict.fromkeys((*relative, *absolute)) if name]
+        outputs = {
+            name: Limits(relative.get(name, overall["rtol"] or 0.0), absolute.get(name, overall["atol"] or 0.0))
+            for name in names
+        }
+        return cls(**overall, outputs=outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"rtol": self.rtol, "atol": self.atol, "outputs": {name: asdict(x) for name, x in self.outputs.items()}}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        outputs = {name: Limits(**limits) for name, limits in saved["outputs"].items()}
+        return cls(saved["rtol"], saved["atol"], outputs)
+
+    def check_outputs(self, names: Iterable[str]) -> None:
+        """Raises UsageError where a limit is for an output that is none of `names`."""
+        known = list(names)
+        for name in self.outputs:
+            if name not in known:
+                raise UsageError(f"a tolerance for {name!r}: the model has no such output; it has {', '.join(known)}.")
+
     def judge(self, measured: Measurement) -> Judgement:
         """Exact where there is nothing to round; by magnitude for floats; no new NaN or infinity, ever."""
         if measured.problem:
@@ -106,11 +139,20 @@ class Tolerance:
         return Judgement(agrees=measured.max_abs <= limit, rule=Rule.TOLERANCE, limit=limit)
 
     def _limits(self, output: str) -> Limits | None:
-        if output in self.outputs:
-            return self.outputs[output]
+        for name in names_of(output):
+            if name in self.outputs:
+                return self.outputs[name]
         if self.rtol is None and self.atol is None:
             return None
         return Limits(rtol=self.rtol or 0.0, atol=self.atol or 0.0)
+
+
+def names_of(output: str) -> Iterator[str]:
+    """The names a limit may be given under: that of the output, and for `y[3]`, an item of a sequence or map, `y`."""
+    yield output
+    while output.endswith("]") and "[" in output:
+        output = output.rpartition("[")[0]
+        yield output
 
 
 def _is_number(measured: Measurement) -> bool:

@@ -61,6 +61,11 @@ class VerifyOptions:
     proof: Literal["auto", "always", "never"] = "auto"
     told: Callable[[int, int], None] | None = None
 
+    def __post_init__(self) -> None:
+        """Keep what an iterator gives: the feeds are read more than once."""
+        if isinstance(self.inputs, Iterator):
+            object.__setattr__(self, "inputs", list(self.inputs))
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -70,6 +75,7 @@ class Verification:
     the worst measurement. `notes`: what was tried and could not be compared. `feeds`: with the seed they can be
     replayed. `placements`: which provider ran which operators, where a provider other than cpu was asked for.
     Measurements at precision "deploy" are shown beside the verdict and do not decide it.
+    `tolerance`: the one that judged.
     """
 
     verdict: Verdict
@@ -83,6 +89,7 @@ class Verification:
     placements: tuple[Placement, ...] = ()
     proofs: tuple[Proof, ...] = ()
     seed: int = 0
+    tolerance: Tolerance = field(default_factory=Tolerance)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the inverse for a single measurement is `Measurement.from_dict`."""
@@ -99,6 +106,7 @@ class Verification:
             "placements": [found.to_dict() for found in self.placements],
             "proofs": [proof.to_dict() for proof in self.proofs],
             "seed": self.seed,
+            "tolerance": self.tolerance.to_dict(),
         }
 
 
@@ -120,9 +128,10 @@ def _measured(reference: Source, candidate: Source, options: VerifyOptions) -> V
     model, other = read_structure(reference), read_structure(candidate)
     signature = signature_of(model)
     check_overrides(signature.inputs, options.input_shapes)
+    options.tolerance.check_outputs(port.name for port in signature.outputs)
     contract = difference(signature, signature_of(other))
     if contract:
-        return Verification(Verdict.NOT_EQUIVALENT, explanation=contract, seed=options.seed)
+        return _stopped(Verdict.NOT_EQUIVALENT, contract, Answers(), options)
     told = options.told or _silent
     told(0, 0)
     answers, sources = _answers(reference, model, signature, behind(model, other), options)
@@ -297,6 +306,7 @@ def _judged(
         feeds=tuple(answer.to_dict() for answer in answers.answers),
         placements=tuple(placements),
         seed=options.seed,
+        tolerance=options.tolerance,
     )
 
 
@@ -355,4 +365,5 @@ def _sentence(finding: Finding) -> str:
 
 
 def _stopped(verdict: Verdict, explanation: str, answers: Answers, options: VerifyOptions) -> Verification:
-    return Verification(verdict, explanation=explanation, notes=tuple(answers.notes), seed=options.seed)
+    notes = tuple(answers.notes)
+    return Verification(verdict, explanation=explanation, notes=notes, seed=options.seed, tolerance=options.tolerance)
