@@ -324,15 +324,19 @@ def verify(
 ) -> "Verification":
     """Run both models on the same feeds and compare every output; the verdict and every measurement.
 
-    The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. Raises
+    The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. It may also
+    be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. Raises
     UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
     """
     from bnfold import equivalence
 
     options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers, strict_placement=strict_placement)
-    for model in (reference, candidate):
+    module = equivalence.is_module(reference)
+    for model in [candidate] if module else [reference, candidate]:
         Model(_read(model, strict=False))  # raises where the structure is not sound
-    return equivalence.verify(_source(reference), _source(candidate), options)
+    other = _source(candidate)
+    original = equivalence.ModuleReference.of(reference, other) if module else _source(reference)
+    return equivalence.verify(original, other, options)
 
 
 # ---------------------------------------------------------------------- models in and out

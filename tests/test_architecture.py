@@ -26,8 +26,10 @@ LAYERS = {
     "recalibration": 4,
     "report": 4,
     "api": 5,
+    "assertions": 6,
     "cli": 6,
     "__main__": 7,
+    "pytest_plugin": 7,
 }
 
 # The packages a room may import outside the standard library: when it is imported, and inside functions only.
@@ -42,6 +44,7 @@ AT_IMPORT: dict[str, set[str]] = {
     "recalibration": {"numpy", "onnx"},
     "api": {"numpy", "onnx"},
     "cli": {"click"},
+    "pytest_plugin": {"pytest"},
 }
 WHEN_CALLED: dict[str, set[str]] = {
     "batches": {"PIL"},
@@ -50,6 +53,7 @@ WHEN_CALLED: dict[str, set[str]] = {
     "api": {"onnx_graphsurgeon"},
     "report": {"rich"},
     "cli": {"rich"},
+    "pytest_plugin": {"click", "rich"},
 }
 
 
@@ -116,6 +120,13 @@ def test_every_room_is_read() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_a_room_imports_only_from_above(path: Path) -> None:
     assert violations(room_of(path), path.read_text(encoding="utf-8")) == []
+
+
+def test_only_one_module_of_equivalence_touches_torch() -> None:
+    def touches(path: Path) -> bool:
+        return any(item.module.partition(".")[0] == "torch" for item in imports_of(ast.parse(path.read_text("utf-8"))))
+
+    assert [path.name for path in SOURCES if touches(path)] == ["torch_reference.py"]
 
 
 def test_the_package_itself_imports_only_the_standard_library() -> None:

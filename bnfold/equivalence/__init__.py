@@ -10,6 +10,7 @@ from bnfold.equivalence.rejudge import judge_again
 from bnfold.equivalence.signature import Source
 from bnfold.equivalence.taps import tap
 from bnfold.equivalence.tolerance import Judgement, Limit, Limits, Rule, Tolerance
+from bnfold.equivalence.torch_reference import ModuleReference, is_module
 from bnfold.equivalence.user_feeds import Inputs
 from bnfold.equivalence.verification import Verdict, Verification, VerifyOptions, verify
 
@@ -23,6 +24,7 @@ __all__ = [
     "Limit",
     "Limits",
     "Measurement",
+    "ModuleReference",
     "Noise",
     "Placement",
     "Precision",
@@ -37,6 +39,7 @@ __all__ = [
     "VerifyOptions",
     "Where",
     "attribute",
+    "is_module",
     "judge_again",
     "measure",
     "prove",

@@ -4,6 +4,7 @@ The reference runs with onnxruntime's own optimizations off, since a default ses
 the candidate runs without and with them, on every provider asked for. One session is alive at a time.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,10 +19,11 @@ from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove_with
 from bnfold.equivalence.providers import CPU, Placement, Precision, Provider, check, named, placement
 from bnfold.equivalence.reference_run import Answers, run_seeded_feeds, run_user_feeds
+from bnfold.equivalence.references import ModelReference, Reference, Runner
 from bnfold.equivalence.regions import Cutter
 from bnfold.equivalence.remainder import unexplained
 from bnfold.equivalence.running import Setting, running
-from bnfold.equivalence.sessions import Optimization, RunFailed, Session, runtime
+from bnfold.equivalence.sessions import Optimization, RunFailed, runtime
 from bnfold.equivalence.signature import Signature, Source, difference, read_structure, signature_of, weight_count
 from bnfold.equivalence.sizes import check_overrides
 from bnfold.equivalence.tolerance import Judgement, Tolerance
@@ -110,8 +112,10 @@ class Verification:
         }
 
 
-def verify(reference: Source, candidate: Source, options: VerifyOptions | None = None) -> Verification:
+def verify(reference: Source | Reference, candidate: Source, options: VerifyOptions | None = None) -> Verification:
     """Compare `candidate` with `reference`, each a path (external data resolves beside it) or bytes.
+
+    `reference` may also be a `Reference`, such as a `ModuleReference`.
 
     Raises UsageError for feeds, shapes or provider names that do not fit, ModelError for what is not a model,
     ProviderError for a provider that is missing or did not run the nodes, BnfoldError where onnxruntime is not
@@ -119,13 +123,16 @@ def verify(reference: Source, candidate: Source, options: VerifyOptions | None =
     """
     options = options or VerifyOptions()
     runtime()
-    reference, candidate = (side if isinstance(side, bytes) else Path(side) for side in (reference, candidate))
-    return _with_proofs(_measured(reference, candidate, options), reference, candidate, options)
+    candidate = candidate if isinstance(candidate, bytes) else Path(candidate)
+    if isinstance(reference, str | os.PathLike | bytes):
+        reference = ModelReference(reference if isinstance(reference, bytes) else Path(reference))
+    measured = _measured(reference, candidate, options)
+    return measured if reference.source is None else _with_proofs(measured, reference.source, candidate, options)
 
 
-def _measured(reference: Source, candidate: Source, options: VerifyOptions) -> Verification:
+def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -> Verification:
     providers = named(options.providers)
-    model, other = read_structure(reference), read_structure(candidate)
+    model, other = reference.structure(), read_structure(candidate)
     signature = signature_of(model)
     check_overrides(signature.inputs, options.input_shapes)
     options.tolerance.check_outputs(port.name for port in signature.outputs)
@@ -134,7 +141,8 @@ def _measured(reference: Source, candidate: Source, options: VerifyOptions) -> V
         return _stopped(Verdict.NOT_EQUIVALENT, contract, Answers(), options)
     told = options.told or _silent
     told(0, 0)
-    answers, sources = _answers(reference, model, signature, behind(model, other), options)
+    pairs = {} if reference.source is None else behind(model, other)
+    answers, sources = _answers(reference, model, signature, pairs, options)
     del model, other
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
@@ -193,19 +201,19 @@ def _settings(providers: tuple[Provider, ...]) -> Iterator[Setting]:
 
 
 def _answers(
-    reference: Source, model: Any, signature: Signature, sources: Mapping[str, Sources], options: VerifyOptions
+    reference: Reference, model: Any, signature: Signature, sources: Mapping[str, Sources], options: VerifyOptions
 ) -> tuple[Answers, Mapping[str, Sources]]:
     """Run the reference; where onnxruntime does not load it with taps, once more without."""
     outputs = {port.name for port in signature.outputs}
     taps = sorted({pair.reference for found in sources.values() for pair in found.pairs} - outputs)
 
-    def all_feeds(session: Session) -> Answers:
+    def all_feeds(session: Runner) -> Answers:
         if options.inputs is not None:
             return run_user_feeds(options.inputs, signature, session.run, taps)
         return run_seeded_feeds(model, signature, options.input_shapes, options.seed, session.run, taps)
 
     try:
-        with running(reference, Setting(), taps) as session:
+        with reference.running(Setting(), taps) as session:
             answers = all_feeds(session)
     except RunFailed as failure:
         if taps:
@@ -259,10 +267,10 @@ def _run_candidate(
     return findings, [where] if setting.provider is not CPU else []
 
 
-def _failed(reference: Source, setting: Setting, answers: Answers, failure: RunFailed) -> tuple[Verdict, str]:
+def _failed(reference: Reference, setting: Setting, answers: Answers, failure: RunFailed) -> tuple[Verdict, str]:
     """The candidate cannot run. Whose fault that is, the reference in the same setting tells."""
     try:
-        with running(reference, setting) as session:
+        with reference.running(setting) as session:
             for answer in answers.answers:
                 session.run(answer.feed())
     except RunFailed as own:
@@ -278,7 +286,7 @@ def _judged(
     findings: list[Finding],
     placements: list[Placement],
     answers: Answers,
-    reference: Source,
+    reference: Reference,
     options: VerifyOptions,
 ) -> Verification:
     deciding = [finding for finding in findings if _decides(finding)]
@@ -321,10 +329,10 @@ def _never_compared(findings: list[Finding]) -> str:
     return next((name for name, count in compared.items() if not count), "")
 
 
-def _fickle(reference: Source, finding: Finding, tolerance: Tolerance) -> bool:
+def _fickle(reference: Reference, finding: Finding, tolerance: Tolerance) -> bool:
     """Whether the reference does not even agree with itself where the candidate disagrees with it."""
     try:
-        with running(reference, Setting()) as session:
+        with reference.running(Setting()) as session:
             again = [session.run(finding.answer.feed()) for _ in range(2)]
     except RunFailed:
         return False
