@@ -321,16 +321,19 @@ def verify(
     atol: "Limit | None" = None,
     providers: Iterable[str] = ("cpu",),
     strict_placement: bool = False,
+    layers: bool = False,
 ) -> "Verification":
     """Run both models on the same feeds and compare every output; the verdict and every measurement.
 
     The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. It may also
-    be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. Raises
+    be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. `layers`
+    also compares values inside the two models, and says which diverges first. Raises
     UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
     """
     from bnfold import equivalence
 
     options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers, strict_placement=strict_placement)
+    options = replace(options, layers=layers)
     module = equivalence.is_module(reference)
     for model in [candidate] if module else [reference, candidate]:
         Model(_read(model, strict=False))  # raises where the structure is not sound

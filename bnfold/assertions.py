@@ -50,6 +50,8 @@ def _message(found: "Verification", reference: Any, candidate: Any, options: Map
             f", the worst {_SHOWN}:" if len(failed) > _SHOWN else ":"
         )
         yield from (f"  {_line(*pair)}" for pair in failed[:_SHOWN])
+    if found.layers is not None:
+        yield found.layers.sentence
     yield from (f"note: {note}" for note in found.notes)
     yield ""
     yield f"To reproduce: {_call(reference, candidate, {'seed': found.seed, **options})}"

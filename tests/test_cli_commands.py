@@ -130,7 +130,7 @@ DEFAULTS = {
     | DEFAULT_OUTPUT
     | DEFAULT_CALIBRATION,
     "inspect": DEFAULT_REWRITES | DEFAULT_FREEZING | {"explain": None},
-    "verify": DEFAULT_FEEDS,
+    "verify": DEFAULT_FEEDS | {"layers": False},
 }
 ARGUMENTS = {
     "optimize": ["in.onnx", "out.onnx"],
@@ -196,7 +196,8 @@ OPTIMIZE_OPTIONS = [
     + [("freeze", *row) for row in FEED_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
     + [("inspect", *row) for row in REWRITE_OPTIONS + FREEZE_OPTIONS]
     + [("inspect", ["--explain", "bn"], {"explain": "bn"})]
-    + [("verify", *row) for row in FEED_OPTIONS],
+    + [("verify", *row) for row in FEED_OPTIONS]
+    + [("verify", ["--layers"], {"layers": True})],
 )
 def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str], changes: dict[str, Any]) -> None:
     result = run(command, *options, *ARGUMENTS[command])

@@ -14,6 +14,7 @@ from bnfold.cli.shell import fail
 @click.argument("candidate", type=click.Path())
 @report_option
 @feed_options
+@click.option("--layers", is_flag=True, help="Compare values inside the models too, and name the first that diverges.")
 @verbosity_options
 @click.pass_context
 def command(ctx: click.Context, /, reference: str, candidate: str, report_path: str | None, **options: Any) -> None:

@@ -2,6 +2,7 @@
 
 from bnfold.equivalence.attribution import Attribution, attribute
 from bnfold.equivalence.frozen import FrozenVerification, verify_frozen
+from bnfold.equivalence.layers import Layer, Layers
 from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
 from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
@@ -21,6 +22,8 @@ __all__ = [
     "FrozenVerification",
     "Inputs",
     "Judgement",
+    "Layer",
+    "Layers",
     "Limit",
     "Limits",
     "Measurement",

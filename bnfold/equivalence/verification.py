@@ -14,6 +14,7 @@ from typing import Any, Literal
 from bnfold.equivalence.appeal import Appeal
 from bnfold.equivalence.behind import Sources, behind
 from bnfold.equivalence.findings import Finding, compare, worst
+from bnfold.equivalence.layers import Layers, compare_layers
 from bnfold.equivalence.measurement import Measurement
 from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove_with
@@ -28,6 +29,7 @@ from bnfold.equivalence.signature import Signature, Source, difference, read_str
 from bnfold.equivalence.sizes import check_overrides
 from bnfold.equivalence.tolerance import Judgement, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
+from bnfold.errors import UsageError
 
 _PROVED_WEIGHTS = 4_000_000
 """Stored numbers up to which proving every rewrite is cheaper than running models with inputs to match."""
@@ -50,6 +52,7 @@ class VerifyOptions:
     the models, proofs of all of them and of nothing else having changed give the verdict PROVED. None: not known.
     `proof`: "auto" leaves proofs out where running the models cost less and did compare them.
     `told`: is called with how many feeds were compared, and how many there are in all settings (0: not known yet).
+    `layers`: also look at values inside the models, and say which diverges first.
     `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node may run on another provider.
     """
 
@@ -62,6 +65,7 @@ class VerifyOptions:
     rewrites: tuple[Rewrite, ...] | None = None
     proof: Literal["auto", "always", "never"] = "auto"
     told: Callable[[int, int], None] | None = None
+    layers: bool = False
 
     def __post_init__(self) -> None:
         """Keep what an iterator gives: the feeds are read more than once."""
@@ -77,7 +81,7 @@ class Verification:
     the worst measurement. `notes`: what was tried and could not be compared. `feeds`: with the seed they can be
     replayed. `placements`: which provider ran which operators, where a provider other than cpu was asked for.
     Measurements at precision "deploy" are shown beside the verdict and do not decide it.
-    `tolerance`: the one that judged.
+    `tolerance`: the one that judged. `layers`: where that was asked for, what values inside the models say.
     """
 
     verdict: Verdict
@@ -92,6 +96,7 @@ class Verification:
     proofs: tuple[Proof, ...] = ()
     seed: int = 0
     tolerance: Tolerance = field(default_factory=Tolerance)
+    layers: Layers | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the inverse for a single measurement is `Measurement.from_dict`."""
@@ -109,6 +114,7 @@ class Verification:
             "proofs": [proof.to_dict() for proof in self.proofs],
             "seed": self.seed,
             "tolerance": self.tolerance.to_dict(),
+            "layers": self.layers.to_dict() if self.layers else None,
         }
 
 
@@ -132,6 +138,8 @@ def verify(reference: Source | Reference, candidate: Source, options: VerifyOpti
 
 def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -> Verification:
     providers = named(options.providers)
+    if options.layers and reference.source is None:
+        raise UsageError("the layers of a PyTorch module cannot be looked at: export it, and compare the two models.")
     model, other = reference.structure(), read_structure(candidate)
     signature = signature_of(model)
     check_overrides(signature.inputs, options.input_shapes)
@@ -162,7 +170,8 @@ def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -
     findings += appeal.settle([finding for finding in findings if _decides(finding)])
     appeal.settle([finding for finding in findings if not _decides(finding)])
     answers.notes.extend(appeal.notes)
-    return _judged(findings, placements, answers, reference, options)
+    judged = _judged(findings, placements, answers, reference, options)
+    return _with_layers(judged, findings, reference, candidate) if options.layers else judged
 
 
 def _silent(_done: int, _total: int) -> None:
@@ -316,6 +325,17 @@ def _judged(
         seed=options.seed,
         tolerance=options.tolerance,
     )
+
+
+def _with_layers(
+    judged: Verification, findings: list[Finding], reference: Reference, candidate: Source
+) -> Verification:
+    """Look inside where the models disagree most, with limits by dtype: the caller's are for outputs."""
+    deciding = [finding for finding in findings if _decides(finding)]
+    failed = [finding for finding in deciding if not finding.judgement.agrees]
+    agrees = judged.verdict is Verdict.EQUIVALENT
+    finding = worst(failed or deciding)
+    return replace(judged, layers=compare_layers(reference, candidate, finding, Tolerance(), agrees=agrees))
 
 
 def _never_compared(findings: list[Finding]) -> str:
