@@ -19,7 +19,7 @@ from bnfold.equivalence.measurement import Measurement
 from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove_with
 from bnfold.equivalence.providers import CPU, Placement, Precision, Provider, check, named, placement
-from bnfold.equivalence.reference_run import Answers, run_seeded_feeds, run_user_feeds
+from bnfold.equivalence.reference_run import Answers, conditions, run_seeded_feeds, run_user_feeds
 from bnfold.equivalence.references import ModelReference, Reference, Runner
 from bnfold.equivalence.regions import Cutter
 from bnfold.equivalence.remainder import unexplained
@@ -210,11 +210,20 @@ def _settings(providers: tuple[Provider, ...]) -> Iterator[Setting]:
 
 
 def _answers(
-    reference: Reference, model: Any, signature: Signature, sources: Mapping[str, Sources], options: VerifyOptions
+    reference: Reference,
+    model: Any,
+    signature: Signature,
+    sources: Mapping[str, Sources],
+    options: VerifyOptions,
+    *,
+    tapping: bool = True,
 ) -> tuple[Answers, Mapping[str, Sources]]:
     """Run the reference; where onnxruntime does not load it with taps, once more without."""
     outputs = {port.name for port in signature.outputs}
-    taps = sorted({pair.reference for found in sources.values() for pair in found.pairs} - outputs)
+    inside = {pair.reference for found in sources.values() for pair in found.pairs}
+    if reference.source is not None:
+        inside.update(set(conditions(model)) - {port.name for port in signature.inputs})
+    taps = sorted(inside - outputs) if tapping else []
 
     def all_feeds(session: Runner) -> Answers:
         if options.inputs is not None:
@@ -226,7 +235,7 @@ def _answers(
             answers = all_feeds(session)
     except RunFailed as failure:
         if taps:
-            return _answers(reference, model, signature, {}, options)
+            return _answers(reference, model, signature, {}, options, tapping=False)
         return Answers(refusal=f"onnxruntime cannot load the reference: {failure}."), {}
     if not answers.answers:
         answers.refusal = (
