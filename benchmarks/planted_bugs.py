@@ -1,12 +1,12 @@
 """How many planted bugs each way of looking detects, and how many right models it accuses.
 
-    python -m benchmarks.planted_bugs [--sites N] [--right N] [--networks WORD] [--kinds]
+    python -m benchmarks.planted_bugs [--sites N] [--right N] [--networks WORD] [--kinds] [--real-graph]
 
 Wrong models are made from right ones by a folder of the tests' own (tests/planted.py), each kind of bug at N sites of
 each network. bnfold looks by running the models and by proving the rewrites; beside it the checks that onnxsim
 (`simplify(check_n=3)`) and polygraphy (`CompareFunc.simple` on `OnnxrtRunner`) bring along, with their defaults. Peers
-that are not installed are left out: pip install '.[benchmarks]'. One network more is a real graph of the onnx wheel,
-its weights drawn at random.
+that are not installed are left out: pip install '.[benchmarks]'. `--real-graph` takes a ShuffleNet of the onnx
+wheel instead.
 """
 
 import argparse
@@ -64,8 +64,12 @@ PEERS: dict[str, Judge] = {"onnxsim": by_onnxsim, "polygraphy": by_polygraphy}
 
 
 def networks() -> Iterator[tuple[str, ModelProto]]:
-    """Every network of the suite in both precisions, and a real graph."""
+    """Every network of the suite in both precisions."""
     yield from planted.bases().items()
+
+
+def real_graph() -> Iterator[tuple[str, ModelProto]]:
+    """One of the onnx wheel, its weights drawn at random."""
     yield REAL_GRAPH, architectures.light(REAL_GRAPH.removeprefix("light_"))
 
 
@@ -76,12 +80,13 @@ def main() -> None:
     parser.add_argument("--right", type=int, default=4)
     parser.add_argument("--networks", default="")
     parser.add_argument("--kinds", action="store_true")
+    parser.add_argument("--real-graph", action="store_true")
     chosen = parser.parse_args()
     judges = OURS | {name: judge for name, judge in PEERS.items() if _version(name)}
     print(", ".join(f"{name} {_version(name) or 'is not installed'}" for name in ("onnxruntime", *PEERS)))
     wrong: dict[tuple[str, str], Counter[str]] = {}
     right: dict[str, Counter[str]] = {}
-    for name, base in networks():
+    for name, base in real_graph() if chosen.real_graph else networks():
         if chosen.networks not in name:
             continue
         kind = "float16" if name.endswith("float16") else "float32"
