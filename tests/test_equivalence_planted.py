@@ -78,21 +78,20 @@ def test_no_right_model_is_accused(name: str) -> None:
     counted["right"] += assert_no_alarm(planted.bases()[name], RIGHT_PER_MODEL)
 
 
-# Not all kinds on a network of the size of real ones: half a minute is enough of a default run.
-ON_A_REAL_GRAPH = 6
+# By running alone, and not all kinds: `-m soak` has the rest.
+ON_A_REAL_GRAPH = ("bias of one channel off by 1 %", "stale statistics", "two channels swapped in the scale")
 
 
-def test_bugs_in_a_real_graph_are_detected_and_right_folds_not_accused() -> None:
+def test_bugs_in_a_real_graph_are_detected_and_a_right_fold_is_not_accused() -> None:
     base = architectures.light("shufflenet")
     folds = planted.Folds(base)
-    kinds = list(planted.BUGS)[:: len(planted.BUGS) // ON_A_REAL_GRAPH]
-    for bug in kinds:
-        candidate = folds.wrong(len(folds.sites) // 2, bug)
-        if candidate is not None:
-            counted["wrong"] += 1
-            rewrites = folds.rewrites(range(len(folds.sites)))
-            assert check(base, candidate, rewrites).verdict is Verdict.NOT_EQUIVALENT, bug
-    counted["right"] += assert_no_alarm(base, 2)
+    for bug in ON_A_REAL_GRAPH:
+        candidate = folds.wrong(0, bug)
+        assert candidate is not None
+        counted["wrong"] += 1
+        assert check(base, candidate).verdict is Verdict.NOT_EQUIVALENT, bug
+    assert check(base, folds.right(range(len(folds.sites)))).verdict is Verdict.EQUIVALENT
+    counted["right"] += 1
 
 
 def test_every_kind_of_bug_is_planted() -> None:
