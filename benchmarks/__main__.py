@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks.contenders import CONTENDERS, missing
 from benchmarks.document import Results, write
@@ -64,13 +65,19 @@ def measure(name: str, contenders: list[str], folder: Path, runs: int, results: 
         results.costs[name] = interleaved(source, contenders, folder, runs, timeout=120)
     else:
         interleaved(source, contenders, folder, 0, timeout=120)
+    made = {each: folder / each.replace(" ", "_") / source.name for each in contenders}
+    paths = {each: path for each, path in made.items() if path.exists()}
+    results.remaining[name] = asked("remaining", paths)
     if name in (*FUSIONS, *NETWORKS):
-        made = {each: folder / each.replace(" ", "_") / source.name for each in contenders}
-        paths = {each: path for each, path in made.items() if path.exists()}
-        command = [sys.executable, "-m", "benchmarks.latency", *map(str, paths.values())]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        results.latencies[name] = {each: found[str(path)] for each, path in paths.items()}
+        results.latencies[name] = asked("latency", paths)
     shutil.rmtree(folder / "in")
+
+
+def asked(module: str, paths: dict[str, Path]) -> dict[str, Any]:
+    """What a process of its own finds out about the model of each contender."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, paths.values())]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {each: found[str(path)] for each, path in paths.items()}
 
 
 if __name__ == "__main__":

@@ -21,10 +21,13 @@ as it was."""
 
 @dataclass
 class Results:
-    """What was asked and what was found: costs by model and contender, latencies by model, contender and level."""
+    """What was asked and what was found: costs by model and contender, BatchNormalizations that remained by model and
+    contender, latencies by model, contender and level.
+    """
 
     arguments: list[str]
     costs: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    remaining: dict[str, dict[str, int]] = field(default_factory=dict)
     latencies: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -35,6 +38,7 @@ def write(results: Results, path: Path | None) -> None:
     if path is None:
         print(text)
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     plots = _plots(results, path.parent)
     path.write_text(text + "".join(f"\n![{title}]({name})\n" for title, name in plots), encoding="utf-8")
     print(f"written: {path}")
@@ -75,15 +79,19 @@ def _processor() -> str:
 def _costs(results: Results) -> list[str]:
     lines = []
     for name, measured in results.costs.items():
-        lines += [f"## {name}", "", "| | wall | processor | memory | written |", "|---|---:|---:|---:|---:|"]
+        lines += [f"## {name}", "", "| | wall | processor | memory | written | BatchNormalization left |"]
+        lines.append("|---|---:|---:|---:|---:|---:|")
         for contender, found in measured.items():
             if found.failure:
                 reason = found.failure.splitlines()[-1][:100].replace("|", "\\|")
-                lines.append(f"| {contender} | failed: {reason} | | | |")
+                lines.append(f"| {contender} | failed: {reason} | | | | |")
             else:
                 wall, cpu, memory = (found.median(what) for what in ("wall", "cpu", "memory"))
                 written = f"{found.nbytes / 1e6:,.1f} MB"
-                lines.append(f"| {contender} | {wall:.2f} s | {cpu:.2f} s | {memory / 1e6:,.0f} MB | {written} |")
+                left = results.remaining[name][contender]
+                lines.append(
+                    f"| {contender} | {wall:.2f} s | {cpu:.2f} s | {memory / 1e6:,.0f} MB | {written} | {left} |"
+                )
         lines.append("")
     return lines
 
@@ -105,7 +113,21 @@ def _latencies(results: Results) -> list[str]:
             for each in contenders
         ]
         lines.append(f"| {name} |" + "|".join(cells) + "|")
-    return [*lines, ""]
+    return [*lines, *_remaining(results), ""]
+
+
+def _remaining(results: Results) -> list[str]:
+    """What was left to compute in the models whose time alone was measured."""
+    names = [name for name in results.latencies if name not in results.costs]
+    if not names:
+        return []
+    contenders = list(dict.fromkeys(each for name in names for each in results.remaining[name]))
+    lines = ["", "BatchNormalizations that were left in the model:", ""]
+    lines += ["| |" + "|".join(contenders) + "|", "|---|" + "---:|" * len(contenders)]
+    for name in names:
+        cells = [str(results.remaining[name].get(each, "")) for each in contenders]
+        lines.append(f"| {name} |" + "|".join(cells) + "|")
+    return lines
 
 
 def _behind(results: Results) -> list[str]:
@@ -139,7 +161,9 @@ def _plots(results: Results, folder: Path) -> list[tuple[str, str]]:
         return []
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "bnfold"
-    made = []
+    made: list[tuple[str, str]] = []
+    if not results.costs:
+        return made
     for what, label, factor in (("wall", "seconds", 1.0), ("memory", "MB at the peak", 1e-6)):
         name = f"benchmarks-{what}.svg"
         _bars(results.costs, what, label, factor, folder / name)

@@ -46,6 +46,7 @@ class Measured:
 def run(arguments: list[str], *, timeout: float) -> Run:
     """One process from start to end."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "TQDM_DISABLE": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or a checkout would be compiled anew in each run
     start = time.perf_counter()
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stderr is not None

@@ -3,19 +3,22 @@
     python -m benchmarks.verification_cost
 
 The model is light_resnet50 of the onnx wheel with random weights (batch 1, 224x224), the candidate the same folded by
-the tests' own folder. Sessions are onnxruntime's defaults. Times are the best of three.
+the tests' own folder. Sessions are onnxruntime's defaults. Times are the best of three in one process. Memory is the
+peak of a process that does nothing else, started by a small one; of the sessions only one is alive at a time.
 """
 
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
-from bnfold.equivalence import VerifyOptions, verify
-from tests import architectures, planted
+from benchmarks import processes
+
+TIMEOUT = 600.0
 
 
 def best(call: Callable[[], object]) -> float:
@@ -28,30 +31,63 @@ def best(call: Callable[[], object]) -> float:
     return min(times)
 
 
-def once(paths: list[Path]) -> None:
-    """Create a default session of each model and run it once."""
+def once(*paths: Path) -> None:
+    """Create a default session of each model, run it once and let it go."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
     for path in paths:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         session.run(None, {session.get_inputs()[0].name: np.ones((1, 3, 224, 224), np.float32)})
+        del session
+
+
+def timed(before: Path, after: Path) -> None:
+    """Make the models, measure times, print them."""
+    from bnfold.equivalence import VerifyOptions, verify
+    from tests import architectures, planted
+
+    base = architectures.light("resnet50")
+    folds = planted.Folds(base)
+    every = range(len(folds.sites))
+    before.write_bytes(base.SerializeToString())
+    after.write_bytes(folds.right(every).SerializeToString())
+    proving = VerifyOptions(rewrites=folds.rewrites(every), proof="always")
+    both, run = best(lambda: once(before, after)), best(lambda: verify(before, after))
+    proof = best(lambda: verify(before, after, proving))
+    print(f"both sessions once {both:.2f} s; verify {run:.2f} s ({run / both:.2f}x); with proofs {proof:.2f} s")
+
+
+PARTS = {"once": once, "times": timed}
+
+
+def command(part: str, *paths: Path) -> list[str]:
+    """This script again, for one part of it."""
+    return [sys.executable, "-m", "benchmarks.verification_cost", part, *map(str, paths)]
+
+
+def peak(arguments: list[str]) -> float:
+    """MiB of memory at the most, in a process that does nothing else."""
+    found = processes.run(arguments, timeout=TIMEOUT)
+    if found.failure:
+        raise RuntimeError(found.failure)
+    return found.memory / 2**20
 
 
 def main() -> None:
     """Measure, print."""
-    onnxruntime.set_default_logger_severity(4)
-    base = architectures.light("resnet50")
-    folds = planted.Folds(base)
-    every = range(len(folds.sites))
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / "before.onnx", Path(folder) / "after.onnx"]
-        for path, model in zip(paths, (base, folds.right(every)), strict=True):
-            path.write_bytes(model.SerializeToString())
-        both = best(lambda: once(paths))
-        run = best(lambda: verify(*paths))
-        proof = best(lambda: verify(*paths, VerifyOptions(rewrites=folds.rewrites(every), proof="always")))
-    print(f"both sessions once {both:.2f} s; verify {run:.2f} s ({run / both:.2f}x); with proofs {proof:.2f} s")
+        subprocess.run(command("times", *paths), check=True)
+        sessions = peak(command("once", *paths))
+        verify = peak([sys.executable, "-m", "bnfold", "verify", *map(str, paths)])
+    print(f"peak memory: both sessions once {sessions:.0f} MiB; bnfold verify {verify:.0f} MiB")
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:]:
+        PARTS[sys.argv[1]](*map(Path, sys.argv[2:]))
+    else:
+        main()

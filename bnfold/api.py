@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from bnfold.equivalence.user_feeds import Inputs
     from bnfold.passes import SubstituteBatchNormOptions
     from bnfold.recalibration import CalibrationOptions, Fitted
-    from bnfold.recalibration.run import Progress as DataProgress
     from bnfold.statistics import Statistics
 
 # A path, the bytes of a model file, a ModelProto, or an onnx_graphsurgeon.Graph.
@@ -97,7 +96,8 @@ def optimize(
     StatisticsError unless `accept_initial_statistics`.
 
     `recalibrate` is data (what `bnfold.recalibrate` takes, used as `calibration` says) from which every
-    BatchNormalization gets new statistics first; `statistics_from` is a safetensors file that holds them.
+    BatchNormalization gets new statistics first; `statistics_from` is a safetensors file that holds them. Where that
+    data, or `data`, holds labels, the report has the task accuracy before and after.
 
     `substitute` ("group-norm", "group-norm:8", "instance-norm" or "layer-norm") puts another normalization in the place
     of each BatchNormalization, or of those whose names match `substitute_only`, fitted to its output on `data`. That is
@@ -157,9 +157,17 @@ def optimize(
         if recalibrate is not None or statistics_from is not None or substitute is not None:
             from bnfold import recalibration
 
+            calibration = replace(
+                calibration or recalibration.CalibrationOptions(), told=_stage(progress, Stage.BATCHES)
+            )
             untouched = Model(file, assume_constant_initializers=assume_constant_initializers)
             calibrated = recalibration.calibration(
-                file, untouched, data=recalibrate, weights=statistics_from, options=calibration, keep=keep
+                file,
+                untouched,
+                data=recalibrate,
+                weights=statistics_from,
+                options=calibration if data is None else replace(calibration, labels=None),
+                keep=keep,
             )
             statistics = {} if calibrated is None else calibrated.statistics
             if substitute is not None:
@@ -198,6 +206,12 @@ def optimize(
             if how is None
             else _verified(model, file, publication.path, how, decisions, statistics, frozen=freeze or bool(statistics))
         )
+        accuracy = None
+        if recalibrate is not None or data is not None:
+            from bnfold import recalibration
+
+            original, labelled = _read(model, strict=strict_external_data), recalibrate if data is None else data
+            accuracy = recalibration.accuracy(original, publication.path, labelled, passes, calibration)
         verdict = "not-verified" if verification is None else verification.verdict.value
         if verification is not None and _is_substituted(decisions, substitution, verification):
             verdict = "substituted"
@@ -216,6 +230,7 @@ def optimize(
             options=options,
             fitted=tuple(each.to_dict() for each in fitted),
             training_distance=distance,
+            accuracy=None if accuracy is None else accuracy.to_dict(),
             recalibration=None if calibrated is None else calibrated.to_dict(),
             weights_moved=written.moved,
         )
@@ -245,7 +260,7 @@ def recalibrate(
     mean: Iterable[float] = (0.0,),
     std: Iterable[float] = (1.0,),
     image_layout: str = "NCHW",
-    progress: "DataProgress | None" = None,
+    labels: str | None = None,
     **options: Any,
 ) -> Result:
     """Give every BatchNormalization of `model` the statistics of data, in inference mode, and fold nothing.
@@ -255,6 +270,10 @@ def recalibrate(
     folder of .npy, .npz or image files (`mean`, `std` and `image_layout` say how images become numbers), or
     `script.py:function`. `batch_size` is for files and images.
 
+    Labels are the entry of a mapping called `labels` (None: "labels", where there is one; "": no labels), what stands
+    behind the inputs in a sequence, or the second of (mapping, labels). The report then has the task accuracy before
+    and after.
+
     `mode` "exact" reads the data once for each level of normalizations, "fast" once. `statistics` "torch" gives what
     `torch.optim.swa_utils.update_bn` does. `options` are those of `optimize`. Raises UsageError for data that does
     not fit, and what `optimize` raises.
@@ -262,7 +281,7 @@ def recalibrate(
     from bnfold.recalibration import CalibrationOptions, ImageOptions
 
     images = ImageOptions(tuple(mean), tuple(std), image_layout)
-    calibration = CalibrationOptions(mode, statistics, batch_size, images, progress)
+    calibration = CalibrationOptions(mode, statistics, batch_size, images, labels)
     return optimize(model, output, fold=False, recalibrate=batches, calibration=calibration, **options)
 
 
@@ -503,7 +522,8 @@ def _explanation(verification: "Verification | None", *, verify: bool) -> str:
 def _failure(report: Report, output: str | os.PathLike[str] | None, *, dry_run: bool) -> str:
     found = "is not equivalent to the input" if report.verdict == "not-equivalent" else "could not be verified"
     left = f"; nothing was written to {os.fspath(output)}" if output is not None and not dry_run else ""
-    return f"the result {found}{left}: {report.explanation}"
+    advice = "" if report.verdict == "not-equivalent" else " (--allow-unverified publishes what nothing speaks against)"
+    return f"the result {found}{left}: {report.explanation}{advice}"
 
 
 # ---------------------------------------------------------------------- summaries

@@ -96,9 +96,10 @@ class Diagnosis(Told):
     """What a person should know about a normalization. The name is the stable code; the value is the sentence."""
 
     EXPORTED_IN_TRAINING_MODE = (
-        "It was exported without .eval(): what it computes depends on the other images of the batch or on chance, and "
-        "some runtimes refuse it. PyTorch's TorchScript exporter also moves stored statistics one step toward the "
-        "example input; bnfold optimize freezes it, and bnfold recalibrate computes its statistics anew."
+        "It was exported without .eval(): what it computes depends on the other images of the batch or on chance. "
+        "onnxruntime runs it on the CPU; on CUDA and WebGPU it refuses that of opset 14 and newer, and WebGPU takes an "
+        "older one for inference without a word. PyTorch's TorchScript exporter also moves stored statistics one step "
+        "toward the example input; bnfold optimize freezes it, and bnfold recalibrate computes its statistics anew."
     )
     ONE_VALUE_PER_CHANNEL = (
         "In training mode it needs more than one value per channel: with one, the variance is 0 and the output its "

@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+LONGEST_MESSAGE = 2000  # characters: a name out of a model may have millions
+
 
 def _escaped(char: str) -> str:
     return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
@@ -19,6 +21,9 @@ class BnfoldError(Exception):
     def __str__(self) -> str:
         """The message, with escapes for whatever a name out of a model could break the line or a terminal with."""
         text = super().__str__()
+        if len(text) > LONGEST_MESSAGE:
+            half = LONGEST_MESSAGE // 2
+            text = f"{text[:half]} [...] {text[-half:]}"
         return text if text.isprintable() else "".join(map(_escaped, " ".join(text.split())))
 
 

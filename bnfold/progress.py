@@ -7,6 +7,7 @@ from enum import StrEnum
 class Stage(StrEnum):
     """What is being counted."""
 
+    BATCHES = "batches"
     NORMALIZATIONS = "normalizations"
     BYTES = "bytes"
     FEEDS = "feeds"

@@ -12,9 +12,12 @@ from enum import StrEnum
 import numpy as np
 from onnx import NodeProto
 
-from bnfold.decisions import Refused
+from bnfold.decisions import Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
 from bnfold.passes.normalization import Mode, is_batch_norm, mode
+
+LOOKED_AT = frozenset({"BatchNormalization", "Dropout", "Div", "Mul"})
+"""Operators that may be, or end, something that behaves differently in training."""
 
 _MOST_NODES_BACK = 32
 _ON_THE_WAY = frozenset(
@@ -47,8 +50,13 @@ class Disguise:
 
 
 def classify(node: NodeProto, graph: Graph) -> Kind:
-    """The kind of a BatchNormalization. Raises `Refused` where its mode depends on the caller of a function."""
+    """The kind of a BatchNormalization.
+
+    Raises `Refused` where its mode depends on the caller of a function, or it reads or makes nothing.
+    """
     how = mode(node, graph)
+    if not node.input or not node.output:
+        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
     computed = reads_batch_statistics(node, graph)
     if how is Mode.INFERENCE and not computed:
         return Kind.INFERENCE
@@ -80,6 +88,8 @@ def reads_batch_statistics(node: NodeProto, graph: Graph) -> bool:
 
 def _is_average_of(value: str, data: str, graph: Graph) -> bool:
     """Whether `value` is computed from `data` and constants alone, by operators that make up a mean or a variance."""
+    if graph.producer(value) is None:
+        return False
     averaged, waiting, seen = False, [value], set[str]()
     reached = False
     while waiting:
@@ -153,9 +163,9 @@ def find_disguise(node: NodeProto, graph: Graph) -> Disguise | None:
 
 def _averages_over_batch(value: str, data: str, graph: Graph) -> bool:
     maker = graph.producer(value)
-    while maker is not None and maker.op_type in ("Reshape", "Unsqueeze", "Identity"):
+    while maker is not None and maker.op_type in ("Reshape", "Unsqueeze", "Identity") and maker.input:
         maker = graph.producer(maker.input[0])
-    if maker is None or maker.op_type != "ReduceMean" or maker.input[0] != data:
+    if maker is None or maker.op_type != "ReduceMean" or data not in maker.input[:1]:
         return False
     axes = _axes(maker, graph)
     return axes is not None and 0 in axes and 1 not in axes
@@ -178,10 +188,10 @@ def _radicand(value: str, graph: Graph, *, reciprocal: bool) -> str | None:
     """v where `value` is sqrt(v), or 1 / sqrt(v)."""
     maker = graph.producer(value)
     if reciprocal:
-        if maker is None or maker.op_type not in ("Reciprocal", "Div"):
+        if maker is None or maker.op_type not in ("Reciprocal", "Div") or not maker.input:
             return None
         maker = graph.producer(maker.input[-1])
-    return maker.input[0] if maker is not None and maker.op_type == "Sqrt" else None
+    return maker.input[0] if maker is not None and maker.op_type == "Sqrt" and maker.input else None
 
 
 def _is_variance_of(value: str, data: str, centred: str, graph: Graph) -> bool:

@@ -71,7 +71,7 @@ def _tiny_variance(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
 
 def _behind_activation(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
     maker = graph.producer(node.input[0])
-    while maker is not None and maker.op_type in _TRANSPARENT:
+    while maker is not None and maker.op_type in _TRANSPARENT and maker.input:
         maker = graph.producer(maker.input[0])
     if maker is None:
         return {}

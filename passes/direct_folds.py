@@ -107,7 +107,7 @@ def _folds(pairs: Sequence[Pair], graph: Graph) -> Iterator[DirectFold]:
         return
     if step.attributes or step.passes_on or step.add is not None:
         return
-    new = [(position, tensor.exact()) for _, position, tensor in step.constants]
+    new = [(position, tensor.numpy()) for _, position, tensor in step.constants]
     start = 0
     for pair in pairs:
         end = start + pair.affine.channels

@@ -18,6 +18,10 @@ from bnfold.passes.step import Handler, NewAttribute, NewConstant, Step, stored_
 MOST_STEPS = 10_000
 DEEPEST = 200
 
+# What indexing and numpy say of operands that are missing, or whose shapes contradict each other. No sound model gets
+# so far: shapes are looked at where a sound model may refuse.
+DO_NOT_FIT: tuple[type[Exception], ...] = (IndexError, ValueError, ZeroDivisionError, OverflowError)
+
 TOWARD_PRODUCER: dict[str, Handler] = {
     **carriers.TOWARD_PRODUCER,
     **affine_ops.ABSORB_OUTPUT,
@@ -100,7 +104,7 @@ class Search:
         handler = self._handler(TOWARD_PRODUCER, node, graph)
         output = node.output[:].index(value)
         home = graph.model.owner(node)
-        return self._first_possible(node, home, handler(node, output, affine, home), toward_producer=True)
+        return self._first_possible(node, home, _ask(handler, node, output, affine, home), toward_producer=True)
 
     def _maker(self, graph: Graph, value: str, reader: NodeProto) -> NodeProto:
         """The node that makes `value`, where `reader` is the only one that sees it."""
@@ -133,7 +137,7 @@ class Search:
             raise Refused(Reason.NOT_ALL_ABSORB, f"an operator reads {value!r} twice")
         for use in uses:
             handler = self._handler(TOWARD_CONSUMERS, use.node, use.graph)
-            steps = handler(use.node, use.position, affine, use.graph)
+            steps = _ask(handler, use.node, use.position, affine, use.graph)
             plan.extend(self._first_possible(use.node, use.graph, steps, toward_producer=False))
         return plan
 
@@ -152,8 +156,7 @@ class Search:
                     refusal = refusal or refused
         finally:
             self._depth -= 1
-        assert refusal is not None
-        raise refusal
+        raise refusal or Refused(Reason.MALFORMED, f"{graph.label(node)} reads nothing")
 
     def _complete(self, node: NodeProto, graph: Graph, step: Step, *, toward_producer: bool) -> Plan:
         """What `step` does to `node`, and what becomes of the maps it passes on."""
@@ -162,7 +165,10 @@ class Search:
             plan.adds.append(NewAdd(node, step.add))
         if step.constants or step.add is not None:
             plan.absorbers.append(node)
+        ends = node.input if toward_producer else node.output
         for index, rest in step.passes_on:
+            if index >= len(ends):
+                raise Refused(Reason.MALFORMED, f"{graph.label(node)} has {len(ends)} of its inputs or outputs")
             self._note(node, graph, rest)
             if toward_producer:
                 plan.extend(self.toward_producer(node, index, rest))
@@ -194,6 +200,13 @@ class Search:
         if self._trace is not None:
             parts = [name for name, there in (("scale", rest.has_scale), ("shift", rest.has_shift)) if there]
             self._trace.append(f"  {graph.label(node)} ({node.op_type}) passes on {' and '.join(parts)}")
+
+
+def _ask(handler: Handler, node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    try:
+        return handler(node, index, affine, graph)
+    except DO_NOT_FIT as error:
+        raise Refused(Reason.MALFORMED, f"the operands of {graph.label(node)} do not fit together") from error
 
 
 def _mapped(constant: Tensor, affine: ChannelAffine) -> Tensor:

@@ -89,6 +89,8 @@ class FoldBatchNorm:
         candidates = [node for node in graph.nodes() if is_affine_op(node)]
         known = plain_affines(candidates, graph)
         direct = direct_folds(candidates, known, graph)
+        edits = graph.model.edits
+        undisturbed = len(edits)  # direct folds do not come between each other: only another edit asks for a new look
         for node in self._counted(candidates):
             if id(node) in seen or id(node) in looked_at or not node.output:
                 continue
@@ -97,8 +99,11 @@ class FoldBatchNorm:
                 decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
                 continue
             fold = direct.get(id(node))
-            if fold is not None and original.get(id(node)) != self.options.explain and fold.is_possible(graph):
+            asked = fold is not None and original.get(id(node)) == self.options.explain
+            if fold is not None and not asked and (len(edits) == undisturbed or fold.is_possible(graph)):
+                quiet = len(edits) == undisturbed
                 target = (fold.apply(graph),)
+                undisturbed = len(edits) if quiet else undisturbed
                 decisions.append(Decision(original[id(node)], node.op_type, graph.scope, Action.FOLDED, target))
                 continue
             try:

@@ -16,7 +16,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import FLOATS, Graph, Model, Tensor, number
-from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise, is_dropout
+from bnfold.passes.classification import LOOKED_AT, Kind, classify, dropout_mode, find_disguise, is_dropout
 from bnfold.passes.normalization import DEFAULT_EPSILON, Mode, is_batch_norm, read_parameters
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import stored_vector
@@ -48,6 +48,8 @@ class FreezeBatchNorm:
         decisions: list[Decision] = []
         for graph in model.graphs:
             for node in graph.nodes():
+                if node.op_type not in LOOKED_AT:
+                    continue
                 try:
                     decision = self._decide(node, graph)
                 except Refused as refused:
@@ -85,7 +87,7 @@ class FreezeBatchNorm:
 
     def _dropout(self, node: NodeProto, graph: Graph) -> Decision | None:
         how = dropout_mode(node, graph)
-        if how is Mode.INFERENCE or not node.output or not node.output[0]:
+        if how is Mode.INFERENCE or not node.input or not node.output or not node.output[0]:
             return None
         if self.options.keep_dropout or any(fnmatchcase(graph.label(node), pattern) for pattern in self.options.keep):
             raise Refused(Reason.KEPT_ON_REQUEST)
@@ -201,6 +203,8 @@ def _wrapped(node: NodeProto, graph: Graph) -> _Wrapped | None:
     if before is None or len(uses) != 1 or len(graph.consumers(before.output[0])) != 1:
         return None
     behind = uses[0].node
+    if not before.input or not behind.output:
+        return None
     if {id(graph.model.owner(each)) for each in (before, behind)} != {id(graph)} or graph.is_output(before.output[0]):
         return None
     shapes = [graph.shape(value) for value in (before.input[0], node.input[0], behind.output[0])]

@@ -13,7 +13,7 @@ import numpy as np
 
 from bnfold.decisions import Reason, Refused
 from bnfold.passes.affine import ChannelAffine
-from bnfold.passes.step import Dims
+from bnfold.passes.step import MOST_CHANNELS, Dims
 
 
 def relabelled(affine: ChannelAffine, source: Dims, target: Dims) -> ChannelAffine:
@@ -21,7 +21,7 @@ def relabelled(affine: ChannelAffine, source: Dims, target: Dims) -> ChannelAffi
     if affine.axis >= len(source) or source[affine.axis] != affine.channels:
         raise Refused(Reason.SHAPE_UNKNOWN, f"dim {affine.axis} of {list(source)}")
     for axis, size in enumerate(target):
-        if not isinstance(size, int) or size < affine.channels:
+        if not isinstance(size, int) or not affine.channels <= size <= MOST_CHANNELS:
             continue
         inner = _repeats_by_suffix(affine, source, target, axis)
         if inner is None:

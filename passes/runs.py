@@ -87,7 +87,7 @@ def collect_run(
         if len(uses) != 1 or graph.is_output(value) or uses[0].graph is not graph or id(uses[0].node) in seen:
             return Run(members)
         follower = uses[0].node
-        if not is_affine_op(follower):
+        if not is_affine_op(follower) or not follower.output:
             return Run(members)
         try:
             member = read_affine(follower, graph)

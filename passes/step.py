@@ -17,6 +17,9 @@ from bnfold.passes.affine import ChannelAffine, all_finite
 
 Dims = tuple[int | str | None, ...]
 
+# Channels of one value. No weight has so many; a shape of a few bytes may say so, and a map for it would fill memory.
+MOST_CHANNELS = 1 << 24
+
 # What the sum of the squares of numbers that fit stays below; for float64 no more than that it is finite.
 _LARGEST_SQUARES = {dtype: limits.largest ** (1 if dtype == np.float64 else 2) for dtype, limits in FLOATS.items()}
 
@@ -80,7 +83,9 @@ def optional_constant_input(node: NodeProto, index: int, graph: Graph, reason: R
 
 
 def stored_vector(values: NDArray[np.float64], dtype: np.dtype) -> Tensor:
-    """`values` as a tensor of `dtype`. Raises `Refused` where rounding makes one infinite."""
+    """`values` as a tensor of `dtype`. Raises `Refused` where that is no float type, or rounding makes one infinite."""
+    if dtype not in FLOATS:
+        raise Refused(Reason.UNSUPPORTED_DTYPE, f"a constant of {dtype}")
     flat = values.reshape(-1)
     within = flat.dot(flat) <= _LARGEST_SQUARES[dtype]  # the quickest look, and enough for all but the largest numbers
     if not within and (not all_finite(values) or np.abs(values).max(initial=0.0) > FLOATS[dtype].largest):
@@ -107,6 +112,8 @@ def known_dim(graph: Graph, value: str, axis: int) -> int:
     size = shape[axis] if -len(shape) <= axis < len(shape) else None
     if not isinstance(size, int):
         raise Refused(Reason.SHAPE_UNKNOWN, f"dim {axis} of {value!r}")
+    if not 0 <= size <= MOST_CHANNELS:
+        raise Refused(Reason.SEARCH_LIMIT, f"dim {axis} of {value!r} is {size}")
     return size
 
 

@@ -64,7 +64,7 @@ entry("empty", data(b""), 3, "is empty")
 entry("one byte", data(b"\x08"), 3, "damaged or not an ONNX model")
 entry("noise", data(np.random.default_rng(0).bytes(10_000)), 3, "damaged or not an ONNX model")
 entry("zeros", data(bytes(1000)), 3, "damaged or not an ONNX model")
-entry("a web page", data(b"<!DOCTYPE html><html>404</html>"), 3, "not an ONNX model")
+entry("a web page", data(b"<!DOCTYPE html><html>404</html>"), 3, "is a web page")
 entry("a Git LFS pointer", data(b"version https://git-lfs.github.com/spec/v1\n"), 3, "git lfs pull")
 entry("a PyTorch checkpoint", data(b"PK\x03\x04" + bytes(100)), 3, "PyTorch checkpoint")
 entry("an HDF5 file", data(b"\x89HDF\r\n\x1a\n" + bytes(100)), 3, "HDF5")
@@ -79,6 +79,7 @@ entry("a directory", lambda folder: (folder / "in.onnx").mkdir(), 3, "is a direc
 entry("a fifo", lambda folder: os.mkfifo(folder / "in.onnx"), 3, "not a regular file")
 entry("an endless device", lambda folder: (folder / "in.onnx").symlink_to("/dev/zero"), 3, "not a regular file")
 entry("a link to itself", lambda folder: (folder / "in.onnx").symlink_to("in.onnx"), 3, "symbolic link")
+entry("a name that is not UTF-8", data(SOUND.replace(b"Relu", b"Rel\xfc")), 3, "graph.node[0].op_type is not UTF-8")
 entry("a forged marker", changed(lambda m: setattr(m, "doc_string", "bnfold.payload")), 0)
 
 
@@ -118,7 +119,7 @@ def field(number: int, body: bytes) -> bytes:
     return bytes([number << 3 | 2]) + prefix + bytes([size]) + body
 
 
-entry("40 bodies deep", data(deep_ifs(40)), 3, "cannot be parsed")
+entry("40 bodies deep", data(deep_ifs(40)), 3, "nests too deep")
 entry("3,000 bodies deep", data(deep_ifs(3000)), 3, "nested deeper than 100")
 entry("12 bodies deep and broad", proto(ifs(12)), 0, "", "", "--no-verify")
 
@@ -188,6 +189,10 @@ entry("too few numbers", weight(dims=[3], raw_data=None, float_data=[1.0]), 3, "
 entry("strings as bytes", weight(data_type=TensorProto.STRING), 3, "holds strings as raw data")
 entry("an unknown type", weight(data_type=999), 3, "has the element type 999")
 entry("no type", weight(data_type=None), 3, "has the element type 0")
+entry("too few bytes in a body that nobody knows", changed(
+    lambda m: m.graph.node[0].attribute[0].g.initializer[0].ClearField("float_data"),
+    "g (float[1] x) => (float[1] y) { y = own.Loop2 (x) <body = b () => (float[2] r) <float[2] w = {1, 2}>"
+    " { r = Neg(w) }> }"), 3, "tensor 'w' has 0 values", "", "--no-verify")  # fmt: skip
 entry("an input of an unknown type", changed(
     lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 999)), 0, "", "", "--no-verify")  # fmt: skip
 
@@ -211,6 +216,7 @@ entry("data in a device", external(lambda f: (f / "w.bin").symlink_to("/dev/zero
 entry("data in a fifo", external(lambda f: os.mkfifo(f / "w.bin")), 3, "not a regular file")
 entry("data in the directory itself", external(location="."), 3, "is a directory")
 entry("data nowhere", external(lambda _: None), 3, "No such file")
+entry("data by a path of a megabyte", external(lambda _: None, location="a/" * 500_000), 3, "of 1000000 characters")
 entry("data without a name", external(location=""), 3, "names no file")
 entry("data by a name with a zero byte", external(location="w\0.bin"), 3, "zero byte")
 entry("data past the end", external(offset="4"), 3, "has only 4")

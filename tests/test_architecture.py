@@ -51,7 +51,7 @@ WHEN_CALLED: dict[str, set[str]] = {
     "equivalence": {"onnxruntime", "torch"},
     "pipeline": {"onnx_graphsurgeon"},
     "api": {"onnx_graphsurgeon"},
-    "report": {"rich"},
+    "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "cli": {"rich"},
     "pytest_plugin": {"click", "rich"},
 }

@@ -22,6 +22,7 @@ from bnfold.errors import (
     UsageError,
     VerificationError,
 )
+from bnfold.onnxfile import Layout, Weights
 from bnfold.report import Inspection, ModelSummary, NormalizationInfo, Report
 
 SUMMARY = ModelSummary("in.onnx", "a" * 64, 41_234, 17, 3, 18, 9)
@@ -112,7 +113,7 @@ DEFAULT_CALIBRATION = {
     "mean": (0.0,),
     "std": (1.0,),
     "image_layout": "NCHW",
-    "progress": None,
+    "labels": None,
 }
 DEFAULTS = {
     "optimize": DEFAULT_FEEDS
@@ -128,6 +129,7 @@ DEFAULTS = {
     "recalibrate": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT
+    | DEFAULT_WRITING
     | DEFAULT_CALIBRATION,
     "inspect": DEFAULT_REWRITES | DEFAULT_FREEZING | {"explain": None},
     "verify": DEFAULT_FEEDS | {"layers": False},
@@ -141,7 +143,7 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ARGUMENTS)
 def test_the_defaults(api: FakeApi, command: str) -> None:
     assert run(command, *ARGUMENTS[command]).exit_code == 0
     assert api.calls == [(command, tuple(ARGUMENTS[command]), DEFAULTS[command])]
@@ -177,6 +179,13 @@ CALIBRATION_OPTIONS = [
     (["--batch-size", "7"], {"batch_size": 7}),
     (["--mean", "0.485,0.456,0.406", "--std", "0.229"], {"mean": (0.485, 0.456, 0.406), "std": (0.229,)}),
     (["--layout", "NHWC"], {"image_layout": "NHWC"}),
+    (["--labels", "answers"], {"labels": "answers"}),
+    (["--labels", ""], {"labels": ""}),
+]
+LAYOUT_OPTIONS = [
+    (["--inline"], {"layout": Layout(Weights.INLINE)}),
+    (["--external-data=w.bin"], {"layout": Layout(Weights.EXTERNAL, "w.bin")}),
+    (["--external-data", "--size-threshold", "7"], {"layout": Layout(Weights.EXTERNAL, None, 7)}),
 ]
 OPTIMIZE_OPTIONS = [
     (["--dry-run"], {"dry_run": True}),
@@ -189,6 +198,7 @@ OPTIMIZE_OPTIONS = [
 @pytest.mark.parametrize(
     ("command", "options", "changes"),
     [("optimize", *row) for row in FEED_OPTIONS + REWRITE_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
+    + [(command, *row) for command in ("optimize", "freeze", "recalibrate") for row in LAYOUT_OPTIONS]
     + [("optimize", ["--no-freeze"], {"freeze": False})]
     + [("optimize", ["--statistics-from", "w.safetensors"], {"statistics_from": "w.safetensors"})]
     + [("optimize", ["--substitute", "layer-norm"], {"substitute": "layer-norm"})]
@@ -236,6 +246,9 @@ def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str
         ["in.onnx", "out.onnx", "--nosuch"],
         ["in.onnx", "out.onnx", "--data", "data.npz"],
         ["in.onnx", "out.onnx", "--substitute-only", "bn"],
+        ["in.onnx", "out.onnx", "--mode", "fast"],
+        ["in.onnx", "out.onnx", "--substitute", "group-norm", "--labels", "y"],
+        ["in.onnx", "out.onnx", "--statistics-from", "w.safetensors", "--batch-size", "64"],
     ],
 )
 def test_a_wrong_request_is_refused_before_any_work(api: FakeApi, arguments: list[str]) -> None:
@@ -269,7 +282,7 @@ FAILURES = [
 IDS = [f"{type(error).__name__}-{code}" for error, code, _ in FAILURES]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ARGUMENTS)
 @pytest.mark.parametrize(("error", "code", "message"), FAILURES, ids=IDS)
 def test_a_failure_is_one_line_and_its_exit_code(
     api: FakeApi, command: str, error: BaseException, code: int, message: str
@@ -325,7 +338,7 @@ def test_a_report_that_is_not_good_decides_the_exit_code(api: FakeApi) -> None:
     assert result.stderr == "bnfold: Output y is off by 1.\n"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ARGUMENTS)
 def test_quiet_says_nothing_of_success(api: FakeApi, command: str) -> None:
     result = run(command, *ARGUMENTS[command], "-q")
     assert (result.exit_code, result.output) == (0, "")
@@ -402,7 +415,10 @@ def test_inspect_prints_text_or_json(api: FakeApi) -> None:
     assert len(api.calls) == 2
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["-h"], *([*name.split(), "--help"] for name in [*COMMANDS, "report render", "report judge"])],
+)
 def test_help_fits_an_80_column_terminal(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 0

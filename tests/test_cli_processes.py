@@ -41,6 +41,35 @@ def test_both_entry_points_answer(entry: list[str]) -> None:
     assert "optimize" in run(*entry, "--help").stdout
 
 
+LEFT_BY_A_SESSION = """
+import numpy as np
+from bnfold.__main__ import give_back_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+
+{call}
+first = np.ones(24 << 20, np.uint8)
+del first                                   # glibc now keeps blocks of up to 24 MiB
+before = resident()
+second = np.ones(20 << 20, np.uint8)
+on_top = [bytes(1000) for _ in range(1000)]
+del second
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_weights_of_one_session_are_gone_when_the_next_is_open() -> None:
+    kept, returned = (
+        float(run(sys.executable, "-c", LEFT_BY_A_SESSION.format(call=call)).stdout)
+        for call in ("", "give_back_memory()")
+    )
+    if kept < 15:
+        pytest.skip("this C library does not keep what is freed")
+    assert returned < 5
+
+
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_optimize_inspect_verify_on_a_real_model(entry: list[str], tmp_path: Path) -> None:
     output, report = tmp_path / "folded.onnx", tmp_path / "report.json"

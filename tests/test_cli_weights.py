@@ -181,12 +181,12 @@ def test_the_library_tells_what_it_has_done_of_each_stage(tmp_path: Path) -> Non
     assert 0 < compared[-1][0] < compared[-1][1]
 
 
-def on_terminal(tmp_path: Path, *options: str, patience: float) -> str:
+def on_terminal(tmp_path: Path, *options: str, patience: float, command: str = "optimize") -> str:
     """What a run writes to a standard error that is a terminal."""
     code = f"import bnfold.cli.waiting as w; w.PATIENCE = {patience}; from bnfold.cli import main; main()"
     mine, theirs = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", code, "optimize", str(DIGITS), "out.onnx", *options],
+        [sys.executable, "-c", code, command, str(DIGITS), "out.onnx", *options],
         stderr=theirs,
         stdout=subprocess.DEVNULL,
         cwd=tmp_path,
@@ -209,6 +209,15 @@ def on_terminal(tmp_path: Path, *options: str, patience: float) -> str:
 
 def test_bars_are_shown_on_a_terminal_for_what_lasts(tmp_path: Path) -> None:
     assert "comparing" in on_terminal(tmp_path, patience=0)
+
+
+def test_a_bar_is_shown_while_data_is_read(tmp_path: Path) -> None:
+    data = str(DIGITS.with_name("digits_train.npz"))
+    shown = on_terminal(tmp_path, "--data", data, patience=0, command="recalibrate")
+    assert "reading data" in shown
+    assert "batches" in shown
+    quiet = on_terminal(tmp_path, "--data", data, "--no-progress", patience=0, command="recalibrate")
+    assert quiet == ""
 
 
 @pytest.mark.parametrize("options", [["--no-progress"], ["-q"]])

@@ -125,6 +125,25 @@ def test_running_statistics_that_are_read_are_computed(opset: int) -> None:
         np.testing.assert_allclose(values, expected[output], atol=2e-5)
 
 
+@pytest.mark.parametrize("opset", [9, 13])
+@pytest.mark.parametrize("read", ["d", "e"])
+def test_saved_statistics_that_are_read_leave_nothing_in_training_mode(opset: int, read: str) -> None:
+    """Its unread running statistics would be written into m and v, which another node reads (onnxruntime#29790)."""
+    text = f"y, a, b, d, e = {BN}(c, g, h, m, v) z = {BN}(c, g, h, m, v)"
+    original = model_of(text, opset, ("y", "z", read))
+    model = model_of(text, opset, ("y", "z", read))
+    evaluate_in_place(model, stays={("", "y")})
+    assert_safe(model)
+    found = run(model)
+    plain = model_of(f"z = {BN}(c, g, h, m, v)", opset, ("z",))
+    np.testing.assert_allclose(found["z"], evaluate(plain, feeds_of(plain))["z"], atol=2e-5)
+    # As onnxruntime has them: the mean of the batch, and one over its deviation.
+    alone = model_of(f"y, a, b, d, e = {BN}(c, g, h, m, v)", opset, ("y", "a", "b", read))
+    assert has_training_nodes(original)
+    np.testing.assert_allclose(found[read], run(alone)[read], rtol=1e-5)
+    np.testing.assert_allclose(found["y"], run(alone)["y"], atol=2e-5)
+
+
 def test_dropout_lets_everything_through() -> None:
     for text, opset in (("y = Dropout(c, ratio, yes)", 17), ("k = Relu(c) y, z = Dropout(k, ratio, yes)", 13)):
         model = model_of(text, opset)

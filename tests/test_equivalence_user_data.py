@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from onnx import parser
 
 import bnfold
+from bnfold.batches import ImageOptions, data_source
 from bnfold.cli import main
 from bnfold.equivalence import Limits, Rule, Tolerance, Verdict, judge_again
 from bnfold.errors import UsageError
@@ -67,6 +68,7 @@ SOURCES: dict[str, tuple[Callable[[Path], Any], int]] = {
     "a mapping": (lambda _: {"x": POSITIVE}, 1),
     "an array": (lambda _: POSITIVE, 1),
     "arrays": (lambda _: [POSITIVE, POSITIVE], 2),
+    "mappings with labels beside them": (lambda _: [({"x": POSITIVE}, [0, 1]), ({"x": POSITIVE}, [0, 1])], 2),
     "pairs with labels": (lambda _: [(POSITIVE, [0, 1]), (POSITIVE, [0, 1])], 2),
     "tensors that need a gradient": (lambda _: [torch.ones(2, 4, requires_grad=True)], 1),
     "an iterator, which can be read once": (lambda _: iter([{"x": POSITIVE}, {"x": POSITIVE}]), 2),
@@ -102,6 +104,33 @@ def test_a_file_is_one_feed_whatever_the_sizes_of_its_arrays(tmp_path: Path) -> 
     assert bnfold.verify(*both, inputs=tmp_path / "d.npz").verdict is Verdict.EQUIVALENT
     batches: Iterable[Any] = [(np.ones((2, 4), np.float32), np.ones(5, np.float32))]
     assert bnfold.verify(*both, inputs=batches).verdict is Verdict.EQUIVALENT
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_file_is_read_as_numpy_would(save: Callable[..., None], tmp_path: Path) -> None:
+    arrays = {
+        "scalar": np.float32(3),
+        "nothing": np.zeros((0, 4), np.float32),
+        "by columns": np.asfortranarray(POSITIVE),
+        "big-endian": np.arange(4, dtype=">f4"),
+        "text": np.array(["ab", "c"]),
+    }
+    save(tmp_path / "d.npz", **arrays)
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(arrays, (2,))
+    (found,) = data_source(tmp_path / "d.npz", shapes, None, ImageOptions())()
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert np.array_equal(found[name], array)
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+
+
+def test_a_script_finds_the_modules_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "beside_the_feeds.py").write_text("VALUE = 3.0\n")
+    text = (
+        "import numpy as np\nfrom beside_the_feeds import VALUE\n\ndef feeds():\n    return [np.full((2, 4), VALUE)]\n"
+    )
+    (tmp_path / "feeds.py").write_text(text)
+    assert bnfold.verify(RELU, IDENTITY, inputs=f"{tmp_path / 'feeds.py'}:feeds").verdict is Verdict.EQUIVALENT
 
 
 def unknown_name(folder: Path) -> Path:

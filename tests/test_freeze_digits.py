@@ -156,6 +156,7 @@ def test_inspect_tells_and_fails_on_request(tmp_path: Path) -> None:
     told = run("inspect", TRAIN)
     assert told.exit_code == 0
     assert told.stdout.count("EXPORTED_IN_TRAINING_MODE: It was exported without .eval()") == 1
+    assert "/17/Dropout: Dropout, train mode\n" in told.stdout
     assert run("inspect", TRAIN, "-q", "--fail-on", "EXPORTED_IN_TRAINING_MODE").exit_code == 1
     good = run("inspect", MODELS / "digits_cnn.onnx", "-q", "--fail-on", "EXPORTED_IN_TRAINING_MODE")
     assert (good.exit_code, good.output) == (0, "")

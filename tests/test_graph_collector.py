@@ -65,3 +65,19 @@ def test_it_comes_back_on_after_an_error() -> None:
     with pytest.raises(KeyError), paused_collector():
         raise KeyError
     assert gc.isenabled()
+
+
+def test_what_many_models_leave_behind_is_collected_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop over small models kept every one of them: what is declared old is never looked at by itself."""
+
+    class Knot:
+        pass
+
+    monkeypatch.setattr("bnfold.graph.collector.MOST_UNSEEN", 1000)
+    for _ in range(200):
+        with paused_collector():
+            knots = [Knot() for _ in range(50)]
+            for knot in knots:
+                knot.self = knot  # type: ignore[attr-defined]  # a cycle
+            del knot, knots
+    assert sum(type(each) is Knot for each in gc.get_objects()) < 1500

@@ -8,6 +8,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from bnfold.errors import ModelError
 from bnfold.onnxfile import Publication, Span, read, to_proto
+from bnfold.onnxfile.source import File
 from tests.onnxfile_models import BULKY, chain, everywhere, loaded, save_external, weight
 
 NBYTES = 4 * BULKY
@@ -240,3 +241,19 @@ def test_onnx_refuses_what_only_the_strict_rule_refuses(tmp_path: Path) -> None:
     path = cache(tmp_path)
     with pytest.raises(onnx.checker.ValidationError):
         onnx.load(path)
+
+
+def test_a_link_that_is_put_there_after_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_model(tmp_path / "in", {"location": "w.data"})
+    outside = tmp_path / "outside"
+    outside.write_bytes((path.parent / "w.data").read_bytes())
+
+    class Replaced(File):
+        def __init__(self, place: Path, *, what: str) -> None:
+            place.unlink()
+            place.symlink_to(outside)
+            super().__init__(place, what=what)
+
+    monkeypatch.setattr("bnfold.onnxfile.external.File", Replaced)
+    with pytest.raises(ModelError, match="is being replaced; run again"):
+        read(path)

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
@@ -424,3 +425,65 @@ def test_in_place_runs_with_external_data_keep_one_data_file(tmp_path: Path) -> 
         assert len(names(tmp_path)) == 4
     values = onnx.numpy_helper.to_array(loaded(target).graph.initializer[0])
     assert (values == onnx.numpy_helper.to_array(weight("a", BIG)) * 8).all()
+
+
+# --- a signal between a system call and the note of its result
+
+
+CALLS = ("open", "close", "write", "fsync", "link", "unlink", "rename", "replace", "ftruncate", "fstat", "stat")
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_signal_right_after_any_system_call_leaves_nothing(
+    in_place: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KeyboardInterrupt comes once, after the first call, after the second, and so on until none is left."""
+    sound = chain(weight("a"), weight("b"))
+    countdown = -1
+
+    def interrupting(call: Any) -> Any:
+        def wrapped(*args: Any, **options: Any) -> Any:
+            nonlocal countdown
+            result = call(*args, **options)
+            if sys._getframe(1).f_code.co_name in ("close", "__del__"):  # there Python lets no exception out
+                return result
+            countdown -= 1
+            if countdown == 0:
+                raise KeyboardInterrupt
+            return result
+
+        return wrapped
+
+    for name in CALLS:
+        monkeypatch.setattr(os, name, interrupting(getattr(os, name)))
+    outcomes = []
+    for position in range(1, 1000):
+        folder = tmp_path / str(position)
+        folder.mkdir()
+        save_external(sound, folder / "in.onnx")
+        target = folder / ("in.onnx" if in_place else "o.onnx")
+        if not in_place:
+            target.write_bytes(b"old")
+        old = {path.name: path.read_bytes() for path in folder.iterdir()}
+        file = read(folder / "in.onnx")
+        file.proto.doc_string = "new"
+        countdown = position
+        interrupted = False
+        try:
+            with Publication(target) as publication:
+                publication.write(file, untouched=False)
+                publication.publish()
+        except KeyboardInterrupt:
+            interrupted = True
+        finished, countdown = countdown > 0, -1
+        now = {path.name: path.read_bytes() for path in folder.iterdir()}
+        published = now[target.name] != old[target.name]
+        assert published or now == old, (position, sorted(now))
+        assert not [name for name in now if name.startswith(".")], (position, sorted(now))
+        assert not published or len(onnx.load(target).graph.node) == 2
+        outcomes.append((interrupted, published))
+        if finished:
+            break
+    assert outcomes[-1] == (False, True)
+    assert (True, False) in outcomes
+    assert len(outcomes) > 30

@@ -238,7 +238,7 @@ def test_any_model_comes_back_equal(proto: ModelProto) -> None:
         (b"", "is empty"),
         (b"not a model at all, just some text\n", "not an ONNX model"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "not an ONNX model"),
-        (b"<html><body>404</body></html>", "not an ONNX model"),
+        (b"<html><body>404</body></html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull"),
         (b"PK\x03\x04" + bytes(50), "PyTorch checkpoint"),
         (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
@@ -405,3 +405,65 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\x08\x0a")
     with pytest.raises(ModelError, match="changed while it was being read"):
         file.check_unchanged()
+
+
+# --- text
+
+
+NOT_UTF8 = b"caf\xe9"
+CAFE = "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+
+
+def named_everywhere(text: str) -> dict[str, ModelProto]:
+    """By place: a sound model with `text` there."""
+    made = {}
+    for place, change in {
+        "graph.node[1].output[0]": lambda m: m.graph.node[1].output.__setitem__(0, text),
+        "graph.node[0].input[0]": lambda m: m.graph.node[0].input.__setitem__(0, text),
+        "graph.node[0].name": lambda m: setattr(m.graph.node[0], "name", text),
+        "graph.node[0].op_type": lambda m: setattr(m.graph.node[0], "op_type", text),
+        "graph.node[0].domain": lambda m: setattr(m.graph.node[0], "domain", text),
+        "graph.node[0].attribute[0].name": lambda m: m.graph.node[0].attribute.add(name=text),
+        "graph.node[0].attribute[0].g.name": lambda m: setattr(m.graph.node[0].attribute.add().g, "name", text),
+        "graph.initializer[0].name": lambda m: setattr(m.graph.initializer[0], "name", text),
+        "graph.initializer[0].external_data[0].key": lambda m: m.graph.initializer[0].external_data.add(key=text),
+        "graph.input[0].name": lambda m: setattr(m.graph.input[0], "name", text),
+        "graph.input[0].type.tensor_type.shape.dim[0].dim_param": lambda m: setattr(
+            m.graph.input[0].type.tensor_type.shape.dim[0], "dim_param", text),
+        "graph.doc_string": lambda m: setattr(m.graph, "doc_string", text),
+        "doc_string": lambda m: setattr(m, "doc_string", text),
+        "producer_name": lambda m: setattr(m, "producer_name", text),
+        "metadata_props[0].value": lambda m: m.metadata_props.add(key="k", value=text),
+        "opset_import[0].domain": lambda m: setattr(m.opset_import[0], "domain", text),
+        "functions[0].input[0]": lambda m: m.functions.add(name="f", input=[text]),
+    }.items():  # fmt: skip
+        proto = chain(weight("w", 4), weight("v", 2000))
+        change(proto)
+        made[place] = proto
+    return made
+
+
+@pytest.mark.parametrize("place", named_everywhere(""))
+def test_a_text_that_is_not_utf8_is_refused_wherever_it_is(place: str) -> None:
+    data = named_everywhere(CAFE)[place].SerializeToString()
+    wrong = data.replace(CAFE.encode(), NOT_UTF8 + b" ")  # as long
+    assert refusal(wrong) == (
+        f"the model: {place} is not UTF-8 (b'caf\\xe9 '), which every name and text of a model must be; export it again"
+    )
+
+
+def test_text_in_utf8_and_bytes_that_are_no_text_are_welcome() -> None:
+    proto = chain(weight("w", 4))
+    proto.doc_string = CAFE
+    proto.graph.node[0].attribute.append(helper.make_attribute("bytes", NOT_UTF8))
+    proto.graph.initializer.append(
+        TensorProto(name="s", data_type=TensorProto.STRING, dims=[1], string_data=[NOT_UTF8])
+    )
+    assert to_proto(read(proto.SerializeToString())) == proto
+
+
+def test_of_a_long_text_what_is_wrong_is_shown() -> None:
+    proto = chain(weight("w", 4))
+    proto.doc_string = 5000 * "a" + CAFE + 5000 * "b"
+    data = proto.SerializeToString().replace(CAFE.encode(), NOT_UTF8 + b" ")
+    assert "doc_string is not UTF-8 (b'aaaaaaaaaaaacaf\\xe9 bbbbbbbbbbbbb')" in refusal(data)

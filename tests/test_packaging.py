@@ -17,7 +17,12 @@ REPOSITORY = Path(__file__).parents[1]
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "*.onnx", "*.npz"
 )
-HEAVY = {"numpy", "onnx", "onnxruntime", "torch", "matplotlib", "rich", "onnx_graphsurgeon", "google.protobuf"}
+HEAVY = {
+    *("numpy", "onnx", "onnxruntime", "torch", "matplotlib", "jinja2", "rich", "onnx_graphsurgeon", "google.protobuf"),
+}
+DATA = {"bnfold/py.typed"} | {
+    f"bnfold/report/{name}" for name in ("schema-1.json", "page/report.html.jinja", "page/style.css")
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def test_the_wheel_holds_bnfold_alone_with_the_passes_as_files(built: Path) -> N
         names = set(wheel.namelist())
         passes = {name: wheel.read(name) for name in names if name.startswith("bnfold/passes/")}
     dist_info = {name for name in names if name.partition("/")[0].endswith(".dist-info")}
-    assert names - dist_info == modules_of_the_tree() | {"bnfold/py.typed"}
+    assert names - dist_info == modules_of_the_tree() | DATA
     assert len(passes) == len(list((REPOSITORY / "passes").rglob("*.py")))
     for name, content in passes.items():
         assert content == (REPOSITORY / name.removeprefix("bnfold/")).read_bytes()
@@ -60,7 +65,7 @@ def test_the_wheel_names_its_license_entry_point_and_extras(built: Path) -> None
     metadata = HeaderParser().parsestr(files["METADATA"])
     assert metadata["License-Expression"] == "Apache-2.0"
     assert files["licenses/LICENSE"] == (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
-    assert set(metadata.get_all("Provides-Extra", [])) == {"cpu", "gpu", "benchmarks", "dev", "images"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"cpu", "gpu", "benchmarks", "dev", "images", "report"}
     assert "bnfold = bnfold.__main__:run" in files["entry_points.txt"]
     assert "bnfold = bnfold.pytest_plugin" in files["entry_points.txt"]
     unconditional = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
@@ -87,7 +92,7 @@ def test_the_sdist_holds_what_the_wheel_and_its_tests_need(built: Path) -> None:
         name if not name.startswith("bnfold/passes/") else name[len("bnfold/") :] for name in modules_of_the_tree()
     }
     assert sources <= names
-    assert {"pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "bnfold/py.typed"} <= names
+    assert {"pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"} | DATA <= names
 
 
 def test_the_version_stands_once_in_meaning() -> None:

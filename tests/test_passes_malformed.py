@@ -3,11 +3,18 @@
 And constants as data, which do run: what a normalization makes of them is a constant as well.
 """
 
+from collections.abc import Callable
+from contextlib import suppress
+
 import numpy as np
 import pytest
+from onnx import ModelProto, TensorProto, helper, shape_inference
 
-from bnfold.decisions import Action
+from bnfold.api import inspect, optimize
+from bnfold.decisions import Action, Reason
+from bnfold.errors import ModelError, StatisticsError
 from tests.fold_models import Row, assert_same_function, check_folds, check_left_alone, fold, numbers
+from tests.random_graphs import seeded_case
 
 B = "BatchNormalization"
 _INPUTS = {
@@ -84,6 +91,90 @@ def test_left_alone(name: str) -> None:
     check_left_alone(name, Row(LEFT_ALONE[name], _INPUTS, {**_CONSTANTS, **positive}))
 
 
+def _without(operator: str, first: int = 0) -> Callable[[ModelProto], None]:
+    """A change that takes the inputs of an operator away, from `first` on."""
+
+    def change(model: ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == operator)
+        del node.input[first:]
+
+    return change
+
+
+def _with(operator: str, **attributes: object) -> Callable[[ModelProto], None]:
+    """A change that gives an operator other attributes."""
+
+    def change(model: ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == operator)
+        node.ClearField("attribute")
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+
+    return change
+
+
+def _read_instead(operator: str, index: int, name: str) -> Callable[[ModelProto], None]:
+    """A change that makes an operator read another value, which another place of the model keeps alive."""
+
+    def change(model: ModelProto) -> None:
+        next(node for node in model.graph.node if node.op_type == operator).input[index] = name
+
+    return change
+
+
+_PARAMETER = f"d = Conv(x, w) y = {B}(d, e, h, m, v)"
+NEVER_RUN = {
+    "fewer channels in the Slice than in the map": (
+        f"d = Conv(x, w) c = Slice(d, start, end, at1) y = {B}(c, g, h, m, v)",
+        _read_instead("Slice", 2, "at1"),
+        "MALFORMED",
+    ),
+    "Reshape of nothing": (f"d = Conv(x, w) c = Reshape(d, flat2) y = {B}(c, g, h, m, v)", _without("Reshape"), ""),
+    "Mul of nothing": (f"d = Conv(x, w) c = Mul(d, d) y = {B}(c, g, o, o, v)", _without("Mul"), "MALFORMED"),
+    "Expand of nothing": (f"e = Expand(g, end) {_PARAMETER}", _without("Expand", 1), "PARAMETER_NOT_CONSTANT"),
+    "ConstantOfShape of a list": (
+        f"e = ConstantOfShape(end) {_PARAMETER}",
+        _with("ConstantOfShape", value=[1, 2]),
+        "PARAMETER_NOT_CONSTANT",
+    ),
+    "Shape from a text": (f"s = Shape(g) e = Cast<to=1>(s) {_PARAMETER}", _with("Shape", start="a"), ""),
+    "a Constant without its value": (
+        f"e = Constant<value=float[4] {{1,2,3,4}}>() {_PARAMETER}",
+        _with("Constant", value=1),
+        "PARAMETER_NOT_CONSTANT",
+    ),
+    "more channels than memory holds": (
+        f"d = Conv(x, w) c = Concat<axis=1>(d, cx) y = {B}(c, g, h, m, v)",
+        lambda model: setattr(model.graph.input[1].type.tensor_type.shape.dim[1], "dim_value", 2**40),
+        "SEARCH_LIMIT",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEVER_RUN)
+def test_what_no_runtime_would_run_is_a_reason_and_no_crash(name: str) -> None:
+    """Found by the fuzzer: operands that are missing, do not fit together, or say that they are endless."""
+    text, change, code = NEVER_RUN[name]
+    row = Row(text, _INPUTS, {**_CONSTANTS, "flat2": np.array([0, 4, -1, 7], np.int64)})
+    model = shape_inference.infer_shapes(row.model())  # the file says the shapes, though nobody could infer them
+    change(model)
+    reason = fold(model).decision().reason
+    assert reason is not None
+    assert not code or reason.code == code
+
+
+def test_strings_that_are_not_utf8_are_a_constant_like_any_other() -> None:
+    model = Row(f"d = Conv(x, w) y = {B}(d, g, h, m, v)").model()
+    scale = next(tensor for tensor in model.graph.initializer if tensor.name == "g")
+    scale.CopyFrom(TensorProto(name="g", data_type=TensorProto.STRING, dims=[4], string_data=4 * [b"\xe8"]))
+    assert inspect(model.SerializeToString()).normalizations[0].decision.reason is Reason.UNSUPPORTED_DTYPE
+
+
+def test_a_batch_normalization_in_training_mode_that_reads_nothing() -> None:
+    model = Row(f"y = {B}<training_mode=1>(x, g, h, m, v)").model()
+    del model.graph.node[0].input[:]
+    assert inspect(model.SerializeToString()).normalizations[0].decision.reason is Reason.TRAIN_MODE
+
+
 def test_scales_that_do_not_fit_the_rank() -> None:
     """The shape is what the file says, because nobody can infer it."""
     row = Row(f'd = Conv(x, w) c = Resize(d, "", /scales|scales_short/) y = {B}(c, g, h, m, v)', None, _CONSTANTS)
@@ -106,6 +197,47 @@ def test_an_old_sum_that_says_where_its_second_operand_begins(operator: str) -> 
     assert not done.modified
     assert done.decision().reason is not None
     assert done.decision().reason.code == "MALFORMED"
+
+
+MAIMED = {
+    "a wrapped InstanceNormalization": (
+        "r = Reshape(cx1, form4) n = {B}<training_mode=1>(r, g, h, m, v) y = Reshape(n, form4)"
+    ),
+    "batch statistics": (
+        "m_ = ReduceMean<axes=[0,2,3]>(cx1) i = Identity(m_) d = Sub(cx1, i) q = Mul(d, d)"
+        "v_ = ReduceMean<axes=[0,2,3]>(q) e = Add(v_, zero) s = Sqrt(e) o_ = Reciprocal(s) y = Mul(d, o_)"
+    ),
+    "several affine operators": "c = Conv(x, w) n = {B}(c, g, h, m, v) s = Mul(n, o1) t = Add(s, o1) y = Relu(c)",
+    "behind an activation": "r = Relu(cx1) i = Identity(r) n = {B}(i, g, h, m, v) y = Dropout(n)",
+    "Dropout at work": "d = Dropout(cx1, zero, yes) n = {B}(d, g, h, m, v) y = Identity(n)",
+}
+
+
+@pytest.mark.parametrize("name", [*MAIMED, *range(0, 60, 2)])
+def test_a_node_that_lost_its_inputs_outputs_or_attributes_is_no_crash(name: str | int) -> None:
+    """Of a random model, or of one for which there is a special case: each node in turn."""
+    if isinstance(name, int):
+        whole = seeded_case(name, 5).model
+    else:
+        constants = {
+            **_CONSTANTS,
+            "form4": np.array([1, 4, 2, 2], np.int64),
+            "yes": np.array(True),
+            "o1": np.ones((4, 1, 1), np.float32),
+        }
+        whole = Row(
+            MAIMED[name].replace("{B}", B), {"cx1": "float[1,4,2,2]", "x": "float[1,3,6,7]"}, constants, opset=17
+        ).model()
+    whole = shape_inference.infer_shapes(whole)
+    if any(node.op_type == "Slice" for node in whole.graph.node):
+        return  # onnx aborts the process where it infers a negative dim for one
+    for position in range(len(whole.graph.node)):
+        for field, first in (("input", 0), ("input", 1), ("output", 0), ("attribute", 0)):
+            model = ModelProto.FromString(whole.SerializeToString())
+            del getattr(model.graph.node[position], field)[first:]
+            with suppress(ModelError, StatisticsError):
+                inspect(model.SerializeToString())
+                optimize(model.SerializeToString(), verify=False)
 
 
 # ------------------------------------------------------------------ constants as data

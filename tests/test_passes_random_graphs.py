@@ -7,6 +7,7 @@ the model again.
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -17,6 +18,14 @@ from tests.random_graphs import Case, cases, seeded_case, text_of
 SOAKED = int(os.environ.get("BNFOLD_RANDOM_GRAPHS", "5000"))
 FIRST_SEED = int(os.environ.get("BNFOLD_RANDOM_GRAPHS_SEED", "0"))
 PARTS = 10
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_swallowed() -> Iterator[None]:
+    """In a sound model all operands fit together: an exception is a mistake of the fold there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bnfold.passes.fold.DO_NOT_FIT", ())
+        yield
 
 
 @settings(

@@ -12,7 +12,7 @@ from bnfold.decisions import Action, Reason
 from bnfold.errors import UsageError
 from tests.fold_models import CONSTANTS, Row, numbers
 from tests.oracle import evaluate
-from tests.test_freeze_digits import MODELS, TRAIN, operators, run
+from tests.test_freeze_digits import MODELS, TRAIN, operators, run, session
 
 BN = "BatchNormalization"
 X = numbers(3, 4, 6, 7, seed=3) * 2 + 1
@@ -102,6 +102,49 @@ def test_training_mode_over_one_image_is_instance_normalization_exactly() -> Non
         expected = evaluate(model, {"c": image[None]})["y"]  # the statistics of a batch of one
         found = evaluate(result.model, {"c": image[None]})["y"]
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["instance-norm", "group-norm:4"])
+def test_train_mode_over_one_image_is_instance_normalization_when_run(kind: str) -> None:
+    """By onnxruntime; running statistics are given out: those that nobody reads it would write into its weights."""
+    text = f"y, a, b = {BN}<training_mode=1, epsilon=0.01>(c, g, h, m, v)"
+    trains = Row(text, inputs={"c": "float[1,4,6,7]"}, outputs=("y", "a", "b"), opset=17, ir=10).model()
+    result = bnfold.optimize(model_of(text), substitute=kind, verify=False)
+    for image in X:
+        expected = session(trains).run(["y"], {"c": image[None]})[0]
+        found = session(result.model).run(["y"], {"c": image[None]})[0]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+def outputs_of(model: ModelProto, value: str, images: np.ndarray) -> np.ndarray:
+    """A value inside `model`, by onnxruntime."""
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    del shown.graph.output[:]
+    shown.graph.output.add(name=value)
+    return session(shown).run([value], {"images": images})[0].astype(np.float64)
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_autoencoder", "digits_preact", "digits_cnn_train"])
+def test_fitted_is_closer_on_images_it_was_not_fitted_to(name: str) -> None:
+    """Each normalization of each model alone: fitted to the training images, run on those held out."""
+    with np.load(MODELS / "digits.npz") as file:
+        images = file["images"]
+    plain = bnfold.freeze(MODELS / f"{name}.onnx", verify=False).model
+    nodes = [node for node in plain.graph.node if node.op_type == BN]
+    for node in nodes:
+        value = node.output[0]
+        wanted = outputs_of(plain, value, images)
+        distances = []
+        for data in (MODELS / "digits_train.npz", None):
+            made = bnfold.optimize(
+                plain, substitute="group-norm", substitute_only=(node.name,), data=data, fold=False, verify=False
+            ).model
+            assert operators(made).count(BN) == len(nodes) - 1
+            distances.append(np.sqrt(((outputs_of(made, value, images) - wanted) ** 2).mean() / wanted.var()))
+        fitted, unfitted = distances
+        print(f"{name} {node.name}: {fitted:.3f} fitted, {unfitted:.3f} unfitted")
+        assert fitted < unfitted
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "digits_autoencoder", "digits_preact", "digits_cnn_train"])

@@ -19,6 +19,7 @@ from bnfold.decisions import Action, Reason
 from bnfold.errors import BnfoldError, ModelError, UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import read
+from bnfold.progress import Stage
 from bnfold.recalibration import Mode, RecalibrateOptions, Weighting, calibrate
 from tests.architectures import IMAGE, exported, exported_in_train_mode, normalizations, trained
 from tests.fold_models import Row
@@ -168,6 +169,22 @@ def test_shards_agree_with_the_whole(shards: int) -> None:
     np.testing.assert_allclose(variance, wide.var((0, 2, 3)), rtol=1e-12)
 
 
+def test_shards_agree_with_the_whole_through_a_network() -> None:
+    """Uneven shards, and the same ones in another order; five normalizations behind convolutions."""
+    with np.load(MODELS / "digits_train.npz") as file:
+        images = file["images"]
+    whole = calibrated(without_statistics(), [images])
+    for shards in (2, 16):
+        cuts = np.sort(np.random.default_rng(shards).choice(np.arange(1, len(images)), shards - 1, replace=False))
+        parts = np.split(images, cuts)
+        found = calibrated(without_statistics(), parts)
+        for (mean, variance), (true_mean, true_variance) in zip(found, whole, strict=True):
+            np.testing.assert_allclose(mean, true_mean, rtol=1e-12, atol=1e-12 * np.sqrt(true_variance.max()))
+            np.testing.assert_allclose(variance, true_variance, rtol=1e-12)
+        again = calibrated(without_statistics(), parts[::-1])
+        assert [(m.tobytes(), v.tobytes()) for m, v in again] == [(m.tobytes(), v.tobytes()) for m, v in found]
+
+
 def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     model = exported_in_train_mode("torchscript", 17).model
     batch = data()[0]
@@ -303,10 +320,27 @@ def test_an_interruption_leaves_nothing_behind(error: type[BaseException], tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_is_told() -> None:
-    told: list[tuple[int, int, int]] = []
-    bnfold.recalibrate(exported("small_cnn").model, [ONE, ONE], progress=lambda *at: told.append(at))
-    assert told == [(number, 3, batch) for number in (1, 2, 3) for batch in (1, 2)]
+LENGTHS = {
+    "a list": ([ONE, ONE], [6] * 6),
+    "a function": (lambda: iter([ONE, ONE]), [0, 0, 6, 6, 6, 6]),
+}
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+def test_progress_is_told(kind: str) -> None:
+    data, totals = LENGTHS[kind]
+    heard: list[tuple[Stage, int, int]] = []
+    bnfold.recalibrate(exported("small_cnn").model, data, progress=lambda *at: heard.append(at))
+    told = [(done, total) for stage, done, total in heard if stage is Stage.BATCHES]
+    assert told == list(zip(range(1, 7), totals, strict=True))
+    assert {stage for stage, _, _ in heard} > {Stage.BYTES, Stage.FEEDS}
+
+
+def test_progress_of_fitting_is_told() -> None:
+    heard: list[tuple[Stage, int, int]] = []
+    model = exported("small_cnn").model
+    bnfold.optimize(model, substitute="group-norm", data=[ONE] * 3, progress=lambda *at: heard.append(at))
+    assert [at for at in heard if at[0] is Stage.BATCHES] == [(Stage.BATCHES, done, 3) for done in (1, 2, 3)]
 
 
 def test_a_model_that_cannot_run_says_so() -> None:

@@ -155,6 +155,38 @@ def test_a_comparison_is_its_verdict() -> None:
     assert drawn(print_comparison, subject).startswith("equivalent: largest deviation 3.14e-07")
 
 
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+STRICT = {"provider": "cuda", "optimization": "off", "precision": "strict", "effective": [CUDA, CPU]}
+PLACEMENTS = [
+    STRICT | {"nodes": {CPU: {"Shape": 1, "Gather": 2}, CUDA: {"Conv": 1000, "Relu": 7}}},
+    STRICT | {"optimization": "on", "nodes": {CUDA: {"Conv": 1}}},
+    STRICT | {"optimization": "on", "precision": "deploy", "nodes": {}},
+]
+COARSE = LARGEST | {"provider": "cuda", "precision": "deploy", "max_abs": 0.5, "relative": 0.25}
+
+
+def test_each_provider_has_a_line_and_its_own_defaults_one_beside_the_verdict() -> None:
+    judged = [
+        LARGEST | {"provider": "cuda", "precision": "strict", "relative": None, "judgement": None},
+        COARSE | {"relative": 0.3, "judgement": {"agrees": True, "rule": "noise", "limit": 1.0}},
+        COARSE | {"judgement": {"agrees": False, "rule": "tolerance", "limit": 0.01}},
+    ]
+    verification = {"measurements": judged, "largest": LARGEST, "placements": PLACEMENTS}
+    subject = ComparisonReport("equivalent", 0, "a.onnx", "b.onnx", verification)
+    first = f"cuda, optimization off: 1,007 nodes on {CUDA}, 3 nodes on {CPU} (1 Shape, 2 Gather)"
+    beside = (
+        'beside the verdict: largest deviation 0.5 (0.25 of the largest value) in output "logits", feed normal, '
+        "cuda at its own defaults, optimization on: DIFFERS (tolerance, at most 0.01)"
+    )
+    assert drawn(print_comparison, subject).splitlines()[1:] == [first, beside]
+    assert drawn(print_comparison, subject, verbosity=1).splitlines()[-4:] == [
+        first,
+        f"cuda, optimization on: 1 node on {CUDA}",
+        f"cuda at its own defaults, optimization on: 0 nodes on {CUDA}",
+        beside,
+    ]
+
+
 def test_an_inspection_lists_what_a_normalization_is() -> None:
     info = NormalizationInfo(
         "bn3", "BatchNormalization", "body", "inference", 8, 1e-5, 0.8999999761581421, "Relu relu2", KEPT

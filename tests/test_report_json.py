@@ -1,4 +1,5 @@
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "training_distance",
         "recalibration",
         "fitted",
+        "accuracy",
         "options",
+        "environment",
     ]
     assert (content["format"], content["kind"], content["verdict"]) == (FORMAT_VERSION, "optimize", "equivalent")
     assert content["input"] == {
@@ -126,3 +129,20 @@ def test_any_option_value_is_written_as_json(value: Any, written: Any) -> None:
 def test_what_cannot_be_json_is_refused_instead_of_guessed() -> None:
     with pytest.raises(TypeError, match="cannot hold a object"):
         to_json(Report("equivalent", 0, (), SUMMARY, options={"value": object()}))
+
+
+def test_the_environment_names_versions_and_neither_machine_nor_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("USER", "HOME", "HOSTNAME"):
+        monkeypatch.setenv(variable, f"the-{variable}")
+    environment = read(Report("equivalent", 0, (), SUMMARY))["environment"]
+    assert list(environment) == ["python", "platform", "processor", "packages"]
+    assert environment["packages"]["numpy"] == np.__version__
+    assert environment == read(FailureReport("ModelError", "in.onnx is empty", 3))["environment"]
+    text = json.dumps(environment)
+    assert platform.node() not in text
+    assert "the-" not in text
+
+
+def test_a_given_environment_is_kept() -> None:
+    given = {"python": "3.11.0", "platform": "", "processor": "", "packages": {}}
+    assert read(Report("equivalent", 0, (), SUMMARY, environment=given))["environment"] == given

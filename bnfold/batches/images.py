@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.batches.arrays import Batch
 from bnfold.batches.sources import ImageOptions, Shape
 from bnfold.errors import BnfoldError, UsageError
 
@@ -26,6 +27,8 @@ def image_size(name: str, shape: Shape, options: ImageOptions) -> Size:
     for what, values in (("--mean", options.mean), ("--std", options.std)):
         if len(values) not in (1, channels):
             raise UsageError(f"{what} has {len(values)} numbers, but images have {channels} channels")
+    if 0 in options.std:
+        raise UsageError("--std holds a 0, and nothing can be divided by it")
     assert isinstance(channels, int)
     assert isinstance(height, int)
     assert isinstance(width, int)
@@ -33,11 +36,11 @@ def image_size(name: str, shape: Shape, options: ImageOptions) -> Size:
 
 
 def image_batches(
-    files: list[Path], name: str, size: Size, rows: int, options: ImageOptions
+    files: list[Path], name: str, size: Size, batch: Batch, options: ImageOptions
 ) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """`rows` images at a time, float32, resized (bilinear) to the size of the input."""
-    for start in range(0, len(files), rows):
-        images = [_image(file, size, options) for file in files[start : start + rows]]
+    """A batch of images at a time, float32, resized (bilinear) to the size of the input."""
+    for start in batch.starts(files[0].parent, len(files)):
+        images = [_image(file, size, options) for file in files[start : start + batch.rows]]
         yield {name: np.stack(images)}
 
 

@@ -5,22 +5,23 @@ Files are read in the order of their names, a batch at a time.
 
 import importlib.util
 import os
-import zipfile
-import zlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from bnfold.batches.arrays import Batch, batches_of
 from bnfold.errors import BnfoldError, UsageError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 Data = Iterable[Any] | Callable[[], Iterable[Any]]
 Shape = tuple[int | str | None, ...]
+Told = Callable[[int, int], None]
+"""What a `Source` calls after each batch: how many were read in all passes, and how many there are (0: not known)."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,13 @@ class ImageOptions:
 class Source:
     """Data that is read `passes` times. Raises UsageError where it can be read only once but is needed more often."""
 
-    def __init__(self, data: Data, passes: int) -> None:
+    def __init__(self, data: Data, passes: int, told: Told | None = None) -> None:
         self._data = data
-        if passes > 1 and not callable(data) and iter(data) is data:
+        self._passes = passes
+        self._told = told
+        self._done = 0
+        self._in_one_pass = length_hint(data)  # 0 where it is known only after they were read
+        if passes > 1 and can_be_read_once(data):
             raise UsageError(
                 f"the data is read {passes} times, but an iterator can be read once: give a list, a DataLoader or a "
                 "function that returns an iterator, or use the fast mode"
@@ -45,29 +50,40 @@ class Source:
 
     def batches(self) -> Iterator[Any]:
         """The batches, from the beginning."""
-        return iter(self._data() if callable(self._data) else self._data)
+        for batch in self._data() if callable(self._data) else self._data:
+            yield batch
+            self._done += 1
+            if self._told is not None:
+                self._told(self._done, self._passes * self._in_one_pass)
+        self._in_one_pass = self._in_one_pass or self._done
+
+
+def can_be_read_once(data: Data) -> bool:
+    """Whether `data` is an iterator, which is empty after its first pass."""
+    return not callable(data) and iter(data) is data
 
 
 def data_source(
-    path: str | os.PathLike[str], shapes: Mapping[str, Shape], batch: int | None, images: ImageOptions
+    path: str | os.PathLike[str], shapes: Mapping[str, Shape], batch: int | None, images: ImageOptions, labels: str = ""
 ) -> Callable[[], Iterable[Any]]:
     """What `path` names: an .npz file, a folder of .npy and .npz files or of images, or `script.py:function`.
 
-    `shapes` are those of the model's inputs; where the first dim is fixed it is the batch, otherwise `batch` is. With
-    `batch` None each file is one batch with every array it holds, whatever the shapes say. Raises UsageError.
+    `shapes` are those of the model's inputs; where the first dim is fixed it is the batch, otherwise `batch` is. An
+    array of .npz files that is called `labels` comes with the inputs, cut alike. With `batch` None each file is one
+    batch with every array it holds, whatever the shapes say. Raises UsageError.
     """
     text = os.fspath(path)
     fixed = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], int)]
-    rows = None if batch is None else fixed[0] if fixed else batch
+    rows = None if batch is None else Batch(fixed[0], fixed=True) if fixed else Batch(batch)
     script = script_of(text)
     if script is not None:
         return _function(*script)
     place = Path(text)
     if place.is_dir():
-        return _folder(place, shapes, rows, images)
+        return _folder(place, shapes, rows, images, labels)
     if place.suffix not in (".npy", ".npz") or not place.is_file():
         raise UsageError(f"{text}: is no .npz file, no folder of .npy, .npz or image files, and no script.py:function")
-    return lambda: _arrays([place], list(shapes), rows)
+    return lambda: batches_of([place], list(shapes), rows, labels)
 
 
 def script_of(text: str) -> tuple[Path, str] | None:
@@ -77,43 +93,54 @@ def script_of(text: str) -> tuple[Path, str] | None:
 
 
 def _function(script: Path, name: str) -> Callable[[], Iterable[Any]]:
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    if spec is None or spec.loader is None or not script.is_file():
-        raise UsageError(f"{script}: there is no such script")
-    module = importlib.util.module_from_spec(spec)
-    with _blamed_on(str(script)):
-        spec.loader.exec_module(module)
+    """A function of a script, with whatever goes wrong in it as a UsageError that names the script."""
+    with _of_script(script):
+        module = _loaded(script)
     function = getattr(module, name, None)
     if not callable(function):
         raise UsageError(f"{script}: has no function {name!r}")
-    made: Callable[[], Iterable[Any]] = function
 
     def batches() -> Iterator[Any]:
-        with _blamed_on(f"{script}:{name}"):
-            yield from made()
+        with _of_script(script):
+            yield from function()
 
     return batches
 
 
+def _loaded(script: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bnfold_data_{script.stem}", script)
+    if spec is None or spec.loader is None or not script.is_file():
+        raise UsageError(f"{script}: there is no such script")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and pickle look for it
+    spec.loader.exec_module(module)
+    return module
+
+
 @contextmanager
-def _blamed_on(place: str) -> Iterator[None]:
-    """An exception of the user's own code is no fault of bnfold: it becomes a UsageError that says where it arose."""
+def _of_script(script: Path) -> Iterator[None]:
+    """Inside, `script` finds the modules beside it, and what it raises is its own mistake."""
+    beside = os.fspath(script.resolve().parent)
+    sys.path.insert(0, beside)
     try:
         yield
     except BnfoldError:
         raise
     except Exception as error:
-        raise UsageError(f"{place}: failed with {type(error).__name__}: {error}") from error
+        raise UsageError(f"{script}: raised {type(error).__name__}: {error}") from error
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(beside)
 
 
 def _folder(
-    folder: Path, shapes: Mapping[str, Shape], rows: int | None, images: ImageOptions
+    folder: Path, shapes: Mapping[str, Shape], rows: Batch | None, images: ImageOptions, labels: str
 ) -> Callable[[], Iterable[Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     arrays = [path for path in files if path.suffix in (".npy", ".npz")]
     pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     if arrays:
-        return lambda: _arrays(arrays, list(shapes), rows)
+        return lambda: batches_of(arrays, list(shapes), rows, labels)
     if not pictures:
         raise UsageError(f"{folder}: holds no .npy, .npz or image file")
     from bnfold.batches.images import image_batches, image_size
@@ -122,47 +149,4 @@ def _folder(
         raise UsageError(f"{folder}: images are for a model with one input; this one has {', '.join(shapes)}")
     ((name, shape),) = shapes.items()
     size = image_size(name, shape, images)
-    return lambda: image_batches(pictures, name, size, rows or 1, images)
-
-
-def _arrays(files: list[Path], names: list[str], rows: int | None) -> Iterator[dict[str, NDArray[Any]]]:
-    for file in files:
-        arrays = _read(file, names, every=rows is None)
-        if rows is None:
-            yield arrays
-            continue
-        length = min(len(array) for array in arrays.values())
-        if any(array.ndim == 0 or len(array) != length for array in arrays.values()):
-            raise UsageError(f"{file}: its arrays do not hold the same number of rows")
-        for start in range(0, length, rows):
-            yield {name: array[start : start + rows] for name, array in arrays.items()}
-
-
-def _read(file: Path, names: list[str], *, every: bool) -> dict[str, NDArray[Any]]:
-    """The arrays for the inputs `names`, or `every` array; a lone one is for the lone input, whatever its name."""
-    try:
-        if file.suffix == ".npy":
-            found = {names[0]: np.load(file, allow_pickle=False, mmap_mode="r")} if names else {}
-        else:
-            found = _read_archive(file, names, every=every)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"{file}: cannot be read as an array: {error}") from error
-    if len(found) < len(names):
-        raise UsageError(f"{file}: holds one array, but the model has the inputs {', '.join(names)}; use .npz files")
-    return found
-
-
-def _read_archive(file: Path, names: list[str], *, every: bool) -> dict[str, NDArray[Any]]:
-    # Opened here, since numpy leaves the file of a broken archive open.
-    with file.open("rb") as stream:
-        loaded = np.load(stream, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise UsageError(f"{file}: is no .npz but an .npy file, which holds one array without a name; rename it")
-        known = [name for name in names if name in loaded.files]
-        if not known and len(names) == len(loaded.files) == 1:
-            return {names[0]: loaded[loaded.files[0]]}
-        found = {name: loaded[name] for name in (loaded.files if every else known)}
-        missing = [name for name in names if name not in found]
-        if missing:
-            raise UsageError(f"{file}: has no array for input {missing[0]!r}; it has {', '.join(loaded.files)}")
-    return found
+    return lambda: image_batches(pictures, name, size, rows or Batch(1), images)

@@ -11,6 +11,8 @@ COMMANDS = {
     "recalibrate": "bnfold.cli.recalibrate",
     "inspect": "bnfold.cli.inspect",
     "verify": "bnfold.cli.verify",
+    "report": "bnfold.cli.report",
+    "schema": "bnfold.cli.schema",
 }
 
 
@@ -26,6 +28,8 @@ def main() -> None:
     bnfold recalibrate in.onnx out.onnx --data folder   new statistics
     bnfold inspect in.onnx             list every normalization
     bnfold verify a.onnx b.onnx        compare two models
+    bnfold report render r.json r.html   show a saved report
+    bnfold report judge r.json         judge it again, run nothing
 
     \b
     Exit codes:

@@ -1,57 +1,97 @@
-"""Where results go: the report to its file, the text to standard output, and what an unlucky reader leaves behind."""
+"""Where results go: reports to their files, the text to standard output, and what an unlucky reader leaves behind."""
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnfold.errors import OutputError
+from bnfold.cli.options import asked_reports
+from bnfold.errors import BnfoldError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from rich.console import Console
 
     from bnfold.report import AnyReport
     from bnfold.report.files import ReportFile
+    from bnfold.report.formats import Format
 
-_REPORT = "bnfold.report"
+_DESTINATIONS = "bnfold.report.destinations"
 
 
-def reserve_report(ctx: click.Context, path: str | None, *taken: str | None) -> None:
-    """Check now that the report can be written to `path`, which must be none of the files that are `taken`.
+@dataclass(frozen=True)
+class _Destination:
+    """`alone`: nothing else goes to standard output."""
 
-    From then on a failing run writes a report too. Raises `OutputError` or `UsageError`.
+    file: "ReportFile"
+    form: "Format"
+    alone: bool
+
+
+def reserve_reports(ctx: click.Context, *taken: str | None) -> None:
+    """Check now that every report asked for can be made and written, none to a file that is `taken`.
+
+    From then on a failing run writes them too. Raises `OutputError` or `UsageError`.
     """
-    if path is not None:
-        from bnfold.report.files import ReportFile
+    paths, form = asked_reports(ctx)
+    if paths or form:
+        ctx.meta[_DESTINATIONS] = list(_destinations(paths, form, [name for name in taken if name is not None]))
 
-        ctx.meta[_REPORT] = ReportFile(path, taken=[name for name in taken if name is not None])
+
+def _destinations(paths: tuple[str, ...], asked: str | None, taken: list[str]) -> "Iterator[_Destination]":
+    """Where a suffix tells the format, that one; else `asked`, which without a file for it is standard output's."""
+    from bnfold.report.files import ReportFile
+    from bnfold.report.formats import Format, form_for, format_of, require
+
+    if paths.count("-") > 1:
+        raise UsageError("only one report can go to standard output")
+    default = Format(asked) if asked else Format.JSON
+    for path in paths:
+        form = format_of(path) or default
+        require(form)
+        yield _Destination(ReportFile(path, taken=taken), form, alone=path == "-")
+        taken = [*taken, path]
+    told = [format_of(path) for path in paths]
+    if asked is None or None in told or default in told:
+        return
+    if paths and default is not Format.GITHUB:
+        form_for(paths[0], default)  # raises: no file is left that this format could be meant for
+    require(default)
+    yield _Destination(ReportFile("-"), default, alone=default is not Format.GITHUB)
 
 
 def owed_report(ctx: click.Context) -> bool:
     """Whether a report was asked for and not written yet."""
-    return _REPORT in ctx.meta
+    return _DESTINATIONS in ctx.meta
 
 
-def write_report(ctx: click.Context, report: "AnyReport") -> None:
-    """Write the report where one was asked for, the first time only: a later failure does not replace the facts."""
-    file: ReportFile | None = ctx.meta.pop(_REPORT, None)
-    if file is None:
-        return
-    from bnfold.report import to_json
+def write_report(ctx: click.Context, report: "AnyReport | Mapping[str, Any]") -> None:
+    """Write every report that was asked for, the first time only: a later failure does not replace the facts.
 
-    if file.is_standard_output:
-        write_out(to_json(report))
-    else:
-        file.write(to_json(report))
+    All are tried; the first that could not be written is raised.
+    """
+    from bnfold.report import render
+
+    failures: list[BnfoldError] = []
+    for destination in ctx.meta.pop(_DESTINATIONS, ()):
+        try:
+            text = render(report, destination.form)
+            if destination.file.is_standard_output:
+                write_out(text)
+            else:
+                destination.file.write(text)
+        except BnfoldError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def show(ctx: click.Context, draw: "Callable[[Console], None]") -> None:
-    """Draw on standard output, unless that is where the report goes."""
-    file: ReportFile | None = ctx.meta.get(_REPORT)
-    if file is not None and file.is_standard_output:
+    """Draw on standard output, unless that is where a report goes alone."""
+    if any(destination.alone for destination in ctx.meta.get(_DESTINATIONS, ())):
         return
     from rich.console import Console
 

@@ -225,7 +225,7 @@ class _Child:
         if output is not None:
             with suppress(BnfoldError), Publication(output):
                 pass
-        from bnfold.cli.delivery import reserve_report
+        from bnfold.cli.delivery import reserve_reports
 
         with suppress(BnfoldError):
-            reserve_report(self._ctx, self._ctx.params.get("report_path"))
+            reserve_reports(self._ctx)

@@ -10,6 +10,7 @@ from bnfold.cli.parameters import data_path, input_shape, limit_per_output, numb
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 _VERBOSITY = "bnfold.verbosity"
+_NO_PROGRESS = "bnfold.no_progress"
 
 
 def verbosity_of(ctx: click.Context) -> int:
@@ -24,6 +25,15 @@ def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> No
     if _VERBOSITY in ctx.meta:
         raise click.BadParameter("-q and -v contradict each other", ctx=ctx, param=param)
     ctx.meta[_VERBOSITY] = value
+
+
+def wants_progress(ctx: click.Context) -> bool:
+    """Whether bars may be shown: neither --no-progress nor -q was given."""
+    return not ctx.meta.get(_NO_PROGRESS, False) and verbosity_of(ctx) >= 0
+
+
+def _set_no_progress(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    ctx.meta[_NO_PROGRESS] = value
 
 
 def _applied(*options: Callable[[AnyFunction], AnyFunction]) -> Callable[[AnyFunction], AnyFunction]:
@@ -56,12 +66,44 @@ verbosity_options = _applied(
     ),
 )
 
-report_option = click.option(
-    "--report",
-    "report_path",
-    type=click.Path(allow_dash=True),
-    metavar="FILE",
-    help="Write the report as JSON, also when the run fails. - is standard output.",
+REPORT_FORMATS = ("json", "html", "markdown", "junit", "github")
+
+_REPORT_PATHS, _REPORT_FORMAT = "bnfold.report.paths", "bnfold.report.format"
+
+
+def asked_reports(ctx: click.Context) -> tuple[tuple[str, ...], str | None]:
+    """The files of `--report`, and `--report-format`."""
+    return ctx.meta.get(_REPORT_PATHS, ()), ctx.meta.get(_REPORT_FORMAT)
+
+
+def _remember(key: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def remember(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        ctx.meta[key] = value
+
+    return remember
+
+
+report_option = _applied(
+    click.option(
+        "--report",
+        "report_paths",
+        multiple=True,
+        type=click.Path(allow_dash=True),
+        metavar="FILE",
+        expose_value=False,
+        callback=_remember(_REPORT_PATHS),
+        help="Write a report, also when the run fails: .json, .html, .md, or .xml for JUnit. - is standard output. "
+        "Repeatable.",
+    ),
+    click.option(
+        "--report-format",
+        "report_form",
+        type=click.Choice(REPORT_FORMATS),
+        expose_value=False,
+        callback=_remember(_REPORT_FORMAT),
+        help="Of reports whose name does not tell, json if left out; without --report of one on standard output. "
+        "github adds annotations to the text there.",
+    ),
 )
 
 output_options = _applied(
@@ -115,20 +157,22 @@ layout_options = _applied(
 )
 
 progress_option = click.option(
-    "--no-progress", is_flag=True, help="Show no bar on standard error, where one would be shown to a terminal."
+    "--no-progress",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_no_progress,
+    help="Show no bar on standard error, where one would be shown to a terminal.",
 )
 
-rewrite_options = _applied(
-    keep_option,
-    constants_option,
-    click.option(
-        "--lower",
-        is_flag=True,
-        help="Turn a normalization that stays into Mul and Add, for targets without BatchNormalization.",
-    ),
+lower_option = click.option(
+    "--lower",
+    is_flag=True,
+    help="Turn a normalization that stays into Mul and Add, for targets without BatchNormalization.",
 )
 
-calibration_options = _applied(
+rewrite_options = _applied(keep_option, constants_option, lower_option)
+
+data_options = _applied(
     click.option(
         "--mode",
         type=click.Choice(["exact", "fast"]),
@@ -161,7 +205,21 @@ calibration_options = _applied(
         show_default=True,
         help="Of images.",
     ),
+    click.option(
+        "--labels",
+        metavar="NAME",
+        help="The array of DATA that holds the right answers, for the task accuracy; '' for none.  [default: labels]",
+    ),
 )
+_DATA_OPTIONS = ("mode", "statistics", "batch_size", "mean", "std", "image_layout", "labels")
+
+
+def given_data_options(ctx: click.Context) -> list[str]:
+    """Those of `data_options` that the command line holds, as they are spelled there."""
+    spelled = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    given = click.core.ParameterSource.COMMANDLINE
+    return [spelled[name] for name in _DATA_OPTIONS if ctx.get_parameter_source(name) is given]
+
 
 external_data_option = click.option(
     "--strict-external-data",
@@ -216,4 +274,20 @@ feed_options = _applied(
     click.option(
         "--strict-placement", is_flag=True, help="Not one node may run elsewhere than on the providers asked for."
     ),
+)
+
+# MODEL, OUTPUT and what every command that writes a model takes; `bnfold.cli.writing` turns it into what the api takes.
+writing_options = _applied(
+    click.argument("model", type=click.Path()),
+    click.argument("output", type=click.Path(), required=False),
+    output_options,
+    report_option,
+    freeze_options,
+    keep_option,
+    constants_option,
+    external_data_option,
+    layout_options,
+    feed_options,
+    progress_option,
+    verbosity_options,
 )

@@ -48,7 +48,8 @@ class Shell(click.Group):
         """The command of that name, imported now."""
         if cmd_name not in self._commands_in:
             return None
-        return with_limits(import_module(self._commands_in[cmd_name]).command, answered)
+        command: click.Command = import_module(self._commands_in[cmd_name]).command
+        return command if isinstance(command, click.Group) else with_limits(command, answered)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with the exit code of whatever it raises."""

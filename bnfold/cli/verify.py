@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from bnfold.cli.delivery import reserve_report, show, write_report
+from bnfold.cli.delivery import reserve_reports, show, write_report
 from bnfold.cli.options import feed_options, report_option, verbosity_of, verbosity_options
 from bnfold.cli.shell import fail
 
@@ -17,12 +17,12 @@ from bnfold.cli.shell import fail
 @click.option("--layers", is_flag=True, help="Compare values inside the models too, and name the first that diverges.")
 @verbosity_options
 @click.pass_context
-def command(ctx: click.Context, /, reference: str, candidate: str, report_path: str | None, **options: Any) -> None:
+def command(ctx: click.Context, /, reference: str, candidate: str, **options: Any) -> None:
     """Run REFERENCE, without any graph optimization, and CANDIDATE, without and with, on the same feeds, and compare.
 
     Exits 0 if they are equivalent, 1 if they are not or could not be compared.
     """
-    reserve_report(ctx, report_path, reference, candidate, options["inputs"])
+    reserve_reports(ctx, reference, candidate, options["inputs"])
     from bnfold import api
     from bnfold.report import ComparisonReport, print_comparison
 

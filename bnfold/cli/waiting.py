@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0  # seconds before a stage is shown
 
-_TEXT = {Stage.NORMALIZATIONS: "folding", Stage.BYTES: "writing", Stage.FEEDS: "comparing"}
+_TEXT = {
+    Stage.BATCHES: "reading data",
+    Stage.NORMALIZATIONS: "folding",
+    Stage.BYTES: "writing",
+    Stage.FEEDS: "comparing",
+}
 
 
 @contextmanager

@@ -1,14 +1,18 @@
 """Whether two models compute the same: feeds, sessions, measurements, tolerances, proofs and the verdict."""
 
+from bnfold.equivalence.answers import answers
 from bnfold.equivalence.attribution import Attribution, attribute
-from bnfold.equivalence.frozen import FrozenVerification, verify_frozen
+from bnfold.equivalence.batches import labels_in
+from bnfold.equivalence.evaluation import evaluate_in_place, make_runnable
+from bnfold.equivalence.frozen import FrozenVerification, copied, verify_frozen
 from bnfold.equivalence.layers import Layer, Layers
 from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
 from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
 from bnfold.equivalence.providers import PROVIDERS, Placement, Precision
 from bnfold.equivalence.rejudge import judge_again
-from bnfold.equivalence.signature import Source
+from bnfold.equivalence.sessions import RunFailed
+from bnfold.equivalence.signature import Signature, Source, signature_of
 from bnfold.equivalence.taps import tap
 from bnfold.equivalence.tolerance import Judgement, Limit, Limits, Rule, Tolerance
 from bnfold.equivalence.torch_reference import ModuleReference, is_module
@@ -34,6 +38,8 @@ __all__ = [
     "Proof",
     "Rewrite",
     "Rule",
+    "RunFailed",
+    "Signature",
     "Source",
     "Standing",
     "Tolerance",
@@ -41,11 +47,17 @@ __all__ = [
     "Verification",
     "VerifyOptions",
     "Where",
+    "answers",
     "attribute",
+    "copied",
+    "evaluate_in_place",
     "is_module",
     "judge_again",
+    "labels_in",
+    "make_runnable",
     "measure",
     "prove",
+    "signature_of",
     "tap",
     "verify",
     "verify_frozen",

@@ -116,50 +116,78 @@ def _stored_dtype(node: NodeProto, scope: Scope, model: ModelProto) -> np.dtype[
 def _write_out(node: NodeProto, scope: Scope) -> list[NodeProto]:
     """The statistics of the batch as operators: Reshape to [N, C, S], two averages, and an inference operator.
 
-    Outputs 2 and 3 become what the operator would have given out. A node of opset 7 to 13 of which more is read stays.
+    Its other outputs become what onnxruntime gives out: running statistics and, up to opset 13, the mean of the batch
+    and the inverse of its deviation.
     """
-    if any(scope.is_read(output) for output in node.output[3:]) or scope.opset < 5:
+    if scope.opset < 5:
         return []
-    base, made = node.output[0], list[NodeProto]()
-
-    def emit(op_type: str, inputs: list[str], name: str, **attributes: Any) -> str:
-        made.append(helper.make_node(op_type, inputs, [f"{base}__{name}"], **attributes))
-        return f"{base}__{name}"
-
-    def constant(values: object, name: str, dtype: type = np.int64) -> str:
-        return emit("Constant", [], name, value=numpy_helper.from_array(np.asarray(values, dtype)))
+    made = _Operators(node.output[0], scope.opset)
+    axes = made.constant([0, 2], "axes")
 
     def average(value: str, name: str) -> str:
         if scope.opset >= 18:
-            return emit("ReduceMean", [value, axes], name, keepdims=1)
-        return emit("ReduceMean", [value], name, keepdims=1, axes=[0, 2])
+            return made.add("ReduceMean", [value, axes], name, keepdims=1)
+        return made.add("ReduceMean", [value], name, keepdims=1, axes=[0, 2])
 
-    axes = constant([0, 2], "axes")
-    flat = constant([-1], "flat")
-    rows = emit("Reshape", [node.input[0], constant([0, 0, -1], "rows_shape")], "rows")
+    flat = made.constant([-1], "flat")
+    rows = made.add("Reshape", [node.input[0], made.constant([0, 0, -1], "rows_shape")], "rows")
     mean = average(rows, "mean")
-    centred = emit("Sub", [rows, mean], "centred")
-    variance = average(emit("Mul", [centred, centred], "squares"), "variance")
-    batch = [emit("Reshape", [value, flat], f"batch_{i}") for i, value in enumerate((mean, variance))]
-    momentum = next((a.f for a in node.attribute if a.name == "momentum"), 0.9)
+    centred = made.add("Sub", [rows, mean], "centred")
+    variance = average(made.add("Mul", [centred, centred], "squares"), "variance")
+    batch = [made.add("Reshape", [value, flat], f"batch_{i}") for i, value in enumerate((mean, variance))]
     for output, old, new in zip(node.output[1:3], node.input[3:5], batch, strict=False):
         if scope.is_read(output):
-            parts = []
-            for value, factor, name in ((old, momentum, "old"), (new, 1 - momentum, "new")):
-                weight = (
-                    emit(
-                        "CastLike",
-                        [constant(factor, f"{output}_{name}_factor", np.float32), value],
-                        f"{output}_f{name}",
-                    )
-                    if scope.opset >= 15
-                    else constant(factor, f"{output}_{name}_factor", np.float32)
-                )
-                parts.append(emit("Mul", [value, weight], f"{output}_{name}"))
-            made.append(helper.make_node("Add", parts, [output]))
+            _write_running(output, old, new, _float(node, "momentum", 0.9), made)
+    for index, output in enumerate(node.output[3:5]):
+        if scope.is_read(output):
+            _write_saved(output, index, batch[index], _float(node, "epsilon", 1e-5), made)
     node.input[3], node.input[4] = batch
     _use_stored(node, scope.opset)
-    return made
+    return made.nodes
+
+
+def _write_running(output: str, old: str, new: str, momentum: float, made: "_Operators") -> None:
+    """momentum old + (1 - momentum) new."""
+    parts = []
+    for value, factor, name in ((old, momentum, "old"), (new, 1 - momentum, "new")):
+        weight = made.constant(factor, f"{output}_{name}_factor", np.float32)
+        if made.opset >= 15:
+            weight = made.add("CastLike", [weight, value], f"{output}_f{name}")
+        parts.append(made.add("Mul", [value, weight], f"{output}_{name}"))
+    made.nodes.append(helper.make_node("Add", parts, [output]))
+
+
+def _write_saved(output: str, index: int, value: str, epsilon: float, made: "_Operators") -> None:
+    """The mean of the batch (`index` 0), or the inverse of its deviation."""
+    if not index:
+        made.nodes.append(helper.make_node("Identity", [value], [output]))
+        return
+    raised = made.add("Add", [value, made.constant([epsilon], f"{output}_epsilon", np.float32)], f"{output}_raised")
+    root = made.add("Sqrt", [raised], f"{output}_root")
+    made.nodes.append(helper.make_node("Reciprocal", [root], [output]))
+
+
+class _Operators:
+    """Nodes whose values are named after `base`, for one version of the operator set."""
+
+    def __init__(self, base: str, opset: int) -> None:
+        self.opset = opset
+        self.nodes: list[NodeProto] = []
+        self._base = base
+
+    def add(self, op_type: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        """A node of one output, whose name is returned."""
+        output = f"{self._base}__{name}"
+        self.nodes.append(helper.make_node(op_type, inputs, [output], **attributes))
+        return output
+
+    def constant(self, values: object, name: str, dtype: type = np.int64) -> str:
+        """A Constant, whose output is returned."""
+        return self.add("Constant", [], name, value=numpy_helper.from_array(np.asarray(values, dtype)))
+
+
+def _float(node: NodeProto, name: str, default: float) -> float:
+    return next((attribute.f for attribute in node.attribute if attribute.name == name), default)
 
 
 def _is_instance_norm(node: NodeProto, scope: Scope) -> bool:

@@ -23,7 +23,7 @@ def judge_again(saved: Mapping[str, Any], tolerance: Tolerance | None = None) ->
         entries = list(saved["measurements"])
         measured = [Measurement.from_dict(entry) for entry in entries]
         noises = [_noise(entry["noise"]) for entry in entries]
-        before = [Judgement(**(entry["judgement"] | {"rule": Rule(entry["judgement"]["rule"])})) for entry in entries]
+        before = [_judgement(**entry["judgement"]) for entry in entries]
         verdict, explanation = Verdict(saved["verdict"]), str(saved["explanation"])
         broken = any(proof["standing"] == "broken" for proof in saved.get("proofs", ()))
         notes, feeds, seed = tuple(saved["notes"]), tuple(saved["feeds"]), int(saved["seed"])
@@ -62,6 +62,10 @@ def _judge(measured: Measurement, before: Judgement, noise: Noise | None, tolera
     if judged.agrees is None and noise is not None:
         return Judgement(agrees=noise.agrees, rule=Rule.NOISE, limit=judged.limit)
     return tolerance.judge_without_truth(measured)
+
+
+def _judgement(agrees: bool | None, rule: str, limit: float | str) -> Judgement:
+    return Judgement(agrees, Rule(rule), float(limit))  # JSON has an infinite limit as a string
 
 
 def _noise(saved: Mapping[str, float | None] | None) -> Noise | None:

@@ -26,6 +26,11 @@ from bnfold.errors import BnfoldError
 Outputs = dict[str, Array]
 _FATAL = 4
 _LONGEST_REASON = 300
+_ERROR_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+# A file, a line, and the function there: its bare name, or all that the compiler calls it.
+_SOURCE_LOCATION = re.compile(
+    r"(/[^ :]+)+\.(cc|h|cpp):\d+ ([^()]*?::[\w~]+\([^()]*\)(::<lambda\([^()]*\)>)?( const)?( \[with [^]]*\])?|\S+) ?"
+)
 _ALLOCATION = re.compile(r"bad.?alloc|failed to allocate memory", re.IGNORECASE)
 # Types that onnxruntime does not hand over as numpy arrays, by its own name for them.
 _FOREIGN = {
@@ -71,6 +76,7 @@ def quiet_options(optimization: Optimization) -> Any:
     )
     options.log_severity_level = _FATAL
     options.use_deterministic_compute = True
+    options.enable_mem_pattern = False  # a plan of the memory of each shape, which few feeds have
     return options
 
 
@@ -108,12 +114,14 @@ class Session:
 def opened(source: Source, options: Any, providers: list[Any] | None = None) -> Iterator[Session]:
     """A session that is gone when the block ends. Raises RunFailed where onnxruntime cannot load the model.
 
-    `providers` None leaves them to `options`, as plugin providers want it.
+    `providers` None leaves them to `options`, as plugin providers want it. A provider that cannot be started is a
+    failure: onnxruntime's own answer is to print so to standard output and go on with the CPU.
     """
     onnxruntime = runtime()
     model = source if isinstance(source, bytes) else str(source)
+    asked = {"providers": providers} if providers else {}
     try:
-        raw = onnxruntime.InferenceSession(model, options, **({"providers": providers} if providers else {}))
+        raw = onnxruntime.InferenceSession(model, options, enable_fallback=0, **asked)
     except Exception as error:  # onnxruntime's exceptions share no other base class
         raise _failed(error) from error
     session = Session(raw)
@@ -162,8 +170,7 @@ def _failed(error: Exception) -> RunFailed:
 def reason(error: Exception) -> str:
     """What an exception of onnxruntime says, without its code, source locations and line breaks, as one sentence."""
     text = re.sub(r"\s+", " ", str(error)).strip()
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"(/[^ :]+)+\.(cc|h|cpp):\d+ \S+ ?", "", text)
+    text = _SOURCE_LOCATION.sub("", _ERROR_CODE.sub("", text))
     text = re.sub(r"Status Message: ", "", text)
     if len(text) > _LONGEST_REASON:
         text = text[: _LONGEST_REASON - 1].rstrip() + "…"

@@ -10,14 +10,15 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
+from bnfold.equivalence.batches import inputs_of
 from bnfold.equivalence.element_types import Array
 from bnfold.equivalence.evaluation import evaluate_in_place, use_batch_in_place
 from bnfold.equivalence.frozen import copied
 from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.sessions import Optimization, RunFailed
-from bnfold.equivalence.signature import Signature, signature_of
+from bnfold.equivalence.signature import signature_of
 from bnfold.equivalence.training import Place
-from bnfold.equivalence.user_feeds import as_feed, checked
+from bnfold.equivalence.user_feeds import checked
 from bnfold.errors import BnfoldError
 from bnfold.onnxfile import OnnxFile
 from bnfold.statistics import Statistics
@@ -34,8 +35,7 @@ def tap(
     """For each batch, what the normalizations at `places` of the main graph normalize: [N, C, ...], the model's dtype.
 
     All others use the statistics in `known`, else their stored ones; `by_batch` lets those at `places` use the
-    statistics of the batch. Dropout is off. A batch is a mapping of input names to arrays, one array, or a sequence of
-    arrays for the inputs in order (what is beyond them, as labels are, is left out).
+    statistics of the batch. Dropout is off. For what a batch is see `bnfold.equivalence.batches`.
 
     Raises UsageError for batches that do not fit the model, BnfoldError where onnxruntime cannot run it.
     """
@@ -55,17 +55,11 @@ def tap(
         try:
             with running(target, Setting(optimization=Optimization.ON)) as session:
                 for number, batch in enumerate(batches):
-                    for _, feed in checked(_wanted(batch, signature, number), signature):
+                    for _, feed in checked(inputs_of(batch, signature, number), signature):
                         values = session.run(feed) | {name: feed[name] for name in inputs}
                         yield {place: values[name] for place, name in wanted.items()}
         except RunFailed as failure:
             raise BnfoldError(f"onnxruntime cannot run the model on the data: {failure}") from failure
-
-
-def _wanted(batch: Any, signature: Signature, number: int) -> Mapping[str, Any]:
-    """Of what a batch names, what the model asks for: data sets name labels too."""
-    feed = as_feed(batch, signature, number)
-    return {port.name: feed[port.name] for port in signature.inputs if port.name in feed} or feed
 
 
 def _data_of(graph: GraphProto, places: Collection[Place]) -> dict[Place, str]:

@@ -49,6 +49,9 @@ class Limits:
     rtol: float = 0.0
     atol: float = 0.0
 
+    def __str__(self) -> str:
+        return f"rtol {self.rtol:g} and atol {self.atol:g}"
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -86,19 +89,28 @@ class Tolerance:
         }
         return cls(**overall, outputs=outputs)
 
+    def __str__(self) -> str:
+        """For people: what holds for all outputs, then what holds for one."""
+        overall = self._overall()
+        told = [f"{limits} for output {name!r}" for name, limits in self.outputs.items()]
+        return ", ".join([str(overall) if overall else "the tolerances by element type", *told])
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {"rtol": self.rtol, "atol": self.atol, "outputs": {name: asdict(x) for name, x in self.outputs.items()}}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
-        outputs = {name: Limits(**limits) for name, limits in saved["outputs"].items()}
-        return cls(saved["rtol"], saved["atol"], outputs)
+        """The inverse of `to_dict`, also from JSON, which has an infinite limit as a string."""
+        outputs = {
+            name: Limits(float(limits["rtol"]), float(limits["atol"])) for name, limits in saved["outputs"].items()
+        }
+        rtol, atol = (None if saved[name] is None else float(saved[name]) for name in ("rtol", "atol"))
+        return cls(rtol, atol, outputs)
 
     def check_outputs(self, names: Iterable[str]) -> None:
         """Raises UsageError where a limit is for an output that is none of `names`."""
-        known = list(names)
+        known = dict.fromkeys(names)
         for name in self.outputs:
             if name not in known:
                 raise UsageError(f"a tolerance for {name!r}: the model has no such output; it has {', '.join(known)}.")
@@ -142,6 +154,9 @@ class Tolerance:
         for name in names_of(output):
             if name in self.outputs:
                 return self.outputs[name]
+        return self._overall()
+
+    def _overall(self) -> Limits | None:
         if self.rtol is None and self.atol is None:
             return None
         return Limits(rtol=self.rtol or 0.0, atol=self.atol or 0.0)

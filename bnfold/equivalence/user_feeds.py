@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.batches import ImageOptions, data_source
+from bnfold.equivalence.batches import as_array, as_feed
 from bnfold.equivalence.element_types import Array, numpy_type
 from bnfold.equivalence.feeds import Feed
 from bnfold.equivalence.signature import Port, Signature
@@ -51,25 +52,6 @@ def _given(inputs: Inputs, signature: Signature) -> Iterator[Any]:
         yield inputs
     else:
         yield from inputs() if callable(inputs) else inputs
-
-
-def as_feed(batch: Any, signature: Signature, number: int) -> Mapping[str, Any]:
-    """What a person calls a batch, by input name. Of a sequence, what is beyond the inputs (labels) is left out."""
-    if isinstance(batch, Mapping):
-        return batch
-    names = [port.name for port in signature.inputs]
-    items = list(batch) if isinstance(batch, tuple | list) else [batch]
-    if len(items) < len(names):
-        raise UsageError(f"batch {number} holds {len(items)} arrays, but the model has {len(names)} inputs: {names}")
-    return dict(zip(names, items, strict=False))
-
-
-def as_array(value: Any) -> Array:
-    """A tensor of PyTorch without its graph and on the CPU; anything else as numpy takes it."""
-    for method in ("detach", "cpu", "numpy"):
-        if hasattr(value, method):
-            value = getattr(value, method)()
-    return np.asarray(value)
 
 
 def _cast(array: Array, port: Port) -> Array:

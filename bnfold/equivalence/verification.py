@@ -24,7 +24,7 @@ from bnfold.equivalence.references import ModelReference, Reference, Runner
 from bnfold.equivalence.regions import Cutter
 from bnfold.equivalence.remainder import unexplained
 from bnfold.equivalence.running import Setting, running
-from bnfold.equivalence.sessions import Optimization, RunFailed, runtime
+from bnfold.equivalence.sessions import Optimization, RunFailed, quiet_options, runtime
 from bnfold.equivalence.signature import Signature, Source, difference, read_structure, signature_of, weight_count
 from bnfold.equivalence.sizes import check_overrides
 from bnfold.equivalence.tolerance import Judgement, Tolerance
@@ -68,7 +68,8 @@ class VerifyOptions:
     layers: bool = False
 
     def __post_init__(self) -> None:
-        """Keep what an iterator gives: the feeds are read more than once."""
+        """Keep what an iterator gives: the feeds are read more than once. Raises UsageError for unknown providers."""
+        named(self.providers)
         if isinstance(self.inputs, Iterator):
             object.__setattr__(self, "inputs", list(self.inputs))
 
@@ -138,6 +139,8 @@ def verify(reference: Source | Reference, candidate: Source, options: VerifyOpti
 
 def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -> Verification:
     providers = named(options.providers)
+    for provider in providers:
+        provider.attach(quiet_options(Optimization.OFF), Precision.STRICT)  # what is missing is said before the work
     if options.layers and reference.source is None:
         raise UsageError("the layers of a PyTorch module cannot be looked at: export it, and compare the two models.")
     model, other = reference.structure(), read_structure(candidate)
@@ -274,15 +277,16 @@ def _run_candidate(
 ) -> tuple[list[Finding], list[Placement]]:
     findings: list[Finding] = []
     with running(candidate, setting, taps) as session:
-        where = placement(session, setting.provider, setting.optimization, setting.precision)
+        placed = []
         if setting.provider is not CPU:
-            check(where, setting.provider, strict_placement=options.strict_placement)
+            placed = [placement(session, setting.provider, setting.optimization, setting.precision)]
+            check(placed[0], setting.provider, strict_placement=options.strict_placement)
         for answer in answers.answers:
             if answer.costly and setting.optimization is Optimization.OFF:
                 continue
             answered = session.run(answer.feed())
             findings += compare(answer, answered, setting, options.tolerance, sources)
-    return findings, [where] if setting.provider is not CPU else []
+    return findings, placed
 
 
 def _failed(reference: Reference, setting: Setting, answers: Answers, failure: RunFailed) -> tuple[Verdict, str]:

@@ -7,20 +7,31 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MOST_UNSEEN = 250_000  # objects; a graph of 20,000 nodes is half of that
+
+_unseen = 0  # how many were declared old since a collection of everything
+
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
     """Switch the collector off, and back on at the end if it was on. Reference counting goes on as always.
 
     What was made meanwhile counts as old at once: otherwise the very next allocation would have all of it looked at.
+    Python does not notice that there are more old objects then, and would never look at them; so this looks, before it
+    adds to `MOST_UNSEEN`: a process that works through many models does not keep them all.
     """
+    global _unseen
     was_enabled = gc.isenabled()
+    if was_enabled and _unseen > MOST_UNSEEN:
+        gc.collect()
+        _unseen = 0
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
             if not gc.get_freeze_count():  # what a caller has frozen stays frozen
+                _unseen += gc.get_count()[0]
                 gc.freeze()
                 gc.unfreeze()  # to the oldest generation
             gc.enable()

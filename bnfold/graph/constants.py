@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from bnfold.decisions import Refused
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number
@@ -59,14 +59,14 @@ def evaluate(graph: "Graph", node: NodeProto, output: str, depth: int) -> Tensor
         if len(known) < len(operands) or not known:
             return None
         return _EVALUATORS.get(op_type, _by_reference)(graph, node, known)
-    except Refused:
+    except (Refused, IndexError, ValueError, TypeError):  # operands are missing, or of a kind that no runtime takes
         return None
 
 
 def _constant_node(graph: "Graph", node: NodeProto) -> Tensor | None:
     for candidate in node.attribute:
         if candidate.name == "value" and not candidate.ref_attr_name:
-            return graph.tensor_of(candidate.t)
+            return graph.tensor_of(candidate.t) if candidate.HasField("t") else None
     for name, dtype in (("value_float", np.float32), ("value_int", np.int64)):
         for spelling in (name, name + "s"):
             value = attribute(node, spelling)
@@ -99,6 +99,8 @@ def _shape(_graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor |
 
 def _constant_of_shape(graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor | None:
     value = attribute(node, "value")
+    if value is not None and not isinstance(value, TensorProto):
+        return None
     fill = np.zeros(1, np.float32) if value is None else graph.tensor_of(value).numpy()
     return _broadcast(fill.reshape(-1)[:1].reshape(()), operands[0])
 

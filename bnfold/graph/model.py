@@ -144,7 +144,7 @@ class Model:
         self._before_edits = None
         try:
             return onnx.shape_inference.infer_shapes(structure, data_prop=True)
-        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError):
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
             return onnx.load_model_from_string(structure)  # then only what the file says is known, and refusals say so
 
     def _note_types(self, graph: Graph, body: GraphProto | FunctionProto) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
-from onnx import FunctionProto, NodeProto, OperatorSetIdProto
+from onnx import FunctionProto, GraphProto, NodeProto, OperatorSetIdProto
 
 from bnfold.errors import ModelError
 from bnfold.graph.attributes import DEFAULT_DOMAINS
+from bnfold.onnxfile.tensors import HOLDERS, check_tensors_in
 
 if TYPE_CHECKING:
     from bnfold.graph.graph import Graph
@@ -105,6 +106,9 @@ def _check_scopes(model: "Model") -> None:
         raise ValueError(f"{_called(graph, node)} reads {value!r}, which nothing makes; export the model again")
     positions: dict[int, dict[int, int]] = {}
     for graph in model.graphs:
+        holder = model.holders.get(id(graph))
+        if holder is not None and holder.op_type not in HOLDERS and isinstance(graph.body, GraphProto):
+            check_tensors_in(graph.body)
         _check_names(graph)
         positions[id(graph)] = {number: position for position, number in enumerate(graph._nodes)}
     reads = _reads_of_bodies(model, positions)
@@ -223,7 +227,7 @@ def _check_acyclic(graph: "Graph", positions: dict[int, int], bodies: list[tuple
     while position not in seen:  # whoever waits, waits for one that waits: this ends on the cycle
         seen.add(position)
         position = min(waiting[position])
-    raise ValueError(f"{_called(graph, nodes[position])} depends on its own output; remove the cycle")
+    raise ValueError(f"{_called(graph, nodes[position])} depends on its own output; remove the cycle, or export again")
 
 
 def _twice(names: Iterable[str]) -> str:
@@ -287,7 +291,8 @@ def _check_calls(calls: dict[FunctionKey | None, Counter[FunctionKey]], size: di
     for caller, count in waiting.items():
         if count and caller is not None:
             raise ValueError(
-                f"the function {caller[0]}::{caller[1]} calls itself, or one that does; ONNX has no recursion"
+                f"the function {caller[0]}::{caller[1]} calls itself, or one that does; ONNX has no recursion, "
+                "so export it again without"
             )
 
 

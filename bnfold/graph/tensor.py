@@ -79,6 +79,8 @@ class Tensor:
         dtype = _FLOAT_TYPES.get(proto.data_type)
         if payload is None and dtype is not None and (raw := proto.raw_data):  # by far the most frequent kind
             return cls(dtype, shape, np.ndarray(shape, _LITTLE[dtype], raw))
+        if proto.data_type == TensorProto.STRING:  # whose bytes need not be UTF-8
+            return cls(np.dtype(object), shape, np.array(proto.string_data[:], object).reshape(shape))
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
         if payload is None:
             return cls(dtype, shape, numpy_helper.to_array(proto))
@@ -141,7 +143,7 @@ class Tensor:
     def tobytes(self) -> bytes:
         """The stored form: little-endian, row-major."""
         if self.dtype == np.float32 and not self.factors:
-            return self._values.astype("<f4").tobytes()
+            return self._values.astype("<f4", copy=False).tobytes()
         return self._stored_block(()).astype(_LITTLE.get(self.dtype, self.dtype), copy=False).tobytes()
 
     def has_only_normals(self) -> bool:
@@ -162,14 +164,19 @@ class Tensor:
         if self.nbytes <= _QUICK_BYTES:
             small: NDArray[np.float64] = np.abs(self.exact()).max(axis=others, initial=0.0)
             return small
+        along = all(factor.size == factor.shape[axis] for factor in self.factors)  # then the largest stays the largest
+        exact = not along or self.dtype.itemsize == 2
         largest = np.zeros(self.shape[axis])
         for block in _blocks(self.shape, self.dtype.itemsize):
-            part = self._exact_block(block) if self.factors or self.dtype.itemsize == 2 else self._values[block]
+            part = self._exact_block(block) if exact else self._values[block]
             high = part.max(axis=others, initial=0).astype(np.float64)
             low = part.min(axis=others, initial=0).astype(np.float64)
             region = largest[block[axis]] if axis < len(block) else largest
             np.maximum(region, np.maximum(high, -low), out=region)
         self._release()
+        for factor in () if exact else self.factors:
+            with np.errstate(all="ignore"):
+                largest *= np.abs(factor.reshape(-1))
         return largest
 
     def sum(self, axes: tuple[int, ...]) -> NDArray[np.float64]:
@@ -192,9 +199,8 @@ class Tensor:
     def _exact_block(self, block: tuple[slice, ...]) -> NDArray[np.float64]:
         values = self._values[block].astype(np.float64)
         for factor in self.factors:
-            part = tuple(s if f > 1 else slice(None) for s, f in zip(block, factor.shape, strict=False))
             with np.errstate(all="ignore"):
-                values *= factor[part]
+                values *= _part(factor, block)
         return values
 
     def _stored_block(self, block: tuple[slice, ...]) -> NDArray[Any]:
@@ -207,9 +213,24 @@ class Tensor:
             return values.astype(self.dtype)
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """The stored values in row-major order, a bounded number of bytes at a time."""
+        """The stored values in row-major order, a bounded number of bytes at a time; each holds until the next.
+
+        All of them share their memory: getting new memory for each would take longer than the arithmetic.
+        """
+        exact, stored = np.empty(0), np.empty(0, self.dtype)
         for block in _blocks(self.shape, self.dtype.itemsize):
-            yield self._stored_block(block)
+            if not self.factors:
+                yield self._stored_block(block)
+                continue
+            values = self._values[block]
+            if exact.shape != values.shape:
+                exact, stored = np.empty(values.shape), np.empty(values.shape, self.dtype)
+            np.copyto(exact, values)
+            with np.errstate(all="ignore"):
+                for factor in self.factors:
+                    exact *= _part(factor, block)
+                np.copyto(stored, exact, casting="same_kind")
+            yield stored
         self._release()
 
 
@@ -229,6 +250,11 @@ class TensorPayload:
         for block in self.tensor.blocks():
             little = block.astype(block.dtype.newbyteorder("<"), copy=False)
             yield np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
+
+
+def _part(factor: NDArray[np.float64], block: tuple[slice, ...]) -> NDArray[np.float64]:
+    """What of `factor` meets that block of the array it is broadcast to."""
+    return factor[tuple(s if f > 1 else slice(None) for s, f in zip(block, factor.shape, strict=False))]
 
 
 def _blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:

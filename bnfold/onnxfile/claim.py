@@ -15,6 +15,7 @@ from pathlib import Path
 from bnfold.errors import OutputError
 
 SUFFIX = ".bnfold"
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 Identity = tuple[int, int]  # device and inode
 
 
@@ -31,28 +32,36 @@ def hidden_name(name: str, tail: str) -> str:
 
 
 class Claim:
-    """Holds the lock until `release`. Raises OutputError if another process has it, OSError if it cannot be made."""
+    """The lock of one output, held from `acquire` to `release`.
+
+    A signal may interrupt each of them anywhere, between a system call and the note of its result too; `release` tidies
+    up after both, however often it is called.
+    """
 
     def __init__(self, target: Path) -> None:
         self._folder = target.parent
         self._path = self._folder / hidden_name(target.name, "lock")
         self._target = target
+        self._descriptor = -1
+        self._ours = True  # unless somebody else has the lock
+
+    def acquire(self) -> None:
+        """Take the lock. Raises OutputError if another process has it, OSError if it cannot be made."""
         while True:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            self._descriptor = os.open(self._path, flags, 0o600)
+            self._descriptor = os.open(self._path, _FLAGS | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                os.close(self._descriptor)
+                self._ours = False
                 raise OutputError(
-                    f"{target}: is being written by another bnfold; wait for it, or choose another output"
+                    f"{self._target}: is being written by another bnfold; wait for it, or choose another output"
                 ) from error
             except OSError:
                 return  # a file system without locks: the output is still published in one step
             with suppress(FileNotFoundError):
                 if identity(self._path.stat()) == identity(os.fstat(self._descriptor)):
                     return
-            os.close(self._descriptor)  # the one who had it removed it just now
+            self._close()  # the one who had it removed it just now
 
     def announce(self, path: Path, made: Identity | None = None) -> None:
         """Say that `path` is about to be made: a hidden file, or (with `made`) another name of the file `made`."""
@@ -82,7 +91,18 @@ class Claim:
             os.ftruncate(self._descriptor, 0)
 
     def release(self) -> None:
-        """Let others write the output."""
-        with suppress(OSError):
-            self._path.unlink()
-        os.close(self._descriptor)
+        """Let others write the output. The file stays where it lists what is still to be removed by the next one."""
+        if self._ours:
+            with suppress(OSError):
+                if self._descriptor < 0:  # made, and interrupted before anybody knew
+                    self._descriptor = os.open(self._path, _FLAGS)
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(self._descriptor).st_size == 0:
+                    self._path.unlink()
+            self._ours = False
+        self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

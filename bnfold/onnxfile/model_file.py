@@ -16,6 +16,7 @@ from bnfold.onnxfile.skeleton import take_payloads
 from bnfold.onnxfile.source import File, Memory, RunningHash, Source
 from bnfold.onnxfile.splice import MAX_INLINE, Structure
 from bnfold.onnxfile.tensors import tensors
+from bnfold.onnxfile.text import check_text
 from bnfold.onnxfile.wire import WireError
 
 # What people pass by mistake, by its first bytes.
@@ -24,6 +25,8 @@ FOREIGN = (
     (b"PK\x03\x04", "is a zip archive or a PyTorch checkpoint, not an ONNX model: export it to ONNX first"),
     (b"\x89HDF\r\n", "is an HDF5 file, not an ONNX model: export it to ONNX first"),
     (b"\x1f\x8b", "is gzip-compressed: decompress it first"),
+    (b"<!DOCTYPE", "is a web page, not the model: download the file itself"),
+    (b"<html", "is a web page, not the model: download the file itself"),
 )
 
 
@@ -155,9 +158,15 @@ def _parse(skeleton: bytes, markers: int, label: str) -> ModelProto:
     try:
         proto = ModelProto.FromString(skeleton)
     except DecodeError as error:
-        raise ModelError(f"{label}: is damaged or not an ONNX model: its protobuf cannot be parsed") from error
+        raise ModelError(
+            f"{label}: is damaged or not an ONNX model: its protobuf is broken or nests too deep; export it again"
+        ) from error
     if not proto.HasField("graph"):
         raise ModelError(f"{label}: has no graph, so it is not an ONNX model; was it copied completely?")
+    try:
+        check_text(skeleton, proto)
+    except ValueError as error:
+        raise ModelError(f"{label}: {error}") from error
     return proto
 
 

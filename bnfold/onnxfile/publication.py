@@ -122,27 +122,39 @@ class Publication:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._discard()
-        self._release()
+        try:
+            self._discard()
+            self._release()
+        except BaseException:  # a signal, in the middle of it
+            self._discard()
+            self._release()
+            raise
 
     def _acquire(self) -> NewFiles:
         """Make sure that nobody else writes this output, and remove what a killed process left of it."""
         if self._claim is None:
             self._claim = Claim(self.target)
-            if found := self._claim.leftovers():
-                used = locations_of(self.target) if self._old is not None else frozenset()
-                for path in found:
-                    if used is not None and path.relative_to(self.target.parent).as_posix() not in used:
-                        path.unlink(missing_ok=True)
-            self._claim.forget()
+            try:
+                self._claim.acquire()
+                self._sweep(self._claim.leftovers())
+                self._claim.forget()
+            except BaseException:
+                self._release()
+                raise
         if self._made is None:
             self._made = NewFiles(self.target, self._old, self._claim)
         return self._made
 
+    def _sweep(self, leftovers: list[Path]) -> None:
+        used = locations_of(self.target) if leftovers and self._old is not None else frozenset()
+        for path in leftovers:
+            if used is not None and path.relative_to(self.target.parent).as_posix() not in used:
+                path.unlink(missing_ok=True)
+
     def _release(self) -> None:
         if self._claim is not None:
             self._claim.release()
-            self._claim = self._made = None
+        self._claim = self._made = None
 
     def _commit(self, place: Path) -> None:
         assert self._written is not None, "nothing was written yet"

@@ -90,7 +90,9 @@ class File:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ModelError(f"{self.path}: cannot read {self.what}: {reason}") from error
+            raise ModelError(
+                f"{self.path}: cannot read {self.what}: {reason}; is the path right, and all of the model there?"
+            ) from error
         self._descriptor = descriptor
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
+from bnfold.onnxfile.extent import check_contents
+
 Found = tuple[TensorProto, NodeProto | None]
 
 # Operators of the standard whose attributes hold tensors or graphs.
@@ -24,6 +26,19 @@ def tensors(model: ModelProto, *, thorough: bool) -> Iterator[Found]:
     for function in model.functions:
         yield from _of_attributes(function.attribute_proto, None, thorough=thorough)
         yield from _of_nodes(function.node, thorough=thorough)
+
+
+def check_tensors_in(body: GraphProto) -> None:
+    """Raise ValueError, in the middle of a sentence, unless every tensor in `body` has the data of its shape.
+
+    For the bodies that operators outside the standard hold: reading the model does not look into them.
+    """
+    for tensor, _ in _of_graph(body, thorough=True):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            try:
+                check_contents(tensor)
+            except ValueError as error:
+                raise ValueError(f"tensor {tensor.name!r} {error}") from error
 
 
 def _of_graph(graph: GraphProto, *, thorough: bool) -> Iterator[Found]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.batches import Data, Source
+from bnfold.batches import Data, Source, Told
 from bnfold.decisions import Refused
 from bnfold.equivalence import tap
 from bnfold.errors import UsageError
@@ -73,13 +73,17 @@ def fit(
     data: Data,
     options: SubstituteBatchNormOptions,
     known: Mapping[Place, Statistics] | None = None,
+    told: Told | None = None,
 ) -> tuple[dict[Place, Fit], tuple[Fitted, ...]]:
-    """Fit every chosen normalization of the main graph in one pass over `data`. Raises UsageError."""
+    """Fit every chosen normalization of the main graph in one pass over `data`; `told`: see `Source`.
+
+    Raises UsageError.
+    """
     teachers = dict(_teachers(model, options, known or {}))
     if not teachers:
         return {}, ()
     sums: dict[Place, tuple[Pooled, Pooled, Pooled]] = {}
-    for values in tap(file, list(teachers), Source(data, 1).batches(), known=known or {}, by_batch=False):
+    for values in tap(file, list(teachers), Source(data, 1, told).batches(), known=known or {}, by_batch=False):
         for place, teacher in teachers.items():
             x = values.pop(place)
             form = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
@@ -90,11 +94,11 @@ def fit(
     if not sums:
         raise UsageError("the data holds no batch: nothing to fit to")
     fits = {}
-    told = []
+    distances = []
     for place, teacher in teachers.items():
         fits[place], before, after = _solved(teacher, *(merger.statistics() for merger in sums[place]))
-        told.append(Fitted(place[1], teacher.groups, before, after))
-    return fits, tuple(told)
+        distances.append(Fitted(place[1], teacher.groups, before, after))
+    return fits, tuple(distances)
 
 
 def _three(channels: int) -> tuple[Pooled, Pooled, Pooled]:

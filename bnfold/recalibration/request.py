@@ -3,16 +3,19 @@
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from bnfold.batches import ImageOptions, data_source
+from bnfold.batches import Data, ImageOptions, Told, data_source
+from bnfold.equivalence import signature_of
 from bnfold.errors import UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
-from bnfold.passes import SubstituteBatchNormOptions
+from bnfold.passes import PassOptions, SubstituteBatchNormOptions
 from bnfold.passes.substitute_batch_norm import KINDS
+from bnfold.recalibration.accuracy import DEFAULT_LABELS, Accuracy, labels_of, task_accuracy
 from bnfold.recalibration.fitting import Fitted, fit
-from bnfold.recalibration.run import Calibration, Mode, Progress, RecalibrateOptions, Weighting, calibrate
+from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
 from bnfold.recalibration.weights import statistics_from
 from bnfold.statistics import Statistics
 
@@ -21,14 +24,16 @@ from bnfold.statistics import Statistics
 class CalibrationOptions:
     """`mode`: "exact" or "fast". `statistics`: "population" or "torch". `batch_size`: for files and images.
 
-    `images`: how images become numbers. `progress`: called after each batch (pass, passes, batches done).
+    `images`: how images become numbers. `labels`: which array of the data holds labels, see `task_accuracy`. `told`:
+    see `Source`.
     """
 
     mode: str = "exact"
     statistics: str = "population"
     batch_size: int = 64
     images: ImageOptions = field(default_factory=ImageOptions)
-    progress: Progress | None = None
+    labels: str | None = None
+    told: Told | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As the report writes it."""
@@ -39,6 +44,7 @@ class CalibrationOptions:
             "mean": list(self.images.mean),
             "std": list(self.images.std),
             "layout": self.images.layout,
+            "labels": self.labels,
         }
 
 
@@ -60,12 +66,10 @@ def calibration(
     if data is None:
         return None
     try:
-        how = RecalibrateOptions(Mode(options.mode), Weighting(options.statistics), tuple(keep), options.progress)
+        how = RecalibrateOptions(Mode(options.mode), Weighting(options.statistics), tuple(keep), options.told)
     except ValueError as error:
         raise UsageError(f"{error}: modes are exact and fast, statistics population and torch") from error
-    if isinstance(data, str | os.PathLike):
-        data = data_source(data, _shapes(model), options.batch_size, options.images)
-    return calibrate(file, model, data, how)
+    return calibrate(file, model, _opened(data, model, options), how)
 
 
 def substitution(
@@ -90,10 +94,33 @@ def substitution(
     if data is None:
         return chosen, ()
     options = options or CalibrationOptions()
+    fits, distances = fit(file, model, _opened(data, model, options), chosen, statistics, options.told)
+    return replace(chosen, fits=fits), distances
+
+
+def accuracy(
+    original: OnnxFile, candidate: Path, data: Any, passes: PassOptions, options: CalibrationOptions | None = None
+) -> Accuracy | None:
+    """What the labels in `data` say of the model in `original`, which is edited, and of what `passes` made of it.
+
+    None where `data` is None or has no labels. Raises UsageError.
+    """
+    if data is None:
+        return None
+    options = options or CalibrationOptions()
+    data = _opened(data, Model(original), options)
+    return task_accuracy(original, candidate, data, passes, options.labels, options.told)
+
+
+def _opened(data: Any, model: Model, options: CalibrationOptions) -> Data:
+    """The data itself, or what its path names. That it has the labels that were asked for is seen before any work."""
+    labels = DEFAULT_LABELS if options.labels is None else options.labels
     if isinstance(data, str | os.PathLike):
-        data = data_source(data, _shapes(model), options.batch_size, options.images)
-    fits, told = fit(file, model, data, chosen, statistics)
-    return replace(chosen, fits=fits), told
+        data = data_source(data, _shapes(model), options.batch_size, options.images, labels)
+    found: Data = data
+    if options.labels:
+        labels_of(found, signature_of(model.proto), options.labels)
+    return found
 
 
 def _shapes(model: Model) -> dict[str, tuple[int | str | None, ...]]:

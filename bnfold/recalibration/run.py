@@ -4,7 +4,7 @@ Exact: one pass over the data for each level of normalizations, so that each see
 Fast: one pass in which every normalization uses the statistics of its batch, as training does.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.batches import Data, Source
+from bnfold.batches import Data, Source, Told
 from bnfold.decisions import Refused
 from bnfold.equivalence import tap
 from bnfold.errors import ModelError, UsageError
@@ -21,9 +21,6 @@ from bnfold.onnxfile import OnnxFile
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.targets import Place, Target, targets_of
 from bnfold.statistics import Averaged, Merger, Pooled, Statistics, moments_of
-
-Progress = Callable[[int, int, int], None]
-"""Called after each batch with the pass (from 1), the number of passes, and the batches done in it."""
 
 
 class Mode(StrEnum):
@@ -42,12 +39,12 @@ class Weighting(StrEnum):
 
 @dataclass(frozen=True)
 class RecalibrateOptions:
-    """`keep`: shell patterns of node names whose statistics stay."""
+    """`keep`: shell patterns of node names whose statistics stay. `told`: see `Source`."""
 
     mode: Mode = Mode.EXACT
     weighting: Weighting = Weighting.POPULATION
     keep: tuple[str, ...] = ()
-    progress: Progress | None = None
+    told: Told | None = None
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,12 @@ def calibrate(file: OnnxFile, model: Model, data: Data, options: RecalibrateOpti
         raise ModelError(f"there is no BatchNormalization to recalibrate{f' ({reasons})' if reasons else ''}")
     fast = torch or options.mode is Mode.FAST
     levels = [targets] if fast else _by_level(targets)
-    source = Source(data, passes=len(levels))
+    source = Source(data, len(levels), options.told)
     known: dict[Place, Statistics] = {}
     drifts: dict[Place, Drift] = {}
     batches = 0
-    for number, level in enumerate(levels, start=1):
-        merged = _gather(file, level, source.batches(), known, (number, len(levels)), options, by_batch=fast)
+    for level in levels:
+        merged = _gather(file, level, source.batches(), known, options.weighting, by_batch=fast)
         batches = max(merger.batches for merger in merged.values())
         for target in level:
             merger = merged[target.place]
@@ -119,19 +116,16 @@ def _gather(
     targets: list[Target],
     batches: Iterable[Any],
     known: Mapping[Place, Statistics],
-    at: tuple[int, int],
-    options: RecalibrateOptions,
+    weighting: Weighting,
     *,
     by_batch: bool,
 ) -> dict[Place, Merger]:
     """One pass over the data; one batch of values is in memory at a time."""
     merged: dict[Place, Merger] = {}
     places = [target.place for target in targets]
-    for done, values in enumerate(tap(file, places, batches, known=known, by_batch=by_batch), start=1):
+    for values in tap(file, places, batches, known=known, by_batch=by_batch):
         for place in places:
-            _take(values.pop(place), place, merged, options.weighting)
-        if options.progress is not None:
-            options.progress(*at, done)
+            _take(values.pop(place), place, merged, weighting)
     if not merged or not all(merger.elements for merger in merged.values()):
         raise UsageError("the data holds no batch: nothing to compute statistics from")
     return merged

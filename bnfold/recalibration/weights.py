@@ -10,6 +10,7 @@ import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from bnfold.recalibration.targets import Place, Target, targets_of
 from bnfold.statistics import Statistics
 
 _MEAN, _VARIANCE = ".running_mean", ".running_var"
-_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 _LARGEST_HEADER = 100 << 20
 
 
@@ -44,7 +45,8 @@ def statistics_from(path: str | os.PathLike[str], model: Model, keep: Iterable[s
     known: dict[Place, Statistics] = {}
     drifts: list[Drift] = []
     for target in targets:
-        layer = _by_name(nodes[target.place].input, target, layers) or _by_values(target, graph, layers, arrays)
+        parameters = [nodes[target.place].input[index] for index in (3, 4, 1, 2)]
+        layer = _by_name(parameters, target, layers) or _by_values(target, graph, layers, arrays)
         if layer is None:
             left_out[target.place] = Refused(Reason.STATISTICS_NOT_FOUND)
             continue
@@ -80,21 +82,30 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float
         raise UsageError(f"{where}: cannot be read as safetensors: {error}") from error
 
 
-def _vector(data: bytes, entry: dict[str, list[int]]) -> NDArray[np.float64]:
-    values = np.frombuffer(data, np.dtype(_DTYPES[str(entry["dtype"])]).newbyteorder("<"))
+def _vector(data: bytes, entry: dict[str, Any]) -> NDArray[np.float64]:
+    values = np.frombuffer(data, np.dtype(_DTYPES[entry["dtype"]]).newbyteorder("<"))
+    if entry["dtype"] == "BF16":  # the upper half of a float32
+        values = (values.astype(np.uint32) << 16).view(np.float32)
     return values.reshape(entry["shape"]).astype(np.float64)
 
 
-def _by_name(inputs: Iterable[str], target: Target, layers: list[str]) -> str | None:
-    """The layer whose name is that of a parameter (or of the node) up to its last part; the longest match counts."""
-    names = [value.rpartition(".")[0] for value in inputs if "." in value]
+def _by_name(parameters: Iterable[str], target: Target, layers: list[str]) -> str | None:
+    """The layer whose name is that of a parameter (or of the node) up to its last part.
+
+    One of the two may have parts in front that the other lacks, as where the weights are those of a larger model.
+    """
+    names = [value.rpartition(".")[0] for value in parameters if "." in value]
     own = target.place[1].strip("/").replace("/", ".")
     names += [own.removesuffix(".BatchNormalization"), own]
     for name in names:
-        exact = [layer for layer in layers if layer == name]
-        ending = [layer for layer in layers if layer.endswith(f".{name}") or name.endswith(f".{layer}")]
-        if exact or len(ending) == 1:
-            return (exact or ending)[0]
+        if name in layers:
+            return name
+        shorter = [layer for layer in layers if name.endswith(f".{layer}")]
+        longer = [layer for layer in layers if layer.endswith(f".{name}")]
+        if len(longer) == 1 and not shorter:
+            return longer[0]
+        if shorter and not longer:
+            return max(shorter, key=len)
     return None
 
 

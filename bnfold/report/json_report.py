@@ -10,12 +10,18 @@ from bnfold.report.inspection import Inspection
 from bnfold.report.report import AnyReport
 
 
-def to_json(report: AnyReport | Inspection) -> str:
-    """The report as one JSON document that ends in a line break.
+def to_json(report: AnyReport | Inspection | Mapping[str, Any]) -> str:
+    """The report, or its data, as one JSON document that ends in a line break."""
+    return json.dumps(to_data(report), indent=2, allow_nan=False) + "\n"
+
+
+def to_data(report: AnyReport | Inspection | Mapping[str, Any]) -> dict[str, Any]:
+    """The report as JSON holds it: dicts, lists, strings, numbers, booleans and None.
 
     JSON has no NaN and no infinities: they are written as the strings "NaN", "Infinity" and "-Infinity".
     """
-    return json.dumps(_plain(report.to_dict()), indent=2, allow_nan=False) + "\n"
+    data: dict[str, Any] = _plain(report if isinstance(report, Mapping) else report.to_dict())
+    return data
 
 
 def _plain(value: Any) -> Any:

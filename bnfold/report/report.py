@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from bnfold import __version__
 from bnfold.decisions import Decision
+from bnfold.report.environment import this_environment
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -54,7 +55,8 @@ class Report:
     `options` are the options the run was asked for, JSON-able. `training_distance`: where the input ran in training
     mode, how far that is from evaluation, as `Measurement.to_dict()` per output. `recalibration`: where new statistics
     were computed, how, and how far each normalization drifted. `fitted`: how far each substitute was from the
-    normalization before and after it was fitted.
+    normalization before and after it was fitted. `accuracy`: where the data held labels, how many were answered
+    rightly before and after. `environment`: what the run was made with, this process where it is None.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -72,7 +74,9 @@ class Report:
     training_distance: tuple[Mapping[str, Any], ...] = ()
     recalibration: Mapping[str, Any] | None = None
     fitted: tuple[Mapping[str, Any], ...] = ()
+    accuracy: Mapping[str, Any] | None = None
     weights_moved: bool = False
+    environment: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data, the keys in the order a person would read them."""
@@ -86,7 +90,9 @@ class Report:
             "training_distance": [dict(measurement) for measurement in self.training_distance],
             "recalibration": None if self.recalibration is None else dict(self.recalibration),
             "fitted": [dict(each) for each in self.fitted],
+            "accuracy": None if self.accuracy is None else dict(self.accuracy),
             "options": dict(self.options),
+            "environment": dict(this_environment() if self.environment is None else self.environment),
         }
 
 
@@ -104,6 +110,7 @@ class ComparisonReport:
     explanation: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
+    environment: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, verification: "Verification", reference: str, candidate: str, options: Mapping[str, Any]) -> Self:
@@ -125,6 +132,7 @@ class ComparisonReport:
             "candidate": self.candidate,
             "verification": dict(self.verification),
             "options": dict(self.options),
+            "environment": dict(this_environment() if self.environment is None else self.environment),
         }
 
 
@@ -141,6 +149,7 @@ class FailureReport:
     message: str
     exit_code: int
     version: str = __version__
+    environment: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The failure as JSON-able data: nothing was verified, nothing was published."""
@@ -148,6 +157,7 @@ class FailureReport:
             "error": self.error,
             "published": None,
             "decisions": [],
+            "environment": dict(this_environment() if self.environment is None else self.environment),
         }
 
 

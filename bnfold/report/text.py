@@ -14,6 +14,13 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
+def shortened(text: str, most: int = 120) -> str:
+    """The text, or its beginning and end where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]}…{text[-(most // 4) :]}"
+
+
 def number(value: float | None) -> str:
     """An integer with thousands separators, a float with three significant digits, or "?" where it is not known."""
     if value is None:

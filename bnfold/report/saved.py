@@ -1,0 +1,34 @@
+"""Reports read back from their files."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bnfold.errors import UsageError
+from bnfold.report.document import Document
+from bnfold.report.report import FORMAT_VERSION
+
+KINDS = ("optimize", "verify", "failure", "inspect")
+
+
+def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The data of a JSON report. Raises UsageError where the file is none, is damaged, or is of another format."""
+    name = os.fspath(path)
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise UsageError(f"{name}: cannot read the report: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name}: is not JSON ({error}); pass what --report FILE.json wrote") from error
+    if not isinstance(content, dict) or content.get("kind") not in KINDS or "format" not in content:
+        raise UsageError(f"{name}: is no report of bnfold; pass what --report FILE.json wrote")
+    if content["format"] != FORMAT_VERSION:
+        raise UsageError(
+            f"{name}: has format {content['format']!r}, this bnfold reads {FORMAT_VERSION}: use the one that wrote it"
+        )
+    try:
+        Document.of(content)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    return content

@@ -1,0 +1,105 @@
+"""The command of a report makes the same call of the api again."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from bnfold.cli import main
+from bnfold.report import FailureReport, ModelSummary, Report
+from bnfold.report.json_report import to_data
+from bnfold.report.reproduction import reproduction
+from tests.report_samples import old
+
+SUMMARY = ModelSummary("in.onnx", "a" * 64, 1, 1, 1, 18, 9)
+
+MODELS = "in.onnx out.onnx"
+COMMANDS = [
+    f"optimize {MODELS}",
+    "optimize in.onnx --dry-run",
+    "optimize 'my model.onnx' out.onnx --no-verify --allow-unverified --keep-failed --no-freeze",
+    f"optimize {MODELS} --seed 7 --input-shape x:[1,3,8,8] --input-shape s:[] --inputs x.npz --rtol 0.001 --atol 1e-08",
+    f"optimize {MODELS} --provider cpu --provider openvino --keep 'bn*' --keep x --lower",
+    f"optimize {MODELS} --keep-dropout --accept-initial-statistics --assume-constant-initializers",
+    f"optimize {MODELS} --strict-external-data --external-data=w.bin --size-threshold 10",
+    f"optimize {MODELS} --inline",
+    f"optimize {MODELS} --rtol y:0:0.001 --rtol 0.01 --atol z:1e-08 --strict-placement --inputs f.py:feeds",
+    f"optimize {MODELS} --recalibrate data --mode fast --statistics torch --batch-size 8 --mean 0.5,0.25 --std 0.5",
+    f"optimize {MODELS} --recalibrate data --layout NHWC",
+    f"optimize {MODELS} --substitute group-norm:2 --substitute-only 'a*' --data d.npz --batch-size 4",
+    f"optimize {MODELS} --statistics-from w.safetensors",
+    f"freeze {MODELS} --keep bn",
+    f"recalibrate {MODELS} --statistics-from w.safetensors",
+    f"recalibrate {MODELS} --mode fast --data f.py:batches",
+]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    from bnfold import api
+
+    made: list[Any] = []
+    monkeypatch.chdir(tmp_path)
+    Path("x.npz").touch()
+    Path("f.py").touch()
+
+    def stopped(_output: Any) -> Any:
+        # The first thing that optimize does once its options are known; they are in its frame.
+        known = sys._getframe(1).f_locals
+        made.append(known["options"] | {"model": known["model"], "output": known["output"]})
+        raise click.exceptions.Exit(0)
+
+    monkeypatch.setattr(api, "_destination", stopped)
+    monkeypatch.setattr(api, "_verify_options", lambda *_, **__: None)
+    return made
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_command_makes_the_same_call(calls: list[Any], command: str) -> None:
+    def run(text: str) -> dict[str, Any]:
+        result = CliRunner().invoke(main, shlex.split(text))
+        assert result.exit_code == 0, result.output
+        found: dict[str, Any] = calls.pop()
+        return found
+
+    first = run(command)
+    model, output = first["model"], first["output"]
+    options = {name: value for name, value in first.items() if name not in ("model", "output")}
+    before = ModelSummary(model, "a" * 64, 1, 1, 1, 18, 9)
+    after = ModelSummary(output, "a" * 64, 1, 1, 1, 18, 9)
+    told = reproduction(to_data(Report("equivalent", 0, (), before, after, options=options)))
+    assert sorted(shlex.split(told)) == sorted(["bnfold", *shlex.split(command)])
+    assert run(told.removeprefix("bnfold ")) == first
+
+
+def test_a_comparison_is_made_again() -> None:
+    assert reproduction(old("verify")) == "bnfold verify fold.onnx other.onnx --inputs x.npz"
+
+
+@pytest.mark.parametrize(
+    "options", [{"inputs": True}, {"recalibrate": True}, {"substitute": "layer-norm", "data": True}]
+)
+def test_data_that_came_from_python_is_in_no_command(options: dict[str, Any]) -> None:
+    assert reproduction(to_data(Report("equivalent", 0, (), SUMMARY, SUMMARY, options=options))) == ""
+
+
+def test_a_model_that_was_no_file_is_in_no_command() -> None:
+    nowhere = ModelSummary(None, "a" * 64, 1, 1, 1, 18, 9)
+    assert reproduction(to_data(Report("equivalent", 0, (), nowhere, nowhere))) == ""
+    assert reproduction(to_data(Report("equivalent", 0, (), SUMMARY, nowhere))) == "bnfold optimize in.onnx --dry-run"
+
+
+def test_a_failure_before_the_options_are_known_has_none() -> None:
+    assert reproduction(FailureReport("ModelError", "no", 3).to_dict()) == ""
+
+
+def test_an_option_of_a_later_version_is_spelled_like_the_others() -> None:
+    options = {"new_flag": True, "off": False, "new_number": 3, "by_name": {"y": 0.5, "": 2}, "nothing": None}
+    report = to_data(Report("equivalent", 0, (), SUMMARY, SUMMARY, options=options))
+    assert (
+        reproduction(report) == "bnfold optimize in.onnx in.onnx --new-flag --new-number 3 --by-name y:0.5 --by-name 2"
+    )
