@@ -18,6 +18,8 @@ _HOME = {
     "recalibrate": "bnfold.api",
     "inspect": "bnfold.api",
     "verify": "bnfold.api",
+    "assert_equivalent": "bnfold.assertions",
+    "NotEquivalentError": "bnfold.assertions",
     "BnfoldError": "bnfold.errors",
 }
 

@@ -28,10 +28,10 @@ from bnfold.report import Diagnosed, Inspection, NormalizationInfo
 from bnfold.sources import AnyModel, read_model, runnable
 
 if TYPE_CHECKING:
-    from bnfold.equivalence import Proving, Verification, VerifyOptions
+    from bnfold.batches import Data
+    from bnfold.equivalence import Limit, Proving, Verification, VerifyOptions
     from bnfold.equivalence.user_feeds import Inputs
     from bnfold.recalibration import CalibrationOptions
-    from bnfold.recalibration.sources import Data
 
 
 def optimize(
@@ -44,10 +44,11 @@ def optimize(
     dry_run: bool = False,
     seed: int = 0,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    inputs: "Inputs | str | os.PathLike[str] | None" = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    inputs: "Inputs | None" = None,
+    rtol: "Limit | None" = None,
+    atol: "Limit | None" = None,
     providers: Iterable[str] = ("cpu",),
+    strict_placement: bool = False,
     proof: "Proving" = "auto",
     on_mismatch: OnMismatch = "fail",
     keep: Iterable[str] = (),
@@ -71,8 +72,10 @@ def optimize(
     """Freeze and fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
 
     `model` is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, and is never modified. Without `output` the
-    result comes back as the same kind. `dry_run` does everything but publish. `inputs` are feeds (name -> array), a
-    list of them, or the path of an .npz file; otherwise seeded random feeds are used.
+    result comes back as the same kind. `dry_run` does everything but publish. `inputs` are feeds: one (name -> array),
+    any iterable of them, or the path of an .npz file, of a folder of them or of .npy files, or `script.py:function`;
+    otherwise seeded random feeds are used. `rtol` and `atol` replace the limits by dtype: numbers, or numbers by output
+    name, where "" stands for all that are not named.
 
     What runs in training mode is frozen to its stored statistics first, and Dropout removed (`keep_dropout` leaves it);
     the result is then compared with `model` under evaluation semantics. Statistics that were never updated raise
@@ -109,7 +112,9 @@ def optimize(
             keep_dropout=keep_dropout,
             accept_initial_statistics=accept_initial_statistics,
         ),
-        _verify_options(seed, input_shapes, inputs, rtol, atol, providers, proof) if verify else None,
+        _verify_options(seed, input_shapes, inputs, rtol, atol, providers, proof, strict_placement=strict_placement)
+        if verify
+        else None,
         Reading(strict_external_data, assume_constant_initializers),
         Publishing(dry_run, allow_unverified, keep_failed, layout, checksums),
         NewStatistics(recalibrate, statistics_from, substitute, tuple(substitute_only), data, calibration),
@@ -126,6 +131,7 @@ def optimize(
             "rtol": rtol,
             "atol": atol,
             "providers": list(providers),
+            "strict_placement": strict_placement,
             "proof": proof,
             "on_mismatch": on_mismatch,
             "keep": list(keep),
@@ -239,26 +245,33 @@ def verify(
     *,
     seed: int = 0,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    inputs: "Inputs | str | os.PathLike[str] | None" = None,
-    rtol: float | None = None,
-    atol: float | None = None,
+    inputs: "Inputs | None" = None,
+    rtol: "Limit | None" = None,
+    atol: "Limit | None" = None,
     providers: Iterable[str] = ("cpu",),
+    strict_placement: bool = False,
     proof: "Proving" = "auto",
+    layers: bool = False,
 ) -> "Verification":
     """Run both models on the same feeds and compare every output; the verdict and every measurement.
 
-    The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. `proof`
-    "always": every difference between the two files is proved to be rounding as well; "auto": only where onnxruntime
-    cannot run them. Raises UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict,
-    not an error.
+    The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. It may also
+    be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. `proof` "always": every difference
+    between the two files is proved to be rounding as well; "auto": only where onnxruntime cannot run them. `layers`
+    also compares values inside the two models, and says which diverges first. Raises UsageError, ModelError or
+    ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
     """
     from bnfold import equivalence
 
     how: Proving = "instead" if proof == "auto" else proof
-    options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers, how)
-    for model in (reference, candidate):
+    options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers, how, strict_placement=strict_placement)
+    options = replace(options, layers=layers)
+    module = equivalence.is_module(reference)
+    for model in [candidate] if module else [reference, candidate]:
         Model(read_model(model, strict=False))  # raises where the structure is not sound
-    return equivalence.verify(runnable(reference), runnable(candidate), options)
+    other = runnable(candidate)
+    original = equivalence.ModuleReference.of(reference, other) if module else runnable(reference)
+    return equivalence.verify(original, other, options)
 
 
 # ---------------------------------------------------------------------- verification
@@ -267,39 +280,25 @@ def verify(
 def _verify_options(
     seed: int,
     input_shapes: Mapping[str, tuple[int, ...]] | None,
-    inputs: "Inputs | str | os.PathLike[str] | None",
-    rtol: float | None,
-    atol: float | None,
+    inputs: "Inputs | None",
+    rtol: "Limit | None",
+    atol: "Limit | None",
     providers: Iterable[str],
     proof: "Proving",
+    *,
+    strict_placement: bool,
 ) -> "VerifyOptions":
     from bnfold.equivalence import Tolerance, VerifyOptions
 
     return VerifyOptions(
         seed=seed,
         input_shapes=dict(input_shapes or {}),
-        inputs=_loaded(inputs) if isinstance(inputs, str | os.PathLike) else inputs,
-        tolerance=Tolerance(rtol=rtol, atol=atol),
+        inputs=inputs,
+        tolerance=Tolerance.of(rtol, atol),
         providers=tuple(providers),
+        strict_placement=strict_placement,
         proof=_one_of("proof", proof, ("auto", "always", "never", "instead")),
     )
-
-
-def _loaded(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arrays of an .npz file."""
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not hasattr(arrays, "files"):
-                raise UsageError(
-                    f"{os.fspath(path)}: holds one array without a name; save it with numpy.savez(name=...)"
-                )
-            return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UsageError(f"{os.fspath(path)}: cannot be read as an .npz file of arrays: {error}") from error
 
 
 def _one_of(name: str, value: Any, words: tuple[str, ...]) -> Any:

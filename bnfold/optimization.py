@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence import Attribution, Verification, VerifyOptions
     from bnfold.passes import SubstituteBatchNormOptions
     from bnfold.recalibration import Accuracy, Calibration, CalibrationOptions, Fitted
-    from bnfold.recalibration.sources import Data
+    from bnfold.batches import Data
     from bnfold.statistics import Statistics
 
 OnMismatch = Literal["fail", "rollback"]

@@ -37,7 +37,14 @@ class Site:
     variance: Float
     epsilon: float
     dtype: np.dtype
-    others: tuple[tuple[Float, Float], ...] = ()
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """alpha and beta of a Gemm, which multiply what is stored; 1 for other operators."""
+        alpha, beta = (
+            next((a.f for a in self.operator.attribute if a.name == name), 1.0) for name in ("alpha", "beta")
+        )
+        return (alpha, beta) if self.operator.op_type == "Gemm" else (1.0, 1.0)
 
     @property
     def group(self) -> int:
@@ -62,7 +69,7 @@ class Site:
         }
         k = values["gamma"] / np.sqrt(values["variance"] + values["epsilon"])
         shift = values["beta"] - values["mean"] * k
-        return self.scaled(k), shift + (0 if self.bias is None else k * self.bias)
+        return self.scaled(k), shift / self.factors[1] + (0 if self.bias is None else k * self.bias)
 
 
 def attribute(node: NodeProto, name: str, default: int) -> int:
@@ -116,6 +123,13 @@ class Folds:
         everything = {index: other.parameters() for index, other in enumerate(self.sites)}
         return self._build(everything | {number: made})
 
+    def wrong_ones(self, per_kind: int) -> Iterator[tuple[str, int, ModelProto]]:
+        """What is wrong, at which site, and the model: each kind at the first `per_kind` sites with room for it."""
+        for bug in BUGS:
+            made = ((bug, site, self.wrong(site, bug)) for site in range(len(self.sites)))
+            found = ((bug, site, model) for bug, site, model in made if model is not None)
+            yield from itertools.islice(found, per_kind)
+
     def _build(self, parameters: dict[int, tuple[Float, Float]]) -> ModelProto:
         model = ModelProto()
         model.CopyFrom(self.base)
@@ -132,6 +146,9 @@ class Folds:
             for name, value in zip(names, (weight, bias), strict=True):
                 with np.errstate(over="ignore"):
                     model.graph.initializer.append(numpy_helper.from_array(value.astype(site.dtype), name))
+                if model.ir_version < 4:  # which lists initializers among the inputs
+                    kind = helper.np_dtype_to_tensor_dtype(site.dtype)
+                    model.graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
             del node.input[1:]
             node.input.extend(names)
             node.output[0] = site.normalization.output[0]
@@ -186,6 +203,14 @@ def _bias_not_scaled(site: Site) -> tuple[Float, Float] | None:
     weight, bias = site.parameters()
     k = site.gamma / np.sqrt(site.variance + site.epsilon)
     return weight, bias - k * site.bias + site.bias
+
+
+def _beta_applied_twice(site: Site) -> tuple[Float, Float] | None:
+    """C as it counts, not as it is stored: the Gemm multiplies it by its beta once more."""
+    if site.factors[1] == 1:
+        return None
+    weight, bias = site.parameters()
+    return weight, bias * site.factors[1]
 
 
 def _group_axis(site: Site) -> tuple[Float, Float] | None:
@@ -246,6 +271,7 @@ BUGS: dict[str, Callable[[Site], tuple[Float, Float] | None]] = {
     "mean added": lambda site: site.parameters(mean=-site.mean),
     "stale statistics": lambda site: site.parameters(mean=0.9 * site.mean, variance=0.9 * site.variance + 0.1),
     "old bias not scaled": _bias_not_scaled,
+    "beta of Gemm applied twice": _beta_applied_twice,
     "group axis wrong": _group_axis,
     "input channels scaled": _square_axis,
     "weights rounded to 8 bits": _coarse,
@@ -267,6 +293,9 @@ def batch_coupled(candidate: ModelProto) -> ModelProto | None:
     dtype = helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type)
     if np.dtype(dtype) not in UNIT:
         return None
+    readers = [node for node in model.graph.node if output.name in node.input]
+    for node in readers:
+        model.graph.node.remove(node)
     for node in model.graph.node:
         for index, name in enumerate(node.output):
             if name == output.name:
@@ -282,8 +311,24 @@ def batch_coupled(candidate: ModelProto) -> ModelProto | None:
             helper.make_node("Sub", ["uncoupled", "batch_mean"], ["apart"]),
             helper.make_node("Mul", ["apart", "thousandth"], ["little"]),
             helper.make_node("Add", ["uncoupled", "little"], [output.name]),
+            *readers,
         ]
     )
+    return model
+
+
+def outputs_swapped(candidate: ModelProto) -> ModelProto | None:
+    """The first two outputs, of one shape, hold each other's values under their own names."""
+    if len(candidate.graph.output) < 2 or candidate.graph.output[0].type != candidate.graph.output[1].type:
+        return None
+    model = ModelProto()
+    model.CopyFrom(candidate)
+    first, second = (value.name for value in model.graph.output[:2])
+    exchanged = {first: second, second: first}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = exchanged.get(name, name)
     return model
 
 
@@ -321,6 +366,7 @@ def relu_crossed(folds: Folds) -> ModelProto | None:
                 del node.attribute[:]
             elif node.output[0] == after[0].output[0]:
                 node.CopyFrom(normalization)
+                node.name += "/crossed"
                 node.input[0], node.output[0] = site.normalization.output[0], relu_output
         return model
     return None
@@ -357,6 +403,21 @@ def padding_ignored(folds: Folds) -> ModelProto | None:
     return None
 
 
+STRUCTURAL: dict[str, Callable[[Folds, ModelProto], ModelProto | None]] = {
+    "batch > 1 only": lambda _, right: batch_coupled(right),
+    "one spatial border": lambda _, right: border_ignored(right),
+    "output order swapped": lambda _, right: outputs_swapped(right),
+    "fold across Relu": lambda folds, _: relu_crossed(folds),
+    "zero padding ignored": lambda folds, _: padding_ignored(folds),
+}
+
+
+def structural(folds: Folds, right: ModelProto) -> dict[str, ModelProto]:
+    """What is wrong -> a model with it, for the kinds that this network has a place for."""
+    made = {bug: make(folds, right) for bug, make in STRUCTURAL.items()}
+    return {bug: model for bug, model in made.items() if model is not None}
+
+
 def opset(model: ModelProto) -> int:
     return next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
 
@@ -376,9 +437,39 @@ def bases() -> dict[str, ModelProto]:
             found[path.stem] = onnx.load(path)
     for name in NETWORKS:
         found[name] = architectures.exported(name).proto
+    found["mlp with alpha and beta"] = with_factors(found["mlp"])
+    found["two outputs"] = with_two_outputs(found["small_cnn"])
     for name, model in list(found.items()):
         found[f"{name} in float16"] = half(model)
     return {name: model for name, model in found.items() if Folds(model).sites}
+
+
+def with_factors(model: ModelProto) -> ModelProto:
+    """The same network, its Gemms with alpha 0.5 and beta 0.25 and what they multiply stored as much larger."""
+    other = ModelProto()
+    other.CopyFrom(model)
+    tensors = {tensor.name: tensor for tensor in other.graph.initializer}
+    for node in other.graph.node:
+        if node.op_type == "Gemm":
+            kept = [a for a in node.attribute if a.name not in {"alpha", "beta"}]
+            del node.attribute[:]
+            node.attribute.extend([*kept, *(helper.make_attribute(n, f) for n, f in (("alpha", 0.5), ("beta", 0.25)))])
+            for name, factor in zip(node.input[1:], (2, 4), strict=False):
+                array = numpy_helper.to_array(tensors[name])
+                tensors[name].CopyFrom(numpy_helper.from_array(array * array.dtype.type(factor), name))
+    return other
+
+
+def with_two_outputs(model: ModelProto) -> ModelProto:
+    """The same network, with an output more: its first one negated."""
+    other = ModelProto()
+    other.CopyFrom(model)
+    first = other.graph.output[0]
+    other.graph.node.append(helper.make_node("Neg", [first.name], ["negated"]))
+    second = other.graph.output.add()
+    second.CopyFrom(first)
+    second.name = "negated"
+    return other
 
 
 def half(model: ModelProto) -> ModelProto:

@@ -16,6 +16,7 @@ LAYERS = {
     "progress": 0,
     "decisions": 0,
     "signals": 0,
+    "batches": 1,
     "onnxfile": 1,
     "statistics": 1,
     "graph": 2,
@@ -27,12 +28,15 @@ LAYERS = {
     "sources": 4,
     "optimization": 5,
     "api": 6,
+    "assertions": 7,
     "cli": 7,
     "__main__": 8,
+    "pytest_plugin": 8,
 }
 
 # The packages a room may import outside the standard library: when it is imported, and inside functions only.
 AT_IMPORT: dict[str, set[str]] = {
+    "batches": {"numpy"},
     "onnxfile": {"numpy", "onnx", "google"},
     "statistics": {"numpy"},
     "graph": {"numpy", "onnx", "google", "ml_dtypes"},
@@ -44,14 +48,16 @@ AT_IMPORT: dict[str, set[str]] = {
     "optimization": {"onnx"},
     "api": {"numpy", "onnx"},
     "cli": {"click"},
+    "pytest_plugin": {"pytest"},
 }
 WHEN_CALLED: dict[str, set[str]] = {
-    "recalibration": {"PIL"},
+    "batches": {"PIL"},
     "equivalence": {"onnxruntime", "torch"},
     "pipeline": {"onnx_graphsurgeon"},
     "sources": {"onnx_graphsurgeon"},
     "report": {"rich", "jinja2", "markupsafe", "matplotlib"},
     "cli": {"rich"},
+    "pytest_plugin": {"click", "rich"},
 }
 
 
@@ -118,6 +124,13 @@ def test_every_room_is_read() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_a_room_imports_only_from_above(path: Path) -> None:
     assert violations(room_of(path), path.read_text(encoding="utf-8")) == []
+
+
+def test_only_one_module_of_equivalence_touches_torch() -> None:
+    def touches(path: Path) -> bool:
+        return any(item.module.partition(".")[0] == "torch" for item in imports_of(ast.parse(path.read_text("utf-8"))))
+
+    assert [path.name for path in SOURCES if touches(path)] == ["torch_reference.py"]
 
 
 def test_the_package_itself_imports_only_the_standard_library() -> None:

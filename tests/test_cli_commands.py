@@ -79,6 +79,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> FakeApi:
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.onnx").write_bytes(b"a model")
+    (tmp_path / "in.py").write_text("")
     yield
     assert (tmp_path / "in.onnx").read_bytes() == b"a model"
 
@@ -94,6 +95,7 @@ DEFAULT_FEEDS = {
     "rtol": None,
     "atol": None,
     "providers": ("cpu",),
+    "strict_placement": False,
     "proof": "auto",
 }
 DEFAULT_REWRITES = {
@@ -132,7 +134,7 @@ DEFAULTS = {
     | DEFAULT_WRITING
     | DEFAULT_CALIBRATION,
     "inspect": DEFAULT_REWRITES | DEFAULT_FREEZING | {"explain": None},
-    "verify": DEFAULT_FEEDS,
+    "verify": DEFAULT_FEEDS | {"layers": False},
 }
 ARGUMENTS = {
     "optimize": ["in.onnx", "out.onnx"],
@@ -155,7 +157,12 @@ FEED_OPTIONS = [
     (["--input-shape", "x:[1, 3]", "--input-shape", "y:0:5"], {"input_shapes": {"x": (1, 3), "y:0": (5,)}}),
     (["--input-shape", "x:[]"], {"input_shapes": {"x": ()}}),
     (["--inputs", "in.onnx"], {"inputs": "in.onnx"}),
+    (["--inputs", "in.py:feeds"], {"inputs": "in.py:feeds"}),
+    (["--inputs", "."], {"inputs": "."}),
     (["--rtol", "1e-3", "--atol", "0"], {"rtol": 1e-3, "atol": 0.0}),
+    (["--rtol", "y:0:1e-3", "--rtol", "z:0"], {"rtol": {"y:0": 1e-3, "z": 0.0}}),
+    (["--atol", "y:1e-3", "--atol", "1e-6"], {"atol": {"y": 1e-3, "": 1e-6}}),
+    (["--strict-placement"], {"strict_placement": True}),
     (["--provider", "cpu", "--provider", "cuda"], {"providers": ("cpu", "cuda")}),
     (["--proof"], {"proof": "always"}),
     (["--no-proof"], {"proof": "never"}),
@@ -205,7 +212,8 @@ OPTIMIZE_OPTIONS = [
     + [("freeze", *row) for row in FEED_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
     + [("inspect", *row) for row in REWRITE_OPTIONS + FREEZE_OPTIONS]
     + [("inspect", ["--explain", "bn"], {"explain": "bn"})]
-    + [("verify", *row) for row in FEED_OPTIONS],
+    + [("verify", *row) for row in FEED_OPTIONS]
+    + [("verify", ["--layers"], {"layers": True})],
 )
 def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str], changes: dict[str, Any]) -> None:
     result = run(command, *options, *ARGUMENTS[command])
@@ -228,6 +236,12 @@ def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str
         ["in.onnx", "out.onnx", "--input-shape", "x:1,"],
         ["in.onnx", "out.onnx", "--input-shape", "x:1", "--input-shape", "x:2"],
         ["in.onnx", "out.onnx", "--inputs", "missing.npz"],
+        ["in.onnx", "out.onnx", "--inputs", "missing.py:feeds"],
+        ["in.onnx", "out.onnx", "--rtol", ":1e-3"],
+        ["in.onnx", "out.onnx", "--rtol", "y:"],
+        ["in.onnx", "out.onnx", "--rtol", "y:-1"],
+        ["in.onnx", "out.onnx", "--rtol", "y:1", "--rtol", "y:2"],
+        ["in.onnx", "out.onnx", "--rtol", "1", "--rtol", "2"],
         ["in.onnx", "out.onnx", "--rtol", "-1"],
         ["in.onnx", "out.onnx", "--rtol", "nan"],
         ["in.onnx", "out.onnx", "--atol", "much"],

@@ -256,8 +256,19 @@ def test_a_strict_tolerance_makes_it_differ(limits: list[str]) -> None:
     assert "2 of 2 measurements do not agree" in result.stderr
 
 
-def test_another_output_is_not_meant() -> None:
-    assert run("report", "judge", "verify.json", "--rtol", "other:9").exit_code == 1
+def test_a_limit_for_an_output_that_is_not_there_names_those_that_are() -> None:
+    result = run("report", "judge", "verify.json", "--rtol", "other:9")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "bnfold: a tolerance for 'other': the model has no such output; it has y.\n"
+
+
+def test_without_limits_those_saved_in_the_report_judge() -> None:
+    assert run("report", "judge", "verify.json", "--rtol", "y:1e-2", "--report", "generous.json").exit_code == 0
+    result = run("report", "judge", "generous.json", "--report", "again.json")
+    assert (result.exit_code, result.stdout) == (0, "equivalent: as before; 0 comparisons judged otherwise\n")
+    limits = "the tolerances by element type, rtol 0.01 and atol 0 for output 'y'"
+    assert json.loads(Path("again.json").read_text())["verification"]["notes"][-1] == f"Judged again with {limits}."
+    assert run("report", "judge", "again.json", "--atol", "1e-9").exit_code == 1
 
 
 def test_the_judgement_can_be_written_and_says_what_it_rests_on() -> None:
@@ -265,11 +276,13 @@ def test_the_judgement_can_be_written_and_says_what_it_rests_on() -> None:
     assert run("report", "judge", "verify.json", *arguments).exit_code == 0
     new, before = json.loads(Path("new.json").read_text()), old("verify")
     assert (new["verdict"], new["exit_code"], new["explanation"]) == ("equivalent", 0, "")
-    assert new["verification"]["notes"][-1] == "Judged again with rtol 0.01 for output 'y', atol 1e-09."
+    limits = "rtol 0 and atol 1e-09, rtol 0.01 and atol 1e-09 for output 'y'"
+    assert new["verification"]["notes"][-1] == f"Judged again with {limits}."
     assert all(each["judgement"]["agrees"] for each in new["verification"]["measurements"])
     for part in (new, before, new["verification"], before["verification"]):
         for key in ("verdict", "exit_code", "explanation", "verification", "measurements", "largest", "notes"):
             part.pop(key, None)
+        part.pop("tolerance", None)
     assert new == before
     assert Path("new.md").read_text().startswith("### ✅ Equivalent")
 

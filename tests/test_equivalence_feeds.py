@@ -129,3 +129,69 @@ def test_large_models_are_proved_only_on_request() -> None:
     for without in ("never", "instead"):
         found = verify(model, other, VerifyOptions(proof=without))
         assert (found.proofs, found.notes) == ((), ())
+
+
+# --- windows wherever they stand -------------------------------------------------------------------------------------
+
+
+def test_windows_are_seen_whose_weight_is_a_node_or_in_a_body_or_in_a_function() -> None:
+    def with_weight(body: str, inner: str = "") -> ModelProto:
+        return parser.parse_model(
+            f'<ir_version: 9, opset_import: ["" : 17, "local" : 1]> '
+            f"agraph (float[N,1,H,W] x, bool c) => (float[N,1,A,B] y) {{ {body} }} {inner}"
+        )
+
+    constant = "w = Constant<value = float[1,1,7,7] {" + ", ".join(["1"] * 49) + "}>()"
+    by_node = with_weight(f"{constant} v = Identity(w) y = Conv(x, v)")
+    in_body = with_weight(
+        "y = If(c) <then_branch = t () => (float[N,1,A,B] a) { a = MaxPool<kernel_shape=[7,7]>(x) }, "
+        "else_branch = e () => (float[N,1,A,B] b) { b = MaxPool<kernel_shape=[7,7]>(x) }>"
+    )
+    function = '<opset_import: ["" : 17], domain: "local"> pool (a) => (b) { b = MaxPool<kernel_shape=[7,7]>(a) }'
+    in_function = with_weight("y = local.pool(x)", function)
+    for model in (by_node, in_body, in_function):
+        assert first_shape(model)[2] >= 8
+
+
+# --- both branches of an If ------------------------------------------------------------------------------------------
+
+BRANCHES = """agraph (float[N,4] x{inputs}) => (float[N,4] y) <float bound = {{{bound}}}> {{ {condition}
+    y = If (c) <then_branch = a () => (float[N,4] t) {{ t = {then}(x) }},
+                else_branch = b () => (float[N,4] e) {{ e = {other}(x) }}> }}"""
+CONDITIONS = {
+    "an input": (", bool c", 0, ""),
+    "one input and not another": (", bool p, bool q", 0, "n = Not(q) c = And(p, n)"),
+    "three inputs, only one of them": (", bool p, bool q, bool r", 0, "n = Or(q, r) m = Not(n) c = And(p, m)"),
+    "computed from data": ("", -0.4, "s = ReduceMean<keepdims=0>(x) c = Less(s, bound)"),
+    "computed from large data only": ("", 60, "s = ReduceMean<keepdims=0>(x) c = Greater(s, bound)"),
+    "computed from data all above a bound": ("", 5, "s = ReduceMin<keepdims=0>(x) c = Greater(s, bound)"),
+    "computed from an integer": (", int64 i", 9, "f = Cast<to=1>(i) c = Greater(f, bound)"),
+    "computed from the batch size": (
+        "",
+        2,
+        "k = Shape<start=0, end=1>(x) f = Cast<to=1>(k) g = Greater(f, bound) c = Squeeze(g)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("inputs", "bound", "condition"), CONDITIONS.values(), ids=CONDITIONS)
+@pytest.mark.parametrize("wrong", [{"then": "Celu"}, {"other": "Abs"}], ids=["then", "else"])
+def test_both_branches_are_compared(inputs: str, bound: float, condition: str, wrong: dict[str, str]) -> None:
+    def made(then: str = "Selu", other: str = "Neg") -> bytes:
+        body = BRANCHES.format(inputs=inputs, bound=bound, condition=condition, then=then, other=other)
+        return parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> {body}').SerializeToString()
+
+    right = verify(made(), made())
+    assert (right.verdict, right.notes) == (Verdict.EQUIVALENT, ())
+    assert verify(made(), made(**wrong)).verdict is Verdict.NOT_EQUIVALENT
+
+
+def test_a_branch_that_nothing_reaches_is_reported() -> None:
+    body = BRANCHES.format(
+        inputs="", bound=-1, condition="s = ReduceL2<keepdims=0>(x) c = Greater(s, bound)", then="Selu", other="Neg"
+    )
+    model = parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> {body}').SerializeToString()
+    found = verify(model, model)
+    assert found.verdict is Verdict.EQUIVALENT
+    assert found.notes == ("Condition 'c' of an If was true on every feed: its other branch was not compared.",)
+    assert not any(feed["name"].startswith("branch") for feed in found.feeds)

@@ -67,6 +67,7 @@ def test_the_wheel_names_its_license_entry_point_and_extras(built: Path) -> None
     assert files["licenses/LICENSE"] == (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
     assert set(metadata.get_all("Provides-Extra", [])) == {"cpu", "gpu", "benchmarks", "dev", "images", "report"}
     assert "bnfold = bnfold.__main__:run" in files["entry_points.txt"]
+    assert "bnfold = bnfold.pytest_plugin" in files["entry_points.txt"]
     unconditional = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert not any(line.startswith(("onnxruntime", "torch")) for line in unconditional)
 
@@ -112,6 +113,7 @@ def loaded_after(statement: str) -> set[str]:
         "import bnfold.cli",
         "import bnfold.report",
         "import bnfold.errors, bnfold.decisions",
+        "import bnfold.pytest_plugin",
         "from bnfold.cli import main\ntry:\n    main(['--version'])\nexcept SystemExit:\n    pass",
         "from bnfold.cli import main\ntry:\n    main(['optimize', '--help'])\nexcept SystemExit:\n    pass",
     ],

@@ -27,6 +27,7 @@ COMMANDS = [
     f"optimize {MODELS} --keep-dropout --accept-initial-statistics --assume-constant-initializers",
     f"optimize {MODELS} --strict-external-data --external-data=w.bin --size-threshold 10",
     f"optimize {MODELS} --inline",
+    f"optimize {MODELS} --rtol y:0:0.001 --rtol 0.01 --atol z:1e-08 --strict-placement --inputs f.py:feeds",
     f"optimize {MODELS} --recalibrate data --mode fast --statistics torch --batch-size 8 --mean 0.5,0.25 --std 0.5",
     f"optimize {MODELS} --recalibrate data --layout NHWC",
     f"optimize {MODELS} --substitute group-norm:2 --substitute-only 'a*' --data d.npz --batch-size 4",
@@ -44,6 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     made: list[Any] = []
     monkeypatch.chdir(tmp_path)
     Path("x.npz").touch()
+    Path("f.py").touch()
 
     def stopped(_output: Any) -> Any:
         # The first thing that optimize does once its options are known; they are in its frame.
@@ -52,7 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
         raise click.exceptions.Exit(0)
 
     monkeypatch.setattr(api, "_destination", stopped)
-    monkeypatch.setattr(api, "_verify_options", lambda *_: None)
+    monkeypatch.setattr(api, "_verify_options", lambda *_, **__: None)
     return made
 
 

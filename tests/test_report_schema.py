@@ -89,6 +89,9 @@ RUNS = {
     "failure": ["optimize", "missing.onnx", "out.onnx"],
     "same": ["verify", "fold.onnx", "fold.onnx"],
     "different": ["verify", "fold.onnx", "other.onnx", "--input-shape", "x:2,2,5,7"],
+    "layers": ["verify", "fold.onnx", "other.onnx", "--layers"],
+    "layers that agree": ["verify", "fold.onnx", "fold.onnx", "--layers"],
+    "one output": ["verify", "fold.onnx", "other.onnx", "--rtol", "y:9", "--atol", "1e-6", "--inputs", "x.npz"],
     "no statistics": ["optimize", "train.onnx", "out.onnx", "--statistics-from", "missing.safetensors"],
 }
 

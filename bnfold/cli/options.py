@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bnfold.cli.parameters import input_shape, limit, numbers, one_shape_per_name
+from bnfold.cli.parameters import data_path, input_shape, limit_per_output, numbers, one_shape_per_name, output_limit
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -264,12 +264,21 @@ feed_options = _applied(
     ),
     click.option(
         "--inputs",
-        type=click.Path(exists=True, dir_okay=False),
-        metavar="FILE.npz",
-        help="Compare on these inputs, one array per input name, instead of random feeds.",
+        type=data_path,
+        metavar="DATA",
+        help="Compare on these inputs, not on random feeds: an .npz file, a folder of them, or script.py:function.",
     ),
-    click.option("--rtol", type=limit, metavar="NUMBER", help="Relative tolerance, instead of the dtype's own."),
-    click.option("--atol", type=limit, metavar="NUMBER", help="Absolute tolerance, instead of the dtype's own."),
+    *(
+        click.option(
+            f"--{name}",
+            type=output_limit,
+            multiple=True,
+            callback=limit_per_output,
+            metavar="[OUTPUT:]NUMBER",
+            help=f"{kind} tolerance, instead of the dtype's own, for all outputs or for one. Repeatable.",
+        )
+        for name, kind in (("rtol", "Relative"), ("atol", "Absolute"))
+    ),
     click.option(
         "--provider",
         "providers",
@@ -278,6 +287,9 @@ feed_options = _applied(
         show_default=True,
         metavar="NAME",
         help="Execution provider to verify on. Repeatable.",
+    ),
+    click.option(
+        "--strict-placement", is_flag=True, help="Not one node may run elsewhere than on the providers asked for."
     ),
 )
 

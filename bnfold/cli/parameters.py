@@ -6,6 +6,7 @@ Plain functions that raise `click.BadParameter`: which option it was, click adds
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import click
 
@@ -64,6 +65,16 @@ def limit_per_output(
     if len(limits) != len(value):
         raise click.BadParameter("an output, or all of them, was given more than one limit", ctx=ctx, param=param)
     return limits[""] if set(limits) == {""} else limits or None
+
+
+def data_path(text: str) -> str:
+    """A file or folder that exists, or ``script.py:function`` where the script does."""
+    from bnfold.batches import script_of
+
+    script = script_of(text)
+    if not (Path(text) if script is None else script[0]).exists():
+        raise click.BadParameter(f"{text!r} does not exist: name an .npz file, a folder, or script.py:function")
+    return text
 
 
 def seconds(text: str) -> float:

@@ -61,7 +61,7 @@ def render_command(report: str, output: str, report_format: str | None) -> None:
 def judge_command(ctx: click.Context, /, report: str, rtol: Limit | None, atol: Limit | None) -> None:
     """Judge the measurements in the JSON report REPORT again, and print what changed.
 
-    Without tolerances, those by element type apply. Exits 0 where the verdict is good, 1 where it is not.
+    Without tolerances, those that it was judged with apply. Exits 0 where the verdict is good, 1 where it is not.
     """
     reserve_reports(ctx, report)
     from bnfold.report import judge_report, print_judged, read_report

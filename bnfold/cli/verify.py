@@ -15,6 +15,7 @@ from bnfold.cli.shell import fail
 @report_option
 @feed_options
 @proof_option
+@click.option("--layers", is_flag=True, help="Compare values inside the models too, and name the first that diverges.")
 @verbosity_options
 @click.pass_context
 def command(ctx: click.Context, /, reference: str, candidate: str, **options: Any) -> None:

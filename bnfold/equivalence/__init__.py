@@ -5,6 +5,7 @@ from bnfold.equivalence.attribution import Attribution, attribute
 from bnfold.equivalence.batches import labels_in
 from bnfold.equivalence.evaluation import evaluate_in_place, make_runnable
 from bnfold.equivalence.frozen import FrozenVerification, copied, verify_frozen
+from bnfold.equivalence.layers import Layer, Layers
 from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
 from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Standing
@@ -14,7 +15,8 @@ from bnfold.equivalence.rejudge import judge_again
 from bnfold.equivalence.sessions import RunFailed
 from bnfold.equivalence.signature import Signature, Source, signature_of
 from bnfold.equivalence.taps import tap
-from bnfold.equivalence.tolerance import Judgement, Limits, Rule, Tolerance
+from bnfold.equivalence.tolerance import Judgement, Limit, Limits, Rule, Tolerance
+from bnfold.equivalence.torch_reference import ModuleReference, is_module
 from bnfold.equivalence.user_feeds import Inputs
 from bnfold.equivalence.verification import Proving, Verdict, Verification, VerifyOptions, verify
 
@@ -25,8 +27,12 @@ __all__ = [
     "FrozenVerification",
     "Inputs",
     "Judgement",
+    "Layer",
+    "Layers",
+    "Limit",
     "Limits",
     "Measurement",
+    "ModuleReference",
     "Noise",
     "Placement",
     "Precision",
@@ -46,6 +52,7 @@ __all__ = [
     "attribute",
     "copied",
     "evaluate_in_place",
+    "is_module",
     "judge_again",
     "labels_in",
     "make_runnable",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.equivalence.batches import as_feed
+from bnfold.equivalence.batches import inputs_of
 from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.sessions import Optimization, Outputs
 from bnfold.equivalence.signature import Signature
@@ -26,7 +26,7 @@ def answers(
     with ExitStack() as stack:
         sessions = {name: stack.enter_context(running(path, setting)) for name, path in models.items()}
         for number, batch in enumerate(batches):
-            feeds = [feed for _, feed in checked(as_feed(batch, signature, number), signature)]
+            feeds = [feed for _, feed in checked(inputs_of(batch, signature, number), signature)]
             results = {name: [session.run(feed) for feed in feeds] for name, session in sessions.items()}
             yield batch, {name: _joined(parts) for name, parts in results.items()}
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 
 from bnfold.equivalence.behind import Sources
 from bnfold.equivalence.findings import Finding, compare
-from bnfold.equivalence.float64 import Evaluator, Unknowable
+from bnfold.equivalence.float64 import Unknowable
 from bnfold.equivalence.noise import FEW, Noise, noise, relative_error
 from bnfold.equivalence.reference_run import Answer
+from bnfold.equivalence.references import Reference, Truth
 from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.sessions import Optimization, Outputs, RunFailed
 from bnfold.equivalence.signature import Source
@@ -20,14 +21,14 @@ class Appeal:
     """Knows both models and can run them again."""
 
     def __init__(
-        self, reference: Source, candidate: Source, tolerance: Tolerance, sources: Mapping[str, Sources]
+        self, reference: Reference, candidate: Source, tolerance: Tolerance, sources: Mapping[str, Sources]
     ) -> None:
         self.reference = reference
         self.candidate = candidate
         self.tolerance = tolerance
         self.sources = sources
         self.notes: list[str] = []
-        self._evaluator: Evaluator | None = None
+        self._evaluator: Truth | None = None
         self._known: bool | None = None
         self._cache: dict[str, Outputs] = {}
         self._originals: dict[tuple[str, Setting], Outputs] = {}
@@ -136,7 +137,7 @@ class Appeal:
         """What the reference is in float64 on one feed; empty where that cannot be known."""
         if self._known is None:
             try:
-                self._evaluator = Evaluator(self.reference)
+                self._evaluator = self.reference.truth()
                 self._known = True
             except Unknowable as why:
                 self._known = False
@@ -157,7 +158,7 @@ class Appeal:
         if key not in self._originals:
             taps = sorted(set(answer.outputs) - set(answer.contract))
             try:
-                with running(self.reference, setting, taps) as session:
+                with self.reference.running(setting, taps) as session:
                     self._originals[key] = session.run(answer.feed())
             except RunFailed:
                 self._originals[key] = {}

@@ -7,40 +7,53 @@ of the mapping, what stands in the sequence behind the inputs, or the second of 
 from collections.abc import Mapping
 from typing import Any
 
-from bnfold.equivalence.feeds import Feed
+import numpy as np
+
+from bnfold.equivalence.element_types import Array
 from bnfold.equivalence.signature import Signature
 from bnfold.errors import UsageError
 
 
-def as_feed(batch: Any, signature: Signature, number: int) -> Feed:
-    """The inputs in `batch`, the `number`th, as arrays by name. Raises UsageError where there are too few."""
-    names = [port.name for port in signature.inputs]
+def as_feed(batch: Any, signature: Signature, number: int) -> Mapping[str, Any]:
+    """What `batch`, the `number`th, holds by name; what stands behind the inputs in a sequence is left out.
+
+    Raises UsageError where a sequence holds fewer arrays than the model has inputs.
+    """
     if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Mapping):
         batch = batch[0]
     if isinstance(batch, Mapping):
-        return {name: _array(value) for name, value in batch.items() if name in names} or dict(batch)
+        return batch
+    names = [port.name for port in signature.inputs]
     items = list(batch) if isinstance(batch, tuple | list) else [batch]
     if len(items) < len(names):
         raise UsageError(f"batch {number} holds {len(items)} arrays, but the model has {len(names)} inputs: {names}")
-    return {name: _array(item) for name, item in zip(names, items, strict=False)}
+    return dict(zip(names, items, strict=False))
 
 
-def labels_in(batch: Any, signature: Signature, name: str) -> Any:
+def inputs_of(batch: Any, signature: Signature, number: int) -> Mapping[str, Any]:
+    """`as_feed`, and of what a mapping names only the inputs, where it names one: data sets name labels too."""
+    feed = as_feed(batch, signature, number)
+    return {port.name: feed[port.name] for port in signature.inputs if port.name in feed} or feed
+
+
+def labels_in(batch: Any, signature: Signature, name: str) -> Array | None:
     """The labels in `batch`, in a mapping those called `name`; None where it has none."""
+    labels = None
     inputs = [port.name for port in signature.inputs]
     if isinstance(batch, tuple | list):
         if batch and isinstance(batch[0], Mapping):
             own = labels_in(batch[0], signature, name)
-            return _array(batch[1]) if own is None and len(batch) > 1 else own
-        return _array(batch[len(inputs)]) if len(batch) > len(inputs) else None
-    if isinstance(batch, Mapping) and name not in inputs:
-        return _array(batch.get(name))
-    return None
+            labels = batch[1] if own is None and len(batch) > 1 else own
+        elif len(batch) > len(inputs):
+            labels = batch[len(inputs)]
+    elif isinstance(batch, Mapping) and name not in inputs:
+        labels = batch.get(name)
+    return None if labels is None else as_array(labels)
 
 
-def _array(value: Any) -> Any:
-    """A tensor of PyTorch without its graph and on the CPU; anything else as it is."""
+def as_array(value: Any) -> Array:
+    """A tensor of PyTorch without its graph and on the CPU; anything else as numpy takes it."""
     for method in ("detach", "cpu", "numpy"):
         if hasattr(value, method):
             value = getattr(value, method)()
-    return value
+    return np.asarray(value)

@@ -124,7 +124,7 @@ def _integers(
         facts = np.iinfo(dtype.name)
         low, high = int(facts.min), int(facts.max) + 1
     else:
-        low, high = 0, 2
+        low, high = 0, 16 if kind == "wild" else 2
     if kind == "constant":
         return np.full(shape, high - 1).astype(dtype)
     return generator.integers(low, high, shape).astype(dtype)
@@ -132,7 +132,7 @@ def _integers(
 
 def _booleans(kind: str, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
     """A scalar condition is true in some kinds and false in others, so that both branches of an If are run."""
-    if kind in {"zero", "constant"} or math.prod(shape) == 1:
+    if kind != "wild" and (kind in {"zero", "constant"} or math.prod(shape) == 1):
         return np.full(shape, kind in {"constant", "normal", "mixed", "extreme"})
     return generator.integers(0, 2, shape).astype(bool)
 
@@ -180,6 +180,12 @@ def _mixed(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
     return np.concatenate(rows) if rows else np.zeros(shape)
 
 
+def _wild(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    """Any magnitude from 0.01 to 1000 around any centre, for conditions that nothing else fulfils."""
+    spread, centre = (float(10 ** generator.uniform(-2, 3)) for _ in range(2))
+    return spread * _normal(shape, generator) + centre * float(generator.choice([-1.0, 0.0, 1.0]))
+
+
 _FILL: dict[str, Callable[[tuple[int, ...], np.random.Generator], Array]] = {
     "normal": _normal,
     "impulses": _impulses,
@@ -188,4 +194,5 @@ _FILL: dict[str, Callable[[tuple[int, ...], np.random.Generator], Array]] = {
     "constant": _constant,
     "zero": _zero,
     "extreme": _normal,
+    "wild": _wild,
 }

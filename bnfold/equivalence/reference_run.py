@@ -21,6 +21,7 @@ from bnfold.equivalence.user_feeds import Inputs, checked
 
 Run = Callable[[Feed], Outputs]
 _DAMPING = (16.0, 256.0, 4096.0)
+_BRANCH_TRIES = 24
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class Answers:
     answers: list[Answer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     refusal: str = ""
+
+
+def conditions(model: ModelProto) -> list[str]:
+    """What the Ifs of the main graph decide by, constants left out."""
+    given = {tensor.name for tensor in model.graph.initializer}
+    given |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    decided = dict.fromkeys(node.input[0] for node in model.graph.node if node.op_type == "If")
+    return [name for name in decided if name not in given]
 
 
 def run_user_feeds(inputs: Inputs, signature: Signature, run: Run, taps: Sequence[str] = ()) -> Answers:
@@ -100,6 +109,7 @@ def run_seeded_feeds(
     smallest = sizes.smallest(model, ports, fixed)
     if smallest not in [answer.shapes for answer in runner.found.answers]:
         runner.attempt(Plan("smallest", "normal", smallest))
+    runner.reach(conditions(model), accepted)
     return runner.found
 
 
@@ -125,6 +135,29 @@ class _Runner:
         )
         return None
 
+    def reach(self, decided: Sequence[str], shapes: Shapes) -> None:
+        """Go on until every condition that can be seen was true once and false once, or enough was tried."""
+        for number in range(_BRANCH_TRIES):
+            open_before = self._undecided(decided)
+            if not open_before:
+                return
+            ran = self.attempt(Plan(f"branch-{number}", "wild", shapes), quietly=True)
+            if ran and self._undecided(decided) == open_before:
+                self.found.answers.pop()
+        self.found.notes += [
+            f"Condition {name!r} of an If was {str(seen).lower()} on every feed: its other branch was not compared."
+            for name, seen in self._undecided(decided)
+        ]
+
+    def _undecided(self, decided: Sequence[str]) -> list[tuple[str, bool]]:
+        """The conditions that had one value only, with that value."""
+        found = []
+        for name in decided:
+            values = {bool(seen[name].all()) for seen in map(_everything, self.found.answers) if name in seen}
+            if len(values) == 1:
+                found.append((name, values.pop()))
+        return found
+
     def attempt(self, plan: Plan, *, quietly: bool = False) -> bool:
         """Run one plan; where the reference itself overflows, the same feed smaller is better evidence."""
         feed = self.build(plan)
@@ -148,6 +181,10 @@ class _Runner:
             Answer(plan.name, plan.shapes, partial(self.build, plan), outputs, contract, plan.damping, plan.costly)
         )
         return True
+
+
+def _everything(answer: Answer) -> Outputs:
+    return answer.feed() | answer.outputs
 
 
 def _contract(outputs: Outputs, taps: Sequence[str]) -> frozenset[str]:

@@ -6,13 +6,15 @@ from typing import Any
 
 from bnfold.equivalence.measurement import Measurement
 from bnfold.equivalence.noise import Noise
-from bnfold.equivalence.tolerance import Judgement, Rule, Tolerance
+from bnfold.equivalence.tolerance import Judgement, Rule, Tolerance, names_of
 from bnfold.equivalence.verification import Verdict, Verification
 from bnfold.errors import UsageError
 
 
-def judge_again(saved: Mapping[str, Any], tolerance: Tolerance) -> Verification:
-    """`saved` is `Verification.to_dict()`. Raises UsageError where it is not.
+def judge_again(saved: Mapping[str, Any], tolerance: Tolerance | None = None) -> Verification:
+    """`saved` is `Verification.to_dict()`; without `tolerance` the one it was judged with judges again.
+
+    Raises UsageError where `saved` is something else, or has no output that `tolerance` names.
 
     What was found against the float64 truth and behind discrete outputs stands where the tolerance cannot tell. What
     no tolerance speaks about, such as another contract, a broken proof or a model that was not run, stands as well.
@@ -25,8 +27,13 @@ def judge_again(saved: Mapping[str, Any], tolerance: Tolerance) -> Verification:
         verdict, explanation = Verdict(saved["verdict"]), str(saved["explanation"])
         broken = any(proof["standing"] == "broken" for proof in saved.get("proofs", ()))
         notes, feeds, seed = tuple(saved["notes"]), tuple(saved["feeds"]), int(saved["seed"])
+        if tolerance is None:
+            tolerance = Tolerance.from_dict(saved["tolerance"]) if "tolerance" in saved else Tolerance()
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"the report holds no verification that can be judged again ({error!r}).") from error
+    if measured:
+        outputs = (found.where.output for found in measured if found.where.stage == "output")
+        tolerance.check_outputs(name for output in outputs for name in names_of(output))
     judged = [_judge(*each, tolerance) for each in zip(measured, before, noises, strict=True)]
     failed = [
         number
@@ -43,7 +50,7 @@ def judge_again(saved: Mapping[str, Any], tolerance: Tolerance) -> Verification:
         (measured[number] for number in failed or range(len(measured))), key=lambda m: m.relative, default=None
     )
     found = Verification(verdict, tuple(measured), tuple(judged), tuple(noises), explanation, largest)
-    return replace(found, notes=notes, feeds=feeds, seed=seed)
+    return replace(found, notes=notes, feeds=feeds, seed=seed, tolerance=tolerance)
 
 
 def _judge(measured: Measurement, before: Judgement, noise: Noise | None, tolerance: Tolerance) -> Judgement:

@@ -5,13 +5,14 @@ made large enough that each node that slides a window gets a map larger than tha
 it, and a multiple of the total stride, which is what encoder-decoder models need.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from bnfold.equivalence.signature import Dim, Port
+from bnfold.equivalence.signature import Dim, Port, every_node
 from bnfold.errors import UsageError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -32,11 +33,18 @@ class Sides:
 
 
 def windows(model: ModelProto) -> Sides:
-    """One walk over the nodes in order: the total stride in front of each window, times the window plus one."""
+    """One walk over the nodes in order: the total stride in front of each window, times the window plus one.
+
+    Bodies and functions are walked through as well, the latter as if they stood at the beginning.
+    """
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     stride_at: dict[str, float] = {}
     side, step = 2.0, 1.0
-    for node in model.graph.node:
+    for node in itertools.chain(every_node(model.graph), *map(every_node, model.functions)):
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            weights[node.output[0]] = tuple(node.attribute[0].t.dims)
+        elif node.op_type == "Identity" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
         before = max((stride_at.get(name, 1.0) for name in node.input if name), default=1.0)
         stride = 1.0
         if node.op_type in _WINDOWED:

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
-from bnfold.equivalence.batches import as_feed
+from bnfold.equivalence.batches import inputs_of
 from bnfold.equivalence.element_types import Array
 from bnfold.equivalence.evaluation import evaluate_in_place, use_batch_in_place
 from bnfold.equivalence.frozen import copied
@@ -55,7 +55,7 @@ def tap(
         try:
             with running(target, Setting(optimization=Optimization.ON)) as session:
                 for number, batch in enumerate(batches):
-                    for _, feed in checked(as_feed(batch, signature, number), signature):
+                    for _, feed in checked(inputs_of(batch, signature, number), signature):
                         values = session.run(feed) | {name: feed[name] for name in inputs}
                         yield {place: values[name] for place, name in wanted.items()}
         except RunFailed as failure:

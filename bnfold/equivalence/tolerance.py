@@ -8,15 +8,19 @@ is no truth to ask.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from bnfold.equivalence.element_types import rounding_of
 from bnfold.equivalence.measurement import Measurement
+from bnfold.errors import UsageError
+
+Limit = float | Mapping[str, float]
+"""One number for every output, or numbers by output name, with "" for all that are not named."""
 
 # In unit roundoffs of the output's type. float16 and bfloat16 round after every node, and few nodes lie between
 # input and output in terms of such coarse steps: the same count of steps is a much larger part of the value.
@@ -45,6 +49,9 @@ class Limits:
     rtol: float = 0.0
     atol: float = 0.0
 
+    def __str__(self) -> str:
+        return f"rtol {self.rtol:g} and atol {self.atol:g}"
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -69,6 +76,44 @@ class Tolerance:
     rtol: float | None = None
     atol: float | None = None
     outputs: Mapping[str, Limits] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rtol: Limit | None = None, atol: Limit | None = None) -> Self:
+        """From numbers, or numbers by output name; the name "" stands for all outputs that are not named."""
+        relative, absolute = ({"": each} if isinstance(each, float | int) else each or {} for each in (rtol, atol))
+        overall = {"rtol": relative.get(""), "atol": absolute.get("")}
+        names = [name for name in dict.fromkeys((*relative, *absolute)) if name]
+        outputs = {
+            name: Limits(relative.get(name, overall["rtol"] or 0.0), absolute.get(name, overall["atol"] or 0.0))
+            for name in names
+        }
+        return cls(**overall, outputs=outputs)
+
+    def __str__(self) -> str:
+        """For people: what holds for all outputs, then what holds for one."""
+        overall = self._overall()
+        told = [f"{limits} for output {name!r}" for name, limits in self.outputs.items()]
+        return ", ".join([str(overall) if overall else "the tolerances by element type", *told])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"rtol": self.rtol, "atol": self.atol, "outputs": {name: asdict(x) for name, x in self.outputs.items()}}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`, also from JSON, which has an infinite limit as a string."""
+        outputs = {
+            name: Limits(float(limits["rtol"]), float(limits["atol"])) for name, limits in saved["outputs"].items()
+        }
+        rtol, atol = (None if saved[name] is None else float(saved[name]) for name in ("rtol", "atol"))
+        return cls(rtol, atol, outputs)
+
+    def check_outputs(self, names: Iterable[str]) -> None:
+        """Raises UsageError where a limit is for an output that is none of `names`."""
+        known = dict.fromkeys(names)
+        for name in self.outputs:
+            if name not in known:
+                raise UsageError(f"a tolerance for {name!r}: the model has no such output; it has {', '.join(known)}.")
 
     def judge(self, measured: Measurement) -> Judgement:
         """Exact where there is nothing to round; by magnitude for floats; no new NaN or infinity, ever."""
@@ -106,11 +151,23 @@ class Tolerance:
         return Judgement(agrees=measured.max_abs <= limit, rule=Rule.TOLERANCE, limit=limit)
 
     def _limits(self, output: str) -> Limits | None:
-        if output in self.outputs:
-            return self.outputs[output]
+        for name in names_of(output):
+            if name in self.outputs:
+                return self.outputs[name]
+        return self._overall()
+
+    def _overall(self) -> Limits | None:
         if self.rtol is None and self.atol is None:
             return None
         return Limits(rtol=self.rtol or 0.0, atol=self.atol or 0.0)
+
+
+def names_of(output: str) -> Iterator[str]:
+    """The names a limit may be given under: that of the output, and for `y[3]`, an item of a sequence or map, `y`."""
+    yield output
+    while output.endswith("]") and "[" in output:
+        output = output.rpartition("[")[0]
+        yield output
 
 
 def _is_number(measured: Measurement) -> bool:

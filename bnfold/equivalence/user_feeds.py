@@ -1,26 +1,33 @@
 """The caller's own data, checked against what the model asks for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
+from bnfold.batches import ImageOptions, data_source
+from bnfold.equivalence.batches import as_array, as_feed
 from bnfold.equivalence.element_types import Array, numpy_type
 from bnfold.equivalence.feeds import Feed
 from bnfold.equivalence.signature import Port, Signature
 from bnfold.errors import UsageError
 
-Inputs = Mapping[str, Array] | Sequence[Mapping[str, Array]]
-"""One feed, or several: input name -> array."""
+Inputs = Mapping[str, Array] | Iterable[Any] | Callable[[], Iterable[Any]] | str | os.PathLike[str]
+"""One feed (input name -> array), or several: a list, a DataLoader, a function that returns an iterable, or the path
+of an .npz file, of a folder of .npy and .npz files, or `script.py:function`."""
 
 
 def checked(inputs: Inputs, signature: Signature) -> Iterator[tuple[str, Feed]]:
     """Named feeds with the model's element types. Raises UsageError where data and model do not fit.
 
     Numbers are cast where only precision can be lost (float64 from numpy to float32), never from float to integer.
-    An array that holds several batches of a model with a fixed batch is cut into them.
+    An array that holds several batches of a model with a fixed batch is cut into them. Where a feed is not a mapping
+    but one array or a sequence of arrays, they are for the inputs in order.
     """
-    for number, given in enumerate([inputs] if isinstance(inputs, Mapping) else inputs):
-        feed = {name: np.asarray(array) for name, array in given.items()}
+    number = -1
+    for number, given in enumerate(_given(inputs, signature)):
+        feed = {name: as_array(value) for name, value in as_feed(given, signature, number).items()}
         ports = {port.name: port for port in (*signature.inputs, *signature.overridable)}
         for name in feed:
             if name not in ports:
@@ -33,6 +40,18 @@ def checked(inputs: Inputs, signature: Signature) -> Iterator[tuple[str, Feed]]:
         for part in range(parts):
             name = f"user-{number}" if parts == 1 else f"user-{number}.{part}"
             yield name, _part(feed, ports, part)
+    if number < 0:
+        raise UsageError("inputs: there is not a single feed in them.")
+
+
+def _given(inputs: Inputs, signature: Signature) -> Iterator[Any]:
+    if isinstance(inputs, str | os.PathLike):
+        shapes = {port.name: port.dims or () for port in signature.inputs}
+        inputs = data_source(inputs, shapes, None, ImageOptions())
+    if isinstance(inputs, Mapping | np.ndarray):
+        yield inputs
+    else:
+        yield from inputs() if callable(inputs) else inputs
 
 
 def _cast(array: Array, port: Port) -> Array:

@@ -4,6 +4,7 @@ The reference runs with onnxruntime's own optimizations off, since a default ses
 the candidate runs without and with them, on every provider asked for. One session is alive at a time.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -15,19 +16,22 @@ from onnx import ModelProto
 from bnfold.equivalence.appeal import Appeal
 from bnfold.equivalence.behind import Sources, behind
 from bnfold.equivalence.findings import Finding, compare, worst
+from bnfold.equivalence.layers import Layers, compare_layers
 from bnfold.equivalence.measurement import Measurement
 from bnfold.equivalence.noise import Noise
 from bnfold.equivalence.proof import Proof, Standing
 from bnfold.equivalence.providers import CPU, Placement, Precision, Provider, check, named, placement
 from bnfold.equivalence.proving import prove_with
-from bnfold.equivalence.reference_run import Answers, run_seeded_feeds, run_user_feeds
+from bnfold.equivalence.reference_run import Answers, conditions, run_seeded_feeds, run_user_feeds
+from bnfold.equivalence.references import ModelReference, Reference, Runner
 from bnfold.equivalence.regions import Cutter
 from bnfold.equivalence.running import Setting, running
-from bnfold.equivalence.sessions import Optimization, RunFailed, Session, quiet_options, runtime
+from bnfold.equivalence.sessions import Optimization, RunFailed, quiet_options, runtime
 from bnfold.equivalence.signature import Signature, Source, difference, read_structure, signature_of, weight_count
 from bnfold.equivalence.sizes import check_overrides
 from bnfold.equivalence.tolerance import Judgement, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
+from bnfold.errors import UsageError
 
 _PROVED_WEIGHTS, _TENSOR = 40_000, 400
 """Stored numbers up to which proving every rewrite costs about as much as running both models, or less.
@@ -56,6 +60,7 @@ class VerifyOptions:
     "instead", where onnxruntime cannot run the models; "auto", there and where it costs less than running them. Where
     nothing could be run, proofs that all hold give the verdict PROVED; one that is broken overrules outputs that agree.
     `told`: is called with how many feeds were compared, and how many there are in all settings (0: not known yet).
+    `layers`: also look at values inside the models, and say which diverges first.
     `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node may run on another provider.
     """
 
@@ -67,9 +72,13 @@ class VerifyOptions:
     strict_placement: bool = False
     proof: Proving = "instead"
     told: Callable[[int, int], None] | None = None
+    layers: bool = False
 
     def __post_init__(self) -> None:
-        named(self.providers)  # raises UsageError before any work is done
+        """Keep what an iterator gives: the feeds are read more than once. Raises UsageError for unknown providers."""
+        named(self.providers)
+        if isinstance(self.inputs, Iterator):
+            object.__setattr__(self, "inputs", list(self.inputs))
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class Verification:
     the worst measurement. `notes`: what was tried and could not be compared. `feeds`: with the seed they can be
     replayed. `placements`: which provider ran which operators, where a provider other than cpu was asked for.
     Measurements at precision "deploy" are shown beside the verdict and do not decide it.
+    `tolerance`: the one that judged. `layers`: where that was asked for, what values inside the models say.
     """
 
     verdict: Verdict
@@ -93,6 +103,8 @@ class Verification:
     placements: tuple[Placement, ...] = ()
     proofs: tuple[Proof, ...] = ()
     seed: int = 0
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    layers: Layers | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the inverse for a single measurement is `Measurement.from_dict`."""
@@ -109,11 +121,15 @@ class Verification:
             "placements": [found.to_dict() for found in self.placements],
             "proofs": [proof.to_dict() for proof in self.proofs],
             "seed": self.seed,
+            "tolerance": self.tolerance.to_dict(),
+            "layers": self.layers.to_dict() if self.layers else None,
         }
 
 
-def verify(reference: Source, candidate: Source, options: VerifyOptions | None = None) -> Verification:
+def verify(reference: Source | Reference, candidate: Source, options: VerifyOptions | None = None) -> Verification:
     """Compare `candidate` with `reference`, each a path (external data resolves beside it) or bytes.
+
+    `reference` may also be a `Reference`, such as a `ModuleReference`.
 
     Raises UsageError for feeds, shapes or provider names that do not fit, ModelError for what is not a model,
     ProviderError for a provider that is missing or did not run the nodes, BnfoldError where onnxruntime is not
@@ -121,23 +137,30 @@ def verify(reference: Source, candidate: Source, options: VerifyOptions | None =
     """
     options = options or VerifyOptions()
     runtime()
-    reference, candidate = (side if isinstance(side, bytes) else Path(side) for side in (reference, candidate))
-    return _with_proofs(_measured(reference, candidate, options), reference, candidate, options)
+    candidate = candidate if isinstance(candidate, bytes) else Path(candidate)
+    if isinstance(reference, str | os.PathLike | bytes):
+        reference = ModelReference(reference if isinstance(reference, bytes) else Path(reference))
+    measured = _measured(reference, candidate, options)
+    return measured if reference.source is None else _with_proofs(measured, reference.source, candidate, options)
 
 
-def _measured(reference: Source, candidate: Source, options: VerifyOptions) -> Verification:
+def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -> Verification:
     providers = named(options.providers)
     for provider in providers:
         provider.attach(quiet_options(Optimization.OFF), Precision.STRICT)  # what is missing is said before the work
-    model, other = read_structure(reference), read_structure(candidate)
+    if options.layers and reference.source is None:
+        raise UsageError("the layers of a PyTorch module cannot be looked at: export it, and compare the two models.")
+    model, other = reference.structure(), read_structure(candidate)
     signature = signature_of(model)
     check_overrides(signature.inputs, options.input_shapes)
+    options.tolerance.check_outputs(port.name for port in signature.outputs)
     contract = difference(signature, signature_of(other))
     if contract:
-        return Verification(Verdict.NOT_EQUIVALENT, explanation=contract, seed=options.seed)
+        return _stopped(Verdict.NOT_EQUIVALENT, contract, Answers(), options)
     told = options.told or _silent
     told(0, 0)
-    answers, sources = _answers(reference, model, signature, behind(model, other), options)
+    pairs = {} if reference.source is None else behind(model, other)
+    answers, sources = _answers(reference, model, signature, pairs, options)
     del model, other
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
@@ -157,7 +180,8 @@ def _measured(reference: Source, candidate: Source, options: VerifyOptions) -> V
     findings += appeal.settle([finding for finding in findings if _decides(finding)])
     appeal.settle([finding for finding in findings if not _decides(finding)])
     answers.notes.extend(appeal.notes)
-    return _judged(findings, placements, answers, reference, options)
+    judged = _judged(findings, placements, answers, reference, options)
+    return _with_layers(judged, findings, reference, candidate) if options.layers else judged
 
 
 def _silent(_done: int, _total: int) -> None:
@@ -213,23 +237,32 @@ def _settings(providers: tuple[Provider, ...]) -> Iterator[Setting]:
 
 
 def _answers(
-    reference: Source, model: Any, signature: Signature, sources: Mapping[str, Sources], options: VerifyOptions
+    reference: Reference,
+    model: Any,
+    signature: Signature,
+    sources: Mapping[str, Sources],
+    options: VerifyOptions,
+    *,
+    tapping: bool = True,
 ) -> tuple[Answers, Mapping[str, Sources]]:
     """Run the reference; where onnxruntime does not load it with taps, once more without."""
     outputs = {port.name for port in signature.outputs}
-    taps = sorted({pair.reference for found in sources.values() for pair in found.pairs} - outputs)
+    inside = {pair.reference for found in sources.values() for pair in found.pairs}
+    if reference.source is not None:
+        inside.update(set(conditions(model)) - {port.name for port in signature.inputs})
+    taps = sorted(inside - outputs) if tapping else []
 
-    def all_feeds(session: Session) -> Answers:
+    def all_feeds(session: Runner) -> Answers:
         if options.inputs is not None:
             return run_user_feeds(options.inputs, signature, session.run, taps)
         return run_seeded_feeds(model, signature, options.input_shapes, options.seed, session.run, taps)
 
     try:
-        with running(reference, Setting(), taps) as session:
+        with reference.running(Setting(), taps) as session:
             answers = all_feeds(session)
     except RunFailed as failure:
         if taps:
-            return _answers(reference, model, signature, {}, options)
+            return _answers(reference, model, signature, {}, options, tapping=False)
         return Answers(refusal=f"onnxruntime cannot load the reference: {failure}."), {}
     if not answers.answers:
         answers.refusal = (
@@ -280,10 +313,10 @@ def _run_candidate(
     return findings, placed
 
 
-def _failed(reference: Source, setting: Setting, answers: Answers, failure: RunFailed) -> tuple[Verdict, str]:
+def _failed(reference: Reference, setting: Setting, answers: Answers, failure: RunFailed) -> tuple[Verdict, str]:
     """The candidate cannot run. Whose fault that is, the reference in the same setting tells."""
     try:
-        with running(reference, setting) as session:
+        with reference.running(setting) as session:
             for answer in answers.answers:
                 session.run(answer.feed())
     except RunFailed as own:
@@ -299,7 +332,7 @@ def _judged(
     findings: list[Finding],
     placements: list[Placement],
     answers: Answers,
-    reference: Source,
+    reference: Reference,
     options: VerifyOptions,
 ) -> Verification:
     deciding = [finding for finding in findings if _decides(finding)]
@@ -327,7 +360,19 @@ def _judged(
         feeds=tuple(answer.to_dict() for answer in answers.answers),
         placements=tuple(placements),
         seed=options.seed,
+        tolerance=options.tolerance,
     )
+
+
+def _with_layers(
+    judged: Verification, findings: list[Finding], reference: Reference, candidate: Source
+) -> Verification:
+    """Look inside where the models disagree most, with limits by dtype: the caller's are for outputs."""
+    deciding = [finding for finding in findings if _decides(finding)]
+    failed = [finding for finding in deciding if not finding.judgement.agrees]
+    agrees = judged.verdict is Verdict.EQUIVALENT
+    finding = worst(failed or deciding)
+    return replace(judged, layers=compare_layers(reference, candidate, finding, Tolerance(), agrees=agrees))
 
 
 def _never_compared(findings: list[Finding]) -> str:
@@ -341,10 +386,10 @@ def _never_compared(findings: list[Finding]) -> str:
     return next((name for name, count in compared.items() if not count), "")
 
 
-def _fickle(reference: Source, finding: Finding, tolerance: Tolerance) -> bool:
+def _fickle(reference: Reference, finding: Finding, tolerance: Tolerance) -> bool:
     """Whether the reference does not even agree with itself where the candidate disagrees with it."""
     try:
-        with running(reference, Setting()) as session:
+        with reference.running(Setting()) as session:
             again = [session.run(finding.answer.feed()) for _ in range(2)]
     except RunFailed:
         return False
@@ -385,4 +430,5 @@ def _sentence(finding: Finding) -> str:
 
 
 def _stopped(verdict: Verdict, explanation: str, answers: Answers, options: VerifyOptions) -> Verification:
-    return Verification(verdict, explanation=explanation, notes=tuple(answers.notes), seed=options.seed)
+    notes = tuple(answers.notes)
+    return Verification(verdict, explanation=explanation, notes=notes, seed=options.seed, tolerance=options.tolerance)

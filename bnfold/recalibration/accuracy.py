@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.batches import Data, Source, Told, can_be_read_once
 from bnfold.equivalence import (
     RunFailed,
     Signature,
@@ -27,7 +28,6 @@ from bnfold.errors import UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile, read
 from bnfold.passes import PassOptions, default_passes
-from bnfold.recalibration.sources import Data, Source, Told, can_be_read_once
 
 DEFAULT_LABELS = "labels"
 

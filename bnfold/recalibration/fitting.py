@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.batches import Data, Source, Told
 from bnfold.decisions import Refused
 from bnfold.equivalence import tap
 from bnfold.errors import UsageError
@@ -21,7 +22,6 @@ from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
 from bnfold.passes import Fit, SubstituteBatchNormOptions
 from bnfold.passes.normalization import is_batch_norm, read_parameters
-from bnfold.recalibration.sources import Data, Source, Told
 from bnfold.recalibration.targets import Place, targets_of
 from bnfold.statistics import Pooled, Statistics, moments_of
 

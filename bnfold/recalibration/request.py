@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bnfold.batches import Data, ImageOptions, Told, data_source
 from bnfold.equivalence import signature_of
 from bnfold.errors import UsageError
 from bnfold.graph import Model
@@ -15,7 +16,6 @@ from bnfold.passes.substitute_batch_norm import KINDS
 from bnfold.recalibration.accuracy import DEFAULT_LABELS, Accuracy, labels_of, task_accuracy
 from bnfold.recalibration.fitting import Fitted, fit
 from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
-from bnfold.recalibration.sources import Data, ImageOptions, Told, data_source
 from bnfold.recalibration.weights import statistics_from
 from bnfold.statistics import Statistics
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.batches import Data, Source, Told
 from bnfold.decisions import Refused
 from bnfold.equivalence import tap
 from bnfold.errors import ModelError, UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
 from bnfold.recalibration.drift import Drift
-from bnfold.recalibration.sources import Data, Source, Told
 from bnfold.recalibration.targets import Place, Target, targets_of
 from bnfold.statistics import Averaged, Merger, Pooled, Statistics, moments_of
 

@@ -194,6 +194,8 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
             _line(console, f"{_measured(measurement)}{_judged(measurement)}")
         for note in verification.get("notes", ()):
             _line(console, f"note: {one_line(str(note))}")
+    if verification.get("layers"):
+        _print_layers(verification["layers"], console, every=every)
     text = str(report.verdict)
     if verification.get("largest") is not None:
         text += f": largest {_measured(verification['largest'])}; {_count(len(measurements), 'comparison')}"
@@ -202,6 +204,15 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
         _line(console, line)
     if report.explanation and report.exit_code == 0:
         _line(console, one_line(report.explanation))
+
+
+def _print_layers(layers: Mapping[str, Any], console: "Console", *, every: bool) -> None:
+    """Every value that was compared, where every detail is wanted, and which diverges first."""
+    for layer in layers["layers"] if every else ():
+        state = "agrees" if layer["agrees"] else "DIVERGES FIRST" if layer == layers["first"] else "differs"
+        error = f"deviation {_deviation(layer['max_abs'])} ({_deviation(layer['relative'])} of the largest value)"
+        _line(console, f"  {one_line(layer['reference'])}, {one_line(layer['node'])}: {error}: {state}")
+    _line(console, one_line(layers["sentence"]))
 
 
 def _providers(verification: Mapping[str, Any], *, every: bool) -> Iterable[str]:

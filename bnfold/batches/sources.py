@@ -6,7 +6,7 @@ Files are read in the order of their names, a batch at a time.
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import length_hint
@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bnfold.batches.arrays import Batch, batches_of
 from bnfold.errors import BnfoldError, UsageError
-from bnfold.recalibration.arrays import Batch, batches_of
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 Data = Iterable[Any] | Callable[[], Iterable[Any]]
@@ -64,25 +64,32 @@ def can_be_read_once(data: Data) -> bool:
 
 
 def data_source(
-    path: str | os.PathLike[str], shapes: dict[str, Shape], batch: int, images: ImageOptions, labels: str = ""
-) -> Data:
+    path: str | os.PathLike[str], shapes: Mapping[str, Shape], batch: int | None, images: ImageOptions, labels: str = ""
+) -> Callable[[], Iterable[Any]]:
     """What `path` names: an .npz file, a folder of .npy and .npz files or of images, or `script.py:function`.
 
     `shapes` are those of the model's inputs; where the first dim is fixed it is the batch, otherwise `batch` is. An
-    array of .npz files that is called `labels` comes with the inputs, cut alike. Raises UsageError.
+    array of .npz files that is called `labels` comes with the inputs, cut alike. With `batch` None each file is one
+    batch with every array it holds, whatever the shapes say. Raises UsageError.
     """
     text = os.fspath(path)
     fixed = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], int)]
-    rows = Batch(fixed[0], fixed=True) if fixed else Batch(batch)
-    file, colon, function = text.rpartition(":")
-    if colon and file.endswith(".py"):
-        return _function(Path(file), function)
+    rows = None if batch is None else Batch(fixed[0], fixed=True) if fixed else Batch(batch)
+    script = script_of(text)
+    if script is not None:
+        return _function(*script)
     place = Path(text)
     if place.is_dir():
         return _folder(place, shapes, rows, images, labels)
     if place.suffix not in (".npy", ".npz") or not place.is_file():
         raise UsageError(f"{text}: is no .npz file, no folder of .npy, .npz or image files, and no script.py:function")
     return lambda: batches_of([place], list(shapes), rows, labels)
+
+
+def script_of(text: str) -> tuple[Path, str] | None:
+    """The script and the function that `script.py:function` names; None for what names a file or folder."""
+    file, colon, function = text.rpartition(":")
+    return (Path(file), function) if colon and file.endswith(".py") else None
 
 
 def _function(script: Path, name: str) -> Callable[[], Iterable[Any]]:
@@ -127,7 +134,7 @@ def _of_script(script: Path) -> Iterator[None]:
 
 
 def _folder(
-    folder: Path, shapes: dict[str, Shape], rows: Batch, images: ImageOptions, labels: str
+    folder: Path, shapes: Mapping[str, Shape], rows: Batch | None, images: ImageOptions, labels: str
 ) -> Callable[[], Iterable[Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     arrays = [path for path in files if path.suffix in (".npy", ".npz")]
@@ -136,10 +143,10 @@ def _folder(
         return lambda: batches_of(arrays, list(shapes), rows, labels)
     if not pictures:
         raise UsageError(f"{folder}: holds no .npy, .npz or image file")
-    from bnfold.recalibration.images import image_batches, image_size
+    from bnfold.batches.images import image_batches, image_size
 
     if len(shapes) != 1:
         raise UsageError(f"{folder}: images are for a model with one input; this one has {', '.join(shapes)}")
     ((name, shape),) = shapes.items()
     size = image_size(name, shape, images)
-    return lambda: image_batches(pictures, name, size, rows, images)
+    return lambda: image_batches(pictures, name, size, rows or Batch(1), images)

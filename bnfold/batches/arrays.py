@@ -38,6 +38,10 @@ class Rows:
         """The number of rows; -1 for a scalar, which has none."""
         return self.shape[0] if self.shape else -1
 
+    def whole(self) -> NDArray[Any]:
+        """All of it, where nothing was taken yet. Raises ValueError where the file ends before."""
+        return self._read(self.shape) if self._whole is None else self._whole
+
     def take(self, rows: int) -> NDArray[Any]:
         """The next `rows` rows. Raises ValueError where the file ends before."""
         if self._whole is not None:
@@ -68,11 +72,18 @@ def opened(file: Path) -> Iterator[dict[str, Rows]]:
             if file.suffix == ".npy":
                 yield {_LONE: Rows(stack.enter_context(file.open("rb")))}
                 return
+            _check_is_archive(file)
             archive = stack.enter_context(zipfile.ZipFile(file))
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             yield {name.removesuffix(".npy"): Rows(stack.enter_context(archive.open(name))) for name in names}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise UsageError(f"{file}: cannot be read as an array: {error}") from error
+
+
+def _check_is_archive(file: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+            raise UsageError(f"{file}: is no .npz but an .npy file, which holds one array without a name; rename it")
 
 
 @dataclass(frozen=True)
@@ -93,22 +104,43 @@ class Batch:
         return range(0, length, self.rows)
 
 
-def batches_of(files: list[Path], names: list[str], batch: Batch, labels: str) -> Iterator[dict[str, NDArray[Any]]]:
-    """A batch of rows at a time of the arrays for the inputs `names`, and of `labels` where a file has them."""
+def batches_of(
+    files: list[Path], names: list[str], batch: Batch | None, labels: str = ""
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """A batch of rows at a time of the arrays for the inputs `names`, and of `labels` where a file has them.
+
+    With `batch` None each file is one batch with every array it holds, of any shapes.
+    """
     for file in files:
         with opened(file) as arrays:
-            chosen = _chosen(file, arrays, names, labels)
+            if batch is None:
+                chosen = _inputs(file, arrays, names)
+                others = {name: array for name, array in arrays.items() if array not in chosen.values()}
+                yield {name: array.whole() for name, array in (chosen | others).items()}
+                continue
+            chosen = _with_labels(file, arrays, names, labels)
             length = chosen[names[0]].length
             for start in batch.starts(file, length):
                 yield {name: array.take(min(batch.rows, length - start)) for name, array in chosen.items()}
 
 
-def _chosen(file: Path, arrays: dict[str, Rows], names: list[str], labels: str) -> dict[str, Rows]:
-    """Which array is for which input; a lone one besides the labels is taken whatever its name, for a lone input."""
+def _with_labels(file: Path, arrays: dict[str, Rows], names: list[str], labels: str) -> dict[str, Rows]:
+    """The arrays for the inputs, which hold the same number of rows, and the labels of these rows."""
     if not names:
         raise UsageError("the model has no inputs, so no data runs through it")
     labelled = bool(labels) and labels in arrays and labels not in names
-    others = [name for name in arrays if not (labelled and name == labels)]
+    chosen = _inputs(file, arrays, names, labels if labelled else None)
+    length = chosen[names[0]].length
+    if length < 0 or any(array.length != length for array in chosen.values()):
+        raise UsageError(f"{file}: its arrays do not hold the same number of rows")
+    if labelled and arrays[labels].length == length:  # others, such as the names of classes, label no row
+        chosen[labels] = arrays[labels]
+    return chosen
+
+
+def _inputs(file: Path, arrays: dict[str, Rows], names: list[str], labels: str | None = None) -> dict[str, Rows]:
+    """Which array is for which input; a lone one besides the `labels` is for the lone input, whatever its name."""
+    others = [name for name in arrays if name != labels]
     chosen = {name: arrays[name] for name in names if name in arrays}
     if not chosen and len(names) == len(others) == 1:
         chosen = {names[0]: arrays[others[0]]}
@@ -117,9 +149,4 @@ def _chosen(file: Path, arrays: dict[str, Rows], names: list[str], labels: str) 
         raise UsageError(f"{file}: holds one array, but the model has the inputs {', '.join(names)}; use .npz files")
     if missing:
         raise UsageError(f"{file}: has no array for input {missing[0]!r}; it has {', '.join(arrays) or 'none'}")
-    length = chosen[names[0]].length
-    if length < 0 or any(array.length != length for array in chosen.values()):
-        raise UsageError(f"{file}: its arrays do not hold the same number of rows")
-    if labelled and arrays[labels].length == length:  # others, such as the names of classes, label no row
-        chosen[labels] = arrays[labels]
     return chosen

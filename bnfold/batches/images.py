@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.batches.arrays import Batch
+from bnfold.batches.sources import ImageOptions, Shape
 from bnfold.errors import BnfoldError, UsageError
-from bnfold.recalibration.arrays import Batch
-from bnfold.recalibration.sources import ImageOptions, Shape
 
 Size = tuple[int, int, int]
 """Channels, height, width."""

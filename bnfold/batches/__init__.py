@@ -1,0 +1,5 @@
+"""Batches of data for a model: from files, folders, images, a function of a script, or any iterable."""
+
+from bnfold.batches.sources import Data, ImageOptions, Source, Told, can_be_read_once, data_source, script_of
+
+__all__ = ["Data", "ImageOptions", "Source", "Told", "can_be_read_once", "data_source", "script_of"]
