@@ -25,10 +25,10 @@ from bnfold.report import ModelSummary, Report
 from bnfold.sources import AnyModel, destination, is_path, read_model, runnable, same_kind
 
 if TYPE_CHECKING:
+    from bnfold.batches import Data
     from bnfold.equivalence import Attribution, Verification, VerifyOptions
     from bnfold.passes import SubstituteBatchNormOptions
     from bnfold.recalibration import Accuracy, Calibration, CalibrationOptions, Fitted
-    from bnfold.batches import Data
     from bnfold.statistics import Statistics
 
 OnMismatch = Literal["fail", "rollback"]
