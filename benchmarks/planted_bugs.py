@@ -3,7 +3,7 @@
     python -m benchmarks.planted_bugs [--sites N] [--right N] [--networks WORD] [--kinds] [--real-graph]
 
 Wrong models are made from right ones by a folder of the tests' own (tests/planted.py), each kind of bug at N sites of
-each network. bnfold looks by running the models and by proving the rewrites; beside it the checks that onnxsim
+each network. bnfold looks by running the models and by proving every change; beside it the checks that onnxsim
 (`simplify(check_n=3)`) and polygraphy (`CompareFunc.simple` on `OnnxrtRunner`) bring along, with their defaults. Peers
 that are not installed are left out: pip install '.[benchmarks]'. `--real-graph` takes a ShuffleNet of the onnx
 wheel instead.
@@ -19,26 +19,25 @@ from importlib.metadata import PackageNotFoundError, version
 import onnx
 from onnx import ModelProto
 
-from bnfold.equivalence import Rewrite, Standing, Verdict, prove, verify
+from bnfold.equivalence import Standing, Verdict, prove, verify
 from tests import architectures, planted
 
-Rewrites = tuple[Rewrite, ...]
-Judge = Callable[[ModelProto, ModelProto, Rewrites], bool]
-"""Reference, candidate and what is known to be rewritten -> whether the candidate is called wrong."""
+Judge = Callable[[ModelProto, ModelProto], bool]
+"""Reference, candidate -> whether the candidate is called wrong."""
 REAL_GRAPH = "light_shufflenet"
 
 
-def by_running(reference: ModelProto, candidate: ModelProto, _: Rewrites) -> bool:
+def by_running(reference: ModelProto, candidate: ModelProto) -> bool:
     """bnfold, from what both models answer."""
     return verify(reference.SerializeToString(), candidate.SerializeToString()).verdict is Verdict.NOT_EQUIVALENT
 
 
-def by_proofs(reference: ModelProto, candidate: ModelProto, rewrites: Rewrites) -> bool:
-    """bnfold, from proofs of the rewrites alone; a bug that is in none of them is out of their sight."""
-    return any(proof.standing is Standing.BROKEN for proof in prove(reference, candidate, rewrites))
+def by_proofs(reference: ModelProto, candidate: ModelProto) -> bool:
+    """bnfold, from proofs of the places where they differ alone."""
+    return any(proof.standing is Standing.BROKEN for proof in prove(reference, candidate))
 
 
-def by_onnxsim(reference: ModelProto, candidate: ModelProto, _: Rewrites) -> bool:
+def by_onnxsim(reference: ModelProto, candidate: ModelProto) -> bool:
     """What `onnxsim.simplify(check_n=3)` asks about its own result."""
     from onnxsim import model_checking
 
@@ -46,7 +45,7 @@ def by_onnxsim(reference: ModelProto, candidate: ModelProto, _: Rewrites) -> boo
         return not model_checking.compare(candidate, reference, n_times=3, verbose=False)
 
 
-def by_polygraphy(reference: ModelProto, candidate: ModelProto, _: Rewrites) -> bool:
+def by_polygraphy(reference: ModelProto, candidate: ModelProto) -> bool:
     """What `polygraphy run --onnxrt` asks about two models."""
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
     from polygraphy.comparator import Comparator, CompareFunc
@@ -92,10 +91,10 @@ def main() -> None:
         kind = "float16" if name.endswith("float16") else "float32"
         folds = planted.Folds(base)
         for subset in planted.subsets(len(folds.sites), chosen.right):
-            found = _asked(judges, base, folds.right(subset), folds.rewrites(subset))
+            found = _asked(judges, base, folds.right(subset))
             right.setdefault(kind, Counter()).update(found)
-        for bug, candidate, rewrites in _wrong(folds, chosen.sites):
-            wrong.setdefault((bug, kind), Counter()).update(_asked(judges, base, candidate, rewrites))
+        for bug, candidate in _wrong(folds, chosen.sites):
+            wrong.setdefault((bug, kind), Counter()).update(_asked(judges, base, candidate))
         so_far = [" ".join(f"{key} {n}" for key, n in sum(rows.values(), Counter()).items()) for rows in (wrong, right)]
         print(f"{name}: wrong so far: {so_far[0]}; right so far: {so_far[1]}", flush=True)
     columns = ["models", *OURS, "either", *(name for name in judges if name in PEERS)]
@@ -115,22 +114,18 @@ def main() -> None:
             )
 
 
-def _wrong(folds: planted.Folds, sites: int) -> Iterator[tuple[str, ModelProto, Rewrites]]:
-    everything = folds.rewrites(range(len(folds.sites)))
+def _wrong(folds: planted.Folds, sites: int) -> Iterator[tuple[str, ModelProto]]:
     for bug, _, candidate in folds.wrong_ones(sites):
-        yield bug, candidate, everything
-    for bug, candidate in planted.structural(folds, folds.right(range(len(folds.sites)))).items():
-        yield bug, candidate, ()
+        yield bug, candidate
+    yield from planted.structural(folds, folds.right(range(len(folds.sites)))).items()
 
 
-def _asked(
-    judges: Mapping[str, Judge], reference: ModelProto, candidate: ModelProto, rewrites: Rewrites
-) -> Counter[str]:
+def _asked(judges: Mapping[str, Judge], reference: ModelProto, candidate: ModelProto) -> Counter[str]:
     """One model's row: who calls it wrong, and whose check ended in an exception instead."""
     row = Counter(models=1)
     for name, judge in judges.items():
         try:
-            row[name] += judge(_copy(reference), _copy(candidate), rewrites)
+            row[name] += judge(_copy(reference), _copy(candidate))
         except Exception as error:  # noqa: BLE001 - peers raise what they see fit
             row[f"{name} failed"] += 1
             print(f"  {name} could not compare: {' '.join(str(error).split())[:160]}")

@@ -1,54 +1,37 @@
-"""The library: `optimize`, `freeze`, `inspect`, `verify`, each readable from top to bottom.
+"""The library: `optimize`, `freeze`, `recalibrate`, `inspect`, `verify`: the options people give, put in order.
 
-The data flows one way: read, passes, write beside the output, verify that very file, publish, report.
+What is done with them is in `optimization`, where the data flows one way.
 """
 
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto, NodeProto
+from onnx import NodeProto
 
-from bnfold.decisions import Action, Decision, Reason, Refused
-from bnfold.errors import ModelError, StatisticsError, UsageError, VerificationError
-from bnfold.graph import Graph, Model, every_node
-from bnfold.onnxfile import Layout, OnnxFile, Publication, read, to_proto
+from bnfold import optimization
+from bnfold.decisions import Decision, Refused
+from bnfold.errors import UsageError
+from bnfold.graph import Graph, Model
+from bnfold.onnxfile import Layout
+from bnfold.optimization import NewStatistics, OnMismatch, Publishing, Reading, Request, Result, input_summary
 from bnfold.passes import PassOptions, default_passes
 from bnfold.passes.affine_ops import is_affine_op
 from bnfold.passes.classification import Kind, classify, find_disguise, is_dropout, is_in_train_mode
 from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Description, Mode, describe, is_batch_norm
 from bnfold.pipeline import run_on
-from bnfold.progress import Progress, Stage
-from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo, Report
+from bnfold.progress import Progress
+from bnfold.report import Diagnosed, Inspection, NormalizationInfo
+from bnfold.sources import AnyModel, read_model, runnable
 
 if TYPE_CHECKING:
     from bnfold.batches import Data
-    from bnfold.equivalence import Limit, Verification, VerifyOptions
-    from bnfold.equivalence.signature import Source
+    from bnfold.equivalence import Limit, Proving, Verification, VerifyOptions
     from bnfold.equivalence.user_feeds import Inputs
-    from bnfold.passes import SubstituteBatchNormOptions
-    from bnfold.recalibration import CalibrationOptions, Fitted
-    from bnfold.statistics import Statistics
-
-# A path, the bytes of a model file, a ModelProto, or an onnx_graphsurgeon.Graph.
-AnyModel = Any
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `optimize` made: `model` of the kind that was given, or None where it went to a file; and the report.
-
-    A path that was given without an output path gives a ModelProto.
-    """
-
-    model: AnyModel
-    report: Report
+    from bnfold.recalibration import CalibrationOptions
 
 
 def optimize(
@@ -66,6 +49,8 @@ def optimize(
     atol: "Limit | None" = None,
     providers: Iterable[str] = ("cpu",),
     strict_placement: bool = False,
+    proof: "Proving" = "auto",
+    on_mismatch: OnMismatch = "fail",
     keep: Iterable[str] = (),
     lower: bool = False,
     fold: bool = True,
@@ -81,6 +66,7 @@ def optimize(
     assume_constant_initializers: bool = False,
     strict_external_data: bool = False,
     layout: Layout | None = None,
+    checksums: bool = True,
     progress: Progress | None = None,
 ) -> Result:
     """Freeze and fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
@@ -103,145 +89,69 @@ def optimize(
     of each BatchNormalization, or of those whose names match `substitute_only`, fitted to its output on `data`. That is
     another function: the verdict is "substituted", and the report holds the measured change.
 
-    `layout` says where weights go: by default where the input has them. `progress` is called now and then with what is
+    `proof`: whether every rewrite is proved in float64 as well: "always", "never", or "auto" for where that is cheap or
+    onnxruntime cannot run the model; proofs that all hold then give the verdict "proved". `on_mismatch`: where the
+    result differs, the folds that are guilty are named, and with "rollback" the rest is published, verified.
+
+    `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
+    and no time is spent on them. `progress` is called now and then with what is
     being counted (`bnfold.progress.Stage`), how much of it is done, and about how much there is.
 
     Raises VerificationError, which carries the report, where the result was not shown to be equivalent (nothing is
     published then; `keep_failed` writes it beside `output` as NAME.failed.onnx), and the other classes of
     `bnfold.errors` for models that cannot be read, outputs that cannot be written, and requests that make no sense.
     """
-    options = {
-        "verify": verify,
-        "allow_unverified": allow_unverified,
-        "keep_failed": keep_failed,
-        "dry_run": dry_run,
-        "seed": seed,
-        "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
-        "inputs": os.fspath(inputs) if isinstance(inputs, str | os.PathLike) else inputs is not None,
-        "rtol": rtol,
-        "atol": atol,
-        "providers": list(providers),
-        "strict_placement": strict_placement,
-        "keep": list(keep),
-        "lower": lower,
-        "fold": fold,
-        "freeze": freeze,
-        "keep_dropout": keep_dropout,
-        "accept_initial_statistics": accept_initial_statistics,
-        "recalibrate": os.fspath(recalibrate)
-        if isinstance(recalibrate, str | os.PathLike)
-        else recalibrate is not None,
-        "calibration": None if calibration is None else calibration.to_dict(),
-        "statistics_from": None if statistics_from is None else os.fspath(statistics_from),
-        "substitute": substitute,
-        "substitute_only": list(substitute_only),
-        "data": os.fspath(data) if isinstance(data, str | os.PathLike) else data is not None,
-        "assume_constant_initializers": assume_constant_initializers,
-        "strict_external_data": strict_external_data,
-        "layout": None if layout is None else asdict(layout),
-    }
-    how = (
-        _verify_options(seed, input_shapes, inputs, rtol, atol, providers, strict_placement=strict_placement)
-        if verify
-        else None
-    )
-    if how is not None:
-        how = replace(how, told=_stage(progress, Stage.FEEDS))
-    with _destination(None if dry_run else output) as publication:
-        file = _read(model, strict=strict_external_data)
-        before = _input_summary(file, model)
-        calibrated = None
-        statistics: Mapping[tuple[str, str], Statistics] = {}
-        substitution: SubstituteBatchNormOptions | None = None
-        fitted: tuple[Fitted, ...] = ()
-        if recalibrate is not None or statistics_from is not None or substitute is not None:
-            from bnfold import recalibration
-
-            calibration = replace(
-                calibration or recalibration.CalibrationOptions(), told=_stage(progress, Stage.BATCHES)
-            )
-            untouched = Model(file, assume_constant_initializers=assume_constant_initializers)
-            calibrated = recalibration.calibration(
-                file,
-                untouched,
-                data=recalibrate,
-                weights=statistics_from,
-                options=calibration if data is None else replace(calibration, labels=None),
-                keep=keep,
-            )
-            statistics = {} if calibrated is None else calibrated.statistics
-            if substitute is not None:
-                substitution, fitted = recalibration.substitution(
-                    file,
-                    untouched,
-                    substitute,
-                    data=data,
-                    statistics=statistics,
-                    options=calibration,
-                    only=substitute_only,
-                    keep=keep,
-                )
-        passes = PassOptions(
+    request = Request(
+        model,
+        output,
+        PassOptions(
             tuple(keep),
             lower,
             fold,
             freeze,
-            statistics=statistics,
             keep_dropout=keep_dropout,
             accept_initial_statistics=accept_initial_statistics,
-            substitute=substitution,
-            told=_stage(progress, Stage.NORMALIZATIONS),
-        )
-        edited, decisions = run_on(
-            file, default_passes(passes), assume_constant_initializers=assume_constant_initializers
-        )
-        file = edited.file
-        _require_statistics(decisions, before, options, output)
-
-        told = _stage(progress, Stage.BYTES)
-        written = publication.write(file, untouched=not edited.modified, layout=layout, told=told)
-        nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
-        verification, distance = (
-            (None, ())
-            if how is None
-            else _verified(model, file, publication.path, how, decisions, statistics, frozen=freeze or bool(statistics))
-        )
-        accuracy = None
-        if recalibrate is not None or data is not None:
-            from bnfold import recalibration
-
-            original, labelled = _read(model, strict=strict_external_data), recalibrate if data is None else data
-            accuracy = recalibration.accuracy(original, publication.path, labelled, passes, calibration)
-        verdict = "not-verified" if verification is None else verification.verdict.value
-        if verification is not None and _is_substituted(decisions, substitution, verification):
-            verdict = "substituted"
-        good = verdict in ("equivalent", "proved", "substituted")
-        accepted = not verify or good or (allow_unverified and verdict == "not-verified")
-        publish = accepted and output is not None and not dry_run
-        report = Report(
-            verdict=verdict,
-            exit_code=0 if accepted else 1,
-            decisions=decisions,
-            input=before,
-            output=_summary(file.proto, None if output is None else os.fspath(output), written.sha256, nbytes),
-            published=os.fspath(output) if publish and output is not None else None,
-            verification=None if verification is None else verification.to_dict(),
-            explanation=_SUBSTITUTED if verdict == "substituted" else _explanation(verification, verify=verify),
-            options=options,
-            fitted=tuple(each.to_dict() for each in fitted),
-            training_distance=distance,
-            accuracy=None if accuracy is None else accuracy.to_dict(),
-            recalibration=None if calibrated is None else calibrated.to_dict(),
-            weights_moved=written.moved,
-        )
-        if not accepted:
-            if keep_failed and output is not None and not dry_run:
-                publication.keep_as(_failed_name(output))
-            raise VerificationError(_failure(report, output, dry_run=dry_run), report)
-        result = None if output is not None or dry_run else _same_kind(model, file)
-        if publish:
-            publication.publish()
-        return Result(result, report)
+        ),
+        _verify_options(seed, input_shapes, inputs, rtol, atol, providers, proof, strict_placement=strict_placement)
+        if verify
+        else None,
+        Reading(strict_external_data, assume_constant_initializers),
+        Publishing(dry_run, allow_unverified, keep_failed, layout, checksums),
+        NewStatistics(recalibrate, statistics_from, substitute, tuple(substitute_only), data, calibration),
+        _one_of("on_mismatch", on_mismatch, ("fail", "rollback")),
+        progress,
+        asked={
+            "verify": verify,
+            "allow_unverified": allow_unverified,
+            "keep_failed": keep_failed,
+            "dry_run": dry_run,
+            "seed": seed,
+            "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
+            "inputs": _shown(inputs),
+            "rtol": rtol,
+            "atol": atol,
+            "providers": list(providers),
+            "strict_placement": strict_placement,
+            "proof": proof,
+            "on_mismatch": on_mismatch,
+            "keep": list(keep),
+            "lower": lower,
+            "fold": fold,
+            "freeze": freeze,
+            "keep_dropout": keep_dropout,
+            "accept_initial_statistics": accept_initial_statistics,
+            "recalibrate": _shown(recalibrate),
+            "calibration": None if calibration is None else calibration.to_dict(),
+            "statistics_from": None if statistics_from is None else os.fspath(statistics_from),
+            "substitute": substitute,
+            "substitute_only": list(substitute_only),
+            "data": _shown(data),
+            "assume_constant_initializers": assume_constant_initializers,
+            "strict_external_data": strict_external_data,
+            "layout": None if layout is None else asdict(layout),
+        },
+    )
+    return optimization.optimize(request.telling())
 
 
 def freeze(model: AnyModel, output: str | os.PathLike[str] | None = None, **options: Any) -> Result:
@@ -302,8 +212,8 @@ def inspect(
     Nothing is written and nothing is run; `model` may be what `optimize` takes, and is not modified. `explain` names
     one normalization: its decision then tells the walk, what was tried and where it stopped.
     """
-    file = _read(model, strict=strict_external_data)
-    summary = _input_summary(file, model)
+    file = read_model(model, strict=strict_external_data)
+    summary = input_summary(file, model)
     found = {}
 
     def look(edited: Model) -> None:
@@ -340,97 +250,29 @@ def verify(
     atol: "Limit | None" = None,
     providers: Iterable[str] = ("cpu",),
     strict_placement: bool = False,
+    proof: "Proving" = "auto",
     layers: bool = False,
 ) -> "Verification":
     """Run both models on the same feeds and compare every output; the verdict and every measurement.
 
     The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. It may also
-    be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. `layers`
-    also compares values inside the two models, and says which diverges first. Raises
-    UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
+    be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. `layers` also compares values inside
+    the two models, and says which diverges first. `proof` "always": every difference between the two files is proved to
+    be rounding as well; "auto": only where onnxruntime cannot run them.
+
+    Raises UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
     """
     from bnfold import equivalence
 
-    options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers, strict_placement=strict_placement)
+    how: Proving = "instead" if proof == "auto" else proof
+    options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers, how, strict_placement=strict_placement)
     options = replace(options, layers=layers)
     module = equivalence.is_module(reference)
     for model in [candidate] if module else [reference, candidate]:
-        Model(_read(model, strict=False))  # raises where the structure is not sound
-    other = _source(candidate)
-    original = equivalence.ModuleReference.of(reference, other) if module else _source(reference)
+        Model(read_model(model, strict=False))  # raises where the structure is not sound
+    other = runnable(candidate)
+    original = equivalence.ModuleReference.of(reference, other) if module else runnable(reference)
     return equivalence.verify(original, other, options)
-
-
-# ---------------------------------------------------------------------- models in and out
-
-
-def _is_path(model: AnyModel) -> bool:
-    return isinstance(model, str | os.PathLike)
-
-
-def _read(model: AnyModel, *, strict: bool) -> OnnxFile:
-    return read(_as_proto(model), strict_external_data=strict)
-
-
-def _as_proto(model: AnyModel) -> Any:
-    """A graphsurgeon graph as a ModelProto; every other kind as it is."""
-    if _is_path(model) or isinstance(model, bytes | ModelProto):
-        return model
-    if type(model).__module__.partition(".")[0] == "onnx_graphsurgeon":
-        import onnx_graphsurgeon
-
-        return onnx_graphsurgeon.export_onnx(model)
-    raise UsageError(
-        f"a model is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, not {type(model).__name__}"
-    )
-
-
-def _same_kind(model: AnyModel, file: OnnxFile) -> AnyModel:
-    proto = to_proto(file)
-    if isinstance(model, bytes):
-        return proto.SerializeToString(deterministic=True)
-    if _is_path(model) or isinstance(model, ModelProto):
-        return proto
-    import onnx_graphsurgeon
-
-    return onnx_graphsurgeon.import_onnx(proto)
-
-
-def _source(model: AnyModel) -> "Source":
-    """The model as onnxruntime takes it: a path, so that external data is found, or bytes."""
-    if _is_path(model):
-        return Path(model)
-    model = _as_proto(model)
-    if isinstance(model, ModelProto):
-        try:
-            return model.SerializeToString(deterministic=True)
-        except ValueError as error:
-            raise ModelError(f"the model: cannot be serialized ({error}); pass a path instead") from error
-    assert isinstance(model, bytes)
-    return model
-
-
-@contextmanager
-def _destination(output: str | os.PathLike[str] | None) -> Iterator[Publication]:
-    """Where the result is written to be verified: beside `output`, or in a temporary directory where there is none."""
-    if output is not None:
-        with Publication(output) as publication:
-            yield publication
-        return
-    with (
-        tempfile.TemporaryDirectory(prefix="bnfold-") as folder,
-        Publication(Path(folder) / "model.onnx") as publication,
-    ):
-        yield publication
-
-
-def _stage(progress: Progress | None, stage: Stage) -> Callable[[int, int], None] | None:
-    return None if progress is None else partial(progress, stage)
-
-
-def _failed_name(output: str | os.PathLike[str]) -> Path:
-    path = Path(output)
-    return path.with_name(f"{path.stem}.failed{path.suffix or '.onnx'}")
 
 
 # ---------------------------------------------------------------------- verification
@@ -443,6 +285,7 @@ def _verify_options(
     rtol: "Limit | None",
     atol: "Limit | None",
     providers: Iterable[str],
+    proof: "Proving",
     *,
     strict_placement: bool,
 ) -> "VerifyOptions":
@@ -455,100 +298,22 @@ def _verify_options(
         tolerance=Tolerance.of(rtol, atol),
         providers=tuple(providers),
         strict_placement=strict_placement,
+        proof=_one_of("proof", proof, ("auto", "always", "never", "instead")),
     )
 
 
-def _verified(
-    model: AnyModel,
-    file: OnnxFile,
-    candidate: Path,
-    options: "VerifyOptions",
-    decisions: Iterable[Decision],
-    statistics: "Mapping[tuple[str, str], Statistics]",
-    *,
-    frozen: bool,
-) -> "tuple[Verification, tuple[Mapping[str, Any], ...]]":
-    """The verdict, and how far the input's own training mode is from what was compared."""
-    from bnfold import equivalence
-
-    file.release()
-    if not frozen:
-        return equivalence.verify(_source(model), candidate, options), ()
-    stays = {(decision.scope, decision.node) for decision in decisions if decision.action is Action.KEPT}
-    found = equivalence.verify_frozen(_source(model), candidate, options, stays=stays, statistics=statistics)
-    return found.verification, tuple(measurement.to_dict() for measurement in found.training_distance)
+def _one_of(name: str, value: Any, words: tuple[str, ...]) -> Any:
+    if value not in words:
+        raise UsageError(f"{name} is one of {', '.join(words)}, not {value!r}")
+    return value
 
 
-_SUBSTITUTED = "Normalizations were substituted on purpose: the result computes another function, as measured above."
+def _shown(data: Any) -> str | bool:
+    """Data as the report names it: its path, else whether there is any."""
+    return os.fspath(data) if isinstance(data, str | os.PathLike) else data is not None
 
 
-def _is_substituted(
-    decisions: Iterable[Decision], substitution: "SubstituteBatchNormOptions | None", verification: "Verification"
-) -> bool:
-    """Whether the result differs because that was asked for, and nothing in it is broken: every value is finite."""
-    substituted = any(decision.action is Action.SUBSTITUTED for decision in decisions)
-    outputs = [measured for measured in verification.measurements if measured.where.stage == "output"]
-    sound = bool(outputs) and not any(measured.problem or measured.new_nonfinite for measured in outputs)
-    return substitution is not None and substituted and sound
-
-
-def _require_statistics(
-    decisions: Iterable[Decision],
-    before: ModelSummary,
-    options: Mapping[str, Any],
-    output: str | os.PathLike[str] | None,
-) -> None:
-    """Raise StatisticsError where a normalization has nothing to be frozen to."""
-    empty = [decision for decision in decisions if decision.reason is Reason.INITIAL_STATISTICS]
-    if not empty:
-        return
-    names = ", ".join(decision.node for decision in empty[:3]) + (", ..." if len(empty) > 3 else "")
-    message = (
-        f"{len(empty)} normalizations run in training mode with statistics that were never updated ({names}): compute "
-        "them with bnfold recalibrate, or pass --accept-initial-statistics if mean 0 and variance 1 are right"
-    )
-    report = Report("not-verified", 1, tuple(decisions), before, explanation=message, options=options)
-    left = f"; nothing was written to {os.fspath(output)}" if output is not None else ""
-    raise StatisticsError(message + left, report)
-
-
-def _explanation(verification: "Verification | None", *, verify: bool) -> str:
-    if not verify:
-        return "Verification was switched off."
-    assert verification is not None
-    return verification.explanation
-
-
-def _failure(report: Report, output: str | os.PathLike[str] | None, *, dry_run: bool) -> str:
-    found = "is not equivalent to the input" if report.verdict == "not-equivalent" else "could not be verified"
-    left = f"; nothing was written to {os.fspath(output)}" if output is not None and not dry_run else ""
-    advice = "" if report.verdict == "not-equivalent" else " (--allow-unverified publishes what nothing speaks against)"
-    return f"the result {found}{left}: {report.explanation}{advice}"
-
-
-# ---------------------------------------------------------------------- summaries
-
-
-def _summary(proto: ModelProto, path: str | None, sha256: str, nbytes: int) -> ModelSummary:
-    nodes = batch_normalizations = 0
-    for node in every_node(proto):
-        nodes += 1
-        batch_normalizations += is_batch_norm(node)
-    versions = {opset.domain: opset.version for opset in proto.opset_import}
-    return ModelSummary(
-        path=path,
-        sha256=sha256,
-        nbytes=nbytes,
-        nodes=nodes,
-        batch_normalizations=batch_normalizations,
-        opset=versions.get("", versions.get("ai.onnx", 1)),
-        ir_version=proto.ir_version,
-    )
-
-
-def _input_summary(file: OnnxFile, source: AnyModel) -> ModelSummary:
-    nbytes = file.nbytes + sum(data.nbytes for data in file.data_files)
-    return _summary(file.proto, os.fspath(source) if _is_path(source) else None, file.sha256(), nbytes)
+# ---------------------------------------------------------------------- what is known of a node
 
 
 def _fed_by(description: Description, graph: Graph) -> str:

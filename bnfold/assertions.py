@@ -26,13 +26,14 @@ def assert_equivalent(reference: Any, candidate: Any, **options: Any) -> "Verifi
     """Return the verification of `candidate` against `reference` if the two are equivalent.
 
     Takes what `bnfold.verify` does, and raises what it does. Raises NotEquivalentError, an AssertionError, where they
-    are not equivalent or could not be compared: what was not compared is never called equivalent.
+    are not equivalent or could not be compared: what was neither compared nor proved is never called equivalent.
     """
     __tracebackhide__ = True
     from bnfold import api
+    from bnfold.optimization import GOOD
 
     found = api.verify(reference, candidate, **options)
-    if found.verdict != "equivalent":
+    if found.verdict not in GOOD:
         raise NotEquivalentError("\n".join(_message(found, reference, candidate, options)), found)
     return found
 

@@ -50,6 +50,7 @@ class Reason(Told):
     PARAMETER_SHAPE = "Its parameters are not one number per channel."
     NOT_FINITE = "Its parameters are not finite, or its variance plus epsilon is not positive."
     KEPT_ON_REQUEST = "It was chosen to be kept."
+    ROLLED_BACK = "Folding it made the result differ from the input, so the fold was taken back: please report it."
     INITIAL_STATISTICS = (
         "It runs in training mode and its stored mean and variance were never updated, so there is nothing to freeze."
     )

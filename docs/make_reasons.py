@@ -110,6 +110,12 @@ EXAMPLES: dict[Reason, Example] = {
         note="with `--keep '*'`",
         options={"keep": ("*",)},
     ),
+    Reason.ROLLED_BACK: Example(
+        f"c = Conv(x, w, b) {BN}",
+        "Please report it with the model or the few operators around it: this is a bug in bnfold.",
+        note="with `--on-mismatch rollback`, if bnfold had folded it wrongly",
+        elsewhere="tests/test_api_rollback.py",
+    ),
     Reason.INITIAL_STATISTICS: Example(
         f"c = Conv(x, w, b) y = {N}<training_mode=1>(c, g, h, zero, one)",
         "Compute statistics with `bnfold recalibrate`, or insist with `--accept-initial-statistics`.",

@@ -44,7 +44,9 @@ def _freeze(options: PassOptions) -> Pass | None:
 def _fold(options: PassOptions) -> Pass | None:
     if not options.fold:
         return None
-    return FoldBatchNorm(FoldBatchNormOptions(options.keep, options.lower, options.explain, options.told))
+    return FoldBatchNorm(
+        FoldBatchNormOptions(options.keep, options.lower, options.explain, options.told, options.forbidden)
+    )
 
 
 def _recalibrate(options: PassOptions) -> Pass | None:

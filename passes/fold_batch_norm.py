@@ -32,13 +32,15 @@ class FoldBatchNormOptions:
     """`keep`: shell patterns of node names that stay. `lower`: a BatchNormalization that stays becomes Mul and Add.
 
     `explain`: the name of a node; the decision on it then tells the walk. `told`: is called now and then with how many
-    places of a scope were looked at, and how many there are.
+    places of a scope were looked at, and how many there are. `forbidden`: scope and label of normalizations that stay,
+    with what stands in one run with them, because folding them was found to be wrong.
     """
 
     keep: tuple[str, ...] = ()
     lower: bool = False
     explain: str | None = None
     told: Callable[[int, int], None] | None = None
+    forbidden: frozenset[tuple[str, str]] = frozenset()
 
 
 class Rewrite(NamedTuple):
@@ -99,8 +101,8 @@ class FoldBatchNorm:
                 decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
                 continue
             fold = direct.get(id(node))
-            asked = fold is not None and original.get(id(node)) == self.options.explain
-            if fold is not None and not asked and (len(edits) == undisturbed or fold.is_possible(graph)):
+            direct_now = fold is not None and self._may_be_direct(node, graph, original)
+            if fold is not None and direct_now and (len(edits) == undisturbed or fold.is_possible(graph)):
                 quiet = len(edits) == undisturbed
                 target = (fold.apply(graph),)
                 undisturbed = len(edits) if quiet else undisturbed
@@ -118,6 +120,9 @@ class FoldBatchNorm:
             if scales_a_computed_normalization(run, graph):
                 continue
             seen.update(map(id, run.nodes))
+            if any(self._is_forbidden(each, graph, original) for each in run.nodes):
+                decisions += _kept(_labels_of(run, original), graph, Refused(Reason.ROLLED_BACK))
+                continue
             decisions += self._decide(run, graph, original)
         return decisions
 
@@ -131,6 +136,13 @@ class FoldBatchNorm:
         label = original.get(id(node))
         return label is not None and any(fnmatchcase(label, each) for each in self.options.keep)
 
+    def _is_forbidden(self, node: NodeProto, graph: Graph, original: Mapping[int, str]) -> bool:
+        return bool(self.options.forbidden) and (graph.scope, original.get(id(node))) in self.options.forbidden
+
+    def _may_be_direct(self, node: NodeProto, graph: Graph, original: Mapping[int, str]) -> bool:
+        explained = original.get(id(node)) == self.options.explain
+        return not explained and not self._is_forbidden(node, graph, original)
+
     def _without_kept(self, run: Run, original: Mapping[int, str]) -> Run:
         for position, node in enumerate(run.nodes if self.options.keep else ()):
             if self._is_kept(node, original):
@@ -138,9 +150,7 @@ class FoldBatchNorm:
         return run
 
     def _decide(self, run: Run, graph: Graph, original: Mapping[int, str]) -> list[Decision]:
-        labels = [(original[id(node)], node.op_type) for node in run.batch_norms]
-        if not labels and id(run.first.node) in original:
-            labels = [(original[id(run.first.node)], run.op_types)]
+        labels = _labels_of(run, original)
         asked = self.options.explain in [label for label, _ in labels]
         walk: list[str] | None = [] if asked else None
         try:
@@ -152,6 +162,14 @@ class FoldBatchNorm:
             Decision(label, op_type, graph.scope, rewrite.action, target, detail=rewrite.detail, walk=tuple(walk or ()))
             for label, op_type in labels
         ]
+
+
+def _labels_of(run: Run, original: Mapping[int, str]) -> list[tuple[str, str]]:
+    """Label and type of the normalizations of a run; of one without BatchNormalization those of its first operator."""
+    labels = [(original[id(node)], node.op_type) for node in run.batch_norms]
+    if not labels and id(run.first.node) in original:
+        labels = [(original[id(run.first.node)], run.op_types)]
+    return labels
 
 
 def _kept(

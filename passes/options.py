@@ -14,7 +14,8 @@ class PassOptions:
     `explain`: the name of a node whose walk is to be told. `fold`, `freeze`: which passes run. `statistics`: new ones,
     by scope and label. `substitute`: another normalization for BatchNormalization. `keep_dropout`: Dropout in training
     mode goes on dropping. `accept_initial_statistics`: statistics that were never updated are frozen too. `told`: is
-    called now and then with how many places of a scope were looked at, and how many there are.
+    called now and then with how many places of a scope were looked at, and how many there are. `forbidden`: folds that
+    were found to be wrong, by scope and label of the normalization: it stays, and what stands in one run with it.
     """
 
     keep: tuple[str, ...] = ()
@@ -27,3 +28,4 @@ class PassOptions:
     explain: str | None = None
     substitute: SubstituteBatchNormOptions | None = None
     told: Callable[[int, int], None] | None = None
+    forbidden: frozenset[tuple[str, str]] = frozenset()

@@ -16,7 +16,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from bnfold.equivalence import Rewrite
 from tests import architectures
 
 Float = NDArray[np.float64]
@@ -109,13 +108,6 @@ class Folds:
             self.sites.append(
                 Site(source, node, weight.astype(np.float64), wide, gamma, beta, mean, variance, epsilon, weight.dtype)
             )
-
-    def rewrites(self, chosen: Collection[int]) -> tuple[Rewrite, ...]:
-        return tuple(
-            Rewrite((site.operator.input[0],), (site.normalization.output[0],), site.normalization.name)
-            for number, site in enumerate(self.sites)
-            if number in chosen
-        )
 
     def right(self, chosen: Collection[int]) -> ModelProto:
         """The model with these sites folded."""

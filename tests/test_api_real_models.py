@@ -135,7 +135,7 @@ def test_every_kind_of_model_comes_back_as_it_came(tmp_path: Path) -> None:
     assert bnfold.optimize(path, tmp_path / "out.onnx").model is None
 
 
-def test_a_model_that_cannot_be_run_is_not_published(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_run_nor_proved_is_not_published(tmp_path: Path) -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 17, "my.ops" : 1]>
         g (float[N,2,5,5] x) => (float[N,3,5,5] y)
@@ -145,11 +145,11 @@ def test_a_model_that_cannot_be_run_is_not_published(tmp_path: Path) -> None:
     """)
     onnx.save(model, tmp_path / "in.onnx")
     with pytest.raises(bnfold.BnfoldError) as raised:
-        bnfold.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx")
+        bnfold.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx", proof="never")
     assert raised.value.exit_code == 1
     assert raised.value.report.verdict == Verdict.NOT_VERIFIED
     assert not (tmp_path / "out.onnx").exists()
-    for allowed in ({"allow_unverified": True}, {"verify": False}):
+    for allowed in ({"allow_unverified": True, "proof": "never"}, {"verify": False}):
         report = bnfold.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx", **allowed).report
         assert (report.exit_code, batch_norms(onnx.load(tmp_path / "out.onnx"))) == (0, 0)
         (tmp_path / "out.onnx").unlink()

@@ -96,6 +96,7 @@ DEFAULT_FEEDS = {
     "atol": None,
     "providers": ("cpu",),
     "strict_placement": False,
+    "proof": "auto",
 }
 DEFAULT_REWRITES = {
     "keep": (),
@@ -104,7 +105,7 @@ DEFAULT_REWRITES = {
     "strict_external_data": False,
 }
 DEFAULT_FREEZING = {"keep_dropout": False, "accept_initial_statistics": False}
-DEFAULT_OUTPUT = {"dry_run": False, "verify": True, "allow_unverified": False, "keep_failed": False}
+DEFAULT_OUTPUT = {"dry_run": False, "verify": True, "allow_unverified": False, "keep_failed": False, "checksums": False}
 DEFAULT_WRITING = {"layout": None, "progress": None}
 DEFAULT_CALIBRATION = {
     "mode": "exact",
@@ -121,7 +122,8 @@ DEFAULTS = {
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT
     | DEFAULT_WRITING
-    | {"freeze": True, "statistics_from": None, "substitute": None, "substitute_only": (), "data": None},
+    | {"freeze": True, "statistics_from": None, "substitute": None, "substitute_only": (), "data": None}
+    | {"on_mismatch": "fail"},
     "freeze": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
     | DEFAULT_FREEZING
     | DEFAULT_OUTPUT
@@ -162,6 +164,8 @@ FEED_OPTIONS = [
     (["--atol", "y:1e-3", "--atol", "1e-6"], {"atol": {"y": 1e-3, "": 1e-6}}),
     (["--strict-placement"], {"strict_placement": True}),
     (["--provider", "cpu", "--provider", "cuda"], {"providers": ("cpu", "cuda")}),
+    (["--proof"], {"proof": "always"}),
+    (["--no-proof"], {"proof": "never"}),
 ]
 REWRITE_OPTIONS = [
     (["--keep", "bn*", "--keep", "x"], {"keep": ("bn*", "x")}),
@@ -192,6 +196,7 @@ OPTIMIZE_OPTIONS = [
     (["--no-verify"], {"verify": False}),
     (["--allow-unverified"], {"allow_unverified": True}),
     (["--keep-failed"], {"keep_failed": True}),
+    (["--report", "report.json"], {"checksums": True}),
 ]
 
 
@@ -200,6 +205,7 @@ OPTIMIZE_OPTIONS = [
     [("optimize", *row) for row in FEED_OPTIONS + REWRITE_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS]
     + [(command, *row) for command in ("optimize", "freeze", "recalibrate") for row in LAYOUT_OPTIONS]
     + [("optimize", ["--no-freeze"], {"freeze": False})]
+    + [("optimize", ["--on-mismatch", "rollback"], {"on_mismatch": "rollback"})]
     + [("optimize", ["--statistics-from", "w.safetensors"], {"statistics_from": "w.safetensors"})]
     + [("optimize", ["--substitute", "layer-norm"], {"substitute": "layer-norm"})]
     + [("recalibrate", *row) for row in FEED_OPTIONS + FREEZE_OPTIONS + OPTIMIZE_OPTIONS + CALIBRATION_OPTIONS]
@@ -246,6 +252,7 @@ def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str
         ["in.onnx", "out.onnx", "--nosuch"],
         ["in.onnx", "out.onnx", "--data", "data.npz"],
         ["in.onnx", "out.onnx", "--substitute-only", "bn"],
+        ["in.onnx", "out.onnx", "--on-mismatch", "shrug"],
         ["in.onnx", "out.onnx", "--mode", "fast"],
         ["in.onnx", "out.onnx", "--substitute", "group-norm", "--labels", "y"],
         ["in.onnx", "out.onnx", "--statistics-from", "w.safetensors", "--batch-size", "64"],

@@ -46,7 +46,7 @@ def test_every_option_that_is_named_exists() -> None:
     commands = [main.get_command(click.Context(main), name) for name in COMMANDS]
     parameters = [parameter for command in commands if command is not None for parameter in command.params]
     options = [parameter for parameter in parameters if isinstance(parameter, click.Option)]
-    known = {name for option in options for name in option.opts}
+    known = {name for option in options for name in (*option.opts, *option.secondary_opts)}
     named = set(re.findall(r"(?<!\S)`?(--[a-z][a-z-]*)", section("The command line")))
     assert named - {"--help"}
     assert named - {"--help"} <= known

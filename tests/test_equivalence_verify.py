@@ -204,9 +204,12 @@ UNLOADABLE = {
 def test_a_model_onnxruntime_cannot_load_is_not_verified_with_its_reason(
     proto: ModelProto, what: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found = verify(proto.SerializeToString(), proto.SerializeToString())
+    found = verify(proto.SerializeToString(), proto.SerializeToString(), VerifyOptions(proof="never"))
     assert found.verdict is Verdict.NOT_VERIFIED
     assert what in found.explanation
+    proved = verify(proto.SerializeToString(), proto.SerializeToString())
+    assert (proved.verdict, proved.proofs) == (Verdict.PROVED, ())
+    assert "differ in nothing" in proved.explanation
     assert "\n" not in found.explanation
     assert "ONNXRuntimeError" not in found.explanation
     assert capfd.readouterr().err == ""
@@ -232,7 +235,7 @@ def test_a_size_the_reference_refuses_is_tried_again_and_at_last_reported() -> N
 def test_a_model_that_runs_on_no_feed_is_not_verified_and_says_what_to_pass() -> None:
     body = "agraph (float[A,B] x) => (float[C,D] y) { y = MatMul(x, w) }"
     stubborn = text_model(body.replace("MatMul(x, w)", "Reshape(x, w)"), w=np.array([7, 1013], np.int64))
-    found = verify(stubborn, stubborn)
+    found = verify(stubborn, stubborn, VerifyOptions(proof="never"))
     assert found.verdict is Verdict.NOT_VERIFIED
     assert "--input-shape" in found.explanation
     shaped = VerifyOptions(input_shapes={"x": (1, 7091)})
@@ -385,7 +388,7 @@ def test_a_saved_measurement_can_be_judged_again() -> None:
 
 def test_an_input_that_is_no_tensor_is_not_verified_and_not_a_crash() -> None:
     body = text_model("agraph (seq(float[N]) x, int64 i) => (float[N] y) { y = SequenceAt(x, i) }")
-    found = verify(body, body)
+    found = verify(body, body, VerifyOptions(proof="never"))
     assert found.verdict is Verdict.NOT_VERIFIED
     assert "'x' is not a tensor" in found.explanation
     with pytest.raises(UsageError, match="not a tensor"):

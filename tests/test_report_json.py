@@ -49,6 +49,7 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "weights_moved",
         "decisions",
         "verification",
+        "attribution",
         "training_distance",
         "recalibration",
         "fitted",

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from bnfold.cli.options import data_options, given_data_options, lower_option, writing_options
+from bnfold.cli.options import data_options, given_data_options, lower_option, mismatch_option, writing_options
 from bnfold.cli.writing import deliver, prepared
 from bnfold.errors import UsageError
 
@@ -31,6 +31,7 @@ from bnfold.errors import UsageError
 )
 @click.option("--data", metavar="DATA", help="Fit the substitutes to what BatchNormalization gives out on this data.")
 @data_options
+@mismatch_option
 @writing_options
 @click.pass_context
 def command(

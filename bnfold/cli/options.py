@@ -221,6 +221,23 @@ def given_data_options(ctx: click.Context) -> list[str]:
     return [spelled[name] for name in _DATA_OPTIONS if ctx.get_parameter_source(name) is given]
 
 
+proof_option = click.option(
+    "--proof/--no-proof",
+    "proof",
+    default=None,
+    callback=lambda _ctx, _param, value: {None: "auto", True: "always", False: "never"}[value],
+    help="Prove in float64 that each change is rounding alone. By default: where the models cannot be run, and where "
+    "bnfold changed a small one.",
+)
+
+mismatch_option = click.option(
+    "--on-mismatch",
+    type=click.Choice(["fail", "rollback"]),
+    default="fail",
+    show_default=True,
+    help="Where the result differs: publish nothing, or take back the guilty folds and publish the rest.",
+)
+
 external_data_option = click.option(
     "--strict-external-data",
     is_flag=True,
@@ -288,6 +305,7 @@ writing_options = _applied(
     external_data_option,
     layout_options,
     feed_options,
+    proof_option,
     progress_option,
     verbosity_options,
 )

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from bnfold.cli.delivery import reserve_reports, show, write_report
-from bnfold.cli.options import feed_options, report_option, verbosity_of, verbosity_options
+from bnfold.cli.options import feed_options, proof_option, report_option, verbosity_of, verbosity_options
 from bnfold.cli.shell import fail
 
 
@@ -14,13 +14,14 @@ from bnfold.cli.shell import fail
 @click.argument("candidate", type=click.Path())
 @report_option
 @feed_options
+@proof_option
 @click.option("--layers", is_flag=True, help="Compare values inside the models too, and name the first that diverges.")
 @verbosity_options
 @click.pass_context
 def command(ctx: click.Context, /, reference: str, candidate: str, **options: Any) -> None:
     """Run REFERENCE, without any graph optimization, and CANDIDATE, without and with, on the same feeds, and compare.
 
-    Exits 0 if they are equivalent, 1 if they are not or could not be compared.
+    Exits 0 if they are equivalent or proved so, 1 if they are not or could not be compared.
     """
     reserve_reports(ctx, reference, candidate, options["inputs"])
     from bnfold import api

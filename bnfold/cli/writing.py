@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnfold.cli.delivery import reserve_reports, show, write_report
+from bnfold.cli.delivery import owed_report, reserve_reports, show, write_report
 from bnfold.cli.options import verbosity_of, wants_progress
 from bnfold.cli.shell import fail
 from bnfold.cli.waiting import bars
@@ -28,6 +28,7 @@ def prepared(ctx: click.Context, options: dict[str, Any], *read: str | None) -> 
         name = ctx.info_name
         raise UsageError(f"say where the result goes: bnfold {name} MODEL OUTPUT, or add --dry-run to write nothing")
     reserve_reports(ctx, model, output, made["inputs"], *read)
+    made["checksums"] = owed_report(ctx)
     made["verify"] = not made.pop("no_verify")
     made["layout"] = _layout(made.pop("external_data"), made.pop("size_threshold"), inline=made.pop("inline"))
     return made

@@ -8,8 +8,9 @@ from bnfold.equivalence.frozen import FrozenVerification, copied, verify_frozen
 from bnfold.equivalence.layers import Layer, Layers
 from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
 from bnfold.equivalence.noise import Noise
-from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove
+from bnfold.equivalence.proof import Proof, Standing
 from bnfold.equivalence.providers import PROVIDERS, Placement, Precision
+from bnfold.equivalence.proving import prove
 from bnfold.equivalence.rejudge import judge_again
 from bnfold.equivalence.sessions import RunFailed
 from bnfold.equivalence.signature import Signature, Source, signature_of
@@ -17,7 +18,7 @@ from bnfold.equivalence.taps import tap
 from bnfold.equivalence.tolerance import Judgement, Limit, Limits, Rule, Tolerance
 from bnfold.equivalence.torch_reference import ModuleReference, is_module
 from bnfold.equivalence.user_feeds import Inputs
-from bnfold.equivalence.verification import Verdict, Verification, VerifyOptions, verify
+from bnfold.equivalence.verification import Proving, Verdict, Verification, VerifyOptions, verify
 
 __all__ = [
     "HISTOGRAM_EDGES",
@@ -36,7 +37,7 @@ __all__ = [
     "Placement",
     "Precision",
     "Proof",
-    "Rewrite",
+    "Proving",
     "Rule",
     "RunFailed",
     "Signature",

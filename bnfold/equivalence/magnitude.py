@@ -116,6 +116,8 @@ def _absolute(node: NodeProto, constants: Mapping[str, Array], dynamic: set[str]
                 op == "Div" and node.input[1] in dynamic
             ):
                 raise Unknowable(f"{op} of two computed values is not linear")
+            for attribute in fresh.attribute if op == "Gemm" else ():
+                attribute.f = abs(attribute.f)  # alpha and beta; the others are integers
         case other:
             raise Unknowable(f"{other} is not linear")
     return fresh

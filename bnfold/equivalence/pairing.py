@@ -66,7 +66,7 @@ class _Side:
             self.producers.update((name, node) for name in node.output if name)
 
     def _is_constant(self, name: str) -> bool:
-        return self.scope.constant(name) is not None
+        return name in self.scope.initializers
 
     def uses(self, node: NodeProto) -> list[_Use]:
         return [_Use(position, name) for position, name in enumerate(node.input) if name in self.computed]
@@ -176,7 +176,7 @@ class _Search:
 
     def _same_constant(self, old: str, new: str) -> bool:
         if (old, new) not in self._same:
-            was, now = self.before.scope.constant(old), self.after.scope.constant(new)
+            was, now = self.before.scope.initializers.get(old), self.after.scope.initializers.get(new)
             if was is not None and now is not None:
                 same = same_bytes(was, now, self.before.cutter, self.after.cutter)
             else:

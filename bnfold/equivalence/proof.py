@@ -5,44 +5,31 @@ points is identity with probability 1. The only difference allowed is what stori
 
     |after - before| <= 2 u (|W'| |x| + |b'|)
 
-with u the unit roundoff of the type they are stored in. Beyond it is a bug, within it is rounding: no tolerance is
-chosen. Nothing here uses the code that folds.
+with u the unit roundoff of the type they are stored in. Where several operators went into one, each may have been
+rounded on its own, and the terms of the piece before count where they are larger. Beyond it is a bug, within it is
+rounding: no tolerance is chosen. Nothing here uses the code that folds.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, TensorProto
+from onnx import ModelProto
 
+from bnfold.equivalence.correspondence import Correspondence, Obligation
 from bnfold.equivalence.element_types import Array, rounding
-from bnfold.equivalence.float64 import Evaluator, Unknowable
+from bnfold.equivalence.float64 import Evaluator, Unknowable, store_constants
 from bnfold.equivalence.magnitude import Magnitude
-from bnfold.equivalence.regions import Cutter, Region, Uncut, same_bytes
-from bnfold.equivalence.shapes import InputShapes
+from bnfold.equivalence.regions import label
 
 _IMPULSE = 64.0
 _FEWEST_ROWS, _MOST_ROWS, _IMPULSE_COST = 2, 32, 1 << 21
 _ARITHMETIC = 2.0**-44
 """What float64 itself may lose in sums of a few thousand terms."""
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """What one rewrite touched, by the values around it: `inputs` enter it, `outputs` leave it.
-
-    Outside these values both models are the same, and these mean the same in both. `renamed`: names in the candidate,
-    where they differ from those in the reference. `name`: what to call it in messages, such as the normalization.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    name: str = ""
-    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Standing(StrEnum):
@@ -55,18 +42,35 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True)
 class Proof:
-    """One group of rewrites that share nodes, usually one. `used`: the largest share of the allowed error, 1 = all."""
+    """One rewrite: the piece of the reference that ends in the value `output` of `scope`, and what stands for it now.
 
-    rewrites: tuple[Rewrite, ...]
+    `nodes`: the operators of the piece in the reference; `normalizations`: those of them that the rewrite is called
+    after. `used`: the largest share of the allowed error, 1 = all. `blind`: the output was the same whatever entered,
+    as behind a scale of zero.
+    """
+
+    output: str
     standing: Standing
     reason: str = ""
     used: float = 0.0
     max_abs: float = 0.0
+    scope: str = ""
+    nodes: tuple[str, ...] = ()
+    normalizations: tuple[str, ...] = ()
+    blind: bool = False
+
+    @property
+    def name(self) -> str:
+        """What to call the rewrite in messages: the normalizations it is about, else the value it ends in."""
+        return ", ".join(self.normalizations) or self.output or "the models"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
-            "rewrites": [rewrite.name or ", ".join(rewrite.outputs) for rewrite in self.rewrites],
+            "output": self.output,
+            "scope": self.scope,
+            "nodes": list(self.nodes),
+            "normalizations": list(self.normalizations),
             "standing": self.standing.value,
             "reason": self.reason,
             "used": self.used if math.isfinite(self.used) else None,
@@ -74,159 +78,139 @@ class Proof:
         }
 
 
-def prove(
-    reference: Path | bytes | ModelProto,
-    candidate: Path | bytes | ModelProto,
-    rewrites: Sequence[Rewrite],
-    seed: int = 0,
-) -> tuple[Proof, ...]:
-    """One proof per rewrite, or per group of rewrites that share nodes. Raises ModelError for what is not a model."""
-    return prove_with(Cutter(reference), Cutter(candidate), rewrites, seed)
+_AFFINE = {"Mul", "Add", "Sub", "Div", "Sum", "Dropout", "Identity"}
 
 
-def prove_with(before: Cutter, after: Cutter, rewrites: Sequence[Rewrite], seed: int = 0) -> tuple[Proof, ...]:
-    """As `prove`, for models that were read already."""
-    shapes = InputShapes(before.model)
-    return tuple(_prove(group, before, after, shapes, seed) for group in _groups(rewrites, before))
+def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
+    """The proof of one obligation that is not settled."""
+    before, after = common.before, common.after
+    shell = _described(obligation, common)
+    if obligation.before is None or obligation.after is None:
+        return replace(shell, reason=obligation.reason)
+    renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
+    old = before.cut(obligation.before, list(renamed))
+    new = after.cut(obligation.after, list(dict.fromkeys(renamed.values())))
+    for model in (old, new):
+        store_constants(model)
+    changed = _changed(old, new)
+    weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
+    try:
+        run_old, run_new, sizes_of = Evaluator(old), Evaluator(new), [Magnitude(new, changed)]
+    except Unknowable as why:
+        return replace(shell, reason=str(why))
+    if len(old.graph.node) - len(new.graph.node) > 1:
+        with suppress(Unknowable):
+            sizes_of.append(Magnitude(old, {}))
+    output, allowance = obligation.before.output.name, _allowance(new, changed)
+    found: list[Proof] = []
+    reason = "no shapes for its inputs are known"
+    for choice in common.shapes.candidates(old, list(renamed)):
+        for sizes in choice:
+            try:
+                trial = _Trial(shell, sizes, renamed, output, allowance, seed, weights)
+                found.append(_compare(trial, run_old, run_new, sizes_of))
+                break
+            except Unknowable as why:
+                reason = str(why)
+    return _agreed(found) or replace(shell, reason=reason)
+
+
+def _agreed(found: list[Proof]) -> Proof | None:
+    """What every possible choice of ranks says; where they contradict each other, that nothing is known."""
+    if not found:
+        return None
+    if len({proof.standing for proof in found}) > 1:
+        return replace(found[0], standing=Standing.UNDECIDED, reason="the ranks of its inputs are unknown")
+    return max(found, key=lambda proof: proof.used)
+
+
+def _described(obligation: Obligation, common: Correspondence) -> Proof:
+    """A proof that says what it is about, and nothing yet."""
+    value, before, after = obligation.pair.old, common.before, common.after
+    places = obligation.before.nodes if obligation.before is not None else ()
+    nodes = [before.node(place) for place in places if not before.makes_constants(place)]
+    stays = [after.node(place) for place in (obligation.after.nodes if obligation.after is not None else ())]
+    now = {(node.op_type, label(node)) for node in stays}
+    named = [label(node) for node in nodes if node.op_type == "BatchNormalization"]
+    named = named or [
+        label(node) for node in nodes if node.op_type in _AFFINE and (node.op_type, label(node)) not in now
+    ]
+    return Proof(
+        value.name,
+        Standing.UNDECIDED,
+        scope=before.scopes[value.scope].path,
+        nodes=tuple(label(node) for node in nodes),
+        normalizations=tuple(named),
+    )
 
 
 @dataclass(frozen=True)
-class _Group:
-    rewrites: tuple[Rewrite, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+class _Trial:
+    """How two pieces are compared. `allowance`: how much of |W'| |x| + |b'| may differ."""
+
+    proof: Proof
+    sizes: Mapping[str, tuple[int, ...]]
     renamed: Mapping[str, str]
-    reason: str = ""
+    output: str
+    allowance: float
+    seed: int
+    weights: int
 
 
-def _groups(rewrites: Sequence[Rewrite], before: Cutter) -> Iterator[_Group]:
-    """Rewrites whose nodes in the reference overlap are one: a Conv that took up a map on either side."""
-    regions: list[Region | None] = []
-    reasons: list[str] = []
-    for rewrite in rewrites:
-        try:
-            regions.append(before.region(rewrite.inputs, rewrite.outputs))
-            reasons.append("")
-        except Uncut as why:
-            regions.append(None)
-            reasons.append(f"before the rewrite, {why}")
-    owner: dict[tuple[int, int], int] = {}
-    leader = list(range(len(rewrites)))
-
-    def find(index: int) -> int:
-        while leader[index] != index:
-            leader[index] = leader[leader[index]]
-            index = leader[index]
-        return index
-
-    for index, region in enumerate(regions):
-        for node in region.nodes if region else ():
-            if region and before.scopes[region.scope].nodes[node].op_type != "Constant":
-                leader[find(index)] = find(owner.setdefault((region.scope, node), index))
-    for head in dict.fromkeys(find(index) for index in range(len(rewrites))):
-        members = [index for index in range(len(rewrites)) if find(index) == head]
-        yield _merged(members, rewrites, regions, reasons, before)
-
-
-def _merged(
-    members: list[int],
-    rewrites: Sequence[Rewrite],
-    regions: Sequence[Region | None],
-    reasons: Sequence[str],
-    before: Cutter,
-) -> _Group:
-    chosen = tuple(rewrites[index] for index in members)
-    inputs = dict.fromkeys(name for rewrite in chosen for name in rewrite.inputs)
-    outputs = dict.fromkeys(name for rewrite in chosen for name in rewrite.outputs)
-    if len(members) > 1:
-        present = [region for region in regions if region is not None and regions.index(region) in members]
-        scope = before.scopes[present[0].scope]
-        inside = {node for region in present for node in region.nodes}
-        made = {name for node in inside for name in scope.nodes[node].output}
-        read_outside = {
-            name for index, node in enumerate(scope.nodes) if index not in inside for name in node.input
-        } | {value.name for value in before.model.graph.output}
-        read_inside = {name for node in inside for name in scope.nodes[node].input}
-        inputs = dict.fromkeys(name for name in inputs if name not in made)
-        outputs = dict.fromkeys(name for name in outputs if name in read_outside or name not in read_inside)
-    renamed = {old: new for rewrite in chosen for old, new in rewrite.renamed.items()}
-    reason = next((reasons[index] for index in members if reasons[index]), "")
-    return _Group(chosen, tuple(inputs), tuple(outputs), renamed, reason)
-
-
-def _prove(group: _Group, before: Cutter, after: Cutter, shapes: InputShapes, seed: int) -> Proof:
-    if group.reason:
-        return Proof(group.rewrites, Standing.UNDECIDED, group.reason)
-    inputs = tuple(group.renamed.get(name, name) for name in group.inputs)
-    outputs = tuple(group.renamed.get(name, name) for name in group.outputs)
-    try:
-        old_region = before.region(group.inputs, group.outputs)
-        new_region = after.region(inputs, outputs)
-    except Uncut as why:
-        return Proof(group.rewrites, Standing.UNDECIDED, str(why))
-    old = before.cut(old_region, group.inputs, group.outputs)
-    new = after.cut(new_region, inputs, outputs)
-    weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
-    changed = _changed(old_region, new_region, before, after, new)
-    try:
-        run_old, run_new, size = Evaluator(old), Evaluator(new), Magnitude(new, changed)
-    except Unknowable as why:
-        return Proof(group.rewrites, Standing.UNDECIDED, str(why))
-    reason = "no shapes for its inputs are known"
-    for sizes in shapes.candidates(old, group.inputs):
-        try:
-            return _compare(group, sizes, seed, run_old, run_new, size, changed, weights)
-        except Unknowable as why:
-            reason = str(why)
-    return Proof(group.rewrites, Standing.UNDECIDED, reason)
-
-
-def _compare(
-    group: _Group,
-    sizes: Mapping[str, tuple[int, ...]],
-    seed: int,
-    run_old: Evaluator,
-    run_new: Evaluator,
-    size: Magnitude,
-    changed: Mapping[str, int],
-    weights: int,
-) -> Proof:
-    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
+def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[Magnitude]) -> Proof:
     used = largest = 0.0
-    for number, (feed, needed) in enumerate(_feeds(sizes, seed, weights)):
+    blind = True
+    for number, (feed, needed) in enumerate(_feeds(trial.sizes, trial.seed, trial.weights)):
+        alike = {new: feed[old] for old, new in reversed(list(trial.renamed.items()))}
         try:
-            answers = run_old(feed)
+            given = {old: alike[new] for old, new in trial.renamed.items()}
+            was = _only(run_old(given))
         except Unknowable:
             if needed:
                 raise
             continue
-        renamed = {group.renamed.get(name, name): array for name, array in feed.items()}
-        results = run_new(renamed)
-        terms = size(renamed)
-        for name in group.outputs:
-            other = group.renamed.get(name, name)
-            was, now, scale = answers[name], results[other], terms[other]
-            if was.shape != now.shape:
-                return Proof(group.rewrites, Standing.BROKEN, f"{name!r} has shape {now.shape}, not {was.shape}")
-            share, error = _share(was, now, scale, unit)
-            largest = max(largest, error)
-            used = max(used, share)
-            if not share <= 1:
-                place = _place(was, now)
-                text = f"{name!r} is off by {error:.3g} at {list(place)}, {share:.3g} times what rounding allows"
-                return Proof(group.rewrites, Standing.BROKEN, f"{text} (input {number})", share, error)
-    return Proof(group.rewrites, Standing.HOLDS, "", used, largest)
+        now = _only(run_new(alike))
+        terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
+        if was.shape != now.shape:
+            raise Unknowable(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # as for sizes that do not fit
+        blind = blind and was.ndim > 0 and bool(np.all(was == was[:1]))
+        share, error = _share(was, now, np.maximum.reduce(terms), trial.allowance)
+        largest, used = max(largest, error), max(used, share)
+        if not share <= 1:
+            text = f"{trial.output!r} is off by {error:.3g} at {list(_place(was, now))}"
+            reason = f"{text}, {share:.3g} times what rounding allows (input {number})"
+            return replace(trial.proof, standing=Standing.BROKEN, reason=reason, used=share, max_abs=error)
+    return replace(trial.proof, standing=Standing.HOLDS, used=used, max_abs=largest, blind=blind)
 
 
-def _share(was: Array, now: Array, scale: Array, unit: float) -> tuple[float, float]:
+def _only(answers: Mapping[str, Array]) -> Array:
+    """Raises Unknowable for a sequence, which is no array."""
+    for array in answers.values():
+        return array
+    raise Unknowable("its output is no tensor")
+
+
+def _allowance(model: ModelProto, changed: Mapping[str, int]) -> float:
+    """2u, or more u where more than two operators with new constants follow each other: each rounded its own."""
+    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
+    depth: dict[str, int] = {}
+    for node in model.graph.node:
+        before = max((depth.get(name, 0) for name in node.input), default=0)
+        depth.update(dict.fromkeys(node.output, before + any(name in changed for name in node.input)))
+    return max(2, *depth.values(), 0) * unit + _ARITHMETIC
+
+
+def _share(was: Array, now: Array, scale: Array, allowance: float) -> tuple[float, float]:
     """The largest error as a part of what is allowed, and itself. Infinite where only `now` is not finite."""
     if not was.size:
         return 0.0, 0.0
+    if was.dtype.kind != "f" or now.dtype.kind != "f":
+        return (0.0, 0.0) if was.dtype == now.dtype and bool(np.all(was == now)) else (math.inf, math.inf)
     with np.errstate(all="ignore"):
         error = np.abs(now - was)
         error[(was == now) | (np.isnan(was) & np.isnan(now))] = 0.0
         error[np.isnan(error)] = np.inf
-        allowed = (2 * unit + _ARITHMETIC) * scale
+        allowed = allowance * scale
         parts = np.where(error > 0, error / allowed, 0.0)
     worst = float(parts.max())
     return (math.inf if math.isnan(worst) else worst), float(error.max())
@@ -234,7 +218,8 @@ def _share(was: Array, now: Array, scale: Array, unit: float) -> tuple[float, fl
 
 def _place(was: Array, now: Array) -> tuple[int, ...]:
     with np.errstate(all="ignore"):
-        error = np.nan_to_num(np.abs(now - was), nan=np.inf)
+        differs = np.abs(now - was) if was.dtype.kind == "f" and now.dtype.kind == "f" else (now != was).astype(float)
+    error = np.nan_to_num(differs, nan=np.inf)
     return tuple(int(index) for index in np.unravel_index(int(error.argmax()), error.shape))
 
 
@@ -285,22 +270,11 @@ def _border(values: Array) -> Array:
     return np.where(keep, values, 0.0) if values.ndim > 2 else values
 
 
-def _changed(old: Region, new: Region, before: Cutter, after: Cutter, model: ModelProto) -> dict[str, int]:
+def _changed(old: ModelProto, new: ModelProto) -> dict[str, int]:
     """Float constants of the new piece that the old one does not hold under the same name, with their types."""
-    kinds: dict[str, int] = {}
-    for name in new.constants:
-        tensor = after.scopes[new.scope].constant(name)
-        same = before.scopes[old.scope].constant(name)
-        if tensor is None or rounding(tensor.data_type) is None:
-            continue
-        if same is None or not same_bytes(same, tensor, before, after):
-            kinds[name] = tensor.data_type
-    known = [node.SerializeToString() for node in before.nodes(old)]
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.SerializeToString() not in known:
-            for attribute in node.attribute:
-                if attribute.type == AttributeProto.TENSOR and rounding(attribute.t.data_type) is not None:
-                    kinds[node.output[0]] = attribute.t.data_type
-                elif attribute.name in {"value_float", "value_floats"}:
-                    kinds[node.output[0]] = TensorProto.FLOAT
-    return kinds
+    known = {tensor.name: tensor for tensor in old.graph.initializer}
+    return {
+        tensor.name: tensor.data_type
+        for tensor in new.graph.initializer
+        if rounding(tensor.data_type) is not None and known.get(tensor.name) != tensor
+    }

@@ -1,91 +1,139 @@
-"""The smallest piece of a model between named values, cut out as a model of its own with the parameters it stores."""
+"""The scopes of one model, who makes what in them, and pieces of it cut out as models of their own.
 
-from collections.abc import Iterable, Iterator, Sequence
+The weights stay in their file until a piece needs them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+)
 
 from bnfold.onnxfile import OnnxFile, payload_index, read
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 class Uncut(Exception):  # noqa: N818 - a fact about the model, not a mistake of the caller
     """There is no such piece; the message says why, without a full stop."""
 
 
-@dataclass(frozen=True)
-class Region:
-    """`nodes` in the order of the file, `constants` the initializers they read, `scope` the graph they lie in."""
+class Value(NamedTuple):
+    """A value by the number of the scope that makes it, and its name there."""
 
     scope: int
-    nodes: tuple[int, ...]
-    constants: tuple[str, ...]
+    name: str
+
+
+class Place(NamedTuple):
+    """A node by the number of its scope and its position there."""
+
+    scope: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`nodes` in an order in which they can run, the `constants` they read, and the value they are there for."""
+
+    nodes: tuple[Place, ...]
+    constants: Mapping[str, TensorProto]
+    output: Value
 
 
 @dataclass
 class Scope:
-    """One graph, nested body or function: who makes what, and which constants are visible."""
+    """One graph, nested body or function: who makes what, and which constants are stored there.
 
+    `entering`: what callers give, overridable constants included. `key`: how a function is called, None in a graph.
+    """
+
+    number: int
     nodes: Sequence[NodeProto]
     parent: "Scope | None"
+    opsets: Sequence[OperatorSetIdProto]
+    path: str = ""
     initializers: dict[str, TensorProto] = field(default_factory=dict)
-    entering: frozenset[str] = frozenset()
+    entering: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
+    key: tuple[str, str, str] | None = None
+    bodies: dict[int, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
+        self._entering = frozenset(self.entering)
 
-    def constant(self, name: str) -> TensorProto | None:
-        """An initializer of this scope or of one around it."""
-        if name in self.initializers:
-            return self.initializers[name]
-        hidden = name in self.producers or name in self.entering
-        return None if hidden or self.parent is None else self.parent.constant(name)
+    def holds(self, name: str) -> bool:
+        """Whether a value of that name belongs to this scope itself."""
+        return name in self.producers or name in self._entering or name in self.initializers
 
 
 class Cutter:
-    """Cuts regions out of one model. The weights stay in their file until a region needs them."""
+    """All scopes of one model. `rank` numbers nodes in an order in which they run, nested bodies before their owner."""
 
     def __init__(self, source: Path | bytes | ModelProto) -> None:
         self.file: OnnxFile = read(source)
         self.model = self.file.proto
-        self.scopes = list(_scopes(self.model))
+        self.scopes: list[Scope] = []
+        self.rank: dict[Place, int] = {}
+        graph = self.model.graph
+        listed = {value.name for value in graph.input} if self.model.ir_version >= 4 else set()
+        self._add_graph(graph, None, self.model.opset_import, "", overridable=listed)
+        self.functions = {
+            (each.domain, each.name, each.overload): self._add_function(each) for each in self.model.functions
+        }
+        self.constant_made = self._constant_made()
 
-    def region(self, inputs: Iterable[str], outputs: Sequence[str]) -> Region:
-        """What lies between. Raises Uncut where another computed value enters, or an output is made nowhere."""
-        index, scope = self._scope_of(outputs)
-        stop = set(inputs)
-        needed: set[int] = set()
-        constants: dict[str, None] = {}
-        waiting = [name for name in outputs if name not in stop]
-        seen = set(waiting)
-        while waiting:
-            name = waiting.pop()
-            if name in scope.producers:
-                node = scope.producers[name]
-                if node in needed:
-                    continue
-                needed.add(node)
-                for other in reads(scope.nodes[node]):
-                    if other not in seen and other not in stop:
-                        seen.add(other)
-                        waiting.append(other)
-            elif scope.constant(name) is not None:
-                constants[name] = None
-            else:
-                raise Uncut(f"value {name!r} enters it as well")
-        return Region(index, tuple(sorted(needed)), tuple(constants))
+    # --- questions
 
-    def nodes(self, region: Region) -> list[NodeProto]:
-        """The nodes of a region."""
-        return [self.scopes[region.scope].nodes[index] for index in region.nodes]
+    def resolve(self, scope: int, name: str) -> Value | None:
+        """The value that a node in `scope` reads as `name`; None where nothing makes it."""
+        home: Scope | None = self.scopes[scope]
+        while home is not None:
+            if home.holds(name):
+                return Value(home.number, name)
+            home = home.parent
+        return None
 
-    def tensor(self, region: Region, name: str) -> TensorProto:
-        """A constant of a region, with its bytes."""
-        found = self.scopes[region.scope].constant(name)
-        if found is None:
-            raise Uncut(f"constant {name!r} is gone")
-        return self.with_bytes(found)
+    def node(self, place: Place) -> NodeProto:
+        """The node at `place`."""
+        return self.scopes[place.scope].nodes[place.position]
+
+    def producer(self, value: Value) -> Place | None:
+        """The node that makes a value; None for stored constants and for what callers give."""
+        position = self.scopes[value.scope].producers.get(value.name)
+        return None if position is None else Place(value.scope, position)
+
+    def stored(self, value: Value) -> TensorProto | None:
+        """The initializer that a value is, where no caller can override it."""
+        scope = self.scopes[value.scope]
+        return None if value.name in scope.entering else scope.initializers.get(value.name)
+
+    def makes_constants(self, place: Place) -> bool:
+        """Whether a node makes what no caller can influence."""
+        return any(Value(place.scope, name) in self.constant_made for name in self.node(place).output)
+
+    def rank_of(self, value: Value) -> int:
+        """That of its node; -1 for what no node makes."""
+        place = self.producer(value)
+        return -1 if place is None else self.rank[place]
+
+    def reads(self, place: Place) -> Iterator[str]:
+        """The names a node reads, and what nested bodies read from outside."""
+        return reads(self.node(place))
 
     def with_bytes(self, tensor: TensorProto) -> TensorProto:
         """The tensor itself where it holds its bytes, else a copy that does."""
@@ -96,69 +144,84 @@ class Cutter:
         whole.raw_data = b"".join(bytes(chunk) for chunk in self.file.payloads[index].payload.chunks())
         return whole
 
-    def cut(self, region: Region, inputs: Sequence[str], outputs: Sequence[str]) -> ModelProto:
-        """A model of the region alone, its inputs and outputs untyped."""
-        graph = GraphProto(name="region")
-        for node in self.nodes(region):
+    def cut(self, piece: Piece, inputs: Sequence[str]) -> ModelProto:
+        """A model of the piece alone, its inputs and its output untyped."""
+        graph = GraphProto(name="piece")
+        called = False
+        for place in piece.nodes:
             copied = graph.node.add()
-            copied.CopyFrom(node)
+            copied.CopyFrom(self.node(place))
+            called = called or copied.domain not in DEFAULT_DOMAINS or any(a.HasField("g") for a in copied.attribute)
             for attribute in copied.attribute:
                 if attribute.HasField("t"):
                     attribute.t.CopyFrom(self.with_bytes(attribute.t))
-        graph.initializer.extend(self.tensor(region, name) for name in region.constants)
+        for name, tensor in piece.constants.items():
+            whole = graph.initializer.add()
+            whole.CopyFrom(self.with_bytes(tensor))
+            whole.name = name
         graph.input.extend(ValueInfoProto(name=name) for name in inputs)
-        graph.output.extend(ValueInfoProto(name=name) for name in outputs)
+        graph.output.append(ValueInfoProto(name=piece.output.name))
         return helper.make_model(
             graph,
             ir_version=self.model.ir_version,
-            opset_imports=self.model.opset_import,
-            functions=self.model.functions,
+            opset_imports=self.scopes[piece.output.scope].opsets,
+            functions=self.model.functions if called else (),
         )
 
-    def _scope_of(self, outputs: Sequence[str]) -> tuple[int, Scope]:
-        found = [
-            (index, scope)
-            for index, scope in enumerate(self.scopes)
-            if all(name in scope.producers for name in outputs)
-        ]
-        if len(found) != 1:
-            where = "nowhere" if not found else "in several scopes"
-            raise Uncut(f"{', '.join(map(repr, outputs)) or 'nothing'} is computed {where}")
-        return found[0]
+    # --- reading the model
 
+    def _add_graph(
+        self,
+        graph: GraphProto,
+        parent: Scope | None,
+        opsets: Sequence[OperatorSetIdProto],
+        path: str,
+        *,
+        overridable: set[str] | None = None,
+    ) -> int:
+        initializers = {tensor.name: tensor for tensor in graph.initializer}
+        entering = [value.name for value in graph.input]
+        if parent is None and not overridable:
+            entering = [name for name in entering if name not in initializers]
+        leaving = tuple(value.name for value in graph.output)
+        scope = Scope(len(self.scopes), graph.node, parent, opsets, path, initializers, tuple(entering), leaving)
+        self._add(scope)
+        return scope.number
 
-def _scopes(model: ModelProto) -> Iterator[Scope]:
-    main = _graph_scope(model.graph, None)
-    yield main
-    yield from _nested(main)
-    for function in model.functions:
-        scope = _function_scope(function)
-        yield scope
-        yield from _nested(scope)
+    def _add_function(self, function: FunctionProto) -> int:
+        key = (function.domain, function.name, function.overload)
+        path = f"{function.domain}::{function.name}"
+        entering, leaving = tuple(function.input), tuple(function.output)
+        scope = Scope(len(self.scopes), function.node, None, function.opset_import, path, {}, entering, leaving, key)
+        self._add(scope)
+        return scope.number
 
+    def _add(self, scope: Scope) -> None:
+        self.scopes.append(scope)
+        for position, node in enumerate(scope.nodes):
+            for attribute in node.attribute:
+                graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+                for number, graph in enumerate(graphs):
+                    name = attribute.name if attribute.HasField("g") else f"{attribute.name}[{number}]"
+                    path = f"{scope.path}/{label(node)}.{name}".lstrip("/")
+                    scope.bodies.setdefault(position, {})[name] = self._add_graph(graph, scope, scope.opsets, path)
+            self.rank[Place(scope.number, position)] = len(self.rank)
 
-def _nested(scope: Scope) -> Iterator[Scope]:
-    for node in scope.nodes:
-        for attribute in node.attribute:
-            for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                inner = _graph_scope(graph, scope)
-                yield inner
-                yield from _nested(inner)
+    def _constant_made(self) -> set[Value]:
+        """Values that nodes make of stored constants alone, whoever calls the model."""
+        made: set[Value] = set()
+        for place in self.rank:
+            node = self.node(place)
+            nested = place.position in self.scopes[place.scope].bodies
+            if nested or node.domain not in DEFAULT_DOMAINS or node.op_type in _RANDOM:
+                continue
+            if all(self._is_constant(place.scope, name, made) for name in node.input if name):
+                made.update(Value(place.scope, name) for name in node.output if name)
+        return made
 
-
-def _graph_scope(graph: GraphProto, parent: Scope | None) -> Scope:
-    initializers = {tensor.name: tensor for tensor in graph.initializer}
-    return Scope(
-        graph.node,
-        parent,
-        initializers,
-        frozenset(value.name for value in graph.input) - set(initializers),
-        tuple(value.name for value in graph.output),
-    )
-
-
-def _function_scope(function: FunctionProto) -> Scope:
-    return Scope(function.node, None, {}, frozenset(function.input), tuple(function.output))
+    def _is_constant(self, scope: int, name: str, made: set[Value]) -> bool:
+        value = self.resolve(scope, name)
+        return value is not None and (value in made or self.stored(value) is not None)
 
 
 def reads(node: NodeProto) -> Iterator[str]:
@@ -171,6 +234,11 @@ def reads(node: NodeProto) -> Iterator[str]:
             for inner in graph.node:
                 yield from (name for name in reads(inner) if name not in inside)
             yield from (value.name for value in graph.output if value.name not in inside)
+
+
+def label(node: NodeProto) -> str:
+    """The name a person knows a node by: its own, else that of its first output."""
+    return node.name or next((name for name in node.output if name), node.op_type)
 
 
 def same_bytes(one: TensorProto, other: TensorProto, first: Cutter, second: Cutter) -> bool:
@@ -186,3 +254,38 @@ def same_bytes(one: TensorProto, other: TensorProto, first: Cutter, second: Cutt
     for blank in (blank_a, blank_b):
         blank.name = blank.doc_string = ""
     return blank_a == blank_b
+
+
+def same_attributes(one: NodeProto, other: NodeProto, first: Cutter, second: Cutter) -> bool:
+    """Whether two nodes do the same with their inputs, apart from nested bodies, which are scopes of their own."""
+    if (one.op_type, one.domain or "", one.overload) != (other.op_type, other.domain or "", other.overload):
+        return False
+    if len(one.attribute) != len(other.attribute):
+        return False
+    by_name = {attribute.name: attribute for attribute in other.attribute}
+    for was in one.attribute:
+        now = by_name.get(was.name)
+        if now is None or was.type != now.type:
+            return False
+        if pairs := _tensors(was, now):
+            if not all(same_bytes(a, b, first, second) for a, b in pairs):
+                return False
+        elif not (was.HasField("g") or was.graphs or was == now):
+            blank = type(was)()
+            blank.CopyFrom(was)
+            blank.doc_string = now.doc_string
+            if blank != now:
+                return False
+    return True
+
+
+def _tensors(was: AttributeProto, now: AttributeProto) -> list[tuple[TensorProto, TensorProto]]:
+    """The tensors two attributes of one type hold, in pairs. What has no partner is paired with an empty one."""
+
+    def held(attribute: AttributeProto) -> list[TensorProto]:
+        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else list(attribute.sparse_tensors)
+        dense = [attribute.t] if attribute.HasField("t") else list(attribute.tensors)
+        shapes = [TensorProto(data_type=TensorProto.INT64, dims=each.dims) for each in sparse]
+        return [*dense, *(part for each in sparse for part in (each.values, each.indices)), *shapes]
+
+    return list(zip_longest(held(was), held(now), fillvalue=TensorProto()))

@@ -3,12 +3,22 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
-from onnx import ModelProto, TypeProto
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto
 
+from bnfold.equivalence.element_types import is_float
 from bnfold.equivalence.sizes import windows
 
 _BATCH = 3
 _DYNAMIC = 5
+
+
+def nested(graph: GraphProto) -> Iterator[GraphProto]:
+    """The bodies inside a graph, at any depth."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield body
+                yield from nested(body)
 
 
 class InputShapes:
@@ -17,27 +27,40 @@ class InputShapes:
     def __init__(self, model: ModelProto) -> None:
         self._types: dict[str, TypeProto] = {}
         try:
-            inferred = onnx.shape_inference.infer_shapes(model)
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
         except Exception:  # noqa: BLE001 - inference gives up on what it does not know; weights then say what they can
             inferred = model
         for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
             self._types[value.name] = value.type
+        for graph in nested(inferred.graph):
+            for value in graph.value_info:
+                self._types.setdefault(value.name, value.type)
         for tensor in inferred.graph.initializer:
             self._types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
 
-    def candidates(self, region: ModelProto, inputs: Sequence[str]) -> Iterator[dict[str, tuple[int, ...]]]:
-        """Sizes worth trying, smallest first: shrunken maps, larger ones, then those of the model itself."""
+    def is_integer(self, name: str) -> bool:
+        """Whether a value of the main graph is known to hold integers or truth values."""
+        found = self._types.get(name)
+        kind = 0 if found is None else found.tensor_type.elem_type
+        return kind not in {TensorProto.UNDEFINED, TensorProto.STRING} and not is_float(kind)
+
+    def candidates(self, region: ModelProto, inputs: Sequence[str]) -> Iterator[list[dict[str, tuple[int, ...]]]]:
+        """Sizes worth trying, smallest first: shrunken maps, larger ones, then those of the model itself.
+
+        One list for each possible choice of ranks; usually they are known, and there is one choice.
+        """
         side = max(windows(region).first, _DYNAMIC)
         guesses = [self._dims(name, region) for name in inputs]
         for ranks in _ranks(guesses):
             known = dict(zip(inputs, ranks, strict=True))
-            for stretch in (1, 2):
-                yield _shrunk(known, side * stretch)
+            sizes = [_shrunk(known, side), _shrunk(known, 2 * side)]
             if any(len(dims) > 2 for dims in known.values()):
-                yield {
+                whole = {
                     name: tuple(dim or (1 if axis == 0 else side) for axis, dim in enumerate(dims))
                     for name, dims in known.items()
                 }
+                sizes.append(whole)
+            yield sizes
 
     def _dims(self, name: str, region: ModelProto) -> list[list[int | None]]:
         """Possible shapes, None for a dynamic size. From inference where it knows the rank, else from the readers."""
@@ -92,8 +115,13 @@ def _rank(name: str, region: ModelProto) -> int:
             continue
         if node.op_type in {"Conv", "ConvTranspose"} and len(node.input) > 1 and node.input[1] in weights:
             return len(weights[node.input[1]])
+        attributes = {attribute.name: attribute for attribute in node.attribute}
         if node.op_type == "Gemm":
             return 2
+        if node.op_type == "Transpose" and "perm" in attributes:
+            return len(attributes["perm"].ints)
+        if node.op_type in {"AveragePool", "MaxPool"} and "kernel_shape" in attributes:
+            return len(attributes["kernel_shape"].ints) + 2
     return 0
 
 
@@ -102,6 +130,9 @@ def _channels(name: str, region: ModelProto) -> dict[int, int]:
     weights = _weights(region)
     found: dict[int, int] = {}
     for node in region.graph.node:
+        if name in node.input and node.op_type in {"Add", "Sub", "Mul", "Div", "Sum"}:
+            for constant in (weights[other] for other in node.input if other in weights):
+                found |= {axis - len(constant): size for axis, size in enumerate(constant) if size > 1}
         if name not in node.input or len(node.input) < 2 or node.input[1] not in weights:
             continue
         dims = weights[node.input[1]]

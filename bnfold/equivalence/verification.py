@@ -11,18 +11,20 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
+from onnx import ModelProto
+
 from bnfold.equivalence.appeal import Appeal
 from bnfold.equivalence.behind import Sources, behind
 from bnfold.equivalence.findings import Finding, compare, worst
 from bnfold.equivalence.layers import Layers, compare_layers
 from bnfold.equivalence.measurement import Measurement
 from bnfold.equivalence.noise import Noise
-from bnfold.equivalence.proof import Proof, Rewrite, Standing, prove_with
+from bnfold.equivalence.proof import Proof, Standing
 from bnfold.equivalence.providers import CPU, Placement, Precision, Provider, check, named, placement
+from bnfold.equivalence.proving import prove_with
 from bnfold.equivalence.reference_run import Answers, conditions, run_seeded_feeds, run_user_feeds
 from bnfold.equivalence.references import ModelReference, Reference, Runner
 from bnfold.equivalence.regions import Cutter
-from bnfold.equivalence.remainder import unexplained
 from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.sessions import Optimization, RunFailed, quiet_options, runtime
 from bnfold.equivalence.signature import Signature, Source, difference, read_structure, signature_of, weight_count
@@ -31,8 +33,11 @@ from bnfold.equivalence.tolerance import Judgement, Tolerance
 from bnfold.equivalence.user_feeds import Inputs
 from bnfold.errors import UsageError
 
-_PROVED_WEIGHTS = 4_000_000
-"""Stored numbers up to which proving every rewrite is cheaper than running models with inputs to match."""
+_PROVED_WEIGHTS, _TENSOR = 40_000, 400
+"""Stored numbers up to which proving every rewrite costs about as much as running both models, or less.
+
+Each tensor counts as some numbers more. Measured by `python -m benchmarks.proof_cost`.
+"""
 
 
 class Verdict(StrEnum):
@@ -44,13 +49,16 @@ class Verdict(StrEnum):
     PROVED = "proved"
 
 
+Proving = Literal["auto", "always", "never", "instead"]
+
+
 @dataclass(frozen=True)
 class VerifyOptions:
     """`input_shapes`: sizes for dynamic inputs by name. `inputs`: the caller's own data instead of seeded feeds.
 
-    `rewrites`: what is known to have been rewritten; each is then proved in float64, and where onnxruntime cannot run
-    the models, proofs of all of them and of nothing else having changed give the verdict PROVED. None: not known.
-    `proof`: "auto" leaves proofs out where running the models cost less and did compare them.
+    `proof`: whether every difference between the models is proved in float64 to be a rounding. "always"; "never";
+    "instead", where onnxruntime cannot run the models; "auto", there and where it costs less than running them. Where
+    nothing could be run, proofs that all hold give the verdict PROVED; one that is broken overrules outputs that agree.
     `told`: is called with how many feeds were compared, and how many there are in all settings (0: not known yet).
     `layers`: also look at values inside the models, and say which diverges first.
     `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node may run on another provider.
@@ -62,8 +70,7 @@ class VerifyOptions:
     tolerance: Tolerance = field(default_factory=Tolerance)
     providers: tuple[str, ...] = ("cpu",)
     strict_placement: bool = False
-    rewrites: tuple[Rewrite, ...] | None = None
-    proof: Literal["auto", "always", "never"] = "auto"
+    proof: Proving = "instead"
     told: Callable[[int, int], None] | None = None
     layers: bool = False
 
@@ -143,6 +150,8 @@ def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -
         provider.attach(quiet_options(Optimization.OFF), Precision.STRICT)  # what is missing is said before the work
     if options.layers and reference.source is None:
         raise UsageError("the layers of a PyTorch module cannot be looked at: export it, and compare the two models.")
+    if options.proof == "always" and reference.source is None:
+        raise UsageError("what differs from a PyTorch module cannot be proved: export it, and compare the two models.")
     model, other = reference.structure(), read_structure(candidate)
     signature = signature_of(model)
     check_overrides(signature.inputs, options.input_shapes)
@@ -183,25 +192,42 @@ def _silent(_done: int, _total: int) -> None:
 
 def _with_proofs(measured: Verification, reference: Source, candidate: Source, options: VerifyOptions) -> Verification:
     """A broken proof overrules agreement; proofs of everything stand in for a run that was not possible."""
-    if options.rewrites is None or options.proof == "never":
+    compared = bool(measured.measurements)
+    if options.proof == "never" or (options.proof == "instead" and compared) or _differs_already(measured):
         return measured
     before, after = Cutter(reference), Cutter(candidate)
-    if options.proof == "auto" and measured.measurements and weight_count(before.model) > _PROVED_WEIGHTS:
+    if options.proof == "auto" and compared and _proof_cost(after.model) > _PROVED_WEIGHTS:
         note = "The rewrites were not proved one by one, which costs more than the comparison: pass --proof to do so."
         return replace(measured, notes=(*measured.notes, note))
-    proofs = prove_with(before, after, options.rewrites, options.seed)
+    proofs = prove_with(before, after, options.seed)
     broken = [proof for proof in proofs if proof.standing is Standing.BROKEN]
     verdict, explanation = measured.verdict, measured.explanation
     if broken:
-        names = ", ".join(rewrite.name or rewrite.outputs[0] for rewrite in broken[0].rewrites)
         verdict = Verdict.NOT_EQUIVALENT
-        explanation = f"The rewrite of {names} is wrong: {broken[0].reason}. This is a bug in bnfold; please report it."
-    elif verdict is Verdict.NOT_VERIFIED and not measured.measurements:
-        undecided = [proof for proof in proofs if proof.standing is Standing.UNDECIDED]
-        rest = undecided[0].reason if undecided else unexplained(before, after, options.rewrites).rstrip(".")
-        verdict = verdict if rest else Verdict.PROVED
-        explanation += f" Nor is it proved: {rest}." if rest else " Every rewrite is proved in float64 instead."
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        explanation = f"The rewrite of {broken[0].name} is wrong: {broken[0].reason}{more}."
+    elif verdict is Verdict.NOT_VERIFIED and not compared:
+        undecided = next((proof for proof in proofs if proof.standing is Standing.UNDECIDED), None)
+        verdict = verdict if undecided else Verdict.PROVED
+        explanation += f" {_instead(proofs, undecided)}"
     return replace(measured, verdict=verdict, explanation=explanation, proofs=proofs)
+
+
+def _proof_cost(model: ModelProto) -> int:
+    return weight_count(model) + _TENSOR * len(model.graph.initializer)
+
+
+def _instead(proofs: tuple[Proof, ...], undecided: Proof | None) -> str:
+    if undecided is not None:
+        return f"Nor is it proved: what became of {undecided.name} cannot be decided, {undecided.reason}."
+    if not proofs:
+        return "The two differ in nothing that their outputs depend on."
+    return "Every rewrite is proved in float64 instead."
+
+
+def _differs_already(measured: Verification) -> bool:
+    """Whether the contract differs: there is nothing to prove."""
+    return measured.verdict is Verdict.NOT_EQUIVALENT and not measured.measurements
 
 
 def _settings(providers: tuple[Provider, ...]) -> Iterator[Setting]:

@@ -21,7 +21,8 @@ from bnfold.onnxfile.stream import Writer
 class Written:
     """What `Publication.write` wrote: the model file, its size in bytes and sha256, and the data files beside it.
 
-    `moved` is true if weights went to external data because the model file would have passed 2 GiB.
+    `sha256` is "" where it was not wanted. `moved` is true if weights went to external data because the model file
+    would have passed 2 GiB.
     """
 
     path: Path
@@ -34,11 +35,12 @@ class Written:
 class Assembly:
     """Writes `file` beside `target`. Methods raise OSError, OutputError, and ModelError if the input changed."""
 
-    def __init__(self, file: OnnxFile, target: Path, made: NewFiles) -> None:
+    def __init__(self, file: OnnxFile, target: Path, made: NewFiles, *, hashed: bool) -> None:
         self._file = file
         self._target = target
         self._folder = target.parent
         self._made = made
+        self._hashed = hashed
 
     # --- byte for byte
 
@@ -59,7 +61,7 @@ class Assembly:
         with self._made.create(self._folder, self._target.name, self._file.release, hashed=False) as (path, writer):
             writer.append(Span(self._file.source, 0, self._file.nbytes))
             writer.finish()
-            return self._written(path, writer, self._file.sha256(), list(data))
+            return self._written(path, writer, self._file.sha256() if self._hashed else "", list(data))
 
     def _copy_data(self, origin: File, place: Path) -> bool:
         with suppress(FileNotFoundError):
@@ -85,7 +87,7 @@ class Assembly:
         places: dict[int, Place] = {}
         data = [self._write_data(data, plan, places) for data in plan.data_files]
         pieces = structure.splice(plan.payloads, places.get)
-        with self._made.create(self._folder, self._target.name, file.release, hashed=True) as (path, writer):
+        with self._made.create(self._folder, self._target.name, file.release, hashed=self._hashed) as (path, writer):
             for item in pieces.items:
                 if isinstance(item, bytes):
                     writer.write(item)

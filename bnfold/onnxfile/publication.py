@@ -71,11 +71,13 @@ class Publication:
         untouched: bool,
         layout: Layout | None = None,
         told: Callable[[int, int], None] | None = None,
+        hashed: bool = True,
     ) -> Written:
         """Write the model. With `untouched` and the input's layout, the input file(s) are copied as they are.
 
         `told` is called whenever bytes were written, with how many there are and about how many there will be. Called
-        again, it replaces what it wrote before. Raises OutputError; ModelError if the input changed meanwhile.
+        again, it replaces what it wrote before. Without `hashed` no sha256 is computed, of the input neither. Raises
+        OutputError; ModelError if the input changed meanwhile.
         """
         layout = layout or Layout()
         self._discard()
@@ -85,8 +87,9 @@ class Publication:
                 made.told = (
                     None if told is None else _summed(told, file.nbytes + sum(d.nbytes for d in file.data_files))
                 )
-                assembly = Assembly(file, self.target, made)
-                file.start_hash()
+                assembly = Assembly(file, self.target, made, hashed=hashed)
+                if hashed:
+                    file.start_hash()
                 if untouched and layout.weights is Weights.AS_INPUT:
                     self._written = assembly.copy()
                     if self._written is not None:

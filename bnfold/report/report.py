@@ -20,12 +20,12 @@ class ModelSummary:
     """What a model is, in the numbers a person compares before and after.
 
     `path` is None for a model that was never a file. `nbytes` counts the model file and its external data;
-    `sha256` (lower-case hex) is that of the model file alone. `nodes` and `batch_normalizations` count every scope.
-    `opset` is the version of the default ONNX operator set.
+    `sha256` (lower-case hex) is that of the model file alone, None where it was not computed. `nodes` and
+    `batch_normalizations` count every scope. `opset` is the version of the default ONNX operator set.
     """
 
     path: str | None
-    sha256: str
+    sha256: str | None
     nbytes: int
     nodes: int
     batch_normalizations: int
@@ -56,7 +56,9 @@ class Report:
     mode, how far that is from evaluation, as `Measurement.to_dict()` per output. `recalibration`: where new statistics
     were computed, how, and how far each normalization drifted. `fitted`: how far each substitute was from the
     normalization before and after it was fitted. `accuracy`: where the data held labels, how many were answered
-    rightly before and after. `environment`: what the run was made with, this process where it is None.
+    rightly before and after. `attribution`: where the result differed, the `guilty` folds (`node`, `scope`), whether it
+    agrees without them (`cleared`), how many models were `tried`, and whether the guilty were `rolled_back`.
+    `environment`: what the run was made with, this process where it is None.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -76,6 +78,7 @@ class Report:
     fitted: tuple[Mapping[str, Any], ...] = ()
     accuracy: Mapping[str, Any] | None = None
     weights_moved: bool = False
+    attribution: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +90,7 @@ class Report:
             "weights_moved": self.weights_moved,
             "decisions": [decision.to_dict() for decision in self.decisions],
             "verification": None if self.verification is None else dict(self.verification),
+            "attribution": None if self.attribution is None else dict(self.attribution),
             "training_distance": [dict(measurement) for measurement in self.training_distance],
             "recalibration": None if self.recalibration is None else dict(self.recalibration),
             "fitted": [dict(each) for each in self.fitted],
@@ -114,10 +118,10 @@ class ComparisonReport:
 
     @classmethod
     def of(cls, verification: "Verification", reference: str, candidate: str, options: Mapping[str, Any]) -> Self:
-        """The report of a verification of `candidate` against `reference`: exit code 0 only if they are equivalent."""
+        """The report of a verification of `candidate` against `reference`: exit code 0 only if equal."""
         return cls(
             verdict=verification.verdict,
-            exit_code=0 if verification.verdict == "equivalent" else 1,
+            exit_code=0 if verification.verdict in ("equivalent", "proved") else 1,
             reference=reference,
             candidate=candidate,
             verification=verification.to_dict(),

@@ -1,0 +1,82 @@
+"""Models as people have them: a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, in and out."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx import ModelProto
+
+from bnfold.errors import ModelError, UsageError
+from bnfold.onnxfile import OnnxFile, Publication, read, to_proto
+
+if TYPE_CHECKING:
+    from bnfold.equivalence import Source
+
+# A path, the bytes of a model file, a ModelProto, or an onnx_graphsurgeon.Graph.
+AnyModel = Any
+
+
+def is_path(model: AnyModel) -> bool:
+    """Whether the model is named by a path."""
+    return isinstance(model, str | os.PathLike)
+
+
+def read_model(model: AnyModel, *, strict: bool) -> OnnxFile:
+    """The structure of any kind of model. Raises ModelError or UsageError."""
+    return read(_as_proto(model), strict_external_data=strict)
+
+
+def _as_proto(model: AnyModel) -> Any:
+    """A graphsurgeon graph as a ModelProto; every other kind as it is."""
+    if is_path(model) or isinstance(model, bytes | ModelProto):
+        return model
+    if type(model).__module__.partition(".")[0] == "onnx_graphsurgeon":
+        import onnx_graphsurgeon
+
+        return onnx_graphsurgeon.export_onnx(model)
+    raise UsageError(
+        f"a model is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, not {type(model).__name__}"
+    )
+
+
+def same_kind(model: AnyModel, file: OnnxFile) -> AnyModel:
+    """What is in `file`, as the kind that `model` is; for a path as a ModelProto."""
+    proto = to_proto(file)
+    if isinstance(model, bytes):
+        return proto.SerializeToString(deterministic=True)
+    if is_path(model) or isinstance(model, ModelProto):
+        return proto
+    import onnx_graphsurgeon
+
+    return onnx_graphsurgeon.import_onnx(proto)
+
+
+def runnable(model: AnyModel) -> "Source":
+    """The model as onnxruntime takes it: a path, so that external data is found, or bytes."""
+    if is_path(model):
+        return Path(model)
+    model = _as_proto(model)
+    if isinstance(model, ModelProto):
+        try:
+            return model.SerializeToString(deterministic=True)
+        except ValueError as error:
+            raise ModelError(f"the model: cannot be serialized ({error}); pass a path instead") from error
+    assert isinstance(model, bytes)
+    return model
+
+
+@contextmanager
+def destination(output: str | os.PathLike[str] | None) -> Iterator[Publication]:
+    """Where the result is written to be verified: beside `output`, or in a temporary directory where there is none."""
+    if output is not None:
+        with Publication(output) as publication:
+            yield publication
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="bnfold-") as folder,
+        Publication(Path(folder) / "model.onnx") as publication,
+    ):
+        yield publication

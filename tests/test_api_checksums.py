@@ -1,0 +1,63 @@
+"""A run that writes no report spends no time on checksums of the model."""
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import onnx
+import pytest
+from click.testing import CliRunner
+
+import bnfold
+from bnfold.cli import main
+from bnfold.cli.shell import INTERNAL_ERROR
+from bnfold.onnxfile import OnnxFile
+from tests.fold_models import CONSTANTS, INPUTS, build
+
+MODEL = build("c = Conv(x, w, b) y = BatchNormalization(c, g, h, m, v)", inputs=INPUTS, constants=CONSTANTS)
+NOTHING_TO_FOLD = build("y = Conv(x, w, b)", inputs=INPUTS, constants=CONSTANTS)
+
+
+def refuse(*_: Any, **__: Any) -> NoReturn:
+    raise AssertionError("a checksum was started")
+
+
+@pytest.fixture
+def no_hashing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxFile, "sha256", refuse)
+    for room in ("model_file", "stream"):
+        monkeypatch.setattr(f"bnfold.onnxfile.{room}.RunningHash", refuse)
+
+
+@pytest.mark.usefixtures("no_hashing")
+@pytest.mark.parametrize("model", [MODEL, NOTHING_TO_FOLD], ids=["folded", "copied"])
+def test_without_checksums_nothing_is_hashed(model: onnx.ModelProto, tmp_path: Path) -> None:
+    onnx.save(model, tmp_path / "in.onnx")
+    for source in (tmp_path / "in.onnx", model):
+        report = bnfold.optimize(source, tmp_path / "out.onnx", checksums=False).report
+        assert report.input.to_dict()["sha256"] is None
+        assert report.output is not None
+        assert report.output.to_dict()["sha256"] is None
+
+
+@pytest.mark.usefixtures("no_hashing")
+@pytest.mark.parametrize("command", ["optimize", "freeze"])
+def test_the_command_line_hashes_for_a_report_only(command: str, tmp_path: Path) -> None:
+    onnx.save(MODEL, tmp_path / "in.onnx")
+    arguments = [command, str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert CliRunner().invoke(main, [*arguments, "--report", str(tmp_path / "r.json")]).exit_code == INTERNAL_ERROR
+
+
+def test_a_report_holds_the_checksums(tmp_path: Path) -> None:
+    onnx.save(MODEL, tmp_path / "in.onnx")
+    arguments = [
+        "optimize",
+        str(tmp_path / "in.onnx"),
+        str(tmp_path / "out.onnx"),
+        "--report",
+        str(tmp_path / "r.json"),
+    ]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert len(report["input"]["sha256"]) == len(report["output"]["sha256"]) == 64
