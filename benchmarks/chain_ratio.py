@@ -73,11 +73,7 @@ def main() -> None:
             rounds = [
                 (
                     spent(lambda source=source: onnx.save(onnx.load(source), folder / "copy.onnx")),
-                    spent(
-                        lambda source=source, output=output: bnfold.optimize(
-                            source, output, verify=False, checksums=False
-                        )
-                    ),
+                    spent(lambda source=source, output=output: bnfold.optimize(source, output, verify=False)),
                 )
                 for _ in range(options.rounds)
             ]

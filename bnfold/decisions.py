@@ -78,6 +78,7 @@ class Reason(Told):
     NO_CONSUMER = "Nothing reads its output."
     ZERO_SCALE = "One of its scales is zero, so its shift cannot be moved in front of it."
     OLD_OPSET = "It would need a broadcasting Add, which this operator set version does not have."
+    NAME_TAKEN = "A body nested beside it has something of its own by the name that a value on the way would go by."
     NOT_ALL_ABSORB = "It would have to be folded into several places, and one of them cannot take it up."
     # What it would be folded into.
     WEIGHT_NOT_CONSTANT = (

@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from bnfold.decisions import Action, Decision, Reason
 from bnfold.errors import StatisticsError, VerificationError
-from bnfold.graph import Model, every_node
+from bnfold.graph import Model, every_node, paused_collector
 from bnfold.onnxfile import Layout, OnnxFile, Publication
 from bnfold.passes import PassOptions, default_passes
 from bnfold.passes.normalization import is_batch_norm
@@ -181,7 +181,8 @@ class StraightLine:
     def __init__(self, request: Request, publication: Publication) -> None:
         self.request = request
         self.publication = publication
-        self._read: OnnxFile | None = self._file()
+        with paused_collector():
+            self._read: OnnxFile | None = self._file()
         self.input = input_summary(self._read, request.model, checksums=request.publishing.checksums)
         self._last: Attempt | None = None
 
@@ -192,9 +193,19 @@ class StraightLine:
         return self._last
 
     def _run(self, forbidden: frozenset[Place]) -> Attempt:
-        request = self.request
         # The calibration looks at the file as well, and the passes edit it: each attempt takes one of its own.
         passes = self._passes(forbidden)
+        with paused_collector():
+            edited, decisions, output, moved = self._written(passes)
+        verification, distance = self._verified(edited.file, decisions)
+        verdict = "not-verified" if verification is None else verification.verdict.value
+        if verification is not None and _is_substituted(decisions, passes.substitute, verification):
+            verdict = "substituted"
+        return Attempt(forbidden, edited.file, decisions, output, moved, verdict, verification, distance)
+
+    def _written(self, passes: PassOptions) -> tuple[Model, tuple[Decision, ...], ModelSummary, bool]:
+        """The edited model, what was decided, what was written, and whether its weights moved to another file."""
+        request = self.request
         file, self._read = self._read or self._file(), None
         edited, decisions = run_on(
             file,
@@ -211,12 +222,7 @@ class StraightLine:
         )
         nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
         path = None if request.output is None else os.fspath(request.output)
-        output = _summary(edited.file.proto, path, written.sha256 or None, nbytes)
-        verification, distance = self._verified(edited.file, decisions)
-        verdict = "not-verified" if verification is None else verification.verdict.value
-        if verification is not None and _is_substituted(decisions, passes.substitute, verification):
-            verdict = "substituted"
-        return Attempt(forbidden, edited.file, decisions, output, written.moved, verdict, verification, distance)
+        return edited, decisions, _summary(edited.file.proto, path, written.sha256 or None, nbytes), written.moved
 
     def _passes(self, forbidden: frozenset[Place]) -> PassOptions:
         return replace(

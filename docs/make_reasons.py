@@ -259,6 +259,14 @@ EXAMPLES: dict[Reason, Example] = {
         constants={"integers": np.arange(108, dtype=np.int8).reshape(4, 3, 3, 3), "scale": np.float32(0.1)},
         opset=12,
     ),
+    Reason.NAME_TAKEN: Example(
+        f"n = {N}(x, g3, zero, zero, v3) y = Loop(count, going, x) <body = b (int64 i, bool ci, float[N,3,6,7] x) => "
+        "(bool co, float[N,3,6,7] r) { co = Identity(ci) c = Conv(n, k) r = Add(c, x) }>",
+        "Rename what the body calls its own.",
+        note="the Conv would have to read `x`, which is another value inside the body; `zero` holds 0",
+        inputs={"count": "int64", "going": "bool"},
+        constants={"k": numbers(3, 3, 1, 1), "zero": np.zeros(3, np.float32)},
+    ),
     Reason.NOT_ALL_ABSORB: Example(
         f"c = {N}(x, g3, h3, m3, v3) d = Conv(c, w, b) e = Conv(c, w, b) y = Add(d, e) z = MatMul(c, c)",
         "Every reader of its output has to take it up, or none.",

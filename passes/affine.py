@@ -92,7 +92,7 @@ class ChannelAffine:
 
     def expanded(self, channels: int) -> "ChannelAffine":
         """A uniform map written out for `channels` channels; any other map as it is."""
-        if not self.is_uniform or channels == 1:
+        if not self.is_uniform:
             return self
         return ChannelAffine(np.repeat(self.scale, channels), np.repeat(self.shift, channels), self.axis)
 

@@ -89,11 +89,13 @@ def per_channel(tensor: Tensor, data: str, graph: Graph) -> tuple[NDArray[np.flo
     A constant of one element is uniform, on axis 0. Raises `Refused`.
     """
     large = [axis for axis, size in enumerate(tensor.shape) if size != 1]
-    if not large and not tensor.shape:
+    if not tensor.shape:
         return tensor.exact().reshape(1), 0
+    if len(large) > 1:
+        raise Refused(Reason.NOT_PER_CHANNEL, f"a constant of shape {list(tensor.shape)} on {data!r}")
     shape = known_shape(graph, data)
     axis = large[0] + len(shape) - len(tensor.shape) if large else 0
-    if len(large) > 1 or len(tensor.shape) > len(shape):
+    if len(tensor.shape) > len(shape):
         raise Refused(Reason.NOT_PER_CHANNEL, f"a constant of shape {list(tensor.shape)} on {data!r}")
     if large and shape[axis] != tensor.size:
         reason = Reason.NOT_PER_CHANNEL if isinstance(shape[axis], int) else Reason.SHAPE_UNKNOWN

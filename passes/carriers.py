@@ -19,7 +19,9 @@ from bnfold.passes.affine_ops import (
     output_add_constant,
     output_mul_constant,
 )
+from bnfold.passes.classification import dropout_mode
 from bnfold.passes.layout import relabelled
+from bnfold.passes.normalization import Mode
 from bnfold.passes.step import (
     Handler,
     NewAttribute,
@@ -41,8 +43,7 @@ Condition = Callable[[NodeProto, ChannelAffine, Graph], None]
 def both_ways(condition: Condition) -> tuple[Handler, Handler]:
     """The two handlers of an operator with one data input and one output, across which the axis stays what it is."""
 
-    def toward_producer(node: NodeProto, output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
-        _first(output, node, graph)
+    def toward_producer(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
         condition(node, affine, graph)
         return [pass_on((0, affine))]
 
@@ -56,12 +57,13 @@ def both_ways(condition: Condition) -> tuple[Handler, Handler]:
 
 
 def _first(index: int, node: NodeProto, graph: Graph) -> None:
-    """Only the first output carries data, and only the first input."""
+    """Only the first input is data."""
     if index != 0:
-        raise Refused(Reason.BARRIER, f"{graph.label(node)}, input or output {index}")
+        raise Refused(Reason.BARRIER, f"{graph.label(node)}, input {index}")
 
 
 def _others_unused(node: NodeProto, graph: Graph) -> None:
+    """Only the first output carries data."""
     for output in node.output[1:]:
         if output and (graph.consumers(output) or graph.is_output(output)):
             raise Refused(Reason.BARRIER, f"{output!r} of {graph.label(node)} is read")
@@ -76,19 +78,9 @@ def identity(_node: NodeProto, _affine: ChannelAffine, _graph: Graph) -> None:
 
 def dropout(node: NodeProto, _affine: ChannelAffine, graph: Graph) -> None:
     """Dropout in inference mode, its mask unused."""
-    if dropout_is_active(node, graph):
-        raise Refused(Reason.BARRIER, f"{graph.label(node)} is in training mode")
+    if dropout_mode(node, graph) is not Mode.INFERENCE:
+        raise Refused(Reason.BARRIER, f"{graph.label(node)} is, or may be, in training mode")
     _others_unused(node, graph)
-
-
-def dropout_is_active(node: NodeProto, graph: Graph) -> bool:
-    """Opset 1-6: unless `is_test`. 7-11: never. 12+: unless `training_mode` is absent or a constant false."""
-    if graph.opset < 7:
-        return not number(node, "is_test", 0)
-    if graph.opset < 12 or len(node.input) < 3 or not node.input[2]:
-        return False
-    training = graph.constant(node.input[2])
-    return training is None or bool(training.numpy().any())
 
 
 def global_average_pool(node: NodeProto, affine: ChannelAffine, graph: Graph) -> None:
@@ -115,19 +107,11 @@ def max_pool(node: NodeProto, affine: ChannelAffine, graph: Graph) -> None:
 
 
 def rectifier(node: NodeProto, affine: ChannelAffine, graph: Graph) -> None:
-    """Relu, LeakyRelu, PRelu: f(k x) = k f(x) for k > 0. A shift never."""
+    """Relu, LeakyRelu, PRelu: f(k x) = k f(x) for k > 0, whatever the slopes. A shift never."""
     if not (affine.scale > 0).all():
         raise Refused(Reason.NEGATIVE_SCALE, f"{affine.scale.min():.4g} at {graph.label(node)}")
     if affine.has_shift:
         raise Refused(Reason.SHIFT_BLOCKED, graph.label(node))
-
-
-def p_relu(node: NodeProto, affine: ChannelAffine, graph: Graph) -> None:
-    """PRelu: as Relu; the slope may be anything, but must not broadcast the data up."""
-    rectifier(node, affine, graph)
-    shape, output = graph.shape(node.input[0]), graph.shape(node.output[0])
-    if not affine.is_uniform and (shape is None or output is None or len(shape) != len(output)):
-        raise Refused(Reason.SHAPE_UNKNOWN, f"{node.input[0]!r} or {node.output[0]!r}")
 
 
 def resize(node: NodeProto, affine: ChannelAffine, graph: Graph) -> None:
@@ -150,7 +134,7 @@ def _stretches(node: NodeProto, axis: int, graph: Graph) -> bool:
         return False
     if text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
         return True
-    position = 2 if node.op_type == "Resize" and graph.opset >= 11 else 1
+    position = 2 if graph.opset >= 11 else 1
     scales = numbers(node, "scales")
     if position < len(node.input) and node.input[position]:
         scales = constant_input(node, position, graph, Reason.SHAPE_UNKNOWN).numpy().reshape(-1).tolist()
@@ -188,9 +172,8 @@ def output_reshape(node: NodeProto, _output: int, affine: ChannelAffine, graph: 
     return [pass_on((0, _relabelled(affine, node.output[0], node.input[0], graph)))]
 
 
-def input_reshape(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def input_reshape(node: NodeProto, _input: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """The same toward the consumers."""
-    _first(index, node, graph)
     return [pass_on((0, _relabelled(affine, node.input[0], node.output[0], graph)))]
 
 
@@ -227,9 +210,8 @@ def output_reduce_mean(node: NodeProto, _output: int, affine: ChannelAffine, gra
     return reduce_mean(node, affine, graph, outward=False)
 
 
-def input_reduce_mean(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def input_reduce_mean(node: NodeProto, _input: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """ReduceMean over axes that leave the channels alone: scale and shift pass."""
-    _first(index, node, graph)
     return reduce_mean(node, affine, graph, outward=True)
 
 
@@ -280,8 +262,7 @@ def _new_padding(
         return (), ()
     value = number(node, "value", 0.0)
     fill = None
-    by_input = graph.opset >= 11
-    if by_input and len(node.input) > 2 and node.input[2]:
+    if len(node.input) > 2 and node.input[2]:
         fill = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
         if fill.size != 1:
             raise Refused(Reason.MALFORMED, f"{graph.label(node)} pads with {fill.size} values")
@@ -291,7 +272,7 @@ def _new_padding(
         raise Refused(Reason.PADDED_BORDER, f"{graph.label(node)} pads with {value:g}")
     if new[0] == value:
         return (), ()
-    if not by_input:
+    if graph.opset < 11:
         return (), (NewAttribute(node, "value", float(new[0])),)
     dtype = graph.dtype(node.input[0]) if fill is None else fill.dtype
     if dtype is None:
@@ -348,12 +329,11 @@ def output_split(node: NodeProto, output: int, affine: ChannelAffine, graph: Gra
     return [pass_on((0, affine.expanded(channels.size).on_axis(axis).embedded(channels, int(starts[-1]))))]
 
 
-def input_split(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def input_split(node: NodeProto, _input: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """On the channel axis every output gets its slice; on another axis every output gets all of the map."""
-    _first(index, node, graph)
     axis, starts = _split(node, graph)
     outputs = range(len(node.output))
-    if affine.is_uniform or affine.axis != axis:
+    if affine.axis != axis:
         return [pass_on(*((i, affine) for i in outputs))]
     return [pass_on(*((i, _slice(affine, starts[i], starts[i + 1])) for i in outputs))]
 
@@ -381,21 +361,16 @@ def _slice_channels(node: NodeProto, affine: ChannelAffine, total: int, graph: G
         starts, ends, axes, steps = ([] if t is None else [int(n) for n in t.numpy().reshape(-1)] for t in read)
         steps = steps or [1] * len(starts)
     axes = [axis % rank for axis in (axes or range(len(starts)))]
-    if not starts or not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
         raise Refused(Reason.MALFORMED, graph.label(node))
     if affine.axis not in axes:
         return None
     i = axes.index(affine.axis)
-    # numpy clamps out-of-range bounds as ONNX does; a negative end beyond the start means "to the very end" backwards.
-    end: int | None = ends[i]
-    if steps[i] < 0 and ends[i] < -total:
-        end = None
-    return np.arange(total)[starts[i] : end : steps[i]]
+    return np.arange(total)[starts[i] : ends[i] : steps[i]]  # numpy clamps bounds as ONNX does
 
 
-def output_slice(node: NodeProto, output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def output_slice(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """Off the channel axis the map passes as it is; on it, channels that are cut away may hold anything."""
-    _first(output, node, graph)
     if affine.is_uniform:
         return [pass_on((0, affine))]
     total = known_dim(graph, node.input[0], affine.axis)
@@ -403,9 +378,8 @@ def output_slice(node: NodeProto, output: int, affine: ChannelAffine, graph: Gra
     return [pass_on((0, affine if channels is None else affine.embedded(channels, total)))]
 
 
-def input_slice(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def input_slice(node: NodeProto, _input: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
     """The channels that are left keep their numbers."""
-    _first(index, node, graph)
     if affine.is_uniform:
         return [pass_on((0, affine))]
     channels = _slice_channels(node, affine, affine.channels, graph)
@@ -501,8 +475,8 @@ def output_product(node: NodeProto, _output: int, affine: ChannelAffine, graph: 
             steps.append(pass_on((index, _branch(affine, node, index, graph))))
         except Refused as refused:
             refusal = refusal or refused
-    if not steps and refusal is not None:
-        raise refusal
+    if not steps:
+        raise refusal or Refused(Reason.MALFORMED, graph.label(node))
     return steps
 
 
@@ -523,7 +497,7 @@ def _branch(affine: ChannelAffine, node: NodeProto, index: int, graph: Graph) ->
 
 
 def _broadcasts_from_the_right(node: NodeProto, graph: Graph) -> None:
-    if graph.opset < 7 and node.attribute:
+    if node.attribute:  # of opsets before 7
         raise Refused(Reason.MALFORMED, f"{graph.label(node)} says by attributes how it broadcasts")
 
 
@@ -554,10 +528,7 @@ def _from_branch(affine: ChannelAffine, node: NodeProto, index: int, graph: Grap
     if affine.is_uniform:
         return affine
     _broadcasts_from_the_right(node, graph)
-    axis = affine.axis + known_rank(graph, node.output[0]) - known_rank(graph, node.input[index])
-    if known_dim(graph, node.input[index], affine.axis) != affine.channels:
-        raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.label(node)} broadcasts {node.input[index]!r}")
-    return affine.on_axis(axis)
+    return affine.on_axis(affine.axis + known_rank(graph, node.output[0]) - known_rank(graph, node.input[index]))
 
 
 _SAME_AXIS: dict[str, Condition] = {
@@ -569,7 +540,7 @@ _SAME_AXIS: dict[str, Condition] = {
     "GlobalMaxPool": max_pool,
     "Relu": rectifier,
     "LeakyRelu": rectifier,
-    "PRelu": p_relu,
+    "PRelu": rectifier,
     "Resize": resize,
     "Upsample": resize,
 }

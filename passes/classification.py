@@ -9,7 +9,6 @@ own input. Sources: ONNX operator changelog, BatchNormalization-1 to -15, Dropou
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
@@ -122,7 +121,7 @@ def is_wrapped_instance_norm(node: NodeProto, graph: Graph) -> bool:
     uses = graph.consumers(output)
     if before is None or before.op_type != "Reshape" or before.domain not in DEFAULT_DOMAINS:
         return False
-    if graph.is_output(output) or not uses or any(use.node.op_type != "Reshape" or use.position for use in uses):
+    if graph.is_output(output) or not uses or any(use.node.op_type != "Reshape" for use in uses):
         return False
     target = _reshaped_to(before, graph)
     return target is not None and len(target) >= 3 and target[0] == 1
@@ -130,11 +129,9 @@ def is_wrapped_instance_norm(node: NodeProto, graph: Graph) -> bool:
 
 def _reshaped_to(node: NodeProto, graph: Graph) -> list[int] | None:
     if graph.opset < 5:
-        return numbers(node, "shape") or None
+        return numbers(node, "shape")
     tensor = graph.constant(node.input[1]) if len(node.input) > 1 else None
-    if tensor is None or tensor.dtype != np.int64 or len(tensor.shape) != 1:
-        return None
-    return [int(dim) for dim in tensor.numpy()]
+    return None if tensor is None else [int(dim) for dim in tensor.numpy().reshape(-1)]
 
 
 # ---------------------------------------------------------------------- batch statistics without the operator

@@ -57,6 +57,32 @@ class DirectFold(NamedTuple):
         return label
 
 
+class DirectFolds:
+    """The direct folds of one scope, each applied when its turn comes.
+
+    They do not come between each other, so only after another edit does one need a new look.
+    """
+
+    def __init__(self, nodes: Iterable[NodeProto], known: Mapping[int, ChannelAffine], graph: Graph) -> None:
+        self._folds = direct_folds(nodes, known, graph)
+        self._graph = graph
+        self._edits = graph.model.edits
+        self._undisturbed = len(self._edits)
+
+    def apply(self, node: NodeProto) -> str | None:
+        """Fold `node` where that is known to be possible; the label of the Conv that took it up, or None."""
+        fold = self._folds.get(id(node))
+        if fold is None:
+            return None
+        undisturbed = len(self._edits) == self._undisturbed
+        if not undisturbed and not fold.is_possible(self._graph):
+            return None
+        label = fold.apply(self._graph)
+        if undisturbed:
+            self._undisturbed = len(self._edits)
+        return label
+
+
 def direct_folds(nodes: Iterable[NodeProto], known: Mapping[int, ChannelAffine], graph: Graph) -> dict[int, DirectFold]:
     """The folds among `nodes`, BatchNormalizations whose maps are `known` by the id of the node; by that id, too."""
     groups: dict[tuple[tuple[int, ...], bool], list[Pair]] = {}

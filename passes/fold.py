@@ -114,7 +114,7 @@ class Search:
         if graph.is_output(value):
             raise Refused(Reason.VALUE_IS_OUTPUT, repr(value))
         uses = graph.readers(value)
-        if len(uses) != 1 or uses[0].node is not reader:
+        if len(uses) != 1:
             others = [use for use in uses if use.node is not reader]
             names = ", ".join(sorted({use.graph.label(use.node) for use in others})[:3]) or graph.label(reader)
             raise Refused(Reason.OTHER_CONSUMER, f"{value!r} is read by {names}")

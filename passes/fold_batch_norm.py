@@ -16,12 +16,12 @@ from onnx import NodeProto
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import Graph, Model, Tensor, paused_collector
 from bnfold.passes.affine import ChannelAffine
-from bnfold.passes.affine_ops import as_constant, checked_parameters, is_affine_op, stored_scale
-from bnfold.passes.direct_folds import direct_folds
+from bnfold.passes.affine_ops import AffineOp, as_constant, checked_parameters, is_affine_op, stored_scale
+from bnfold.passes.direct_folds import DirectFolds
 from bnfold.passes.fold import Plan, Search
 from bnfold.passes.normalization import is_batch_norm, plain_affines, read_batch_norm
 from bnfold.passes.protocol import Preserves
-from bnfold.passes.runs import Run, collect_run, scales_a_computed_normalization
+from bnfold.passes.runs import Run, collect_run, may_be_normalization, scales_a_computed_normalization
 from bnfold.passes.step import known_rank, stored_vector
 
 _TOLD_EVERY = 256
@@ -90,9 +90,7 @@ class FoldBatchNorm:
         looked_at: set[int] = set()  # a run from here was found to be no normalization: that takes linear time once
         candidates = [node for node in graph.nodes() if is_affine_op(node)]
         known = plain_affines(candidates, graph)
-        direct = direct_folds(candidates, known, graph)
-        edits = graph.model.edits
-        undisturbed = len(edits)  # direct folds do not come between each other: only another edit asks for a new look
+        direct = DirectFolds(candidates, known, graph)
         for node in self._counted(candidates):
             if id(node) in seen or id(node) in looked_at or not node.output:
                 continue
@@ -100,24 +98,23 @@ class FoldBatchNorm:
                 seen.add(id(node))
                 decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
                 continue
-            fold = direct.get(id(node))
-            direct_now = fold is not None and self._may_be_direct(node, graph, original)
-            if fold is not None and direct_now and (len(edits) == undisturbed or fold.is_possible(graph)):
-                quiet = len(edits) == undisturbed
-                target = (fold.apply(graph),)
-                undisturbed = len(edits) if quiet else undisturbed
-                decisions.append(Decision(original[id(node)], node.op_type, graph.scope, Action.FOLDED, target))
+            if self._may_be_direct(node, graph, original) and (target := direct.apply(node)) is not None:
+                decisions.append(Decision(original[id(node)], node.op_type, graph.scope, Action.FOLDED, (target,)))
                 continue
             try:
-                run = self._without_kept(collect_run(node, graph, seen, known), original)
+                run = collect_run(node, graph, seen, known)
             except Refused as refused:
-                if is_batch_norm(node):
-                    decisions += _kept([(original[id(node)], node.op_type)], graph, refused)
+                decisions += _unreadable(node, graph, refused, original)
                 continue
+            if self._is_kept(node, original) and Run(run.members[:1]).is_normalization:
+                seen.add(id(node))
+                decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
+                continue
+            run = self._without_kept(run, original)
             if not run.is_normalization:
                 looked_at.update(map(id, run.sure_nodes))
                 continue
-            if scales_a_computed_normalization(run, graph):
+            if not run.batch_norms and scales_a_computed_normalization(run.first.node, run.first.data, graph):
                 continue
             seen.update(map(id, run.nodes))
             if any(self._is_forbidden(each, graph, original) for each in run.nodes):
@@ -170,6 +167,13 @@ def _labels_of(run: Run, original: Mapping[int, str]) -> list[tuple[str, str]]:
     if not labels and id(run.first.node) in original:
         labels = [(original[id(run.first.node)], run.op_types)]
     return labels
+
+
+def _unreadable(node: NodeProto, graph: Graph, refused: Refused, original: Mapping[int, str]) -> list[Decision]:
+    """The decision on an operator that is no map, as `refused` says; none where it is no normalization either."""
+    if id(node) in original and (is_batch_norm(node) or may_be_normalization(node, graph, refused)):
+        return _kept([(original[id(node)], node.op_type)], graph, refused)
+    return []
 
 
 def _kept(
@@ -225,12 +229,12 @@ _NOWHERE = (Reason.VALUE_IS_OUTPUT, Reason.NO_CONSUMER)
 
 def _into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
     candidates = [run]
-    if len(run.members) > 1 and run.first.node.op_type in ("Add", "Sub"):
-        candidates.append(Run(run.members[1:]))  # that Add can take the shift where MatMul has no bias
+    first = run.first.node.op_type
+    if first in ("Add", "Sub") or (first in ("Mul", "Div") and run.batch_norms):
+        # That Add can take the shift where MatMul has no bias, that Mul the scale where a Relu would block it.
+        candidates.append(Run(run.members[1:]))
     rewrites, refusal = [], None
     for candidate in candidates:
-        if not candidate.is_normalization:
-            continue
         try:
             rewrites.append(_up(candidate, candidate.affine, graph, trace))
         except Refused as refused:
@@ -245,9 +249,9 @@ def _up(run: Run, affine: ChannelAffine, graph: Graph, trace: list[str] | None) 
     node, data = run.first.node, run.first.data
     plan = Search(graph, trace).toward_producer(node, data, affine)
     constant = graph.constant(node.input[data]) is not None  # the plan may put another one in its place
-    toward_producer = not constant and graph.can_bypass(node, data, toward_producer=True)
-    if not toward_producer and graph.is_output(run.output):
-        raise Refused(Reason.VALUE_IS_OUTPUT, repr(run.output))
+    toward_producer = not constant and _can_bypass(run.members, graph, toward_producer=True)
+    if not toward_producer:
+        _require_bypass(run.members, graph)
     nodes = _saved(run, plan, graph)
 
     def apply() -> tuple[str, ...]:
@@ -262,8 +266,7 @@ def _up(run: Run, affine: ChannelAffine, graph: Graph, trace: list[str] | None) 
 
 def _into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
     plan = Search(graph, trace).toward_consumers(run.output, run.affine)
-    if graph.is_output(run.output):  # an identity asks nothing of its readers, but its output keeps its name
-        raise Refused(Reason.VALUE_IS_OUTPUT, repr(run.output))
+    _require_bypass(run.members, graph)  # an identity asks nothing of its readers, but its output keeps its name
     nodes = _saved(run, plan, graph)
 
     def apply() -> tuple[str, ...]:
@@ -279,9 +282,7 @@ def _into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
 def _scale_into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
     """k moves to the producers, and an Add of t stays."""
     affine = run.affine
-    plan = _only_scale(
-        run, graph, lambda scale: Search(graph, trace).toward_producer(run.first.node, run.first.data, scale)
-    )
+    plan = _only_scale(run, lambda scale: Search(graph, trace).toward_producer(run.first.node, run.first.data, scale))
     return _with_add(run, plan, affine.shift, graph)
 
 
@@ -290,22 +291,17 @@ def _scale_into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Re
     affine = run.affine
     if (affine.scale == 0).any():
         raise Refused(Reason.ZERO_SCALE)
-    plan = _only_scale(run, graph, lambda scale: Search(graph, trace).toward_consumers(run.output, scale))
+    plan = _only_scale(run, lambda scale: Search(graph, trace).toward_consumers(run.output, scale))
     with np.errstate(over="ignore"):
         return _with_add(run, plan, affine.shift / affine.scale, graph)
 
 
-def _only_scale(run: Run, graph: Graph, find: Callable[[ChannelAffine], Plan]) -> Plan:
-    """A plan for the scale alone, where that leaves less work than there was."""
+def _only_scale(run: Run, find: Callable[[ChannelAffine], Plan]) -> Plan:
+    """A plan for the scale alone, where there is a shift to leave."""
     affine = run.affine
     if not affine.has_scale or not affine.has_shift:
         raise Refused(Reason.MORE_NODES, "there is nothing to separate")
-    if len(run.members) == 1 and not run.batch_norms:
-        raise Refused(Reason.MORE_NODES, graph.label(run.first.node))
-    plan = find(affine.only_scale())
-    if plan.adds:
-        raise Refused(Reason.MORE_NODES, graph.label(run.first.node))
-    return plan
+    return find(affine.only_scale())
 
 
 def _with_add(run: Run, plan: Plan, shift: np.ndarray, graph: Graph) -> Rewrite:
@@ -326,6 +322,8 @@ def _operators(run: Run, affine: ChannelAffine, graph: Graph) -> list[tuple[str,
     data = run.first.node.input[run.first.data]
     rank = 1 if affine.is_uniform else known_rank(graph, data)
     dtype = _data_dtype(run, graph)
+    if len(run.members) > 1 and graph.is_hidden(data):  # who looks only at a shape within the run will look at `data`
+        raise Refused(Reason.NAME_TAKEN, repr(data))
     operators = []
     if affine.has_scale:
         operators.append(("Mul", stored_scale(as_constant(affine.scale, affine.axis, rank), dtype)))
@@ -365,8 +363,9 @@ def _merged_into_batch_norm(run: Run, graph: Graph) -> Rewrite:
     new = checked_parameters(read_batch_norm(survivor.node, graph), run.affine)
     position = run.members.index(survivor)
     before, behind = run.members[:position], run.members[position + 1 :]
-    if before and not graph.can_bypass(before[-1].node, before[-1].data, toward_producer=False):
-        raise Refused(Reason.VALUE_IS_OUTPUT, run.output)
+    _require_bypass(before, graph)
+    if not _can_bypass(behind, graph, toward_producer=True):
+        raise Refused(Reason.NAME_TAKEN, repr(run.output))
 
     def apply() -> tuple[str, ...]:
         for index, tensor in enumerate(new, start=1):
@@ -378,6 +377,18 @@ def _merged_into_batch_norm(run: Run, graph: Graph) -> Rewrite:
         return (graph.label(survivor.node),)
 
     return Rewrite(Action.MERGED, len(run.members) - 1, apply)
+
+
+def _can_bypass(members: Sequence[AffineOp], graph: Graph, *, toward_producer: bool) -> bool:
+    return all(graph.can_bypass(each.node, each.data, toward_producer=toward_producer) for each in members)
+
+
+def _require_bypass(members: Sequence[AffineOp], graph: Graph) -> None:
+    """Raise `Refused` unless who reads the last of `members` can read the value before the first instead."""
+    if not _can_bypass(members, graph, toward_producer=False):
+        output = members[-1].node.output[0]
+        reason = Reason.VALUE_IS_OUTPUT if graph.is_output(output) else Reason.NAME_TAKEN
+        raise Refused(reason, repr(output))
 
 
 def _lowered(run: Run, graph: Graph) -> Rewrite:
@@ -394,7 +405,7 @@ def _saved(run: Run, plan: Plan, graph: Graph) -> int:
     saved = len(run.members) - len(plan.adds)
     if saved < (0 if run.batch_norms else 1):
         raise Refused(Reason.MORE_NODES, f"{len(plan.adds)} operators of Add for {graph.label(run.first.node)}")
-    if plan.adds and any(graph.model.owner(add.node).opset < 7 for add in plan.adds):
+    if any(graph.model.owner(add.node).opset < 7 for add in plan.adds):
         raise Refused(Reason.OLD_OPSET)
     return saved
 

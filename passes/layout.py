@@ -28,8 +28,7 @@ def relabelled(affine: ChannelAffine, source: Dims, target: Dims) -> ChannelAffi
             inner = _repeats_by_prefix(affine, source, target, axis)
         if inner is not None and size % (affine.channels * inner) == 0:
             return affine.rearranged((np.arange(size) // inner) % affine.channels, axis)
-    unknown = any(not isinstance(dim, int) for dim in (*source, *target))
-    reason = Reason.SHAPE_UNKNOWN if None in (*source, *target) and unknown else Reason.NOT_PER_CHANNEL
+    reason = Reason.SHAPE_UNKNOWN if None in (*source, *target) else Reason.NOT_PER_CHANNEL
     raise Refused(reason, f"{list(source)} laid out as {list(target)}")
 
 

@@ -11,10 +11,10 @@ from types import MappingProxyType
 
 from onnx import NodeProto
 
-from bnfold.decisions import Refused
+from bnfold.decisions import Reason, Refused
 from bnfold.graph import Graph
 from bnfold.passes.affine import ChannelAffine
-from bnfold.passes.affine_ops import AffineOp, is_affine_op, read_affine
+from bnfold.passes.affine_ops import AffineOp, constant_operand, is_affine_op, read_affine
 from bnfold.passes.normalization import is_batch_norm
 
 _NOTHING: Mapping[int, ChannelAffine] = MappingProxyType({})
@@ -108,15 +108,32 @@ def _place(member: AffineOp) -> tuple[int, int] | None:
     return None if member.affine.is_uniform else (member.affine.axis, member.affine.channels)
 
 
-def scales_a_computed_normalization(run: Run, graph: Graph) -> bool:
-    """Whether the run is the gain and bias of a LayerNormalization (or of batch statistics) written as operators.
+def may_be_normalization(node: NodeProto, graph: Graph, refused: Refused) -> bool:
+    """Whether `node` scales its channels one by one for all that is known, where `refused` says why it is no map."""
+    if refused.reason is not Reason.SHAPE_UNKNOWN or node.op_type not in ("Mul", "Div"):
+        return False
+    index, tensor = constant_operand(node, graph)
+    if tensor.size == 1 or (node.op_type == "Div" and index == 0):
+        return False
+    return not (scales_a_computed_normalization(node, 1 - index, graph) or _scales_groups(node, 1 - index, graph))
+
+
+def _scales_groups(node: NodeProto, data: int, graph: Graph) -> bool:
+    """Whether `node` is the gain of a GroupNormalization: an InstanceNormalization of groups, laid out as before."""
+    reshape = graph.producer(node.input[data])
+    if reshape is None or reshape.op_type != "Reshape" or not reshape.input:
+        return False
+    maker = graph.producer(reshape.input[0])
+    return maker is not None and maker.op_type == "InstanceNormalization"
+
+
+def scales_a_computed_normalization(node: NodeProto, data: int, graph: Graph) -> bool:
+    """Whether `node`, which reads `data`, is the gain of a LayerNormalization (or of batch statistics) in operators.
 
     The value it scales was divided by a root of something computed: x / sqrt(...), or x * (1 / sqrt(...)). Moving that
     gain elsewhere would break the patterns by which runtimes recognize those normalizations.
     """
-    if run.batch_norms:
-        return False
-    maker = graph.producer(run.first.node.input[run.first.data])
+    maker = graph.producer(node.input[data])
     if maker is None or maker.op_type not in ("Div", "Mul"):
         return False
     roots = (graph.producer(value) for value in maker.input)

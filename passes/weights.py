@@ -154,13 +154,11 @@ def _read_quantized(maker: NodeProto, value: str, graph: Graph) -> QuantizedWeig
     if integers.dtype.kind not in "iu" or scale.dtype != graph.dtype(value):
         raise Refused(Reason.UNSUPPORTED_DTYPE, f"{value!r} is dequantized from {integers.dtype}")
     axis = None
-    if scale.shape not in ((), (1,)) or (scale.shape == (1,) and len(integers.shape) == 1):
+    if scale.shape not in ((), (1,)):
         axis = number(maker, "axis", 1)
         axis += len(integers.shape) if axis < 0 else 0
         if not 0 <= axis < len(integers.shape) or scale.size != integers.shape[axis]:
             raise Refused(Reason.WEIGHT_SHAPE, f"the quantization scales of {value!r} have shape {list(scale.shape)}")
-    elif scale.size != 1:
-        raise Refused(Reason.WEIGHT_SHAPE, f"the quantization scales of {value!r} have shape {list(scale.shape)}")
     if zero_point is not None and zero_point.shape != scale.shape:
         raise Refused(Reason.WEIGHT_SHAPE, f"the zero points of {value!r} have shape {list(zero_point.shape)}")
     return QuantizedWeight(maker, integers, scale, zero_point, axis, graph.opset)

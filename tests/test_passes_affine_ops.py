@@ -110,6 +110,9 @@ IS_NO_MAP = {
     "a lone Add": Row("d = Conv(x, w) y = /Mul|Add/(d, c)"),
     "a lone Sub": Row("d = Conv(x, w) y = /Mul|Sub/(d, c)"),
     "a lone constant minus": Row("d = Conv(x, w) y = /Mul|Sub/(c, d)"),
+    "a lone Mul by ones": Row(
+        "d = Conv(x, w) y = Mul(d, /c|c_ones/)", constants={"c_ones": np.ones((4, 1, 1), np.float32)}
+    ),
     "a lone number": Row("d = Conv(x, w) y = Mul(d, /c|one/)"),
 }
 
@@ -129,7 +132,62 @@ def test_a_constant_on_a_dim_of_unknown_size_is_no_map() -> None:
     text = "d = Relu(/p|free/) y = Mul(d, c)"
     row = _row(Row(text))
     assert fold(row.good().model()).decision().action is Action.KEPT  # seen, but there is nowhere to put it
+    reason = fold(row.bad().model()).decision().reason
+    assert reason is not None
+    assert reason.code == "SHAPE_UNKNOWN"
+
+
+# A normalization for all that is known, or none at all: what scales a value of unknown rank by a constant.
+OF_UNKNOWN_RANK = {
+    "Mul": ("y = Mul(u, /flat4|one1/)", "SHAPE_UNKNOWN"),
+    "Mul, constant first": ("y = Mul(/flat4|one1/, u)", "SHAPE_UNKNOWN"),
+    "Div": ("y = Div(u, /c|one1/)", "SHAPE_UNKNOWN"),
+    "of two dims": ("y = Mul(u, /c|c_two/)", "SHAPE_UNKNOWN"),
+    "an Add": ("y = /Mul|Add/(u, c)", "SHAPE_UNKNOWN"),
+    "a constant divided by it": ("y = Div(/u, c|c, u/)", "SHAPE_UNKNOWN"),
+    "of groups": ("n = InstanceNormalization(p, g, h) r = Reshape(/p|n/, form) y = Mul(r, c)", "SHAPE_UNKNOWN"),
+    "of a normalization written as operators": (
+        "a = Add(u, u) s = /Relu|Sqrt/(a) e = Div(u, s) y = Mul(e, c)",
+        "SHAPE_UNKNOWN",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_UNKNOWN_RANK)
+def test_what_may_be_a_normalization_of_unknown_rank(name: str) -> None:
+    text, code = OF_UNKNOWN_RANK[name]
+    row = _row(Row(f"u = Reshape(p, form) {text}", {"form": "int64[D]"}))
+    decision = fold(row.good().model()).decision()
+    assert (decision.action, decision.op_type) == (Action.KEPT, row.good().text.split()[-2].split("(")[0])
+    assert decision.reason is not None
+    assert decision.reason.code == code
     assert fold(row.bad().model()).decisions == ()
+
+
+def test_two_large_dims_are_no_map_whatever_the_shape() -> None:
+    graph = Model(read(_row(Row("y = Mul(free, c_two)")).model().SerializeToString())).main
+    with pytest.raises(Refused, match="NOT_PER_CHANNEL"):
+        read_affine(graph.nodes()[0], graph)
+
+
+def test_a_map_of_integers_is_no_normalization() -> None:
+    row = _row(Row("y = Mul(/p|n/, /c|c_int/)", {"n": "int32[N,4,4,5]"}, {"c_int": np.arange(4).reshape(4, 1, 1)}))
+    assert fold(row.good().model()).decision().action is Action.KEPT
+    row = Row(row.text, row.inputs, {**(row.constants or {}), "c_int": np.arange(4, dtype=np.int32).reshape(4, 1, 1)})
+    assert fold(row.bad().model()).decisions == ()
+
+
+def test_an_operator_of_one_operand_is_no_map() -> None:
+    model = _row(Row("y = Mul(p, c)")).model()
+    del model.graph.node[0].input[1:]
+    assert fold(model).decisions == ()
+
+
+def test_one_number_on_a_value_of_unknown_rank() -> None:
+    done = fold(
+        _row(Row(f"u = Reshape(p, form) d = {_BN}(u, g, h, m, v) y = Mul(d, one)", {"form": "int64[D]"})).model()
+    )
+    assert done.operators == ["Reshape", _BN]
 
 
 def test_one_number_of_too_high_a_rank_adds_a_dim_and_is_no_map() -> None:
@@ -154,6 +212,8 @@ def test_the_gain_of_a_normalization_written_as_operators_stays() -> None:
     row = _row(Row(text, {"z": "float[N,1,1,1]"}, {"w4": numbers(3, 4, 1, 1)}))
     assert fold(row.good().model()).operators == ["Add", "Relu", "Div", "Conv"]
     assert fold(row.bad().model()).decisions == ()
+    with_statistics = Row(row.text.replace("Mul(e, c)", f"{_BN}(e, g, h, m, v)"), row.inputs, row.constants)
+    assert fold(with_statistics.bad().model()).operators == ["Add", "Sqrt", "Div", "Conv"]
 
 
 LEFT_ALONE = {
@@ -207,6 +267,16 @@ TAKES_UP = {
     ),
     "in front of Identity and Div": Row(
         f"d = {_BN}(p, g, h, m, v) f = Identity(d) e = Div(f, c) a = Add(e, s_whole) y = Relu(a)"
+    ),
+    "Mul takes the scale, where Relu lets it not pass from an Add": Row(
+        f"a = Relu(p) e = Add(a, s_whole) d = Mul(e, c) y = {_BN}(d, g, h, m, v)"
+    ),
+    "Div takes the scale, where Relu lets it not pass from an Add": Row(
+        f"a = Relu(p) e = Add(a, s_whole) d = Div(e, c) y = {_BN}(d, g, h, m, v)"
+    ),
+    "one number in front of Identity and Mul by the rows": Row(
+        f"d = {_BN}(one_map, g1, h1, m1, v1) f = Identity(d) e = Mul(f, c_row) y = Add(e, s_whole)",
+        {"one_map": "float[N,1,4,5]"},
     ),
     "in front of Identity and Mul, constant first": Row(
         f"d = {_BN}(p, g, h, m, v) f = Identity(d) e = Mul(one, f) a = Sub(s_whole, e) y = Relu(a)"

@@ -6,7 +6,10 @@ The normalized value is a graph input, so the only way is down: into what follow
 import numpy as np
 import pytest
 
-from bnfold.decisions import Action
+from bnfold.decisions import Action, Refused
+from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.layout import relabelled
+from bnfold.passes.step import Dims
 from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, feeds, fold, numbers
 from tests.oracle import evaluate
 
@@ -114,10 +117,15 @@ DOWN = {
     "Reshape": Row(f"{N} c = Reshape(n, to_line) y = Conv(c, u_line)"),
     "Flatten": Row(f"{N} c = Flatten(n) y = Gemm(c, k168)"),
     "Squeeze": Row("n = BatchNormalization(one_row, g, h, m, v) c = Squeeze(n, at2) y = Conv(c, u_line)"),
+    "Squeeze behind a dynamic size": Row(
+        "n = BatchNormalization(dynamic, g, h, m, v) c = Squeeze(n, at3) y = Conv(c, u_line)",
+        {"dynamic": "float[N,4,H,1]"},
+    ),
     "Unsqueeze": Row("n = BatchNormalization(tokens, g, h, m, v) c = Unsqueeze(n, at2) y = Conv(c, u)"),
     "GlobalAveragePool": Row(f"{N} c = GlobalAveragePool(n) y = Conv(c, u)"),
     "ReduceMean": Row(f"{N} c = ReduceMean<keepdims=0>(n, spatial) y = Gemm(c, k)"),
     "ReduceMean over the batch": Row(f"{N} c = ReduceMean<keepdims=0>(n, at0) d = Unsqueeze(c, at0) y = Conv(d, u)"),
+    "ReduceMean over the batch, its dim kept": Row(f"{N} c = ReduceMean(n, at0) y = Conv(c, u)"),
     "AveragePool": Row(f"{N} c = AveragePool<kernel_shape=[2,2], pads=[1,0,0,1]>(n) y = Conv(c, u)"),
     "AveragePool, counted, scale": Row(
         f"{SCALE} c = AveragePool<kernel_shape=[2,2], pads=[1,0,0,1], count_include_pad=1>(n) y = Conv(c, u)"
@@ -274,6 +282,12 @@ NOT_DOWN = {
         {"loose_shape": "int64[D]"},
         {"to_same": _list(-1, 4, 6, 7)},
     ),
+    "MALFORMED: Add that says by attributes how it broadcasts": Row(
+        "n = BatchNormalization<is_test=1, epsilon=0.0>(/p|tall/, ones, h, o, ones)"
+        "c = /Add(n, p2)|Add<broadcast=1, axis=1>(other, n)/ y = Conv(c, /u|u_kernel/)",
+        {"tall": "float[6,4]", "other": "float[3,6,4,4]"},
+        opset=6,
+    ),
     "BARRIER: read as the slope of a PRelu": Row(
         "n = BatchNormalization(slope_in, g_positive, o, o, v) c = /Relu(n)|PRelu(p, n)/ y = Conv(c, u)",
         {"slope_in": "float[1,4,1,1]"},
@@ -284,6 +298,73 @@ NOT_DOWN = {
 @pytest.mark.parametrize("name", NOT_DOWN)
 def test_not_toward_the_consumers(name: str) -> None:
     check_left_alone(name, _row(NOT_DOWN[name]))
+
+
+# What has to be known of the shapes around a Reshape: its good side folds, its bad one could be laid out otherwise.
+_KEEP = "s = Concat<axis=0>(loose, four1, loose)"
+RESHAPES = {
+    "SHAPE_UNKNOWN: the number of channels": "n = BatchNormalization(/thin|open/, g, h, m, v) "
+    "c = Reshape(n, to_thin) y = Conv(c, u_line)",
+    "SHAPE_UNKNOWN: a vector of channels": "n = BatchNormalization(/thin|vector/, g, h, m, v) "
+    "c = Reshape(n, to_thin) y = Conv(c, u_line)",
+    "NOT_PER_CHANNEL: what is behind the channels is computed": f"{_KEEP} n = BatchNormalization(thin, g, h, m, v) "
+    "c = Reshape(n, /to_thin|s/) y = Conv(c, u_line)",
+    "NOT_PER_CHANNEL: what was behind the channels was computed": f"{_KEEP} t = Reshape(thin, /to_thin|s/) "
+    "n = BatchNormalization(t, g, h, m, v) c = Reshape(n, to_thin) y = Conv(c, u_line)",
+    "NOT_PER_CHANNEL: how the dims that are symbols are shared out": (
+        "n = BatchNormalization(/whole|dynamic/, g, h, m, v) c = Reshape(n, to_eight) y = Conv(c, u8_line)"
+    ),
+    "NOT_PER_CHANNEL: a dim that holds the channels one and a half times": (
+        "n = BatchNormalization(/pair|halves_/, g, h, m, v) c = Reshape(n, to_twelve) y = Gemm<transA=1>(c, k12)"
+    ),
+    "NOT_PER_CHANNEL: no elements, of which the channels are gone": (
+        "n = BatchNormalization(none_behind, g, h, m, v) c = Reshape<allowzero=1>(n, /two_four_zero|zero_four/) "
+        "y = /Conv(c, u_line)|Gemm(c, k)/"
+    ),
+    "NOT_PER_CHANNEL: no elements, moved from the batch behind the channels": (
+        "n = BatchNormalization(/none_behind|none_before/, g, h, m, v) c = Reshape<allowzero=1>(n, two_four_zero) "
+        "y = Conv(c, u_line)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESHAPES)
+def test_what_has_to_be_known_of_a_reshape(name: str) -> None:
+    inputs = {
+        "loose": "int64[1]",
+        "thin": "float[N,4,1]",
+        "open": "float[N,C,1]",
+        "vector": "float[4]",
+        "whole": "float[1,4,6]",
+        "dynamic": "float[N,4,H]",
+        "pair": "float[1,4,6]",
+        "halves_": "float[2,4,3]",
+        "none_behind": "float[2,4,0]",
+        "none_before": "float[0,4,5]",
+    }
+    constants = {
+        "four1": _list(4),
+        "to_thin": _list(-1, 4, 1),
+        "to_eight": _list(1, 8, 3),
+        "to_twelve": _list(12, 2),
+        "two_four_zero": _list(2, 4, 0),
+        "zero_four": _list(0, 4),
+        "u8_line": numbers(5, 8, 1),
+        "k12": numbers(12, 5),
+    }
+    check_left_alone(name, _row(Row(RESHAPES[name], inputs, constants)))
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [(("N", 4, 1), (None, 4, None)), ((None, 4, None), ("N", 4, 1)), ((4,), ("N", 4, 1))],
+    ids=["behind", "before", "not even an axis"],
+)
+def test_dims_that_nobody_knows_are_not_taken_for_the_same(source: Dims, target: Dims) -> None:
+    affine = ChannelAffine(np.arange(4.0), np.zeros(4), 1)
+    assert relabelled(affine, ("N", 4, 1), ("N", 4, 1)).axis == 1
+    with pytest.raises(Refused, match="SHAPE_UNKNOWN"):
+        relabelled(affine, source, target)
 
 
 def test_padding_with_zeros_that_stay_zeros_is_not_touched() -> None:
@@ -305,10 +386,39 @@ def test_one_number_for_all_passes_whatever_the_shape() -> None:
     np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=1e-5)
 
 
+# Each stands between `n` of unknown rank and a Reshape: a scale or a shift for all alone.
+ONE_FOR_ALL = {
+    "Slice": ("g", "h", "c = Slice(a, start, end, at1)"),
+    "DepthToSpace": ("g", "h", "c = DepthToSpace<blocksize=2>(a)"),
+    "SpaceToDepth": ("g", "h", "c = SpaceToDepth<blocksize=2>(a)"),
+    "Mul by another": ("g", "0", "c = Mul(a, open)"),
+    "Add of another": ("1", "h", "c = Add(a, open)"),
+    "Mul, Add of one number": ("g", "h", "i = Identity(a) e = Mul(i, value) c = Add(e, value)"),
+}
+
+
+@pytest.mark.parametrize("name", ONE_FOR_ALL)
+def test_one_number_for_all_passes_without_a_shape(name: str) -> None:
+    scale, shift, carrier = ONE_FOR_ALL[name]
+    parameters = {"g": numbers(1, seed=1), "h": numbers(1, seed=2), "0": np.zeros(1, np.float32)}
+    parameters["1"] = np.ones(1, np.float32)
+    text = f"n = BatchNormalization<epsilon=0.0>(row, scale1, shift1, zero1, one1) a = Reshape(n, form) {carrier} "
+    text += "d = Reshape(c, image) y = Conv(d, u1)" if "value" not in carrier else "y = Relu(c)"
+    constants = {"scale1": parameters[scale], "shift1": parameters[shift]}
+    constants |= {"zero1": parameters["0"], "one1": parameters["1"]}
+    inputs = {"form": "int64[D]", "image": "int64[4]", "open": "float[N,4,6,8]", "row": "float[N,1,8,24]"}
+    original = _row(Row(text, inputs, constants)).model()
+    done = fold(original)
+    assert done.operators == [node.op_type for node in original.graph.node][1:], done.decisions
+    fed = feeds(original, 2) | {"form": _list(2, 4, 6, 8), "image": _list(-1, 1, 1, 1)}
+    fed = {name: fed[name] for name in fed if name in {value.name for value in original.graph.input}}
+    np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=0, atol=1e-5)
+
+
 # With as many rows as channels only the axis tells whether it is the rows that are scaled.
 _BACK = "s = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(c) y = Conv(s, u)"
 ON_THE_ROWS = {
-    "GlobalAveragePool": "c = GlobalAveragePool(t) y = Conv(c, u)",
+    "GlobalAveragePool": "c = GlobalAveragePool(t) f = Flatten(c) y = Gemm(f, k)",
     "AveragePool": f"c = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(t) {_BACK}",
     "MaxPool": f"c = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(t) {_BACK}",
     "GlobalMaxPool": "c = GlobalMaxPool(t) y = Conv(c, u)",

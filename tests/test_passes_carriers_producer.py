@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bnfold.decisions import Action
-from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, numbers
+from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, feeds, fold, numbers
+from tests.oracle import evaluate
 
 _INPUTS = {
     "p": "float[N,4,6,8]",
@@ -37,7 +38,7 @@ def _shape(*dims: int) -> np.ndarray:
 
 _CONSTANTS = {
     **batch_norm(4, "4"),
-    **{name: array for c in (2, 7, 8, 12, 16, 24) for name, array in batch_norm(c, str(c)).items()},
+    **{name: array for c in (1, 2, 7, 8, 12, 16, 24) for name, array in batch_norm(c, str(c)).items()},
     "g_positive": numbers(4, low=0.5, high=2.0),
     "g_some_zero": np.array([0.5, 0, 1, 2], np.float32),
     "o": np.zeros(4, np.float32),
@@ -61,6 +62,7 @@ _CONSTANTS = {
     "negative": np.array(-0.75, np.float32),
     "negative_list": np.array([-0.75], np.float32),
     "to_picture": _shape(-1, 3, 6, 7),
+    "to_single": _shape(-1, 1, 1, 1),
     "to_rows": _shape(-1, 4, 20),
     "to_image": _shape(-1, 4, 4, 5),
     "to_flat": _shape(-1, 80),
@@ -82,6 +84,7 @@ _CONSTANTS = {
     "scales_channels": np.array([1, 2, 1, 1], np.float32),
     "scales_sly": np.array([1, 1.2, 1, 1], np.float32),
     "sizes": _shape(2, 4, 9, 11),
+    "sizes_wide": _shape(2, 8, 9, 11),
     "sizes_sly": _shape(2, 4, 4, 5),
     "nine_eleven": _shape(9, 11),
     "pads": _shape(0, 0, 1, 0, 0, 0, 0, 2),
@@ -138,6 +141,7 @@ B = "y = BatchNormalization(c, g, h, m, v)"
 B5 = "y = BatchNormalization(c, g5, h5, m5, v5)"
 PLAIN = "y = BatchNormalization<epsilon=0.0>(c, ones, h, o, ones)"  # a shift without a scale
 SCALE = "y = BatchNormalization(c, g_positive, o, o, v)"
+OLD = "y = BatchNormalization<is_test=1, consumed_inputs=[0,0,0,1,1], epsilon=0.0>(c, ones, h, o, ones)"
 
 
 def _row(row: Row) -> Row:
@@ -184,6 +188,8 @@ UP = {
     "ReduceMean, keepdims 0 in front of the channels": Row(
         "d = Conv(x, w, b) e = Transpose<perm=[2,3,0,1]>(d) c = ReduceMean<keepdims=0>(e, zero_one) " + B
     ),
+    "ReduceMean of the batch, its dim kept": Row(f"d = Conv(x, w, b) c = ReduceMean(d, at0) {B}"),
+    "ReduceMean, no axes": Row(f'd = Conv(x, w, b) c = ReduceMean<noop_with_empty_axes=1>(d, "") {B}'),
     "ReduceMean, opset 17": Row(f"d = Conv(x, w, b) c = ReduceMean<axes=[-1], keepdims=1>(d) {B}", opset=17),
     "ReduceMean, nothing": Row(f"d = Conv(x, w, b) c = ReduceMean<noop_with_empty_axes=1>(d, nothing) {B}"),
     "AveragePool": Row(f"d = Conv(x, w, b) c = AveragePool<kernel_shape=[2,3], strides=[2,1]>(d) {B}"),
@@ -243,6 +249,8 @@ UP = {
     ),
     "Pad, some axes": Row(f'd = Conv(x, w, b) c = Pad<mode="edge">(d, pads_two, "", two_three) {B}'),
     "Pad, some negative axes": Row(f'd = Conv(x, w, b) c = Pad<mode="edge">(d, pads_two, "", minus_two_one_) {B}'),
+    "Pad, axes left out": Row(f'd = Conv(x, w, b) c = Pad<mode="edge">(d, pads, "", "") {B}'),
+    "Pad, value left out": Row(f'd = Conv(x, w, b) c = Pad(d, pads, "") {SCALE}'),
     "Pad, opset 10": Row(
         "d = Conv(x, w, b) c = Pad<pads=[0,0,1,0,0,0,0,2], value=1.5>(d)y = BatchNormalization(c, same, same, o, same)",
         opset=10,
@@ -306,6 +314,20 @@ UP = {
     "Add, shift only in the first": Row(
         "r = Conv(x, w) d = Relu(r) e = Conv(x2, w) c = Add(e, d) y = BatchNormalization(c, g_positive, h, m, v)"
     ),
+    "Add, shift only in the second": Row(
+        "r = Conv(x, w) d = Relu(r) e = Conv(x2, w) c = Add(d, e) y = BatchNormalization(c, g_positive, h, m, v)"
+    ),
+    "Add of branches, opset 6": Row(
+        "d = Conv(x, w, b) e = Conv(x2, w) c = Add(d, e) y = BatchNormalization<is_test=1>(c, g, h, m, v)", opset=6
+    ),
+    "Sum with a constant": Row(
+        f"d = Conv(x, w, b) e = Conv(x2, w) c = Sum(d, stored, e) {B}", constants={"stored": numbers(1, 4, 1, 1)}
+    ),
+    "Split, one number for all": Row(
+        "d = Conv(x, w, b) c, e = Split<axis=1>(d, halves) r = Reshape(c, to_single)"
+        "n = BatchNormalization(r, g1, h1, m1, v1) y = Mul(n, half)",
+        outputs=("y", "e"),
+    ),
     "Sum of three": Row(f"d = Conv(x, w, b) e = Conv(x2, w) f = Conv(x, w) c = Sum(d, e, f) {B}"),
     "Sum of one": Row(f"d = Conv(x, w, b) c = Sum(d) {B}"),
     "Add of a branch that broadcasts the rows": Row(
@@ -320,7 +342,8 @@ UP = {
 @pytest.mark.parametrize("name", UP)
 def test_toward_the_producer(name: str) -> None:
     row = _row(UP[name])
-    left = " ".join(node.op_type for node in row.model().graph.node if node.op_type != "BatchNormalization")
+    run = ("BatchNormalization", "Mul") if "n = Batch" in row.text and "Mul(n" in row.text else ("BatchNormalization",)
+    left = " ".join(node.op_type for node in row.model().graph.node if node.op_type not in run)
     done = check_folds(row, left.replace("MatMul", "MatMul Add"))
     assert {decision.action for decision in done.decisions} == {Action.FOLDED}
 
@@ -399,9 +422,6 @@ NOT_UP = {
     "SHIFT_BLOCKED: Relu": Row(f"d = Conv(x, w, b) c = /Identity|Relu/(d) {PLAIN}"),
     "SHIFT_BLOCKED: LeakyRelu": Row(f"d = Conv(x, w, b) c = /Identity|LeakyRelu/(d) {PLAIN}"),
     "SHIFT_BLOCKED: PRelu": Row(f"d = Conv(x, w, b) c = /Identity(d)|PRelu(d, slope)/ {PLAIN}"),
-    "SHAPE_UNKNOWN: PRelu of unknown rank": Row(
-        f"r = Reshape(x, loose_shape) d = Conv(r, w, b) c = /Relu(d)|PRelu(d, slope)/ {SCALE}"
-    ),
     "SHAPE_UNKNOWN: Mul of unknown rank": Row(
         f"r = Reshape(x, /to_picture|loose_shape/) d = Conv(r, w, b) c = Mul(d, gate) {SCALE}"
     ),
@@ -412,6 +432,17 @@ NOT_UP = {
     "NOT_PER_CHANNEL: Resize of the channels": Row(
         'd = Conv(x, w, b) c = Resize(d, "", /scales|scales_channels/)'
         "y = BatchNormalization(c, /g, h, m, v|g8, h8, m8, v8/)"
+    ),
+    "NOT_PER_CHANNEL: Resize of the channels by sizes": Row(
+        'd = Conv(twice, w, b) c = Resize(d, "", "", /sizes|sizes_wide/)'
+        "y = BatchNormalization(c, /g, h, m, v|g8, h8, m8, v8/)",
+        {"twice": "float[2,3,6,7]"},
+    ),
+    "NOT_PER_CHANNEL: Resize of the channels to as many, opset 10": Row(
+        f'd = Conv(x, w, b) c = Resize<mode="linear">(d, /scales|scales_sly/) {B}', opset=10
+    ),
+    "BARRIER: Resize of an unknown mode": Row(
+        f'd = Conv(x, w, b) c = Resize<mode=/"linear"|"lanczos"/>(d, "", scales) {B}'
     ),
     "NOT_PER_CHANNEL: Resize that keeps the aspect ratio": Row(
         "d = Conv(twice, w, b)"
@@ -438,6 +469,10 @@ NOT_UP = {
         "d = Conv(x, w, b) c = Pad<pads=[0,0,1,0,0,0,0,2], value=/0.0|1.5/>(d)"
         "y = BatchNormalization(c, g_positive, o, o, v)",
         opset=10,
+    ),
+    "PADDED_BORDER: Pad, opset 1": Row(
+        'd = Conv<kernel_shape=[3,3]>(x, w, b) c = Pad<paddings=[0,0,1,0,0,0,0,2], mode=/"edge"|"constant"/>(d)' + OLD,
+        opset=1,
     ),
     "BIAS_NOT_CONSTANT: Pad with a computed value": Row(
         "d = Conv(x, w, b) c = Pad(d, pads, /zero|loose_number/) y = BatchNormalization(c, g_positive, o, o, v)"
@@ -504,7 +539,14 @@ NOT_UP = {
     "SHIFT_BLOCKED: Div of branches": Row(
         "d = Conv(x, w, b) c = Div(d, gate) y = BatchNormalization<epsilon=0.0>(c, /ones_scaled|ones/, /o|h/, o, ones)"
     ),
+    "SHIFT_BLOCKED: Add of two that let no shift pass, the first is told": Row(
+        "r = Conv(x, w) d = /Identity|Relu/(r) q = Conv(x2, w)"
+        f"e = AveragePool<kernel_shape=[2,1], pads=[1,0,0,0], count_include_pad=1>(q) c = Add(d, e) {PLAIN}"
+    ),
     "GRAPH_INPUT: Div by the convolution": Row(f"d = Conv(x, w, b) c = Div(/d, gate|gate, d/) {SCALE}"),
+    "NOT_PER_CHANNEL: Mul of two, of which the first is told": Row(
+        f"d = Conv(x, /w|w_one/) c = Mul(d, open_gate) {SCALE}", {"open_gate": "float[N,G,1,1]"}
+    ),
     "GRAPH_INPUT: Mul by a factor that broadcasts the channels": Row(
         f"d = Conv(x, /w|w_one/) c = Mul(d, wide_gate) {SCALE}", {"wide_gate": "float[N,4,4,5]"}
     ),
@@ -514,6 +556,17 @@ NOT_UP = {
 @pytest.mark.parametrize("name", NOT_UP)
 def test_not_toward_the_producer(name: str) -> None:
     check_left_alone(name, _row(NOT_UP[name]))
+
+
+@pytest.mark.parametrize("limit", ["MOST_STEPS", "DEEPEST"])
+def test_the_search_ends_somewhere(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _row(Row(f"d = Conv(x, w) e = Identity(d) f = Identity(e) c = Identity(f) {B}")).model()
+    monkeypatch.setattr(f"bnfold.passes.fold.{limit}", 4)
+    assert fold(model).modified
+    monkeypatch.setattr(f"bnfold.passes.fold.{limit}", 3)
+    reason = fold(model).decision().reason
+    assert reason is not None
+    assert reason.code == "SEARCH_LIMIT"
 
 
 # With as many rows as channels only the axis tells whether it is the rows that are scaled.
@@ -532,3 +585,33 @@ def test_what_has_its_channels_on_axis_1_lets_no_map_of_the_rows_pass(name: str)
     inputs = {"rows_five": "float[N,3,5,7]", "rows_two": "float[N,3,4,3]", "rows_eight": "float[N,3,8,6]"}
     row = Row(text, {**_INPUTS, **inputs}, {**_CONSTANTS, "w_single": numbers(1, 3, 1, 1)})
     check_left_alone(f"WRONG_AXIS: {name}", row)
+
+
+# One number for all channels has no axis that could be lost, and needs no shape. Each stands between `a`, of unknown
+# rank, and `c`; `b_` is another such value.
+ONE_FOR_ALL = {
+    "Concat": "c = Concat<axis=1>(a, b_)",
+    "Slice": "c = Slice(a, start, end, at1)",
+    "Transpose": "c = Transpose(a)",
+    "ReduceMean": "c = ReduceMean(a, loose_index)",
+    "Resize": 'c = Resize<mode="linear">(a, "", scales)',
+    "DepthToSpace": "c = DepthToSpace<blocksize=2>(a)",
+    "SpaceToDepth": "c = SpaceToDepth<blocksize=2>(a)",
+    "Pad": 'c = Pad<mode="edge">(a, pads)',
+    "Add": "c = Add(a, b_)",
+    "Add of a full shape": "c = Add(a, full)",
+}
+
+
+@pytest.mark.parametrize("name", ONE_FOR_ALL)
+def test_one_number_for_all_passes_whatever_the_shape(name: str) -> None:
+    text = "d = Conv(x, w, b) a = Reshape(d, form) "
+    text += "e = Conv(x2, w) b_ = Reshape(e, form) " if "b_" in ONE_FOR_ALL[name] else ""
+    text += f"{ONE_FOR_ALL[name]} r = Reshape(c, to_single) y = BatchNormalization(r, g1, h1, m1, v1)"
+    constants = {"full": numbers(1, 4, 4, 10), "g1": numbers(1, low=0.5, high=2.0)}
+    original = _row(Row(text, {"form": "int64[D]"}, constants)).model()
+    done = fold(original)
+    assert done.operators == [node.op_type for node in original.graph.node][:-1], done.decisions
+    fed = feeds(original, 2) | {"form": _shape(1, 4, 4, 10), "loose_index": _shape(1)}
+    fed = {name: fed[name] for name in fed if name in {value.name for value in original.graph.input}}
+    np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=0, atol=1e-5)

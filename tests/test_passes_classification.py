@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, parser
 from onnx.backend.test.loader import load_model_tests
 
 from bnfold.decisions import Diagnosis
@@ -19,11 +19,14 @@ from tests.fold_models import Row
 INITIAL = {
     "m0": np.zeros(4, np.float32),
     "v1": np.ones(4, np.float32),
+    "empty": np.zeros(0, np.float32),
     "m_one_off": np.array([0, 0, 1e-30, 0], np.float32),
     "v_one_off": np.array([1, 1, 1, np.nextafter(np.float32(1), np.float32(2))], np.float32),
 }
 BN = "BatchNormalization"
 T = f"y = {BN}<training_mode=1>"
+WITHIN = f"k = Constant<value_ints=[1,4,6,7]>() r = Reshape(p, k) n = {BN}<training_mode=1>(r, g, h, m, v) "
+WRAPPED = "l = Constant<value_ints=[2,2,-1]>() y = Reshape(n, l)"
 KINDS = {
     # opset 1-6: is_test, absent means train
     "opset 1, is_test": (Kind.INFERENCE, f"y = {BN}<is_test=1, consumed_inputs=[0,0,0,1,1]>(c, g, h, m, v)", 1),
@@ -75,6 +78,33 @@ KINDS = {
         ),
         17,
     ),
+    "wrapped, opset 4": (
+        Kind.WRAPPED_INSTANCE_NORM,
+        (
+            f"r = Reshape<shape=[1,4,6,7]>(p) n = {BN}<consumed_inputs=[0,0,0,1,1]>(r, g, h, m, v) "
+            "y = Reshape<shape=[2,2,6,7]>(n)"
+        ),
+        4,
+    ),
+    "wrapped, of vectors": (
+        Kind.TRAIN,
+        f"k = Constant<value_ints=[1,4]>() r = Reshape(square, k) n = {BN}<training_mode=1>(r, g, h, m, v) {WRAPPED}",
+        17,
+    ),
+    "wrapped, to a computed shape": (
+        Kind.TRAIN,
+        f"r = Reshape(p, loose) n = {BN}<training_mode=1>(r, g, h, m, v) {WRAPPED}",
+        17,
+    ),
+    "wrapped, Expand in front": (Kind.TRAIN, WITHIN.replace("Reshape(p, k)", "Expand(one, k)") + WRAPPED, 17),
+    "wrapped, another's Reshape in front": (Kind.TRAIN, WITHIN.replace("Reshape(", "acme.Reshape(") + WRAPPED, 17),
+    "wrapped, nothing in front": (Kind.TRAIN, f"n = {BN}<training_mode=1>(one, g, h, m, v) {WRAPPED}", 17),
+    "wrapped, and an output itself": (
+        Kind.TRAIN,
+        WITHIN.replace("n =", "y =") + WRAPPED.replace("y =", "z =").replace("(n", "(y"),
+        17,
+    ),
+    "wrapped, and unread": (Kind.TRAIN, WITHIN + "y = Relu(r)", 17),
     "not reshaped back": (
         Kind.TRAIN,
         f"k = Constant<value_ints=[1,4,6,7]>() r = Reshape(p, k) n = {BN}<training_mode=1>(r, g, h, m, v) y = Relu(n)",
@@ -98,6 +128,40 @@ KINDS = {
         ),
         17,
     ),
+    "batch statistics between two Reshapes": (
+        Kind.BATCH_STATISTICS,
+        (
+            "k = Constant<value_ints=[1,4,6,7]>() r = Reshape(p, k) a = ReduceMean<axes=[0,2,3], keepdims=0>(r) "
+            f"n = {BN}(r, g, h, a, a) {WRAPPED}"
+        ),
+        17,
+    ),
+    "an average with an operand left out": (
+        Kind.BATCH_STATISTICS,
+        f'a = ReduceMean<keepdims=0>(c, "") y = {BN}(c, g, h, a, a)',
+        18,
+    ),
+    "mean of an activation": (
+        Kind.INFERENCE,
+        f"r = Relu(c) a = ReduceMean<axes=[0,2,3], keepdims=0>(r) y = {BN}(c, g, h, a, a)",
+        17,
+    ),
+    "another's average": (
+        Kind.INFERENCE,
+        f"a = acme.ReduceMean<axes=[0,2,3], keepdims=0>(c) i = ReduceMean(a) y = {BN}(c, g, h, i, i)",
+        17,
+    ),
+    "no average": (Kind.INFERENCE, f"a = Flatten(c) y = {BN}(c, g, h, a, a)", 17),
+    "an average too far away": (
+        Kind.INFERENCE,
+        (
+            "a0 = ReduceMean<axes=[0,2,3], keepdims=0>(c) "
+            + " ".join(f"a{i + 1} = Identity(a{i})" for i in range(40))
+            + f" y = {BN}(c, g, h, a40, a40)"
+        ),
+        17,
+    ),
+    "statistics of no channels": (Kind.TRAIN, f"{T}(c, g, h, empty, empty)", 17),
     "mean of something else": (
         Kind.INFERENCE,
         (
@@ -112,7 +176,14 @@ KINDS = {
         17,
     ),
 }
-INPUTS = {"c": "float[N,4,6,7]", "s": "float[N,4,6,7]", "p": "float[2,2,6,7]", "one": "float[1,4,6,7]"}
+INPUTS = {
+    "c": "float[N,4,6,7]",
+    "s": "float[N,4,6,7]",
+    "p": "float[2,2,6,7]",
+    "one": "float[1,4,6,7]",
+    "square": "float[2,2]",
+    "loose": "int64[4]",
+}
 
 
 def find(model: ModelProto, operator: str) -> tuple[NodeProto, Graph]:
@@ -214,6 +285,14 @@ def test_batch_statistics_written_as_operators(name: str) -> None:
         seen = [disguise for node in graph.nodes() if (disguise := find_disguise(node, graph)) is not None]
         assert bool(seen) is found
         assert [(d.data, d.first.output[0], d.last.output[0]) for d in seen] == [("c", "d", "y")] * found
+
+
+@pytest.mark.parametrize("last", ["Add(d, r)", "acme.Div(d, r)", "Div(d)"])
+def test_what_does_not_divide_by_the_root_is_no_disguise(last: str) -> None:
+    model = Row(DISGUISES["divided"], inputs=INPUTS, constants=SMALL, opset=13).good().model()
+    model.graph.node[-1].CopyFrom(parser.parse_graph(f"g () => () {{ y = {last} }}").node[0])
+    graph = Model(read(model)).main
+    assert all(find_disguise(node, graph) is None for node in graph.nodes())
 
 
 def test_a_layer_normalization_is_no_batch_normalization() -> None:

@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from bnfold.decisions import Decision
 from bnfold.graph import Model
 from bnfold.onnxfile import read, to_proto
-from bnfold.passes import default_passes, direct_folds, fold_batch_norm, normalization
+from bnfold.passes import default_passes, direct_folds, normalization
 from bnfold.pipeline import run_passes
 
 F32 = np.float32
@@ -123,15 +123,16 @@ def folded(model: ModelProto) -> tuple[bytes, tuple[Decision, ...]]:
 def both_ways(model: ModelProto, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, int]:
     """One by one, together, and how many of the latter were found together."""
     found: list[int] = []
+    find = direct_folds.direct_folds
 
     def counted(*arguments: Any) -> Any:
-        result = direct_folds.direct_folds(*arguments)
+        result = find(*arguments)
         found.append(len(result))
         return result
 
-    monkeypatch.setattr(fold_batch_norm, "direct_folds", lambda *_: {})
+    monkeypatch.setattr(direct_folds, "direct_folds", lambda *_: {})
     alone = folded(model)
-    monkeypatch.setattr(fold_batch_norm, "direct_folds", counted)
+    monkeypatch.setattr(direct_folds, "direct_folds", counted)
     monkeypatch.setattr(direct_folds, "WORTH_JOINING", 1)
     monkeypatch.setattr(normalization, "_WORTH_JOINING", 1)
     return alone, folded(model), sum(found)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bnfold.decisions import Action
-from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, fold, numbers
+from tests.fold_models import CONSTANTS, Row, batch_norm, check_folds, check_left_alone, fold, numbers
 
 _N = "n = BatchNormalization(x, g3, h3, m3, v3)"
 _INPUTS = {
@@ -314,3 +314,10 @@ def test_a_scale_of_zero_cannot_be_separated_from_its_shift() -> None:
     assert not done.modified
     assert done.decision().reason is not None
     assert done.decision().reason.code == "PADDED_BORDER"
+
+
+def test_a_scale_alone_leaves_the_bias_of_gemm_as_it_is() -> None:
+    row = Row(f"{_SCALE5} y = Gemm<beta=0.5>(n, k, b)", _INPUTS, _CONSTANTS)
+    done = check_folds(row, "Gemm")
+    np.testing.assert_array_equal(done.constant("b"), CONSTANTS["b"])
+    assert [(a.name, a.f) for a in done.model.graph.node[0].attribute] == [("beta", 0.5)]

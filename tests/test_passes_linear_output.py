@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bnfold.decisions import Action
-from tests.fold_models import INPUTS, Row, batch_norm, check_folds, check_left_alone, numbers
+from tests.fold_models import INPUTS, Row, batch_norm, check_folds, check_left_alone, fold, numbers
 
 _N = "y = BatchNormalization(c, g, h, m, v)"
 _INPUTS = {
@@ -237,6 +237,7 @@ LEFT_ALONE = {
     "WEIGHT_NOT_CONSTANT: InstanceNormalization": Row(
         f"c = InstanceNormalization(cx, /g|loose4/, b) {_N}", {"cx": "float[N,4,6,7]"}
     ),
+    "OLD_OPSET: MatMul": Row("d = MatMul(flat, k) y = BatchNormalization<is_test=1>(d, g, h, m, v)", opset=(7, 6)),
     "MORE_NODES: two MatMuls would need an Add each": Row(
         "d = MatMul(flat, k) e = /Gemm|MatMul/(flat, k) c = Concat<axis=1>(d, e)"
         "y = BatchNormalization<epsilon=0.0>(c, ones, eight, zeros, ones)"
@@ -263,6 +264,26 @@ def test_a_shift_alone_leaves_the_weight_as_it_is(layer: str) -> None:
     weight = done.model.graph.node[0].input[1]
     before = next(tensor for tensor in row.model().graph.initializer if tensor.name == weight)
     assert next(tensor for tensor in done.model.graph.initializer if tensor.name == weight) == before
+
+
+def test_a_shift_alone_copies_no_weight_that_is_read_elsewhere() -> None:
+    text = "d = Conv(x, w) z = Conv(x2, w) y = BatchNormalization<epsilon=0.0>(d, one4, h, zero4, one4)"
+    constants = {"one4": np.ones(4, np.float32), "zero4": np.zeros(4, np.float32)}
+    done = fold(Row(text, constants=constants, outputs=("y", "z")).model())
+    assert done.operators == ["Conv", "Conv"]
+    assert {node.input[1] for node in done.model.graph.node} == {"w"}
+
+
+def test_a_weight_of_integers_is_not_scaled() -> None:
+    text = "d = Conv(x, /w|w_int/) y = BatchNormalization(d, g, h, m, v)"
+    check_left_alone("UNSUPPORTED_DTYPE", Row(text, constants={"w_int": np.arange(108).reshape(4, 3, 3, 3)}))
+
+
+def test_a_matrix_takes_one_number_whatever_it_is_multiplied_with() -> None:
+    text = "r = Reshape(x, form) d = MatMul(left, r) c = Reshape(d, single) y = BatchNormalization(c, g1, z1, z1, v1)"
+    constants = {"left": numbers(4, 3), "single": np.array([-1, 1, 1, 1]), "g1": numbers(1), "v1": numbers(1, low=0.1)}
+    row = Row(text, {"form": "int64[D]"}, {**constants, "z1": np.zeros(1, np.float32)})
+    assert fold(row.model()).operators == ["Reshape", "MatMul", "Reshape"]
 
 
 def test_every_table_input_is_used() -> None:

@@ -32,6 +32,9 @@ _CONSTANTS = {
     "at1": np.array([1], np.int64),
     "at0": np.array([0], np.int64),
     "two": np.array([1, 2], np.int64),
+    "at23": np.array([2, 3], np.int64),
+    "at123": np.array([1, 2, 3], np.int64),
+    "column": numbers(4, 1),
     "start": np.array([0], np.int64),
     "end": np.array([4], np.int64),
     "pads": np.array([0, 0, 1, 0, 0, 0, 0, 1], np.int64),
@@ -52,6 +55,15 @@ LEFT_ALONE = {
     "MALFORMED: Slice with more axes than starts": (
         f"d = Conv(x, w, b) c = Slice(d, start, end, /at1|two/) y = {B}(c, g, h, m, v)"
     ),
+    "MALFORMED: Slice with too few starts": (
+        f"d = Conv(x, w, b) c = Slice(d, /start|start/, /end|two/, /at1|two/, /at1|two/) y = {B}(c, g, h, m, v)"
+    ),
+    "MALFORMED: Slice with too many axes and steps": (
+        f"d = Conv(x, w, b) c = Slice(d, start, end, /at1|two/, /at1|two/) y = {B}(c, g, h, m, v)"
+    ),
+    "MALFORMED: Slice with too many steps": (
+        f"d = Conv(x, w, b) c = Slice(d, start, end, at1, /at1|two/) y = {B}(c, g, h, m, v)"
+    ),
     "MALFORMED: Pad with too few amounts": f"d = Conv(x, w, b) c = Pad(d, /pads|pads_odd/) y = {B}(c, pos, o, o, v)",
     "MALFORMED: Pad with two values": f"d = Conv(x, w, b) c = Pad(d, pads, /zero|zeros/) y = {B}(c, pos, o, o, v)",
     "MALFORMED: Pad with no value": f"d = Conv(x, w, b) c = Pad(d, pads, /zero|nothing/) y = {B}(c, pos, o, o, v)",
@@ -63,6 +75,18 @@ LEFT_ALONE = {
     ),
     "WEIGHT_SHAPE: InstanceNormalization, both too short": (
         f"c = InstanceNormalization(cx, /g, h|three, three/) y = {B}(c, g, h, m, v)"
+    ),
+    "WEIGHT_SHAPE: InstanceNormalization, B too short": (
+        f"c = InstanceNormalization(cx, g, /h|three/) y = {B}(c, g, h, m, v)"
+    ),
+    "WEIGHT_SHAPE: InstanceNormalization, scale and B in columns": (
+        f"c = InstanceNormalization(cx, /g, h|column, column/) y = {B}(c, g, h, m, v)"
+    ),
+    "MALFORMED: Transpose of one axis": (
+        f"d = Conv(x, w) c = Transpose<perm=/[0,1,3,2]|[0]/>(d) y = {B}(c, g, h, m, v)"
+    ),
+    "NOT_PER_CHANNEL: a normalization of a vector": (
+        f"d = Conv(x, w, b) c = ReduceMean<keepdims=0>(d, /at23|at123/) y = {B}(c, g, h, m, v)"
     ),
     "NOT_BROADCASTABLE: Gemm, C too short": f"d = Gemm(flat, k, /b|three/) y = {B}(d, g, h, m, v)",
     "MALFORMED: MatMul of one": f"d = MatMul(flat/, k|/) y = {B}(d, g, h, m, v)",
@@ -89,6 +113,33 @@ def _reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_left_alone(name: str) -> None:
     positive = {"pos": numbers(4, low=0.5, high=2.0)}
     check_left_alone(name, Row(LEFT_ALONE[name], _INPUTS, {**_CONSTANTS, **positive}))
+
+
+LACKING = {
+    "Mul, one": (f"d = Conv(x, w, b) c = Mul(d, zero) y = {B}(c, g, h, m, v)", 1, "SHIFT_BLOCKED"),
+    "Mul, both": (f"d = Conv(x, w, b) c = Mul(d, zero) y = {B}(c, pos, o, o, v)", 0, "MALFORMED"),
+    "Sum, all": (f"d = Conv(x, w, b) c = Sum(d, d) y = {B}(c, g, h, m, v)", 0, "MALFORMED"),
+}
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_an_operator_that_lacks_operands(name: str) -> None:
+    """onnx itself cannot infer the shapes of these."""
+    text, there, code = LACKING[name]
+    model = Row(text, None, {**_CONSTANTS, "pos": numbers(4, low=0.5, high=2.0)}).model()
+    del model.graph.node[1].input[there:]
+    reason = fold(model).decision().reason
+    assert reason is not None
+    assert reason.code == code
+
+
+@pytest.mark.parametrize("last", [f"u = {B}(d, g, h, m, v)", "u = Mul(d, column)"])
+def test_an_operator_that_makes_nothing(last: str) -> None:
+    model = Row(f"d = Conv(x, w, b) y = Sigmoid(d) {last}", None, _CONSTANTS).model()
+    del model.graph.node[-1].output[:]
+    done = fold(model)
+    assert done.decisions == ()
+    assert not done.modified
 
 
 def _without(operator: str, first: int = 0) -> Callable[[ModelProto], None]:

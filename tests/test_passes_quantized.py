@@ -1,11 +1,13 @@
 """Weights behind DequantizeLinear: the quantization scales take the fold, the integers stay."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import ModelProto, helper, numpy_helper, parser
 
 import bnfold
 from bnfold.decisions import Action
+from tests.fold_models import Row, check_folds, check_left_alone, fold, numbers
 from tests.oracle import evaluate
 
 HEAD = """
@@ -132,3 +134,104 @@ def test_matmul_weights_scale_along_their_columns() -> None:
     x = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
     before, after = evaluate(model, {"x": x})["y"], evaluate(folded, {"x": x})["y"]
     np.testing.assert_allclose(after, before, rtol=0, atol=2e-6 * np.abs(before).max())
+
+
+_INTEGERS = np.random.default_rng(5).integers(-120, 120, (4, 3, 3, 3)).astype(np.int8)
+_LOW = _INTEGERS.copy()
+_LOW[1, 0, 0, 0] = -128
+_SIGNS = np.array([1.5, -2, 0.5, 1], np.float32)
+_CONSTANTS = {
+    "qw": _INTEGERS,
+    "low": _LOW,
+    "unsigned": _INTEGERS.astype(np.uint8),
+    "float8": numbers(4, 3, 3, 3).astype(ml_dtypes.float8_e4m3fn),
+    "qs": np.array([0.01, 0.02, 0.03, 0.04], np.float32),
+    "qs_int": np.arange(1, 5, dtype=np.int32),
+    "qs3": np.array([0.01, 0.02, 0.03], np.float32),
+    "column": numbers(4, 1, low=0.01, high=0.05),
+    "small": np.full(4, 1e-30, np.float32),
+    "qs1": np.array(0.02, np.float32),
+    "z": np.zeros(4, np.int8),
+    "z_one": np.array([0, 0, 1, 0], np.int8),
+    "z_short": np.zeros(3, np.int8),
+    "g": _SIGNS,
+    "first": _SIGNS[[1, 0, 2, 3]],
+    "positive": np.abs(_SIGNS),
+    "faint": np.abs(_SIGNS) * np.float32(1e-12),
+    "g6": numbers(6, low=0.5, high=2.0),
+    "v6": numbers(6, low=0.5, high=2.0),
+    "same6": np.full(6, 0.5, np.float32),
+    "zero6": np.zeros(6, np.float32),
+    "zero3": np.zeros(3, np.float32),
+}
+_INPUTS = {"loose_q": "int8[4,3,3,3]", "loose_s": "float[4]", "loose_z": "int8[4]", "deep": "float[N,6,6,7]"}
+_BEHIND = " d = Conv(x, q, b) y = BatchNormalization(d, {}, h, m, v)"
+_G = _BEHIND.format("g")
+_F = _BEHIND.format("first")
+_P = _BEHIND.format("positive")
+TAKEN = {
+    "an axis counted from the back": f"q = DequantizeLinear<axis=-4>(qw, qs){_G}",
+    "the smallest integer where the scale is positive": f"q = DequantizeLinear<axis=0>(low, qs){_F}",
+    "no zero point given": f'q = DequantizeLinear<axis=0>(qw, qs, ""){_G}',
+    "in front, one scale": "n = BatchNormalization(x, g3, h3, m3, v3) q = DequantizeLinear(qw, qs1) y = Conv(n, q)",
+    "in front, a scale per input channel": (
+        "n = BatchNormalization(x, g3, h3, m3, v3) q = DequantizeLinear<axis=1>(qw, qs3) y = Conv(n, q)"
+    ),
+}
+NOT_TAKEN = {
+    "NEGATIVE_SCALE: a zero point": f"q = DequantizeLinear<axis=0>(qw, qs, /z|z_one/){_G}",
+    "NEGATIVE_SCALE: unsigned integers": f"q = DequantizeLinear<axis=0>(/qw|unsigned/, qs){_G}",
+    "NEGATIVE_SCALE: the smallest integer": f"q = DequantizeLinear<axis=0>(/qw|low/, qs){_G}",
+    "WEIGHT_NOT_CONSTANT: integers": f"q = DequantizeLinear<axis=0>(/qw|loose_q/, qs){_P}",
+    "WEIGHT_NOT_CONSTANT: scales": f"q = DequantizeLinear<axis=0>(qw, /qs|loose_s/){_P}",
+    "WEIGHT_NOT_CONSTANT: zero points": f"q = DequantizeLinear<axis=0>(qw, qs, /z|loose_z/){_P}",
+    "WEIGHT_NOT_CONSTANT: of another domain": f"q = /DequantizeLinear|acme.DequantizeLinear/<axis=0>(qw, qs){_P}",
+    "WEIGHT_SHAPE: scales of another axis": f"q = DequantizeLinear<axis=/0|1/>(qw, qs){_P}",
+    "WEIGHT_SHAPE: no such axis": f"q = DequantizeLinear<axis=/0|4/>(qw, qs){_P}",
+    "WEIGHT_SHAPE: no such axis from the back": (
+        "n = BatchNormalization(x, g3, zero3, zero3, v3) q = DequantizeLinear<axis=/1|-5/>(qw, qs3) y = Conv(n, q)"
+    ),
+    "WEIGHT_NOT_CONSTANT: of another operator": f"q = /DequantizeLinear<axis=0>(qw, qs)|Mod<fmod=1>(w, qs1)/{_P}",
+    "UNSUPPORTED_DTYPE: scales of integers": f"q = DequantizeLinear<axis=0>(qw, /qs|qs_int/){_P}",
+    "WEIGHT_SHAPE: too few zero points": f"q = DequantizeLinear<axis=0>(qw, qs, /z|z_short/){_P}",
+    "UNSUPPORTED_DTYPE: scales of rank 2": f"q = DequantizeLinear<axis=0>(qw, /qs|column/){_P}",
+    "UNSUPPORTED_DTYPE: in blocks": f"q = DequantizeLinear<axis=0, block_size=/0|4/>(qw, qs){_P}",
+    "UNSUPPORTED_DTYPE: from float8": f"q = DequantizeLinear<axis=0>(/qw|float8/, qs){_P}",
+    "UNSUPPORTED_DTYPE: to another dtype": f"q = DequantizeLinear<axis=0, output_dtype=/1|10/>(qw, qs){_P}",
+    "WEIGHT_UNDERFLOW: a quantization scale": (
+        "q = DequantizeLinear<axis=0>(qw, small)" + _BEHIND.format("/positive|faint/")
+    ),
+    "WRONG_AXIS: groups of different scales": (
+        "n = BatchNormalization(deep, /same6|g6/, zero6, zero6, /same6|v6/)"
+        "q = DequantizeLinear(qw, qs1) y = Conv<group=2>(n, q)"
+    ),
+    "WRONG_AXIS: in front, a scale per output channel": (
+        "n = BatchNormalization(x, g3, zero3, zero3, v3) q = DequantizeLinear<axis=/1|0/>(qw, /qs3|qs/) y = Conv(n, q)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_quantized_weights_take_it(name: str) -> None:
+    check_folds(Row(TAKEN[name], _INPUTS, _CONSTANTS, opset=23, ir=11), "DequantizeLinear Conv")
+
+
+def test_a_shift_alone_leaves_one_scale_for_all() -> None:
+    """Also where the operator set has no scales per channel."""
+    text = (
+        "q = DequantizeLinear(qw, qs1) d = Conv(x, q, b) y = BatchNormalization<epsilon=0.0>(d, ones, h, zeros, ones)"
+    )
+    constants = {**_CONSTANTS, "ones": np.ones(4, np.float32), "zeros": np.zeros(4, np.float32)}
+    done = check_folds(Row(text, _INPUTS, constants, opset=12), "DequantizeLinear Conv")
+    np.testing.assert_array_equal(done.constant("qs1"), constants["qs1"])
+
+
+@pytest.mark.parametrize("name", NOT_TAKEN)
+def test_quantized_weights_do_not_take_it(name: str) -> None:
+    check_left_alone(name, Row(NOT_TAKEN[name], _INPUTS, _CONSTANTS, opset=23, ir=11))
+
+
+@pytest.mark.parametrize("outputs", [("y",), ("y", "q")])
+def test_a_quantized_weight_that_is_an_output_stays(outputs: tuple[str, ...]) -> None:
+    done = fold(Row(f"q = DequantizeLinear<axis=0>(qw, qs){_P}", _INPUTS, _CONSTANTS, outputs, opset=23, ir=11).model())
+    assert done.modified is (outputs == ("y",))

@@ -102,9 +102,24 @@ def test_what_changes_nothing_is_taken_out() -> None:
     assert done.decision().target == ()
 
 
-def test_what_changes_nothing_stays_between_an_input_and_an_output() -> None:
+@pytest.mark.parametrize(("before", "behind"), [("Sigmoid", ""), ("", "Sigmoid")])
+def test_what_changes_nothing_asks_nothing_of_its_neighbours(before: str, behind: str) -> None:
+    """An output on one side, on the other an operator that nothing passes."""
+    text = f"d = {before or 'Identity'}(x) " if before else ""
+    text += f"n = BatchNormalization<epsilon=0.0>({'d' if before else 'x'}, one3, o3, o3, one3)"
+    text = text.replace("n =", "y =") if before else f"{text} y = {behind}(n)"
+    constants = {"one3": np.ones(3, np.float32), "o3": np.zeros(3, np.float32)}
+    assert fold(Row(text, constants=constants).model()).operators == ["Sigmoid"]
+
+
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize(
+    "text", [f"y = {B3}<epsilon=0.0>(x, one3, zero3, zero3, one3)", "d = Mul(x, two3) y = Div(d, two3)"]
+)
+def test_what_changes_nothing_stays_between_an_input_and_an_output(text: str, lower: bool) -> None:
     """Both names can be seen from outside."""
-    done = fold(_row(Row(f"y = {B3}<epsilon=0.0>(x, one3, zero3, zero3, one3)")).model())
+    two = {"two3": np.full((3, 1, 1), 2, np.float32)}
+    done = fold(_row(Row(text, constants=two)).model(), FoldBatchNormOptions(lower=lower))
     assert not done.modified
     assert done.decision().reason is not None
 
@@ -203,6 +218,17 @@ def test_a_shift_that_would_not_be_finite_is_not_separated() -> None:
     assert not done.modified
 
 
+def test_both_misses_are_told() -> None:
+    told = {
+        "y = Sigmoid(z)": ("BARRIER", "before it: a is Sigmoid; behind it: y is Sigmoid"),
+        "y = acme.Thing(z)": ("BARRIER", "before it: a is Sigmoid; behind it: y is acme::Thing (UNKNOWN_OPERATOR)"),
+    }
+    for behind, expected in told.items():
+        decision = fold(_row(Row(f"a = Sigmoid(x) z = {B3}(a, g3, h3, m3, v3) {behind}")).model()).decision()
+        assert decision.reason is not None
+        assert (decision.reason.code, decision.detail) == expected
+
+
 # ------------------------------------------------------------------ options
 
 LOWER = FoldBatchNormOptions(lower=True)
@@ -238,6 +264,22 @@ def test_lower_needs_a_broadcasting_mul() -> None:
     assert not done.modified
     assert done.decision().reason is not None
     assert done.decision().reason.code == "OLD_OPSET"
+
+
+def test_a_scaling_that_lowering_made_is_no_normalization_of_the_input() -> None:
+    """Its channels are counted by no shape, so it is looked at again without being understood."""
+    text = f"a = Sigmoid(free) z = {B3}(a, g3, h3, m3, v3) y = Sigmoid(z)"
+    done = fold(_row(Row(text, {"free": "float[A,B,C,D]"})).model(), LOWER)
+    assert done.operators == ["Sigmoid", "Mul", "Add", "Sigmoid"]
+    assert done.decision().action is Action.LOWERED
+
+
+def test_lower_needs_a_dtype() -> None:
+    text = f"u = acme.Thing(x) z = {B3}(u, lone, lone, lone, v_lone) y = Sigmoid(z)"
+    done = fold(_row(Row(text)).model(), LOWER)
+    assert not done.modified
+    assert done.decision().reason is not None
+    assert done.decision().reason.code == "SHAPE_UNKNOWN"
 
 
 def test_lower_needs_a_rank() -> None:
@@ -277,6 +319,21 @@ def test_keep_splits_a_disguised_run() -> None:
     assert done.operators == ["Conv", "Mul"]
     np.testing.assert_array_equal(done.constant("c2"), _CONSTANTS["c2"])
     assert_same_function(original, done.model)
+    reasons = [(d.node, d.reason and d.reason.code) for d in done.decisions]
+    assert sorted(reasons) == [("n", None), ("y", "KEPT_ON_REQUEST")]
+
+
+def test_keep_has_nothing_to_say_to_what_the_pass_itself_made() -> None:
+    """The Add that holds the shift is looked at again in the next round, and has no name in the input."""
+    text = f"d = Conv(x, w, b) a = Relu(d) y = {B3}(a, g_four, h, m, v)"
+    model = _row(Row(text, constants={"g_four": numbers(4, low=0.5, high=2.0)})).model()
+    assert fold(model, FoldBatchNormOptions(keep=("nobody",))).operators == ["Conv", "Relu", "Add"]
+
+
+def test_keep_says_nothing_of_what_is_no_normalization() -> None:
+    done = fold(_row(Row("d = Conv(x, w, b) y = Add(d, c)")).model(), FoldBatchNormOptions(keep=("*",)))
+    assert done.decisions == ()
+    assert not done.modified
 
 
 @pytest.mark.parametrize(("permutation", "left"), [("[0,1,3,2]", 1), ("[0,2,1,3]", 2)])

@@ -6,7 +6,11 @@ import pytest
 from onnx import parser
 
 from bnfold.decisions import Action
-from tests.fold_models import CONSTANTS, Row, assert_same_function, fold, numbers
+from bnfold.graph import Model
+from bnfold.onnxfile import read
+from bnfold.passes import FoldBatchNormOptions
+from tests.fold_models import CONSTANTS, Row, assert_same_function, feeds, fold, numbers
+from tests.oracle import evaluate
 
 B = "BatchNormalization"
 _TWELVE = "{1,2,3,4,5,6,7,8,9,10,11,12}"
@@ -282,3 +286,92 @@ def test_a_mode_of_the_caller_may_be_anything_in_a_body_of_the_function(
     assert not done.modified
     assert done.decision().reason is not None
     assert done.decision().reason.code == "ATTRIBUTE_OF_CALLER"
+
+
+_LOOP = (
+    "n = BatchNormalization(x, g3, h3, m3, v3) y = Loop(trips, going, x) <body = l (int64 i, bool ci, float[N,3,6,7] "
+    "/s|x/) => (bool co, float[N,3,6,7] r) { co = Identity(ci) c = Conv(n, w_same) r = Add(c, /s|x/) }>"
+)
+
+
+def test_a_body_whose_input_hides_the_name_that_its_convolution_would_read() -> None:
+    """In the body `x` is the state of the loop, not what is normalized outside."""
+    row = Row(_LOOP.replace("g3, h3, m3", "g3, o3, o3"), _INPUTS, {**_CONSTANTS, "o3": np.zeros(3, np.float32)})
+    good = fold(row.good().model())
+    assert B not in good.every_operator
+    bad = fold(row.bad().model())
+    assert not bad.modified
+    assert bad.decision().reason is not None
+    assert bad.decision().reason.code == "NAME_TAKEN"
+
+
+def test_a_shift_that_stays_in_front_of_a_body_that_hides_the_name() -> None:
+    row = Row(_LOOP, _INPUTS, _CONSTANTS)
+    assert fold(row.good().model()).operators == ["Loop"]
+    original = row.bad().model()
+    done = fold(original)
+    assert done.operators == ["Add", "Loop"]
+    fed = feeds(original, 2) | {"trips": np.array(2), "going": np.array(True)}
+    np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=0, atol=1e-5)
+
+
+def test_merging_in_front_of_a_body_that_hides_the_name() -> None:
+    """Nothing can be folded, and the Mul cannot go into the normalization: its readers would read `x`."""
+    text = _LOOP.replace("n = BatchNormalization(x,", "a = Mul(x, k3) n = BatchNormalization(a,")
+    text = text.replace("Conv(n, w_same)", "Sigmoid(n)")
+    row = Row(text, _INPUTS, {**_CONSTANTS, "k3": numbers(3, 1, 1)})
+    assert fold(row.good().model()).operators == [B, "Loop"]
+    bad = fold(row.bad().model())
+    assert not bad.modified
+    assert bad.decision().action is Action.KEPT
+
+
+def test_lowering_in_front_of_a_body_that_hides_the_name() -> None:
+    """A Shape in the body looks at the shape of `a`, which would become that of the state."""
+    text = _LOOP.replace("n = BatchNormalization(x,", "a = Mul(x, k3) n = BatchNormalization(a,").replace(
+        "c = Conv(n, w_same) r = Add(c, ", "c = Shape(a) f = Expand(one, c) e = Add(f, n) r = Add(e, "
+    )
+    constants = {**_CONSTANTS, "k3": numbers(3, 1, 1), "one": numbers(1)}
+    row = Row(text, _INPUTS, constants, options=FoldBatchNormOptions(lower=True))
+    good = row.good()
+    assert fold(good.model(), good.options).decision().action is not Action.KEPT
+    bad = row.bad()
+    done = fold(bad.model(), bad.options)
+    assert not done.modified
+    assert done.decision().action is Action.KEPT
+
+
+def test_lowering_alone_in_front_of_a_body_that_hides_the_name() -> None:
+    """One operator becomes two in its place: nobody has to read `x` instead."""
+    row = Row(_LOOP.replace("Conv(n, w_same)", "Sigmoid(n)"), _INPUTS, _CONSTANTS).bad()
+    done = fold(row.model(), FoldBatchNormOptions(lower=True))
+    assert done.operators == ["Mul", "Add", "Loop"]
+
+
+def test_a_body_in_between_that_has_the_name_of_a_merged_output() -> None:
+    """The normalization must not make `z` before the If, in whose branch `z` is another value."""
+    text = (
+        "a = Sigmoid(x) n = BatchNormalization(a, g3, h3, m3, v3) "
+        "t = If(flag) <then_branch = t () => (float[N,3,6,7] p) { /i|z/ = Relu(x) p = Neg(/i|z/) },"
+        "else_branch = e () => (float[N,3,6,7] q) { q = Identity(x) }> z = Mul(n, k3) y = Sigmoid(z)"
+    )
+    row = Row(text, outputs=("y", "t"), constants={"k3": numbers(3, 1, 1)})
+    assert fold(row.good().model()).operators == ["Sigmoid", B, "If", "Sigmoid"]
+    assert not fold(row.bad().model()).modified
+
+
+def test_a_body_in_between_that_has_a_value_of_the_same_name() -> None:
+    """The convolution must not make `n` before the If, in whose branch `n` is another value."""
+    text = (
+        "d = Conv(x, w, b) t = If(flag) <then_branch = t () => (float[N,3,6,7] p) { /i|n/ = Relu(x) p = Neg(/i|n/) },"
+        "else_branch = e () => (float[N,3,6,7] q) { q = Identity(x) }> n = BatchNormalization(d, g, h, m, v) "
+        "y = Relu(n)"
+    )
+    row = Row(text, outputs=("y", "t"))
+    for side in (row.good(), row.bad()):
+        original = side.model()
+        done = fold(original)
+        assert B not in done.operators
+        assert _is_valid(done.model)
+        assert_same_function(original, done.model)
+        Model(read(done.model.SerializeToString()))

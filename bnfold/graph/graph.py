@@ -313,6 +313,10 @@ class Graph:
                 self.set_input(use.node, use.position, value)
             self.model.forget_value_info(graph, output)
 
+    def is_hidden(self, value: str) -> bool:
+        """Whether a body nested in this scope, at any depth, has something of its own that is called `value`."""
+        return any(body.defines(value) or body.is_hidden(value) for body in self.model.bodies(self))
+
     def can_bypass(self, node: NodeProto, data: int = 0, *, toward_producer: bool) -> bool:
         """Whether `bypass` is possible without a change to any name that can be seen from outside."""
         graph = self.model.owner(node)
@@ -320,8 +324,10 @@ class Graph:
 
     def _can_bypass(self, value: str, output: str, *, toward_producer: bool) -> bool:
         if not toward_producer:
-            return not self.is_output(output)
-        return value in self._producers and value not in self._outputs and len(self.readers(value)) == 1
+            return not self.is_output(output) and not self.is_hidden(value)
+        if value not in self._producers or value in self._outputs or self.is_hidden(output):
+            return False
+        return len(self.readers(value)) == 1
 
     def set_attribute(self, node: NodeProto, name: str, value: Any) -> None:
         """Give attribute `name` of `node` the value `value`."""

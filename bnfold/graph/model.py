@@ -1,5 +1,6 @@
 """`Model`: every scope of one ONNX model, the table of names, and the record of what was edited."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import onnx
@@ -80,6 +81,10 @@ class Model:
     def owner(self, node: NodeProto) -> Graph:
         """The scope `node` stands in."""
         return self._owners[id(node)]
+
+    def bodies(self, graph: Graph) -> Sequence[Graph]:
+        """The bodies nested directly in `graph`."""
+        return self._bodies.get(id(graph), ())
 
     def adopt(self, graph: Graph, node: NodeProto) -> None:
         """Enter a new node; `Graph.insert` calls this."""

@@ -18,8 +18,9 @@ _EAGER_BYTES = 1 << 12
 _QUICK_BYTES = 1 << 16
 # After a look at this many bytes of a file, their pages are handed back.
 _MAPPED_BYTES = 16 << 20
-# Blocks of this size stay inside the second-level cache of current processors together with their float64 copy.
-_BLOCK_BYTES = 1 << 20
+# Blocks of this size stay inside the second-level cache of current processors together with their float64 copy, which
+# is smaller than what the C library gives back to the system when it is freed, and has to ask for again.
+_BLOCK_BYTES = 3 << 17
 
 
 class Limits(NamedTuple):
