@@ -3,7 +3,7 @@
     python -m benchmarks.planted_bugs [--sites N] [--right N] [--networks WORD] [--kinds] [--real-graph]
 
 Wrong models are made from right ones by a folder of the tests' own (tests/planted.py), each kind of bug at N sites of
-each network. bnfold looks by running the models and by proving every difference; beside it the checks that onnxsim
+each network. bnfold looks by running the models and by proving every change; beside it the checks that onnxsim
 (`simplify(check_n=3)`) and polygraphy (`CompareFunc.simple` on `OnnxrtRunner`) bring along, with their defaults. Peers
 that are not installed are left out: pip install '.[benchmarks]'. `--real-graph` takes a ShuffleNet of the onnx
 wheel instead.
@@ -33,7 +33,7 @@ def by_running(reference: ModelProto, candidate: ModelProto) -> bool:
 
 
 def by_proofs(reference: ModelProto, candidate: ModelProto) -> bool:
-    """bnfold, from proofs of every difference alone."""
+    """bnfold, from proofs of the places where they differ alone."""
     return any(proof.standing is Standing.BROKEN for proof in prove(reference, candidate))
 
 
@@ -117,8 +117,7 @@ def main() -> None:
 def _wrong(folds: planted.Folds, sites: int) -> Iterator[tuple[str, ModelProto]]:
     for bug, _, candidate in folds.wrong_ones(sites):
         yield bug, candidate
-    for bug, candidate in planted.structural(folds, folds.right(range(len(folds.sites)))).items():
-        yield bug, candidate
+    yield from planted.structural(folds, folds.right(range(len(folds.sites)))).items()
 
 
 def _asked(judges: Mapping[str, Judge], reference: ModelProto, candidate: ModelProto) -> Counter[str]:

@@ -256,10 +256,11 @@ def verify(
     """Run both models on the same feeds and compare every output; the verdict and every measurement.
 
     The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. It may also
-    be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. `proof` "always": every difference
-    between the two files is proved to be rounding as well; "auto": only where onnxruntime cannot run them. `layers`
-    also compares values inside the two models, and says which diverges first. Raises UsageError, ModelError or
-    ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
+    be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. `layers` also compares values inside
+    the two models, and says which diverges first. `proof` "always": every difference between the two files is proved to
+    be rounding as well; "auto": only where onnxruntime cannot run them.
+
+    Raises UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
     """
     from bnfold import equivalence
 

@@ -26,7 +26,7 @@ def assert_equivalent(reference: Any, candidate: Any, **options: Any) -> "Verifi
     """Return the verification of `candidate` against `reference` if the two are equivalent, or proved to be.
 
     Takes what `bnfold.verify` does, and raises what it does. Raises NotEquivalentError, an AssertionError, where they
-    are not equivalent, or could neither be compared nor proved: what was not compared is never called equivalent.
+    are not equivalent or could not be compared: what was neither compared nor proved is never called equivalent.
     """
     __tracebackhide__ = True
     from bnfold import api

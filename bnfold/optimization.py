@@ -420,7 +420,7 @@ def _explanation(attempt: Attempt, attribution: "Attribution[Place] | None", req
     if attempt.verdict == "substituted":
         return _SUBSTITUTED
     tolerance = request.verification.tolerance
-    report_it = "" if tolerance.rtol is not None or tolerance.atol is not None else f" {_BUG}"
+    report_it = "" if tolerance.is_set else f" {_BUG}"
     if attempt.forbidden:
         names = _names(tuple(sorted(attempt.forbidden)))
         return f"Folding {names} made the result differ; that was rolled back, the rest is folded.{report_it}"

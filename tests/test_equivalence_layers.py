@@ -253,6 +253,11 @@ def test_a_module_has_no_layers_to_compare() -> None:
         bnfold.verify(architectures.trained("mlp"), architectures.exported("mlp").proto, layers=True)
 
 
+def test_a_module_has_no_changes_to_prove() -> None:
+    with pytest.raises(UsageError, match="PyTorch module cannot be proved"):
+        bnfold.verify(architectures.trained("mlp"), architectures.exported("mlp").proto, proof="always")
+
+
 def test_the_command_line_and_the_report_say_which(tmp_path: Path) -> None:
     base = planted.bases()["digits_cnn"]
     folds = planted.Folds(base)

@@ -1,7 +1,6 @@
 """The command of a report makes the same call of the api again."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ COMMANDS = [
     f"optimize {MODELS} --keep-dropout --accept-initial-statistics --assume-constant-initializers",
     f"optimize {MODELS} --strict-external-data --external-data=w.bin --size-threshold 10",
     f"optimize {MODELS} --inline",
+    f"optimize {MODELS} --proof --on-mismatch rollback",
+    f"freeze {MODELS} --no-proof",
     f"optimize {MODELS} --rtol y:0:0.001 --rtol 0.01 --atol z:1e-08 --strict-placement --inputs f.py:feeds",
     f"optimize {MODELS} --recalibrate data --mode fast --statistics torch --batch-size 8 --mean 0.5,0.25 --std 0.5",
     f"optimize {MODELS} --recalibrate data --layout NHWC",
@@ -40,21 +41,18 @@ COMMANDS = [
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    from bnfold import api
+    from bnfold import optimization
 
     made: list[Any] = []
     monkeypatch.chdir(tmp_path)
     Path("x.npz").touch()
     Path("f.py").touch()
 
-    def stopped(_output: Any) -> Any:
-        # The first thing that optimize does once its options are known; they are in its frame.
-        known = sys._getframe(1).f_locals
-        made.append(known["options"] | {"model": known["model"], "output": known["output"]})
+    def stopped(request: optimization.Request) -> Any:
+        made.append({**request.asked, "model": request.model, "output": request.output})
         raise click.exceptions.Exit(0)
 
-    monkeypatch.setattr(api, "_destination", stopped)
-    monkeypatch.setattr(api, "_verify_options", lambda *_, **__: None)
+    monkeypatch.setattr(optimization, "optimize", stopped)
     return made
 
 

@@ -108,6 +108,11 @@ class Tolerance:
         rtol, atol = (None if saved[name] is None else float(saved[name]) for name in ("rtol", "atol"))
         return cls(rtol, atol, outputs)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether anything replaces the limits by type."""
+        return self._overall() is not None or bool(self.outputs)
+
     def check_outputs(self, names: Iterable[str]) -> None:
         """Raises UsageError where a limit is for an output that is none of `names`."""
         known = dict.fromkeys(names)

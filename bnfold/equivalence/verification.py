@@ -150,6 +150,8 @@ def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -
         provider.attach(quiet_options(Optimization.OFF), Precision.STRICT)  # what is missing is said before the work
     if options.layers and reference.source is None:
         raise UsageError("the layers of a PyTorch module cannot be looked at: export it, and compare the two models.")
+    if options.proof == "always" and reference.source is None:
+        raise UsageError("what differs from a PyTorch module cannot be proved: export it, and compare the two models.")
     model, other = reference.structure(), read_structure(candidate)
     signature = signature_of(model)
     check_overrides(signature.inputs, options.input_shapes)

@@ -9,7 +9,8 @@ from typing import Any
 
 _INVERTED = {"verify": "--no-verify", "freeze": "--no-freeze"}
 _SINGULAR = {"input_shapes": "input_shape", "providers": "provider"}
-_DEFAULTS: dict[str, Any] = {"seed": 0, "providers": ["cpu"]}
+_DEFAULTS: dict[str, Any] = {"seed": 0, "providers": ["cpu"], "proof": "auto", "on_mismatch": "fail"}
+_PROOF = {"always": "--proof", "never": "--no-proof"}
 _CALIBRATION: dict[str, Any] = {
     "mode": "exact", "statistics": "population", "batch_size": 64, "mean": [0.0], "std": [1.0], "layout": "NCHW"
 }  # fmt: skip
@@ -56,6 +57,8 @@ def _spelled(options: Mapping[str, Any]) -> Iterator[str]:
                 yield from _changed(value or {})
         elif name == "layout":
             yield from _layout(value)
+        elif name == "proof" and value in _PROOF:
+            yield _PROOF[value]
         elif value != _DEFAULTS.get(name):
             yield from _option(_SINGULAR.get(name, name), value)
 
