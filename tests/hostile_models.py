@@ -404,7 +404,11 @@ entry("an endless Loop that is not run", text(
     """g (float[1] x) => (float[1] y) <bool t = {1}> { y = Loop (, t, x)
     <body = b (int64 i, bool c, float[1] a) => (bool d, float[1] r) { d = Identity(c) r = Neg(a) }> }"""
 ), 0, "", "", "--no-verify")  # fmt: skip
-entry("an operator nobody has", text("g (float[1] x) => (float[1] y) { y = own.Thing(x) }"), 1, "could not be verified")
+entry("an operator nobody has", text("g (float[1] x) => (float[1] y) { y = own.Thing(x) }"), 0)  # copied: proved
+entry(
+    "an operator nobody has, and no proof", text("g (float[1] x) => (float[1] y) { y = own.Thing(x) }"),
+    1, "could not be verified", "", "--no-proof",
+)  # fmt: skip
 entry("a function named like an operator", text(
     '<ir_version: 8, opset_import: ["": 17]> g (float[1, 2] x) => (float[1, 2] y) <float[2] k = {1, 2},'
     ' float[2, 2] w = {1, 0, 0, 1}> { m = MatMul(x, w) y = BatchNormalization(m, k, k, k, k) }'

@@ -191,7 +191,10 @@ def _silent(_done: int, _total: int) -> None:
 
 
 def _with_proofs(measured: Verification, reference: Source, candidate: Source, options: VerifyOptions) -> Verification:
-    """A broken proof overrules agreement; proofs of everything stand in for a run that was not possible."""
+    """A broken proof overrules agreement; proofs of everything stand in for a run that was not possible.
+
+    Not for one on another provider than the CPU: a proof in float64 says nothing about what that one computes.
+    """
     compared = bool(measured.measurements)
     if options.proof == "never" or (options.proof == "instead" and compared) or _differs_already(measured):
         return measured
@@ -206,7 +209,7 @@ def _with_proofs(measured: Verification, reference: Source, candidate: Source, o
         verdict = Verdict.NOT_EQUIVALENT
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         explanation = f"The rewrite of {broken[0].name} is wrong: {broken[0].reason}{more}."
-    elif verdict is Verdict.NOT_VERIFIED and not compared:
+    elif verdict is Verdict.NOT_VERIFIED and not compared and set(options.providers) == {CPU.name}:
         undecided = next((proof for proof in proofs if proof.standing is Standing.UNDECIDED), None)
         verdict = verdict if undecided else Verdict.PROVED
         explanation += f" {_instead(proofs, undecided)}"
