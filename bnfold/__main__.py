@@ -1,6 +1,7 @@
 """The process: `bnfold` and `python -m bnfold`."""
 
 import ctypes
+import os
 import sys
 
 from bnfold.signals import farewell, listen
@@ -23,6 +24,8 @@ def give_back_memory() -> None:
 def run() -> None:
     """Run the command line. Ctrl-C while that is still being imported is no traceback either."""
     try:
+        # OpenBLAS's threads would spin for a while after they start, and on two cores take one from who works.
+        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
         listen()
         give_back_memory()
         from bnfold.cli import main

@@ -168,8 +168,8 @@ class Tensor:
         along = all(factor.size == factor.shape[axis] for factor in self.factors)  # then the largest stays the largest
         exact = not along or self.dtype.itemsize == 2
         largest = np.zeros(self.shape[axis])
-        for block in _blocks(self.shape, self.dtype.itemsize):
-            part = self._exact_block(block) if exact else self._values[block]
+        for block, values in self._parts():
+            part = self._exact(block, values) if exact else values
             high = part.max(axis=others, initial=0).astype(np.float64)
             low = part.min(axis=others, initial=0).astype(np.float64)
             region = largest[block[axis]] if axis < len(block) else largest
@@ -197,8 +197,31 @@ class Tensor:
                 Tensor._looked_at = 0
                 self.source.origin.release()
 
+    def _parts(self) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+        """Each block, in row-major order, with the source's values in it.
+
+        Those of a file are read into memory that the next block reuses: to map a page costs more than to copy it.
+        """
+        source, offset = self.source, 0
+        if not isinstance(source, Span):
+            for block in _blocks(self.shape, self.dtype.itemsize):
+                yield block, self._values[block]
+            return
+        memory = np.empty(min(self.nbytes, _BLOCK_BYTES), np.uint8)
+        for block in _blocks(self.shape, self.dtype.itemsize):
+            shape = _shape(block, self.shape)
+            nbytes = math.prod(shape) * self.dtype.itemsize
+            part = memory[:nbytes]
+            source.read_into(part.data, offset)
+            offset += nbytes
+            yield block, part.view(self.dtype.newbyteorder("<")).reshape(shape)
+
     def _exact_block(self, block: tuple[slice, ...]) -> NDArray[np.float64]:
-        values = self._values[block].astype(np.float64)
+        return self._exact(block, self._values[block])
+
+    def _exact(self, block: tuple[slice, ...], part: NDArray[Any]) -> NDArray[np.float64]:
+        """`part`, the source's values in a block, times the factors."""
+        values = part.astype(np.float64)
         for factor in self.factors:
             with np.errstate(all="ignore"):
                 values *= _part(factor, block)
@@ -219,11 +242,10 @@ class Tensor:
         All of them share their memory: getting new memory for each would take longer than the arithmetic.
         """
         exact, stored = np.empty(0), np.empty(0, self.dtype)
-        for block in _blocks(self.shape, self.dtype.itemsize):
+        for block, values in self._parts():
             if not self.factors:
                 yield self._stored_block(block)
                 continue
-            values = self._values[block]
             if exact.shape != values.shape:
                 exact, stored = np.empty(values.shape), np.empty(values.shape, self.dtype)
             np.copyto(exact, values)
@@ -256,6 +278,12 @@ class TensorPayload:
 def _part(factor: NDArray[np.float64], block: tuple[slice, ...]) -> NDArray[np.float64]:
     """What of `factor` meets that block of the array it is broadcast to."""
     return factor[tuple(s if f > 1 else slice(None) for s, f in zip(block, factor.shape, strict=False))]
+
+
+def _shape(block: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a block of an array of that shape."""
+    sizes = (len(range(*part.indices(size))) for part, size in zip(block, shape, strict=False))
+    return (*sizes, *shape[len(block) :])
 
 
 def _blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:

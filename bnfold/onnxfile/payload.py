@@ -7,7 +7,7 @@ from typing import Protocol
 
 from onnx import TensorProto
 
-from bnfold.onnxfile.source import Source
+from bnfold.onnxfile.source import File, Source
 
 PAYLOAD_KEY = "bnfold:payload"
 EXPLICIT_DEFAULT_KEY = "bnfold:explicit-default"
@@ -42,6 +42,16 @@ class Span:
     def view(self) -> memoryview:
         """The bytes, read-only, mapped and not copied."""
         return self.origin.view()[self.offset : self.offset + self.nbytes]
+
+    def read_into(self, memory: memoryview, offset: int) -> None:
+        """Fill `memory`, a writable buffer of bytes, with the bytes from `offset` on, without mapping them.
+
+        Raises ModelError if the file has become shorter meanwhile.
+        """
+        if isinstance(self.origin, File):
+            self.origin.read_into(memory, self.offset + offset)
+        else:
+            memory[:] = self.view()[offset : offset + len(memory)]
 
     def chunks(self) -> Iterator[memoryview]:
         """The bytes in pieces."""

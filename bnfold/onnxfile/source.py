@@ -126,6 +126,17 @@ class File:
             self._map = mmap.mmap(descriptor, self.nbytes, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
         return memoryview(self._map)
 
+    def read_into(self, memory: memoryview, offset: int) -> None:
+        """Fill `memory` with the bytes from `offset` on."""
+        while len(memory):
+            count = os.preadv(self.descriptor, [memory], offset)
+            if count == 0:
+                raise ModelError(
+                    f"{self.path}: {self.what} became shorter while it was being read; run again when it is complete"
+                )
+            memory = memory[count:]
+            offset += count
+
     def release(self) -> None:
         """Drop the mapped pages from this process; they come back from the file when they are looked at again."""
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
