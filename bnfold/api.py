@@ -24,7 +24,7 @@ from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Description, Mode, describe, is_batch_norm
 from bnfold.pipeline import run_on
 from bnfold.progress import Progress
-from bnfold.report import Diagnosed, Inspection, NormalizationInfo
+from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
 from bnfold.sources import AnyModel, read_model, runnable
 
 if TYPE_CHECKING:
@@ -213,10 +213,11 @@ def inspect(
     one normalization: its decision then tells the walk, what was tried and where it stopped.
     """
     file = read_model(model, strict=strict_external_data)
-    summary = input_summary(file, model)
     found = {}
+    summaries: list[ModelSummary] = []
 
     def look(edited: Model) -> None:
+        summaries.append(input_summary(edited, model))
         for graph in edited.graphs:
             for node in graph.nodes():
                 if is_affine_op(node) or is_dropout(node):
@@ -236,7 +237,7 @@ def inspect(
     if explain is not None and not any(decision.walk for decision in decisions):
         raise UsageError(f"no walk to explain: {explain!r} is no normalization that could be folded in this model")
     infos = [_info(decision, found[decision.scope, decision.node]) for decision in decisions]
-    return Inspection(summary, tuple(infos))
+    return Inspection(summaries[0], tuple(infos))
 
 
 def verify(

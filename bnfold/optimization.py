@@ -11,11 +11,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnx import ModelProto
-
 from bnfold.decisions import Action, Decision, Reason
 from bnfold.errors import StatisticsError, VerificationError
-from bnfold.graph import Model, every_node, paused_collector
+from bnfold.graph import Model, paused_collector
 from bnfold.onnxfile import Layout, OnnxFile, Publication
 from bnfold.passes import PassOptions, default_passes
 from bnfold.passes.normalization import is_batch_norm
@@ -181,10 +179,16 @@ class StraightLine:
     def __init__(self, request: Request, publication: Publication) -> None:
         self.request = request
         self.publication = publication
+        self._input: ModelSummary | None = None
         with paused_collector():
             self._read: OnnxFile | None = self._file()
-        self.input = input_summary(self._read, request.model, checksums=request.publishing.checksums)
         self._last: Attempt | None = None
+
+    @property
+    def input(self) -> ModelSummary:
+        """What the model was before anything was done with it; known once a run has looked at it."""
+        assert self._input is not None
+        return self._input
 
     def run(self, forbidden: frozenset[Place] = frozenset()) -> Attempt:
         """Read, passes, write, verify, with these folds left out. What was written last lies ready to be published."""
@@ -211,6 +215,7 @@ class StraightLine:
             file,
             default_passes(passes),
             assume_constant_initializers=request.reading.assume_constant_initializers,
+            look=self._look,
         )
         self._require_statistics(decisions)
         written = self.publication.write(
@@ -222,7 +227,11 @@ class StraightLine:
         )
         nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
         path = None if request.output is None else os.fspath(request.output)
-        return edited, decisions, _summary(edited.file.proto, path, written.sha256 or None, nbytes), written.moved
+        return edited, decisions, _summary(edited, path, written.sha256 or None, nbytes), written.moved
+
+    def _look(self, untouched: Model) -> None:
+        if self._input is None:
+            self._input = input_summary(untouched, self.request.model, checksums=self.request.publishing.checksums)
 
     def _passes(self, forbidden: frozenset[Place]) -> PassOptions:
         return replace(
@@ -469,25 +478,24 @@ def _failed_name(output: str | os.PathLike[str]) -> Path:
     return path.with_name(f"{path.stem}.failed{path.suffix or '.onnx'}")
 
 
-def input_summary(file: OnnxFile, source: AnyModel, *, checksums: bool = True) -> ModelSummary:
-    """What a model is before anything is done with it."""
+def input_summary(model: Model, source: AnyModel, *, checksums: bool = True) -> ModelSummary:
+    """What a model, which came from `source`, is before anything is done with it."""
+    file = model.file
     nbytes = file.nbytes + sum(data.nbytes for data in file.data_files)
     path = os.fspath(source) if is_path(source) else None
-    return _summary(file.proto, path, file.sha256() if checksums else None, nbytes)
+    return _summary(model, path, file.sha256() if checksums else None, nbytes)
 
 
-def _summary(proto: ModelProto, path: str | None, sha256: str | None, nbytes: int) -> ModelSummary:
-    nodes = batch_normalizations = 0
-    for node in every_node(proto):
-        nodes += 1
-        batch_normalizations += is_batch_norm(node)
+def _summary(model: Model, path: str | None, sha256: str | None, nbytes: int) -> ModelSummary:
+    nodes = [node for graph in model.graphs for node in graph.nodes()]
+    proto = model.proto
     versions = {opset.domain: opset.version for opset in proto.opset_import}
     return ModelSummary(
         path=path,
         sha256=sha256,
         nbytes=nbytes,
-        nodes=nodes,
-        batch_normalizations=batch_normalizations,
+        nodes=len(nodes),
+        batch_normalizations=sum(map(is_batch_norm, nodes)),
         opset=versions.get("", versions.get("ai.onnx", 1)),
         ir_version=proto.ir_version,
     )

@@ -203,7 +203,7 @@ class Tensor:
         Those of a file are read into memory that the next block reuses: to map a page costs more than to copy it.
         """
         source, offset = self.source, 0
-        if not isinstance(source, Span):
+        if not isinstance(source, Span) or self.nbytes <= _QUICK_BYTES:
             for block in _blocks(self.shape, self.dtype.itemsize):
                 yield block, self._values[block]
             return
