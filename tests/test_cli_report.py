@@ -138,6 +138,12 @@ def test_annotations_come_after_the_text(outcome: list[Any], files: list[str]) -
     [
         (["--report", "r.json", "--report", "r.json"], "which this run uses for something else"),
         (["--report", "r.json", "--report", "./r.json"], "which this run uses for something else"),
+        (["--report", "d.md", "--recalibrate", "d.md"], "which this run uses for something else"),
+        (["--report", "d.py", "--report-format", "json", "--recalibrate", "./d.py:f"], "which this run uses for"),
+        (
+            ["--report", "d.md", "--substitute", "layer-norm", "--data", "d.md"],
+            "which this run uses for something else",
+        ),
         (["--report", "r.md", "--report-format", "junit"], "r.md is named like markdown, and --report-format asks for"),
         (["--report", "-", "--report", "-"], "only one report can go to standard output"),
         (["--report-format", "sarif"], "'sarif' is not one of"),

@@ -34,11 +34,16 @@ class _Destination:
 def reserve_reports(ctx: click.Context, *taken: str | None) -> None:
     """Check now that every report asked for can be made and written, none to a file that is `taken`.
 
-    From then on a failing run writes them too. Raises `OutputError` or `UsageError`.
+    A name may be that of data: of `script.py:function` the script is taken. From then on a failing run writes them
+    too. Raises `OutputError` or `UsageError`.
     """
     paths, form = asked_reports(ctx)
     if paths or form:
-        ctx.meta[_DESTINATIONS] = list(_destinations(paths, form, [name for name in taken if name is not None]))
+        from bnfold.batches import script_of
+
+        names = [name for name in taken if name is not None]
+        scripts = [os.fspath(script[0]) for script in map(script_of, names) if script is not None]
+        ctx.meta[_DESTINATIONS] = list(_destinations(paths, form, [*names, *scripts]))
 
 
 def _destinations(paths: tuple[str, ...], asked: str | None, taken: list[str]) -> "Iterator[_Destination]":

@@ -57,7 +57,7 @@ def command(
     OUTPUT is written only after the very bytes to be published were run against MODEL and found equivalent.
     Whatever stood at OUTPUT before stays there otherwise.
     """
-    options = prepared(ctx, options, options["statistics_from"])
+    options = prepared(ctx, options, options["statistics_from"], recalibrate, options["data"])
     options["freeze"] = not no_freeze
     if options["substitute"] is None and (options["data"] is not None or options["substitute_only"]):
         raise UsageError("--data and --substitute-only belong to --substitute; data for statistics is --recalibrate")

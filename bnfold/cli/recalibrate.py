@@ -43,7 +43,7 @@ def command(
     """
     if (data is None) is (statistics_from is None):
         raise UsageError("say where the statistics come from: --data DATA, or --statistics-from FILE")
-    options = prepared(ctx, options, statistics_from)
+    options = prepared(ctx, options, statistics_from, data)
     from bnfold import api
 
     if data is None:
