@@ -315,7 +315,8 @@ class Graph:
 
     def is_hidden(self, value: str) -> bool:
         """Whether a body nested in this scope, at any depth, has something of its own that is called `value`."""
-        return any(body.defines(value) or body.is_hidden(value) for body in self.model.bodies(self))
+        bodies = self.model.bodies(self)
+        return bool(bodies) and any(body.defines(value) or body.is_hidden(value) for body in bodies)
 
     def can_bypass(self, node: NodeProto, data: int = 0, *, toward_producer: bool) -> bool:
         """Whether `bypass` is possible without a change to any name that can be seen from outside."""
