@@ -30,7 +30,7 @@ def assert_equivalent(reference: Any, candidate: Any, **options: Any) -> "Verifi
     """
     __tracebackhide__ = True
     from bnfold import api
-    from bnfold.optimization import GOOD
+    from bnfold.report import GOOD
 
     found = api.verify(reference, candidate, **options)
     if found.verdict not in GOOD:

@@ -19,7 +19,7 @@ from bnfold.passes import PassOptions, default_passes
 from bnfold.passes.normalization import is_batch_norm
 from bnfold.pipeline import run_on
 from bnfold.progress import Progress, Stage
-from bnfold.report import ModelSummary, Report
+from bnfold.report import GOOD, ModelSummary, Report
 from bnfold.sources import AnyModel, destination, is_path, read_model, runnable, same_kind
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ OnMismatch = Literal["fail", "rollback"]
 Place = tuple[str, str]
 """The scope and the label of a normalization."""
 
-GOOD = ("equivalent", "proved")
 _FOLDS = {Action.FOLDED, Action.MERGED, Action.LOWERED}
 _CHEAP_BYTES = 64 << 20
 """Up to this size of a model the guilty folds are looked for although nobody asked to roll them back."""

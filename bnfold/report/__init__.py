@@ -5,11 +5,12 @@ from bnfold.report.formats import Format, render
 from bnfold.report.inspection import Diagnosed, Inspection, NormalizationInfo
 from bnfold.report.json_report import to_json
 from bnfold.report.judging import Judged, judge_report
-from bnfold.report.report import FORMAT_VERSION, AnyReport, ComparisonReport, FailureReport, ModelSummary, Report
+from bnfold.report.report import FORMAT_VERSION, GOOD, AnyReport, ComparisonReport, FailureReport, ModelSummary, Report
 from bnfold.report.saved import read_report
 
 __all__ = [
     "FORMAT_VERSION",
+    "GOOD",
     "AnyReport",
     "ComparisonReport",
     "Diagnosed",

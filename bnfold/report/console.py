@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bnfold.decisions import Action, Decision
-from bnfold.report.document import GOOD
 from bnfold.report.inspection import Inspection, NormalizationInfo
 from bnfold.report.judging import Judged
-from bnfold.report.report import ComparisonReport, ModelSummary, Report
+from bnfold.report.report import GOOD, ComparisonReport, ModelSummary, Report
 from bnfold.report.text import number, one_line, printable
 from bnfold.report.words import count as _count
 from bnfold.report.words import place

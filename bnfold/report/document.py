@@ -12,13 +12,11 @@ from itertools import zip_longest
 from typing import Any, Self
 
 from bnfold.errors import UsageError
+from bnfold.report.report import GOOD
 from bnfold.report.reproduction import reproduction
 from bnfold.report.text import one_line, printable
 
 Data = Mapping[str, Any]
-
-GOOD = ("equivalent", "proved")
-"""The verdicts that let a model be published without anybody asking for it."""
 
 
 @dataclass(frozen=True)

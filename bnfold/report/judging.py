@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import UsageError
-from bnfold.report.document import GOOD, Document, Measured
+from bnfold.report.document import Document, Measured
 from bnfold.report.json_report import to_data
+from bnfold.report.report import GOOD
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Limit

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # Raised whenever a key changes its meaning or goes away; new keys alone do not raise it.
 FORMAT_VERSION = 1
 
+GOOD = ("equivalent", "proved")
+"""The verdicts that let a model be published without anybody asking for it."""
+
 
 @dataclass(frozen=True)
 class ModelSummary:
