@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default="")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--timeout", type=float, default=120, help="seconds that one process may take")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     chosen = parser.parse_args()
@@ -50,21 +51,21 @@ def main() -> None:
         runs = 2 if chosen.quick else min(chosen.runs, 3) if name in LARGE else chosen.runs
         fitting = [each for each in contenders if name not in LARGE[1:] or each in ONLY_STREAMING]
         with tempfile.TemporaryDirectory(prefix="bnfold-benchmark-", dir=chosen.folder) as folder:
-            measure(name, fitting, Path(folder), runs, results)
+            measure(name, fitting, Path(folder), runs, results, timeout=chosen.timeout)
     partial = chosen.quick or chosen.only
     write(results, chosen.output or (None if partial else Path(__file__).parents[1] / "docs" / "benchmarks.md"))
 
 
-def measure(name: str, contenders: list[str], folder: Path, runs: int, results: Results) -> None:
+def measure(name: str, contenders: list[str], folder: Path, runs: int, results: Results, *, timeout: float) -> None:
     """One model: how long each contender takes, and how long what it made takes to run."""
     print(name, flush=True)
     source = folder / "in" / "model.onnx"
     source.parent.mkdir()
     subprocess.run([sys.executable, "-m", "benchmarks.models", name, str(source)], check=True)
     if name not in FUSIONS:
-        results.costs[name] = interleaved(source, contenders, folder, runs, timeout=120)
+        results.costs[name] = interleaved(source, contenders, folder, runs, timeout=timeout)
     else:
-        interleaved(source, contenders, folder, 0, timeout=120)
+        interleaved(source, contenders, folder, 0, timeout=timeout)
     made = {each: folder / each.replace(" ", "_") / source.name for each in contenders}
     paths = {each: path for each, path in made.items() if path.exists()}
     results.remaining[name] = asked("remaining", paths)
