@@ -188,7 +188,7 @@ def plain() -> ModelProto:
 
 def light(name: str) -> ModelProto:
     """A graph of the onnx wheel, with random weights."""
-    from tests.architectures import light as with_weights
+    from tests.light_graphs import light as with_weights
 
     return with_weights(name)
 

@@ -20,7 +20,7 @@ import onnx
 from onnx import ModelProto
 
 from bnfold.equivalence import Standing, Verdict, prove, verify
-from tests import architectures, planted
+from tests import light_graphs, planted
 
 Judge = Callable[[ModelProto, ModelProto], bool]
 """Reference, candidate -> whether the candidate is called wrong."""
@@ -69,7 +69,7 @@ def networks() -> Iterator[tuple[str, ModelProto]]:
 
 def real_graph() -> Iterator[tuple[str, ModelProto]]:
     """One of the onnx wheel, its weights drawn at random."""
-    yield REAL_GRAPH, architectures.light(REAL_GRAPH.removeprefix("light_"))
+    yield REAL_GRAPH, light_graphs.light(REAL_GRAPH.removeprefix("light_"))
 
 
 def main() -> None:

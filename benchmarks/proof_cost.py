@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 import bnfold
 from bnfold.equivalence import prove, verify
-from tests import architectures
+from tests import architectures, light_graphs
 
 MODELS = Path(__file__).parents[1] / "models"
 NETWORKS = ("densenet", "mobilenet_v2", "unet", "small_cnn", "mlp", "preact_resnet", "super_resolution", "conv3d")
@@ -31,7 +31,7 @@ def models(lights: list[str]) -> Iterator[tuple[str, ModelProto]]:
     for name in (*NETWORKS, "levit"):
         yield name, architectures.exported(name).proto
     for name in lights:
-        yield name, architectures.light(name)
+        yield name, light_graphs.light(name)
 
 
 def main(lights: list[str]) -> None:

@@ -47,9 +47,9 @@ def once(*paths: Path) -> None:
 def timed(before: Path, after: Path) -> None:
     """Make the models, measure times, print them."""
     from bnfold.equivalence import VerifyOptions, verify
-    from tests import architectures, planted
+    from tests import light_graphs, planted
 
-    base = architectures.light("resnet50")
+    base = light_graphs.light("resnet50")
     folds = planted.Folds(base)
     every = range(len(folds.sites))
     before.write_bytes(base.SerializeToString())

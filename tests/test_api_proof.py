@@ -13,7 +13,7 @@ from onnx import ModelProto
 import bnfold
 from bnfold.cli import main
 from bnfold.errors import UsageError, VerificationError
-from tests import architectures
+from tests import architectures, light_graphs
 from tests.fold_models import CONSTANTS, INPUTS, build, numbers
 from tests.random_graphs import seeded_case
 from tests.test_api_rollback import plant
@@ -169,6 +169,6 @@ def test_no_fold_of_a_random_model_is_accused() -> None:
 def test_every_rewrite_of_the_real_graphs_is_proved(name: str) -> None:
     from bnfold.equivalence import prove
 
-    model = architectures.light(name)
+    model = light_graphs.light(name)
     folded = bnfold.optimize(model, verify=False).model
     assert {proof.standing.value for proof in prove(model, folded)} == {"holds"}

@@ -12,7 +12,7 @@ import pytest
 import bnfold
 from bnfold.decisions import Reason
 from bnfold.equivalence import Verdict
-from tests import architectures
+from tests import light_graphs
 from tests.oracle import evaluate
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -102,7 +102,7 @@ def test_light_graphs_as_shipped(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", LIGHT_COUNTS)
 def test_light_graphs_with_weights_that_can_tell(name: str) -> None:
     """As shipped all weights are alike and hide a wrong fold; with random ones a fold shows in every output."""
-    original = architectures.light(name.removeprefix("light_"))
+    original = light_graphs.light(name.removeprefix("light_"))
     result = bnfold.optimize(original, verify=False)
     folded = result.model
     kept = Counter(decision.reason for decision in result.report.decisions if decision.action == "kept")

@@ -19,7 +19,7 @@ from bnfold.equivalence.regions import Cutter
 from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.signature import signature_of
 from bnfold.errors import UsageError
-from tests import architectures, planted
+from tests import architectures, light_graphs, planted
 
 
 def looked_into(reference: ModelProto | bytes, candidate: ModelProto | bytes) -> Layers:
@@ -108,7 +108,7 @@ def test_values_that_are_paired_are_the_same_in_a_right_model(name: str) -> None
 
 
 def test_values_of_a_real_graph_are_paired() -> None:
-    base = architectures.light("shufflenet")
+    base = light_graphs.light("shufflenet")
     candidate = bnfold.optimize(base, verify=False).model
     found = pairs(Cutter(base), Cutter(candidate))
     assert len(found) > 100

@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto
 
 from bnfold.equivalence import Standing, Verdict, Verification, VerifyOptions, verify
-from tests import architectures, planted
+from tests import light_graphs, planted
 
 RIGHT_PER_MODEL = 20
 WRONG_AT_LEAST, RIGHT_AT_LEAST = 300, 300
@@ -86,7 +86,7 @@ ON_A_REAL_GRAPH = ("bias of one channel off by 1 %", "stale statistics", "two ch
 
 
 def test_bugs_in_a_real_graph_are_detected_and_a_right_fold_is_not_accused() -> None:
-    base = architectures.light("shufflenet")
+    base = light_graphs.light("shufflenet")
     folds = planted.Folds(base)
     for bug in ON_A_REAL_GRAPH:
         candidate = folds.wrong(0, bug)
@@ -127,6 +127,6 @@ def test_every_site_of_every_network(name: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["resnet50", "inception_v2", "shufflenet", "densenet121"])
 def test_real_graphs(name: str) -> None:
-    base = architectures.light(name)
+    base = light_graphs.light(name)
     assert assert_detected(base, 1) > 10
     assert assert_no_alarm(base, 2) == 2

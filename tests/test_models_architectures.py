@@ -19,10 +19,10 @@ from tests.architectures import (
     Exporter,
     exported,
     exported_in_train_mode,
-    light,
     neighbourhoods,
     trained,
 )
+from tests.light_graphs import light
 from tests.oracle import evaluate
 
 # Around each BatchNormalization, as the TorchScript exporter leaves it.
