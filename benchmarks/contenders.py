@@ -14,7 +14,7 @@ def _onnx(source: str, target: str) -> None:
     import onnx
 
     model = onnx.load(source)
-    if model.ByteSize() > 2**31 - 1:
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > 2**31 - 2**20:  # ByteSize raises there
         onnx.save(model, target, save_as_external_data=True, location=f"{Path(target).name}.data")
     else:
         onnx.save(model, target)

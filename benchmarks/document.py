@@ -52,7 +52,7 @@ def _head(results: Results) -> list[str]:
         except PackageNotFoundError:
             continue
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    command = " ".join(["python -m benchmarks", *results.arguments])
+    command = " ".join(["python -m benchmarks", *_portable(results.arguments)])
     lines = [
         "# Benchmarks",
         "",
@@ -66,6 +66,14 @@ def _head(results: Results) -> list[str]:
     ]
     lines += [f"- {contender} was left out: {reason}" for contender, reason in results.skipped.items()]
     return lines
+
+
+def _portable(arguments: list[str]) -> list[str]:
+    """Without where the models lay meanwhile, which is nobody's business."""
+    if "--folder" not in arguments:
+        return arguments
+    place = arguments.index("--folder")
+    return arguments[:place] + arguments[place + 2 :]
 
 
 def _processor() -> str:
