@@ -8,7 +8,7 @@ import sys
 
 import onnx
 
-from bnfold.graph import every_node
+from bnfold.equivalence.signature import every_node
 
 
 def main(paths: list[str]) -> None:
@@ -16,7 +16,8 @@ def main(paths: list[str]) -> None:
     found = {}
     for path in paths:
         model = onnx.load(path, load_external_data=False)
-        found[path] = sum(node.op_type == "BatchNormalization" for node in every_node(model))
+        nodes = (node for body in (model.graph, *model.functions) for node in every_node(body))
+        found[path] = sum(node.op_type == "BatchNormalization" for node in nodes)
     print(json.dumps(found))
 
 

@@ -6,7 +6,7 @@ and record what changed.
 
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers, text
 from bnfold.graph.collector import paused_collector
-from bnfold.graph.graph import Graph, PlainConstant, Use, every_node
+from bnfold.graph.graph import Graph, PlainConstant, Use
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
@@ -22,7 +22,6 @@ __all__ = [
     "TensorPayload",
     "Use",
     "attribute",
-    "every_node",
     "inlined",
     "number",
     "numbers",

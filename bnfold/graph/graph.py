@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, TypeProto, helper
 
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.constants import evaluate
@@ -615,15 +615,6 @@ def _keep(container: Any, wanted: Callable[[Any], bool]) -> None:
     """
     container.sort(key=wanted, reverse=True)
     del container[bisect_left(container, True, key=lambda item: not wanted(item)) :]
-
-
-def every_node(proto: ModelProto) -> Iterator[NodeProto]:
-    """The nodes of every scope of a model: main graph, nested bodies, functions."""
-    bodies: list[GraphProto | FunctionProto] = [proto.graph, *proto.functions]
-    while bodies:
-        body = bodies.pop()
-        yield from body.node
-        bodies += [nested for _, _, nested in scopes(body)]
 
 
 def scopes(body: GraphProto | FunctionProto) -> Iterator[tuple[NodeProto, str, GraphProto]]:

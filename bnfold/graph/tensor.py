@@ -137,15 +137,13 @@ class Tensor:
 
     def numpy(self) -> NDArray[Any]:
         """The values as they are stored: shape `shape`, dtype `dtype`. Not to be written to."""
-        if not self.factors and self._values.dtype == self.dtype:
-            return self._values
-        return self._stored_block(())
+        return self._stored(self._exact_block(()) if self.factors else self._values)
 
     def tobytes(self) -> bytes:
         """The stored form: little-endian, row-major."""
         if self.dtype == np.float32 and not self.factors:
             return self._values.astype("<f4", copy=False).tobytes()
-        return self._stored_block(()).astype(_LITTLE.get(self.dtype, self.dtype), copy=False).tobytes()
+        return self.numpy().astype(_LITTLE.get(self.dtype, self.dtype), copy=False).tobytes()
 
     def has_only_normals(self) -> bool:
         """Whether every element lies in the normal range of `dtype`, at one quick look; False for large tensors."""
@@ -227,8 +225,8 @@ class Tensor:
                 values *= _part(factor, block)
         return values
 
-    def _stored_block(self, block: tuple[slice, ...]) -> NDArray[Any]:
-        values = self._exact_block(block) if self.factors else self._values[block]
+    def _stored(self, values: NDArray[Any]) -> NDArray[Any]:
+        """`values`, with the factors in them, rounded to what is stored."""
         if values.dtype == self.dtype:
             return values
         if self.dtype == np.float32 and not self.factors:  # whoever computed it has checked the range
@@ -244,7 +242,7 @@ class Tensor:
         exact, stored = np.empty(0), np.empty(0, self.dtype)
         for block, values in self._parts():
             if not self.factors:
-                yield self._stored_block(block)
+                yield self._stored(values)
                 continue
             if exact.shape != values.shape:
                 exact, stored = np.empty(values.shape), np.empty(values.shape, self.dtype)

@@ -131,9 +131,7 @@ class File:
         while len(memory):
             count = os.preadv(self.descriptor, [memory], offset)
             if count == 0:
-                raise ModelError(
-                    f"{self.path}: {self.what} became shorter while it was being read; run again when it is complete"
-                )
+                raise shrunk(self)
             memory = memory[count:]
             offset += count
 
@@ -144,6 +142,13 @@ class File:
 
 
 Source: TypeAlias = File | Memory
+
+
+def shrunk(origin: File) -> ModelError:
+    """The error for a file that ends before it should."""
+    return ModelError(
+        f"{origin.path}: {origin.what} became shorter while it was being read; run again when it is complete"
+    )
 
 
 class RunningHash:

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
-from bnfold.errors import ModelError
 from bnfold.onnxfile.payload import Payload, Span
-from bnfold.onnxfile.source import File, RunningHash
+from bnfold.onnxfile.source import File, RunningHash, shrunk
 from bnfold.onnxfile.writeback import start_writeback
 
 BUFFER = 1 << 20  # pieces are collected up to this size, in bytes
@@ -267,13 +266,6 @@ class _Behind:
 
 
 Work: TypeAlias = Callable[[_Appender], None]
-
-
-def shrunk(origin: File) -> ModelError:
-    """The error for a file that ends before it should."""
-    return ModelError(
-        f"{origin.path}: {origin.what} became shorter while it was being read; run again when it is complete"
-    )
 
 
 def _copy_file_range(target: int, origin: int, offset: int, nbytes: int) -> int:
