@@ -43,7 +43,7 @@ def test_both_entry_points_answer(entry: list[str]) -> None:
 
 LEFT_BY_A_SESSION = """
 import numpy as np
-from bnfold.__main__ import give_back_memory
+from bnfold.process import give_back_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,11 @@ def test_two_sessions_answer_alike_to_the_bit() -> None:
         with running(conv(), Setting(CUDA, Optimization.ON)) as session:
             answers.append(session.run(feed)["y"])
     np.testing.assert_array_equal(*answers)
+
+
+def test_the_command_says_nothing_that_onnxruntime_warns_of_for_the_process() -> None:
+    """It warns of each Conv that runs by the plain algorithm, which is what bnfold asks for."""
+    model = REPOSITORY / "models/digits_cnn.onnx"
+    command = [sys.executable, "-m", "bnfold", "verify", str(model), str(model), "--provider", "cuda"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert "onnxruntime" not in found.stderr

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper, parser
 
+from bnfold import process
 from bnfold.equivalence import Tolerance, Verdict, VerifyOptions, verify
 from bnfold.errors import ModelError, UsageError
 
@@ -363,6 +364,19 @@ def test_without_onnxruntime_the_error_says_what_to_install() -> None:
     assert out.startswith("BnfoldError")
     assert "pip install 'bnfold[cpu]'" in out
     assert "--no-verify" in out
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_only_the_command_silences_what_onnxruntime_warns_of_for_the_process(
+    monkeypatch: pytest.MonkeyPatch, owned: bool
+) -> None:
+    import onnxruntime
+
+    levels: list[int] = []
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", levels.append)
+    monkeypatch.setattr(process, "_owned", owned)
+    verify(conv(), conv())
+    assert set(levels) == ({3} if owned else set())
 
 
 def test_importing_the_room_does_not_import_onnxruntime_or_torch() -> None:

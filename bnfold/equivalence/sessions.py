@@ -1,7 +1,7 @@
 """Running a model in onnxruntime, one session alive at a time.
 
-The only module that touches onnxruntime's API for sessions. Its warnings are silenced; what it raises becomes one
-sentence in `RunFailed`.
+The only module that touches onnxruntime's API for sessions. The warnings of a session are silenced; what it raises
+becomes one sentence in `RunFailed`.
 """
 
 import ctypes
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from bnfold import process
 from bnfold.equivalence.element_types import Array, numpy_type
 from bnfold.equivalence.feeds import Feed
 from bnfold.equivalence.signature import Source
 from bnfold.errors import BnfoldError
 
 Outputs = dict[str, Array]
-_FATAL = 4
+_ERROR, _FATAL = 3, 4
 _LONGEST_REASON = 300
 _ERROR_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
 # A file, a line, and the function there: its bare name, or all that the compiler calls it.
@@ -63,6 +64,9 @@ def runtime() -> Any:
             "(or 'bnfold[gpu]'), or pass --no-verify."
         ) from error
     onnxruntime.disable_telemetry_events()  # where it has any, nobody asked for them
+    if process.owned():
+        # Some providers warn for the process and not for the session: CUDA for each Conv that runs as bnfold asks.
+        onnxruntime.set_default_logger_severity(_ERROR)
     return onnxruntime
 
 

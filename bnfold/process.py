@@ -1,0 +1,33 @@
+"""Settings of a whole process: bnfold changes them where it is the command, never where somebody imports it."""
+
+import ctypes
+import os
+
+_M_MMAP_THRESHOLD = -3
+_LARGE = 1 << 20
+_owned = False
+
+
+def own() -> None:
+    """This process is bnfold's: set what suits it."""
+    global _owned
+    _owned = True
+    # OpenBLAS's threads would spin for a while after they start, and on two cores take one from who works.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    give_back_memory()
+
+
+def owned() -> bool:
+    """Whether `own` was called."""
+    return _owned
+
+
+def give_back_memory() -> None:
+    """Have freed blocks of 1 MiB and more go back to the system, where the C library is glibc.
+
+    By default glibc keeps blocks below a threshold that grows with what was freed (mallopt(3), M_MMAP_THRESHOLD), so
+    the weights of one session would still be there while the next is open.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
