@@ -6,7 +6,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, parser
 from torch.nn import functional
 
-from bnfold.equivalence.float64 import Evaluator, Unknowable
+from bnfold.equivalence.float64 import Evaluator, Unknowable, store_constants
 
 RNG = np.random.default_rng(0)
 
@@ -180,6 +180,47 @@ def test_batch_normalization_is_inference_in_every_opset(opset: int, attributes:
     got = Evaluator(parser.parse_model(text))({"x": x, "g": g, "h": h, "m": m, "v": v})["y"]
     tx, tm, tv, tg, th = tensors(x, m, v, g, h)
     np.testing.assert_allclose(got, functional.batch_norm(tx, tm, tv, tg, th, eps=0.01).numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("opset", [9, 13, 15])
+def test_batch_normalization_in_a_function_is_inference_too(opset: int) -> None:
+    """onnx.reference gives functions operators of its own, and mixes in the statistics of the batch up to opset 13."""
+    model = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}, "local" : 1]> agraph (float[N,3,H] x, float[3] g, float[3] v) '
+        "=> (float[N,3,H] y) { y = local.outer<near=0.5>(x, g, v) } "
+        f'<domain: "local", opset_import: ["" : {opset}]> inner<near>(x, g, v) => (y) '
+        "{ y = BatchNormalization<epsilon: float = @near>(x, g, g, g, v) } "
+        f'<domain: "local", opset_import: ["" : {opset}, "local" : 1]> outer<near>(x, g, v) => (y) '
+        "{ y = local.inner<near: float = @near>(x, g, v) }"
+    )
+    x, g, v = RNG.standard_normal((2, 3, 4)), RNG.standard_normal(3), RNG.uniform(1, 2, 3)
+    got = Evaluator(model)({"x": x, "g": g, "v": v})["y"]
+    tx, tg, tv = tensors(x, g, v)
+    close(got, functional.batch_norm(tx, tg, tv, tg, tg, eps=0.5))
+
+
+def test_overloads_of_a_function_are_told_apart() -> None:
+    """onnx.reference looks functions up by domain and name."""
+    text = '<domain: "local", opset_import: ["" : 17], overload: "%s"> f (x) => (y) { y = %s(x) }'
+    model = parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 17, "local" : 1]> agraph (float[N] x) => (float[N] a, float[N] b) '
+        "{ a = local.f:one(x) b = local.f:two(x) } " + text % ("one", "Neg") + text % ("two", "Abs")
+    )
+    x = np.array([-2.0, 3.0])
+    got = Evaluator(model)({"x": x})
+    np.testing.assert_array_equal(got["a"], -x)
+    np.testing.assert_array_equal(got["b"], abs(x))
+
+
+def test_a_constant_that_a_batch_normalization_makes_is_inference_too() -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 11]> agraph (float[1,2] x) => (float[1,2] y) '
+        "<float[1,2] c = {3, 5}, float[2] g = {2, 4}, float[2] v = {1, 4}> "
+        "{ k = BatchNormalization<epsilon=0>(c, g, g, g, v) y = Add(x, k) }"
+    )
+    store_constants(model)
+    assert [node.op_type for node in model.graph.node] == ["Add"]
+    np.testing.assert_array_equal(Evaluator(model)({"x": np.zeros((1, 2))})["y"], [[4, 6]])
 
 
 TRAINING = {

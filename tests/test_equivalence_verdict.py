@@ -6,7 +6,7 @@ from onnx import ModelProto, numpy_helper, parser
 
 from bnfold.equivalence import Limits, Measurement, Rule, Tolerance, Verdict, VerifyOptions, Where, measure, verify
 from bnfold.equivalence.behind import Pair, behind, tapped
-from bnfold.equivalence.noise import noise
+from bnfold.equivalence.noise import Elsewhere, noise
 
 RNG = np.random.default_rng(7)
 
@@ -149,6 +149,23 @@ def test_where_the_original_overflows_the_candidate_must_be_near_the_truth() -> 
 DEEP = 24
 
 
+def test_where_the_truth_is_zero_the_errors_elsewhere_count_as_they_are() -> None:
+    """Float16 that cancels to exactly zero in one order and to a few steps in the other."""
+    zero, exact = np.zeros(500), np.zeros(500, np.float16)
+    candidate = np.full(500, 6e-7, np.float16)
+    truth = np.linspace(-1, 1, 500)
+    rounded = Elsewhere().and_on(truth, truth.astype(np.float16))
+    assert rounded.least_max > 1e-4
+    assert noise(zero, [exact], candidate).agrees is False  # type: ignore[union-attr]
+    assert noise(zero, [exact], candidate, rounded).agrees is True  # type: ignore[union-attr]
+    assert noise(zero, [exact], candidate + np.float16(0.01), rounded).agrees is False  # type: ignore[union-attr]
+    assert rounded.and_on(zero, exact) == rounded, "an exact answer says nothing of the noise"
+    finer = rounded.and_on(truth, truth.astype(np.float32))
+    assert finer.least_max < 1e-6, "the smallest of all feeds counts"
+    assert finer.relative_max == rounded.relative_max
+    assert noise(zero, [candidate], candidate, rounded) is None, "an original that is off where it must be zero"
+
+
 def deep(dtype: type, *, bump: float = 0.0) -> tuple[ModelProto, ModelProto]:
     """A chain that multiplies rounding errors, and the same chain with its products associated otherwise."""
     rng = np.random.default_rng(3)
@@ -248,6 +265,18 @@ def test_values_are_paired_by_use_not_by_name() -> None:
         "agraph (float[1,3,4,4] x, float[3] g) => (float[1,3,4,4] y) { t = Neg(x) y = Softmax<axis=1>(t) }"
     )
     assert "y" not in behind(reference, otherwise)
+
+
+@pytest.mark.parametrize("reads", ["Shape", "Size"])
+def test_a_value_that_only_lent_its_shape_is_not_behind_an_output(reads: str) -> None:
+    """The two need not mean the same: any value of that shape would do."""
+    body = "agraph (float[N,6] x) => (int64[%s] y, float[N,6] z) { a = Mul(x, t) y = %s(%s) z = Mul(a, t) }"
+    size = "2" if reads == "Shape" else ""
+    before, after = (model(body % (size, reads, value), t=np.float32(3)) for value in ("a", "x"))
+    assert behind(before, after) == {}
+    scaled = f"agraph (float[N,6] x) => (int64[{size}] y, float[N,6] z) {{ z = Mul(x, t) y = {reads}(z) }}"
+    found = check(before, model(scaled, t=np.float32(9)))
+    assert found.verdict is Verdict.EQUIVALENT, found.explanation  # type: ignore[attr-defined]
 
 
 def test_taps_keep_what_is_there() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from bnfold.equivalence.behind import Sources
 from bnfold.equivalence.findings import Finding, compare
 from bnfold.equivalence.float64 import Unknowable
-from bnfold.equivalence.noise import FEW, Noise, noise, relative_error
+from bnfold.equivalence.noise import FEW, Elsewhere, Noise, noise
 from bnfold.equivalence.reference_run import Answer
 from bnfold.equivalence.references import Reference, Truth
 from bnfold.equivalence.running import Setting, running
@@ -116,22 +116,22 @@ class Appeal:
                 again = self._original(finding.answer, setting)
                 originals += [again[value]] if value in again else []
         found = noise(truth[value], originals, finding.candidate)
-        if found is None or found.agrees or finding.candidate.size >= FEW:
+        if found is None or found.agrees or (finding.candidate.size >= FEW and truth[value].any()):
             return found
         return noise(truth[value], originals, finding.candidate, self._errors_elsewhere(value))
 
-    def _errors_elsewhere(self, value: str) -> tuple[float, float]:
-        """The reference's own largest and mean error on any feed, relative to the largest and mean of `value` there.
+    def _errors_elsewhere(self, value: str) -> Elsewhere:
+        """The reference's own errors in `value` on all feeds.
 
-        On few numbers its error may be small by luck: what it is on other feeds says how much noise there is.
+        On few numbers its error may be small by luck, and where the truth is zero throughout there may be none at all:
+        what it is on other feeds says how much noise there is.
         """
-        worst = (0.0, 0.0)
+        found = Elsewhere()
         for answer in self._answers.values():
             truth = self._truth(answer).get(value)
             if truth is not None:
-                found = relative_error(truth, answer.outputs[value])
-                worst = (max(worst[0], found[0]), max(worst[1], found[1]))
-        return worst
+                found = found.and_on(truth, answer.outputs[value])
+        return found
 
     def _truth(self, answer: Answer) -> Outputs:
         """What the reference is in float64 on one feed; empty where that cannot be known."""

@@ -14,10 +14,11 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 _SATURATING = {"Softmax", "LogSoftmax", "Hardmax", "Sigmoid", "HardSigmoid", "Tanh", "Clip", "Erf"}
+# Not Shape and Size: they read no numbers, and two values of one shape need not mean the same.
 _DISCRETE = {
     *("ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "NonZero", "OneHot", "Unique", "Where", "Compress"),
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf", "Not", "And", "Or", "Xor"),
-    *("Round", "Floor", "Ceil", "Sign", "QuantizeLinear", "DequantizeLinear", "Shape", "Size"),
+    *("Round", "Floor", "Ceil", "Sign", "QuantizeLinear", "DequantizeLinear"),
 }
 _TRANSPARENT = {
     *("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Expand"),

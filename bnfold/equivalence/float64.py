@@ -38,9 +38,7 @@ class Evaluator:
     """A model in float64. Build once, call for as many feeds as needed."""
 
     def __init__(self, source: Source | ModelProto) -> None:
-        from onnx.reference import ReferenceEvaluator
-
-        from bnfold.equivalence.float64_ops import OPERATORS
+        from bnfold.equivalence.float64_ops import Reference
 
         model = ModelProto()
         model.CopyFrom(source if isinstance(source, ModelProto) else load_whole(source))
@@ -49,8 +47,9 @@ class Evaluator:
             raise Unknowable(f"it contains {', '.join(sorted(operators & (_UNBOUNDED | _RANDOM)))}")
         self._slow = sorted(operators & _SLOW)
         widen(model)
+        _name_overloads(model)
         try:
-            self._evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
+            self._evaluator = Reference(model)
         except Exception as error:  # onnx.reference raises what numpy and it see fit
             raise Unknowable(f"onnx.reference cannot load it: {_first_line(error)}") from error
 
@@ -81,6 +80,8 @@ def store_constants(model: ModelProto) -> None:
     """
     from onnx.reference import ReferenceEvaluator
 
+    from bnfold.equivalence.float64_ops import BatchNormalization
+
     graph = model.graph
     known = {tensor.name for tensor in graph.initializer}
     made: list[NodeProto] = []
@@ -107,7 +108,7 @@ def store_constants(model: ModelProto) -> None:
     constants.graph.output.extend(ValueInfoProto(name=name) for name in names)
     try:
         with np.errstate(all="ignore"):
-            values = ReferenceEvaluator(constants, new_ops=None).run(names, {})
+            values = ReferenceEvaluator(constants, new_ops=[BatchNormalization]).run(names, {})
         tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in zip(names, values, strict=True)]
     except Exception:  # noqa: BLE001 - onnx.reference raises what numpy and it see fit; float64 is as good
         return
@@ -115,6 +116,16 @@ def store_constants(model: ModelProto) -> None:
     remaining = GraphProto(node=rest)
     del graph.node[:]
     graph.node.extend(remaining.node)
+
+
+def _name_overloads(model: ModelProto) -> None:
+    """Give each overload of a function a name of its own: onnx.reference knows functions by domain and name alone."""
+    for function in model.functions:
+        if function.overload:
+            function.name, function.overload = f"{function.name}:{function.overload}", ""
+    for node in _all_nodes(model):
+        if node.overload:
+            node.op_type, node.overload = f"{node.op_type}:{node.overload}", ""
 
 
 def _has_body(attribute: AttributeProto) -> bool:

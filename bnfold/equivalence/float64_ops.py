@@ -1,4 +1,4 @@
-"""Operators that onnx.reference has slow or wrong, in float64 numpy: convolutions of any rank and group, and pools.
+"""onnx.reference, with what it has slow or wrong in float64 numpy: convolutions, pools, BatchNormalization.
 
 The reference implementation of grouped ConvTranspose fails, and its pools loop in Python over every position. These
 follow the operators' definitions in the ONNX specification and share nothing with the code that folds.
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from bnfold.equivalence.element_types import Array
@@ -153,6 +154,16 @@ class BatchNormalization(OpRun):
 
 
 OPERATORS: list[type[OpRun]] = [Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization]
+
+
+class Reference(ReferenceEvaluator):
+    """onnx.reference with the operators above, which it makes for functions and bodies as well.
+
+    Left to itself it hands a function's body no operators but its own.
+    """
+
+    def __init__(self, proto: Any, **options: Any) -> None:
+        super().__init__(proto, **{**options, "new_ops": OPERATORS})
 
 
 def _pool_windows(x: Array, attributes: dict[str, Any], fill: float) -> Array:

@@ -55,12 +55,49 @@ class Noise:
         }
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """The original's largest and mean error on all feeds together.
+
+    `relative_*`: the worst of any, over the largest and the mean value of the truth there. `least_*`: the smallest of
+    any that is not exact, as it is: what counts where the truth is zero throughout and nothing can be relative to it.
+    """
+
+    relative_max: float = 0.0
+    relative_rms: float = 0.0
+    least_max: float = 0.0
+    least_rms: float = 0.0
+
+    def and_on(self, truth: Array, original: Array) -> "Elsewhere":
+        """With one more feed; unchanged where the original's error cannot be told, or is zero."""
+        exact = truth.astype(np.float64)
+        if truth.shape != original.shape or not exact.any() or not np.isfinite(exact).all():
+            return self
+        error = np.abs(original.astype(np.float64) - exact)
+        if not error.any() or not np.isfinite(error).all():
+            return self
+        largest, mean = float(error.max()), _rms(error)
+        return Elsewhere(
+            max(self.relative_max, largest / float(np.abs(exact).max())),
+            max(self.relative_rms, mean / _rms(np.abs(exact))),
+            min(self.least_max or math.inf, largest),
+            min(self.least_rms or math.inf, mean),
+        )
+
+    def errors(self, exact: Array) -> tuple[float, float]:
+        """How large the largest and the mean error may be expected to be where the truth is `exact`."""
+        scale = float(exact.max())
+        if scale == 0:
+            return self.least_max, self.least_rms
+        return self.relative_max * scale, self.relative_rms * _rms(exact)
+
+
 def noise(
-    truth: Array, originals: Sequence[Array], candidate: Array, elsewhere: tuple[float, float] = (0.0, 0.0)
+    truth: Array, originals: Sequence[Array], candidate: Array, elsewhere: Elsewhere | None = None
 ) -> Noise | None:
     """None where the truth cannot be believed: another shape, or the original itself farther from it than sqrt(u).
 
-    `elsewhere`: the original's largest and mean relative error on other feeds (see `relative_error`).
+    `elsewhere`: what the original's error is on other feeds, where its error on this one may be small by luck.
 
     An original that overflowed where the truth is finite has an infinite error there; the candidate is then judged
     on the rest, and must be finite and within sqrt(u) of the truth where the original is not.
@@ -80,25 +117,17 @@ def noise(
     sound = np.all([np.isfinite(error) for error in errors], axis=0)
     if not sound.any() or not np.isfinite(mine).all() or mine[~sound].max(initial=0.0) > coarse:
         return None
-    found = Noise(
+    own = max(float(error[sound].max()) for error in errors)
+    expected = (elsewhere or Elsewhere()).errors(np.abs(exact[known]))
+    if own > coarse or (scale and expected[0] > coarse):
+        return None
+    return Noise(
         candidate_max=float(mine[sound].max()),
         candidate_rms=_rms(mine[sound]),
-        original_max=max(elsewhere[0] * scale, *(float(error[sound].max()) for error in errors)),
-        original_rms=max(elsewhere[1] * _rms(np.abs(exact[known])), *(_rms(error[sound]) for error in errors)),
+        original_max=max(expected[0], own),
+        original_rms=max(expected[1], *(_rms(error[sound]) for error in errors)),
         floor=max(rounding.unit * scale, rounding.tiny),
     )
-    return found if found.original_max <= coarse else None
-
-
-def relative_error(truth: Array, original: Array) -> tuple[float, float]:
-    """The largest error over the largest value, and the same of root mean squares; 0 where it cannot be told."""
-    exact = truth.astype(np.float64)
-    if truth.shape != original.shape or not exact.any() or not np.isfinite(exact).all():
-        return 0.0, 0.0
-    error = np.abs(original.astype(np.float64) - exact)
-    if not np.isfinite(error).all():
-        return 0.0, 0.0
-    return float(error.max() / np.abs(exact).max()), _rms(error) / _rms(np.abs(exact))
 
 
 def _rms(error: Array) -> float:
