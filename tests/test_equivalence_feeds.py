@@ -1,5 +1,7 @@
 """Feeds reach what they must: borders, branches, batches, tables, and sizes that show every tap."""
 
+import math
+
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, parser
@@ -195,3 +197,18 @@ def test_a_branch_that_nothing_reaches_is_reported() -> None:
     assert found.verdict is Verdict.EQUIVALENT
     assert found.notes == ("Condition 'c' of an If was true on every feed: its other branch was not compared.",)
     assert not any(feed["name"].startswith("branch") for feed in found.feeds)
+
+
+def test_sides_that_are_tried_in_turn_do_not_make_a_volume_of_gigabytes() -> None:
+    """A side of 256 is a common picture; a cube of that side with six channels has 100 million elements."""
+    model = graph("y = Relu(x)")
+    picture, volume, declared = (
+        (Port("x", TensorProto.FLOAT, dims),)
+        for dims in (("N", 6, "H", "W"), ("N", 6, "D", "H", "W"), (1, 6, 256, 256, 256))
+    )
+    sides = {shape["x"][2] for shape in sizes.variants(model, picture, {}, 1)}
+    assert {224, 256, 299} <= sides
+    tried = [shape["x"] for shape in sizes.variants(model, volume, {}, 3)]
+    assert max(map(math.prod, tried)) <= sizes.FALLBACK_ELEMENTS
+    assert {64, 32, 16} <= {shape[2] for shape in tried}
+    assert [shape["x"] for shape in sizes.variants(model, declared, {}, 1)] == [(1, 6, 256, 256, 256)]

@@ -20,6 +20,8 @@ Shapes = dict[str, tuple[int, ...]]
 
 LARGEST_SIDE = 512
 FALLBACK_SIDES = (224, 256, 64, 299, 32, 28, 16, 8, 4, 2)
+FALLBACK_ELEMENTS = 16 << 20
+"""Sides that make an input larger than this are not guessed: a side of 256 is 64 KiB of pixels, but 16 MiB of voxels."""
 _WINDOWED = {"Conv", "ConvInteger", "QLinearConv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "DeformConv"}
 _NON_SPATIAL_SIDE = 5
 
@@ -77,6 +79,8 @@ def variants(
     for side, step in ((sides.first, sides.step), *((other, 0) for other in FALLBACK_SIDES)):
         for stretch in dict.fromkeys((step, 0)):
             shapes = _assign(ports, fixed, known, batch, side, stretch)
+            if seen and max(map(math.prod, shapes.values()), default=0) > FALLBACK_ELEMENTS:
+                continue
             if shapes not in seen:
                 seen.append(shapes)
                 yield shapes
