@@ -223,6 +223,25 @@ def test_a_constant_that_a_batch_normalization_makes_is_inference_too() -> None:
     np.testing.assert_array_equal(Evaluator(model)({"x": np.zeros((1, 2))})["y"], [[4, 6]])
 
 
+def test_shaken_numbers_are_off_by_one_roundoff_of_their_own_type() -> None:
+    model = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 17]> agraph (float[N,64] x) => (float[64] a, double[64] b, int64[64] c) '
+        "<float16[64] h, double[64] d, int64[64] i> { w = Cast<to=1>(h) a = Identity(w) b = Identity(d) c = Identity(i)}"
+    )
+    stored = {"h": np.full(64, 3, np.float16), "d": np.full(64, 3.0), "i": np.full(64, 3)}
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
+    feed = {"x": np.zeros((1, 64))}
+    first, again, other = (Evaluator(model, shake)(feed) for shake in (1, 1, 2))
+    assert set(first["a"]) == {3 * (1 - 2.0**-11), 3 * (1 + 2.0**-11)}
+    assert 1 < len(set(first["b"]))
+    np.testing.assert_array_max_ulp(first["b"], stored["d"], 1)
+    np.testing.assert_array_equal(first["c"], stored["i"])
+    np.testing.assert_array_equal(first["a"], again["a"])
+    assert (first["a"] != other["a"]).any()
+    np.testing.assert_array_equal(Evaluator(model)(feed)["a"], np.full(64, 3.0))
+
+
 TRAINING = {
     "opset 6 by default": (6, "y = BatchNormalization(x, g, g, g, g)"),
     "opset 9 with five outputs": (9, "y, a, b, c, d = BatchNormalization(x, g, g, g, g)"),

@@ -4,8 +4,10 @@ Both cost more than measuring, so they are asked only where needed, worst first,
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from bnfold.equivalence.behind import Sources
+from bnfold.equivalence.element_types import Array
 from bnfold.equivalence.findings import Finding, compare
 from bnfold.equivalence.float64 import Unknowable
 from bnfold.equivalence.noise import FEW, Elsewhere, Noise, noise
@@ -15,6 +17,9 @@ from bnfold.equivalence.running import Setting, running
 from bnfold.equivalence.sessions import Optimization, Outputs, RunFailed
 from bnfold.equivalence.signature import Source
 from bnfold.equivalence.tolerance import Judgement, Rule, Tolerance
+
+_SHAKES = (1, 2)
+"""Seeds: one direction for each number could cancel by luck."""
 
 
 class Appeal:
@@ -30,6 +35,7 @@ class Appeal:
         self.notes: list[str] = []
         self._evaluator: Truth | None = None
         self._known: bool | None = None
+        self._shakers: dict[int, Truth | None] = {}
         self._cache: dict[str, Outputs] = {}
         self._originals: dict[tuple[str, Setting], Outputs] = {}
         self._answers: dict[str, Answer] = {}
@@ -116,9 +122,16 @@ class Appeal:
                 again = self._original(finding.answer, setting)
                 originals += [again[value]] if value in again else []
         found = noise(truth[value], originals, finding.candidate)
-        if found is None or found.agrees or (finding.candidate.size >= FEW and truth[value].any()):
+        if found is None or found.agrees:
             return found
-        return noise(truth[value], originals, finding.candidate, self._errors_elsewhere(value))
+        elsewhere = None
+        if finding.candidate.size < FEW or not truth[value].any():
+            elsewhere = self._errors_elsewhere(value)
+            found = noise(truth[value], originals, finding.candidate, elsewhere)
+            if found is None or found.agrees:
+                return found
+        shaken = [each for each in self._shaken(finding.answer, value) if each.shape == truth[value].shape]
+        return noise(truth[value], [*originals, *shaken], finding.candidate, elsewhere) or found
 
     def _errors_elsewhere(self, value: str) -> Elsewhere:
         """The reference's own errors in `value` on all feeds.
@@ -151,6 +164,21 @@ class Appeal:
                 self._cache[answer.name] = {}
                 self.notes.append(f"There is no float64 truth for feed {answer.name}: {why}.")
         return self._cache[answer.name]
+
+    def _shaken(self, answer: Answer, value: str) -> list[Array]:
+        """The truth if every stored number were off by one rounding, as those of a rewritten model may be."""
+        found = []
+        for seed in _SHAKES:
+            if seed not in self._shakers:
+                try:
+                    self._shakers[seed] = self.reference.truth(seed)
+                except Unknowable:
+                    self._shakers[seed] = None
+            shaker = self._shakers[seed]
+            if shaker is not None:
+                with suppress(Unknowable):
+                    found.append(shaker(answer.feed(), [value])[value])
+        return found
 
     def _original(self, answer: Answer, setting: Setting) -> Outputs:
         """What the reference itself answers in another setting; empty where it cannot."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from bnfold.equivalence.element_types import Array, is_float
+from bnfold.equivalence.element_types import Array, is_float, rounding
 from bnfold.equivalence.feeds import Feed
 from bnfold.equivalence.signature import Source, every_node
 from bnfold.errors import ModelError
@@ -35,9 +35,13 @@ def load_whole(source: Source) -> ModelProto:
 
 
 class Evaluator:
-    """A model in float64. Build once, call for as many feeds as needed."""
+    """A model in float64. Build once, call for as many feeds as needed.
 
-    def __init__(self, source: Source | ModelProto) -> None:
+    With `shake`, a seed, each stored number is off by one unit roundoff of its type, up or down: what that changes is
+    what storing other weights for the same function may change.
+    """
+
+    def __init__(self, source: Source | ModelProto, shake: int | None = None) -> None:
         from bnfold.equivalence.float64_ops import Reference
 
         model = ModelProto()
@@ -46,6 +50,8 @@ class Evaluator:
         if operators & (_UNBOUNDED | _RANDOM):
             raise Unknowable(f"it contains {', '.join(sorted(operators & (_UNBOUNDED | _RANDOM)))}")
         self._slow = sorted(operators & _SLOW)
+        if shake is not None:
+            _shake(model, np.random.default_rng(shake))
         widen(model)
         _name_overloads(model)
         try:
@@ -139,28 +145,38 @@ def widened(array: Array) -> Array:
 
 def widen(model: ModelProto) -> None:
     """Make every stored float and every cast to a float a double, in place, nested bodies and functions included."""
+    for tensor in _stored(model):
+        if _is_narrow(tensor.data_type):
+            tensor.CopyFrom(numpy_helper.from_array(_values(tensor), tensor.name))
     for graph in _all_graphs(model):
-        for tensor in graph.initializer:
-            _widen_tensor(tensor)
         del graph.value_info[:]
     for node in _all_nodes(model):
         for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                _widen_tensor(attribute.t)
-            elif (
-                attribute.type == AttributeProto.INT and attribute.name in _TYPE_ATTRIBUTES and _is_narrow(attribute.i)
-            ):
+            if attribute.type == AttributeProto.INT and attribute.name in _TYPE_ATTRIBUTES and _is_narrow(attribute.i):
                 attribute.i = TensorProto.DOUBLE
 
 
-def _widen_tensor(tensor: TensorProto) -> None:
-    if not _is_narrow(tensor.data_type):
-        return
+def _shake(model: ModelProto, generator: np.random.Generator) -> None:
+    """Move every stored number by one unit roundoff of its type, which is kept in a double."""
+    for tensor in _stored(model):
+        if (known := rounding(tensor.data_type)) is not None:
+            values = _values(tensor)
+            moved = values * (1 + known.unit * generator.choice([-1.0, 1.0], values.shape))
+            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+
+
+def _stored(model: ModelProto) -> Iterable[TensorProto]:
+    for graph in _all_graphs(model):
+        yield from graph.initializer
+    for node in _all_nodes(model):
+        yield from (attribute.t for attribute in node.attribute if attribute.type == AttributeProto.TENSOR)
+
+
+def _values(tensor: TensorProto) -> Array:
     try:
-        wide = numpy_helper.to_array(tensor).astype(np.float64)
+        return numpy_helper.to_array(tensor).astype(np.float64)
     except Exception as error:  # truncated or inconsistent data
         raise Unknowable(f"tensor {tensor.name!r} cannot be read: {_first_line(error)}") from error
-    tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
 
 
 def _is_narrow(elem_type: int) -> bool:

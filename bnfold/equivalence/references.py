@@ -37,8 +37,11 @@ class Reference(Protocol):
     def running(self, setting: Setting, taps: Sequence[str] = ()) -> AbstractContextManager[Runner]:
         """Loaded while the block lasts; `taps` become outputs as well. Raises RunFailed, ProviderError."""
 
-    def truth(self) -> Truth:
-        """What the reference is in float64. Raises Unknowable where that cannot be known."""
+    def truth(self, shake: int | None = None) -> Truth:
+        """What the reference is in float64; with `shake`, a seed, with every stored number off by one unit roundoff.
+
+        Raises Unknowable where that cannot be known.
+        """
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,6 @@ class ModelReference:
         """A session."""
         return running(self.source, setting, taps)
 
-    def truth(self) -> Truth:
+    def truth(self, shake: int | None = None) -> Truth:
         """Evaluated by onnx.reference with every stored number widened."""
-        return Evaluator(self.source)
+        return Evaluator(self.source, shake)

@@ -66,12 +66,14 @@ class ModuleReference:
         with _evaluating(self.module):
             yield _Evaluated(self.module, self.candidate)
 
-    def truth(self) -> Truth:
+    def truth(self, shake: int | None = None) -> Truth:
         """A copy of the module with parameters and inputs in float64. Raises Unknowable where it cannot be copied."""
         try:
             wide = copy.deepcopy(self.module).double()
         except Exception as error:  # a module may refuse to be copied in any way it likes
             raise Unknowable(f"the module cannot be copied into float64: {_told(error)}") from error
+        if shake is not None:
+            _shake(self.module, wide, shake)
         evaluated = _Evaluated(wide, self.candidate)
 
         def evaluate(feed: Feed, names: Iterable[str]) -> Outputs:
@@ -88,6 +90,17 @@ class ModuleReference:
             return {name: outputs[name] for name in names if name in outputs}
 
         return evaluate
+
+
+def _shake(module: "Module", wide: "Module", seed: int) -> None:
+    """Move every parameter of `wide` by one unit roundoff of the type it has in `module`."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for stored, value in zip(module.parameters(), wide.parameters(), strict=True):
+            signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
+            value.mul_(1 + signs * (torch.finfo(stored.dtype).eps / 2))
 
 
 @contextmanager
