@@ -120,6 +120,9 @@ def resize(node: NodeProto, affine: ChannelAffine, graph: Graph) -> None:
         raise Refused(Reason.BARRIER, f"{graph.label(node)} crops")
     if text(node, "mode", "nearest") not in ("nearest", "linear", "bilinear", "cubic"):
         raise Refused(Reason.BARRIER, graph.label(node))
+    exact = text(node, "mode", "nearest") == "nearest" or not affine.has_shift
+    if not exact and graph.dtype(node.input[0]) == np.float64:
+        raise Refused(Reason.BARRIER, f"{graph.label(node)} interpolates by weights that sum to one in float32 alone")
     if not affine.is_uniform:
         before = known_dim(graph, node.input[0], affine.axis)
         if known_dim(graph, node.output[0], affine.axis) != before or _stretches(node, affine.axis, graph):
@@ -272,9 +275,11 @@ def _new_padding(
         raise Refused(Reason.PADDED_BORDER, f"{graph.label(node)} pads with {value:g}")
     if new[0] == value:
         return (), ()
-    if graph.opset < 11:
-        return (), (NewAttribute(node, "value", float(new[0])),)
     dtype = graph.dtype(node.input[0]) if fill is None else fill.dtype
+    if graph.opset < 11:
+        if dtype == np.float64 and float(np.float32(new[0])) != new[0]:
+            raise Refused(Reason.UNSUPPORTED_DTYPE, f"{graph.label(node)} keeps the value it pads with in float32")
+        return (), (NewAttribute(node, "value", float(new[0])),)
     if dtype is None:
         raise Refused(Reason.SHAPE_UNKNOWN, f"dtype of {node.input[0]!r}")
     return (NewConstant(node, 2, stored_vector(new[:1].reshape(() if fill is None else fill.shape), dtype)),), ()

@@ -204,6 +204,30 @@ def test_folds_all_the_same(name: str) -> None:
     assert_same_function(original, done.model, 24 * _UNIT[HALF])
 
 
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+def test_a_float64_is_not_padded_with_a_value_that_is_kept_in_float32(dtype: Any) -> None:
+    """Up to opset 10 the value is an attribute: -0.75 can be kept there, 0.1 cannot. Random graph 3114 found it."""
+    text = "d = Conv(x, w) c = Pad<pads=[0,0,1,0,0,0,0,2]>(d) y = BatchNormalization<epsilon=0.0>(c, o, /s|t/, z, o)"
+    vectors = {"o": np.ones(4), "z": np.zeros(4), "s": np.full(4, -0.75), "t": np.full(4, 0.1)}
+    constants = _constants(dtype) | {name: array.astype(dtype) for name, array in vectors.items()}
+    row = Row(text, _inputs(dtype), constants, opset=10, ir=8)
+    assert fold(row.good().model()).operators == ["Conv", "Pad"]
+    done = fold(row.bad().model())
+    assert done.modified == (dtype == SINGLE)
+    if dtype == DOUBLE:
+        assert done.decision().reason is not None
+        assert done.decision().reason.code == "UNSUPPORTED_DTYPE"
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+def test_a_float64_shift_stays_behind_an_interpolation(dtype: Any) -> None:
+    """Runtimes keep its weights in float32, so that they sum to one in float32 alone. Random graph 3109 found it."""
+    text = 'd = Conv(x, w) c = Resize<mode="linear">(d, "", scales) y = BatchNormalization(c, g, h, m, v)'
+    constants = _constants(dtype) | {"scales": np.array([1, 1, 1.5, 1.5], np.float32)}
+    done = fold(Row(text, _inputs(dtype), constants, opset=13, ir=8).model())
+    assert done.operators == (["Conv", "Resize"] if dtype == SINGLE else ["Conv", "Resize", "Add"])
+
+
 def test_merging_does_not_lose_a_scale() -> None:
     """1e-3 times 1e-3 is no normal number of float16."""
     text = (
