@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bnfold.decisions import Action, Decision, Reason
+from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import StatisticsError, VerificationError
 from bnfold.graph import Model, paused_collector
 from bnfold.onnxfile import Layout, OnnxFile, Publication
@@ -182,6 +182,7 @@ class StraightLine:
         with paused_collector():
             self._read: OnnxFile | None = self._file()
         self._last: Attempt | None = None
+        self._looks_late = True
 
     @property
     def input(self) -> ModelSummary:
@@ -199,7 +200,11 @@ class StraightLine:
         # The calibration looks at the file as well, and the passes edit it: each attempt takes one of its own.
         passes = self._passes(forbidden)
         with paused_collector():
-            edited, decisions, output, moved = self._written(passes)
+            try:
+                edited, decisions, output, moved = self._written(passes)
+            except Refused:  # a weight that turned out to leave its range: look at each before it is folded into
+                self._looks_late = False
+                edited, decisions, output, moved = self._written(passes)
         verification, distance = self._verified(edited.file, decisions)
         verdict = "not-verified" if verification is None else verification.verdict.value
         if verification is not None and _is_substituted(decisions, passes.substitute, verification):
@@ -214,6 +219,7 @@ class StraightLine:
             file,
             default_passes(passes),
             assume_constant_initializers=request.reading.assume_constant_initializers,
+            looks_late=self._looks_late,
             look=self._look,
         )
         self._require_statistics(decisions)

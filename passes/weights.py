@@ -6,8 +6,9 @@ want positive scales, so a negative k needs a zero point of 0 and negates the in
 hold the smallest one: it has no negative.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,17 @@ from bnfold.passes.step import NewAttribute, NewConstant, Step, constant_input, 
 
 
 class FloatWeight:
-    """A weight stored in a dtype that products can be stored in; `shape` and `dtype` are its own."""
+    """A weight stored in a dtype that products can be stored in; `shape` and `dtype` are its own.
 
-    __slots__ = ("_index", "_node", "dtype", "shape", "tensor")
+    `late`: its range may be looked at when it is written.
+    """
 
-    def __init__(self, node: NodeProto, index: int, tensor: Tensor) -> None:
+    __slots__ = ("_index", "_late", "_node", "dtype", "shape", "tensor")
+
+    def __init__(self, node: NodeProto, index: int, tensor: Tensor, *, late: bool) -> None:
         self._node = node
         self._index = index
+        self._late = late
         self.tensor = tensor
         self.shape = tensor.shape
         self.dtype = tensor.dtype
@@ -36,7 +41,11 @@ class FloatWeight:
         if not affine.has_scale:
             return Step()
         scaled = self.tensor.scaled(factor, *axes)
-        check_range(self.tensor, scaled, axes)
+        if self._late and all(scaled.is_streamed_along(axis) for axis in axes):
+            for axis in axes:
+                scaled = scaled.looked_at(axis, partial(_check_source, self.tensor, scaled))
+        else:
+            check_range(self.tensor, scaled, axes)
         return Step((NewConstant(self._node, self._index, scaled),))
 
 
@@ -137,7 +146,7 @@ def read_weight(node: NodeProto, index: int, graph: Graph) -> Weight:
     if tensor is not None:
         if tensor.dtype not in FLOATS:
             raise Refused(Reason.UNSUPPORTED_DTYPE, f"{value!r} is {tensor.dtype}")
-        return FloatWeight(node, index, tensor)
+        return FloatWeight(node, index, tensor, late=graph.model.looks_late)
     maker = graph.producer(value)
     if maker is None or maker.op_type != "DequantizeLinear" or maker.domain not in DEFAULT_DOMAINS:
         raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{value!r} of {graph.label(node)}")
@@ -171,15 +180,23 @@ def check_range(weight: Tensor, scaled: Tensor, axes: tuple[int, ...]) -> None:
     weight in every element, so only channels that fall below the range as a whole are refused. A dead channel, which
     lay below it before, stays dead.
     """
-    limits = FLOATS[weight.dtype]
     if scaled.has_only_normals():
         return
     for axis in axes:
-        largest = scaled.magnitude(axis)
-        if ((limits.smallest_normal <= largest) & (largest <= limits.largest)).all():
-            continue
-        if not (largest <= limits.largest).all():
-            raise Refused(Reason.WEIGHT_OVERFLOW, f"{largest.max():.4g} in {weight.dtype}")
-        small = (largest < limits.smallest_normal) & (largest > 0)
-        if small.any() and (weight.magnitude(axis)[small] >= limits.smallest_normal).any():
-            raise Refused(Reason.WEIGHT_UNDERFLOW, f"{largest[small].min():.4g} in {weight.dtype}")
+        _check_axis(weight.dtype, scaled.magnitude(axis), partial(weight.magnitude, axis))
+
+
+def _check_source(weight: Tensor, scaled: Tensor, largest: Vector) -> None:
+    """The same, from the largest values of the source along an axis that both are scaled along."""
+    _check_axis(weight.dtype, scaled.times_factors(largest), partial(weight.times_factors, largest))
+
+
+def _check_axis(dtype: np.dtype, largest: Vector, before: Callable[[], Vector]) -> None:
+    limits = FLOATS[dtype]
+    if ((limits.smallest_normal <= largest) & (largest <= limits.largest)).all():
+        return
+    if not (largest <= limits.largest).all():
+        raise Refused(Reason.WEIGHT_OVERFLOW, f"{largest.max():.4g} in {dtype}")
+    small = (largest < limits.smallest_normal) & (largest > 0)
+    if small.any() and (before()[small] >= limits.smallest_normal).any():
+        raise Refused(Reason.WEIGHT_UNDERFLOW, f"{largest[small].min():.4g} in {dtype}")

@@ -51,11 +51,11 @@ int link(const char *from, const char *to) {
     if (!real) real = dlsym(RTLD_NEXT, "link");
     return real(from, to);
 }
-ssize_t write(int fd, const void *data, size_t count) {
-    static ssize_t (*real)(int, const void *, size_t);
-    if (count > 4096 && failing("write")) { errno = EDQUOT; return -1; }
-    if (!real) real = dlsym(RTLD_NEXT, "write");
-    return real(fd, data, count);
+ssize_t pwrite64(int fd, const void *data, size_t count, off_t place) {
+    static ssize_t (*real)(int, const void *, size_t, off_t);
+    if (failing("pwrite")) { errno = EDQUOT; return -1; }
+    if (!real) real = dlsym(RTLD_NEXT, "pwrite64");
+    return real(fd, data, count, place);
 }
 """
 
@@ -113,7 +113,7 @@ FAILURES = {
     "fsync": "Input/output error",
     "link": "Input/output error",
     "rename": "Disk quota exceeded; free some space and run again",
-    "write": "Disk quota exceeded; free some space and run again",
+    "pwrite": "Disk quota exceeded; free some space and run again",
 }
 
 

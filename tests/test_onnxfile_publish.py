@@ -196,7 +196,7 @@ def test_a_failed_output_can_be_kept_under_another_name(tmp_path: Path) -> None:
 # --- machines that fail
 
 
-FAULTS = ["open", "write", "copy_file_range", "pread", "fsync", "link", "replace", "fchmod", "preadv"]
+FAULTS = ["open", "write", "pwrite", "copy_file_range", "pread", "fsync", "link", "replace", "fchmod", "preadv"]
 
 
 @pytest.mark.parametrize("external", [False, True])
@@ -430,7 +430,10 @@ def test_in_place_runs_with_external_data_keep_one_data_file(tmp_path: Path) -> 
 # --- a signal between a system call and the note of its result
 
 
-CALLS = ("open", "close", "write", "fsync", "link", "unlink", "rename", "replace", "ftruncate", "fstat", "stat")
+CALLS = (
+    *("open", "close", "write", "pwrite", "fsync", "link", "unlink", "rename", "replace"),
+    *("ftruncate", "fstat", "stat"),
+)
 
 
 @pytest.mark.parametrize("in_place", [False, True])

@@ -1,7 +1,10 @@
 import errno
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from onnx import ModelProto, TensorProto
 
-from bnfold.errors import OutputError
+from bnfold.errors import ModelError, OutputError
 from bnfold.onnxfile import (
     Layout,
     OnnxFile,
     Payload,
     Publication,
+    Span,
     Stored,
     Weights,
     Written,
@@ -42,7 +46,7 @@ def write(file: OnnxFile, target: Path, layout: Layout | None = None, *, untouch
 class Doubled:
     """A computed payload: float32 values times two, in chunks of `step` bytes."""
 
-    def __init__(self, payload: Payload, step: int = 1000) -> None:
+    def __init__(self, payload: Payload, step: int = 100_000) -> None:
         self.payload = payload
         self.nbytes = payload.nbytes
         self.step = step
@@ -397,11 +401,9 @@ def test_where_the_kernel_cannot_copy_bytes_are_read_and_written(
 def test_short_copies_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proto = chain(weight("a", 700_000))
     onnx.save(proto, tmp_path / "in.onnx")
-    copy, store = os.copy_file_range, os.write
-    monkeypatch.setattr(
-        os, "copy_file_range", lambda src, dst, n, offset_src: copy(src, dst, min(n, 99_999), offset_src)
-    )
-    monkeypatch.setattr(os, "write", lambda descriptor, data: store(descriptor, data[:77]))
+    copy, store = os.copy_file_range, os.pwrite
+    monkeypatch.setattr(os, "copy_file_range", lambda src, dst, n, **at: copy(src, dst, min(n, 99_999), **at))
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, place: store(descriptor, data[:77], place))
     write(read(tmp_path / "in.onnx"), tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "in.onnx").read_bytes()
 
@@ -413,3 +415,114 @@ def test_payload_indices_beyond_the_list_cannot_be_forgotten(tmp_path: Path) -> 
     with Publication(tmp_path / "o.onnx") as output, pytest.raises(IndexError):
         output.write(file, untouched=False)
     assert names(tmp_path) == set()
+
+
+# --- two threads
+
+
+class Slow(Doubled):
+    """A computed payload that takes its time in the helper, and raises `error` at the end where there is one."""
+
+    def __init__(self, payload: Payload, error: Exception | None = None) -> None:
+        super().__init__(payload, 5_000)
+        self.error = error
+        self.threads: set[str] = set()
+
+    def chunks(self) -> Iterator[memoryview]:
+        for chunk in super().chunks():
+            self.threads.add(threading.current_thread().name)
+            if threading.current_thread() is not threading.main_thread():
+                time.sleep(0.001)
+            yield chunk
+        if self.error is not None and threading.current_thread() is not threading.main_thread():
+            raise self.error
+
+
+@dataclass(frozen=True)
+class Block:
+    """A payload that reads a file block by block, as the tensors of the graph do."""
+
+    span: Span
+
+    @property
+    def nbytes(self) -> int:
+        return self.span.nbytes
+
+    def chunks(self) -> Iterator[memoryview]:
+        memory = memoryview(bytearray(5_000))
+        for start in range(0, self.nbytes, 5_000):
+            part = memory[: min(5_000, self.nbytes - start)]
+            self.span.read_into(part, start)
+            yield part
+
+
+def many_pieces(tmp_path: Path) -> OnnxFile:
+    """Computed, copied and small pieces, in turns."""
+    sizes = [30_000, 10, 20_000, 3, 1_000, 40_000, 7, 25_000, 50_000, 9_000]
+    onnx.save(chain(*(weight(f"w{n}", size) for n, size in enumerate(sizes))), tmp_path / "in.onnx")
+    file = read(tmp_path / "in.onnx")
+    for number, tensor in enumerate(file.proto.graph.initializer):
+        index = payload_index(tensor)
+        if index is not None and number % 3 != 1:
+            file.payloads.append(Stored(Slow(file.payloads[index].payload)))
+            set_payload(tensor, len(file.payloads) - 1)
+    return file
+
+
+def with_a_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"THREAD_FROM": 0, "PIECE_FROM": 2_000, "COPY_STEP": 30_000, "WRITEBACK_STEP": 10_000}.items():
+        monkeypatch.setattr(f"bnfold.onnxfile.stream.{name}", value)
+
+
+@pytest.mark.parametrize("copier", ["copy_file_range", "sendfile", "neither"])
+@pytest.mark.parametrize("external", [False, True])
+def test_two_threads_write_what_one_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool, copier: str
+) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    layout = Layout(Weights.EXTERNAL, size_threshold=0) if external else Layout()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    write(many_pieces(tmp_path), tmp_path / "one/o.onnx", layout=layout)
+    with_a_helper(monkeypatch)
+    for name in {"copy_file_range": (), "sendfile": ("copy_file_range",)}.get(copier, ("copy_file_range", "sendfile")):
+        monkeypatch.setattr(os, name, refuse)
+    file = many_pieces(tmp_path)
+    written = write(file, tmp_path / "two/o.onnx", layout=layout)
+    threads = {name for stored in file.payloads if isinstance(stored.payload, Slow) for name in stored.payload.threads}
+    assert threads == {"MainThread", "bnfold-writer"}
+    for path in (tmp_path / "one").iterdir():
+        assert (tmp_path / "two" / path.name).read_bytes() == path.read_bytes()
+    assert written.sha256 == hashlib.sha256((tmp_path / "two/o.onnx").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ModelError("gone")])
+def test_what_fails_in_the_helper_is_raised_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with_a_helper(monkeypatch)
+    file = many_pieces(tmp_path)
+    for stored in file.payloads:
+        if isinstance(stored.payload, Slow):
+            stored.payload.error = error
+    with pytest.raises(OutputError if isinstance(error, OSError) else ModelError, match=str(error.args[-1])):
+        write(file, tmp_path / "o.onnx")
+    assert names(tmp_path) == {"in.onnx"}
+    assert not [thread for thread in threading.enumerate() if thread.name == "bnfold-writer"]
+
+
+def test_many_files_are_read_by_two_threads_while_few_may_be_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_a_helper(monkeypatch)
+    monkeypatch.setattr("bnfold.onnxfile.source.File.MAX_OPEN", 2)
+    proto = chain(*(weight(f"w{n}", 30_000) for n in range(12)))
+    onnx.save(proto, tmp_path / "in.onnx", save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0)
+    file = read(tmp_path / "in.onnx")
+    for index, stored in enumerate(file.payloads[:]):
+        if index % 2:
+            file.payloads[index] = Stored(Block(stored.payload), stored.location)
+    write(file, tmp_path / "o.onnx", layout=Layout(Weights.INLINE))
+    assert loaded(tmp_path / "o.onnx") == loaded(tmp_path / "in.onnx")

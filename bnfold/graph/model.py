@@ -26,12 +26,14 @@ class Model:
     """The structure of a model as scopes that can be asked and edited; weights stay in `file`.
 
     `assume_constant_initializers` treats initializers that are also graph inputs as constants at every IR version. Up
-    to IR version 3 every initializer had to be listed as an input, so there they always are constants. Raises
+    to IR version 3 every initializer had to be listed as an input, so there they always are constants. `looks_late`:
+    what has to be seen of large weights may be looked at while they are written, which then may raise `Refused`. Raises
     ModelError for a structure that is not sound (`bnfold.graph.soundness`).
     """
 
-    def __init__(self, file: OnnxFile, *, assume_constant_initializers: bool = False) -> None:
+    def __init__(self, file: OnnxFile, *, assume_constant_initializers: bool = False, looks_late: bool = False) -> None:
         self.file = file
+        self.looks_late = looks_late
         self.proto: ModelProto = file.proto
         self.lists_initializers = self.proto.ir_version < 4
         self.inputs_are_constants = self.lists_initializers or assume_constant_initializers

@@ -1,9 +1,9 @@
 """`Tensor`: one constant of a model, lazy from the file it came from to the file it goes to."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -18,6 +18,8 @@ _EAGER_BYTES = 1 << 12
 _QUICK_BYTES = 1 << 16
 # After a look at this many bytes of a file, their pages are handed back.
 _MAPPED_BYTES = 16 << 20
+# From this size on a look at every element of a file is worth saving: whoever writes the tensor sees them as well.
+_STREAMED_BYTES = 1 << 20
 # Blocks of this size stay inside the second-level cache of current processors together with their float64 copy, which
 # is smaller than what the C library gives back to the system when it is freed, and has to ask for again.
 _BLOCK_BYTES = 3 << 17
@@ -45,14 +47,19 @@ _LITTLE = {dtype: dtype.newbyteorder("<") for dtype in FLOATS}
 _FLOAT_TYPES: dict[int, np.dtype] = {helper.np_dtype_to_tensor_dtype(dtype): dtype for dtype in FLOATS}
 
 
+Look: TypeAlias = Callable[[NDArray[np.float64]], None]
+"""Called with the largest absolute value at each index of an axis; raises where it does not like what it sees."""
+
+
 class Tensor:
     """A constant of shape `shape` and numpy dtype `dtype`, times the `factors` it was scaled by. Immutable.
 
     `source` is a byte range of a file (nothing is read until somebody looks), or an array. An array may be float64
     where `dtype` is narrower: results of arithmetic stay exact until they are stored, and are rounded once.
+    `looks`: who looks at the source along which axis when the tensor is written (see `looked_at`).
     """
 
-    __slots__ = ("_array", "dtype", "factors", "shape", "source")
+    __slots__ = ("_array", "dtype", "factors", "looks", "shape", "source")
     _looked_at: ClassVar[int] = 0
 
     def __init__(
@@ -61,11 +68,13 @@ class Tensor:
         shape: tuple[int, ...],
         source: Span | NDArray[Any],
         factors: tuple[NDArray[np.float64], ...] = (),
+        looks: tuple[tuple[int, Look], ...] = (),
     ) -> None:
         self.dtype = dtype
         self.shape = shape
         self.source = source
         self.factors = factors
+        self.looks = looks
         self._array: NDArray[Any] | None = None if isinstance(source, Span) else source
 
     def __repr__(self) -> str:
@@ -129,7 +138,19 @@ class Tensor:
         aligned = factor.reshape(form)
         if self.nbytes <= _EAGER_BYTES and not self.factors:
             return Tensor(self.dtype, self.shape, self.exact() * aligned)
-        return Tensor(self.dtype, self.shape, self.source, (*self.factors, aligned))
+        return Tensor(self.dtype, self.shape, self.source, (*self.factors, aligned), self.looks)
+
+    def is_streamed_along(self, axis: int) -> bool:
+        """Whether it is so large that it is only worth looking at when it is written, and `looked_at` along `axis`."""
+        streamed = isinstance(self.source, Span) and self.nbytes >= _STREAMED_BYTES and self.dtype.itemsize > 2
+        return streamed and self._is_scaled_along(axis)
+
+    def looked_at(self, axis: int, look: Look) -> "Tensor":
+        """This tensor, which calls `look` when all of it has been written.
+
+        `look` gets the magnitude of the source, to which `times_factors` gives that of the tensor.
+        """
+        return Tensor(self.dtype, self.shape, self.source, self.factors, (*self.looks, (axis, look)))
 
     def exact(self) -> NDArray[np.float64]:
         """The values in float64, not rounded to `dtype`. Shape `shape`."""
@@ -159,24 +180,27 @@ class Tensor:
 
         Shape [shape[axis]], float64. Reads every element, block by block.
         """
-        others = tuple(a for a in range(len(self.shape)) if a != axis)
         if self.nbytes <= _QUICK_BYTES:
+            others = tuple(a for a in range(len(self.shape)) if a != axis)
             small: NDArray[np.float64] = np.abs(self.exact()).max(axis=others, initial=0.0)
             return small
-        along = all(factor.size == factor.shape[axis] for factor in self.factors)  # then the largest stays the largest
-        exact = not along or self.dtype.itemsize == 2
-        largest = np.zeros(self.shape[axis])
+        exact = not self._is_scaled_along(axis) or self.dtype.itemsize == 2
+        found = _Largest(self.shape, axis)
         for block, values in self._parts():
-            part = self._exact(block, values) if exact else values
-            high = part.max(axis=others, initial=0).astype(np.float64)
-            low = part.min(axis=others, initial=0).astype(np.float64)
-            region = largest[block[axis]] if axis < len(block) else largest
-            np.maximum(region, np.maximum(high, -low), out=region)
+            found.add(block, self._exact(block, values) if exact else values)
         self._release()
-        for factor in () if exact else self.factors:
+        return found.values if exact else self.times_factors(found.values)
+
+    def times_factors(self, largest: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The magnitude of the tensor from that of its source along an axis that all its factors lie along."""
+        for factor in self.factors:
             with np.errstate(all="ignore"):
-                largest *= np.abs(factor.reshape(-1))
+                largest = largest * np.abs(factor.reshape(-1))
         return largest
+
+    def _is_scaled_along(self, axis: int) -> bool:
+        """Whether every factor is one number per index of `axis`: then the largest element stays the largest."""
+        return all(factor.size == factor.shape[axis] for factor in self.factors)
 
     def sum(self, axes: tuple[int, ...]) -> NDArray[np.float64]:
         """The sum over `axes`, which become 1, before rounding; float64. Reads every element, block by block."""
@@ -240,7 +264,10 @@ class Tensor:
         All of them share their memory: getting new memory for each would take longer than the arithmetic.
         """
         exact, stored = np.empty(0), np.empty(0, self.dtype)
+        seen = [_Largest(self.shape, axis) for axis, _ in self.looks]
         for block, values in self._parts():
+            for largest in seen:
+                largest.add(block, values)
             if not self.factors:
                 yield self._stored(values)
                 continue
@@ -253,6 +280,24 @@ class Tensor:
                 np.copyto(stored, exact, casting="same_kind")
             yield stored
         self._release()
+        for (_, look), largest in zip(self.looks, seen, strict=True):
+            look(largest.values)
+
+
+class _Largest:
+    """The largest absolute value at each index of an axis, of an array that comes block by block."""
+
+    def __init__(self, shape: tuple[int, ...], axis: int) -> None:
+        self.values = np.zeros(shape[axis])
+        self._axis = axis
+        self._others = tuple(a for a in range(len(shape)) if a != axis)
+
+    def add(self, block: tuple[slice, ...], part: NDArray[Any]) -> None:
+        """Take in the values of a block. A NaN stays."""
+        high = part.max(axis=self._others, initial=0).astype(np.float64)
+        low = part.min(axis=self._others, initial=0).astype(np.float64)
+        region = self.values[block[self._axis]] if self._axis < len(block) else self.values
+        np.maximum(region, np.maximum(high, -low), out=region)
 
 
 @dataclass(frozen=True, eq=False)

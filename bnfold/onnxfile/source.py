@@ -50,12 +50,14 @@ class File:
 
     MAX_OPEN = 64  # far below the usual limit of 1024: a model may have one data file per tensor
     _opened: ClassVar[OrderedDict[int, "ReferenceType[File]"]] = OrderedDict()
+    _lock: ClassVar[threading.RLock] = threading.RLock()  # of all that is opened and closed
 
     def __init__(self, path: Path, *, what: str) -> None:
         self.path: Path = path
         self.what = what
         self._map: mmap.mmap | None = None
         self._descriptor = -1
+        self.users = 0  # how many threads read it at this moment
         self._identity: tuple[int, ...] | None = None
         self.status: os.stat_result
         _ = self.descriptor
@@ -75,15 +77,31 @@ class File:
     @property
     def descriptor(self) -> int:
         """The file, open for reading: use it at once, it may be closed when other files are opened."""
-        if self._descriptor < 0:
-            self._open()
-            self._opened[id(self)] = ref(self)
-            while len(self._opened) > self.MAX_OPEN:
-                if (oldest := self._opened.popitem(last=False)[1]()) is not None:
-                    oldest.close()
-        else:
-            self._opened.move_to_end(id(self))
-        return self._descriptor
+        with self._lock:
+            if self._descriptor < 0:
+                self._open()
+                self._opened[id(self)] = ref(self)
+                self._close_others()
+            else:
+                self._opened.move_to_end(id(self))
+            return self._descriptor
+
+    def duplicate(self) -> int:
+        """The file, open for reading for as long as the caller wants: close it."""
+        with self._lock:
+            return os.dup(self.descriptor)
+
+    def _close_others(self) -> None:
+        """Close those that were not used for the longest time, until few enough are open."""
+        for key in list(self._opened):
+            if len(self._opened) <= self.MAX_OPEN:
+                return
+            other = self._opened[key]()
+            if other is not None and (other is self or other.users):
+                continue
+            self._opened.pop(key, None)
+            if other is not None:
+                other.close()
 
     def _open(self) -> None:
         try:
@@ -127,18 +145,26 @@ class File:
         return memoryview(self._map)
 
     def read_into(self, memory: memoryview, offset: int) -> None:
-        """Fill `memory` with the bytes from `offset` on."""
-        while len(memory):
-            count = os.preadv(self.descriptor, [memory], offset)
-            if count == 0:
-                raise shrunk(self)
-            memory = memory[count:]
-            offset += count
+        """Fill `memory` with the bytes from `offset` on. Any thread may."""
+        with self._lock:
+            descriptor = self.descriptor
+            self.users += 1
+        try:
+            while len(memory):
+                count = os.preadv(descriptor, [memory], offset)
+                if count == 0:
+                    raise shrunk(self)
+                memory = memory[count:]
+                offset += count
+        finally:
+            with self._lock:
+                self.users -= 1
 
     def release(self) -> None:
         """Drop the mapped pages from this process; they come back from the file when they are looked at again."""
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        mapped = self._map
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 Source: TypeAlias = File | Memory

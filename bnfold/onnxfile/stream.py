@@ -1,26 +1,26 @@
-"""Writing, second half: bytes and payloads into a file, as fast as the system can copy.
+"""Writing, second half: bytes and payloads into a file, as fast as the system can copy and compute.
 
-Ranges of files are moved by copy_file_range, else sendfile, else read and write: they do not pass through this process
-unless they must. What is computed is written by a thread while the next is being computed, and its way to the disk
-begins at once, so that the fsync before publishing has little left to wait for. The sha256 of what was written is
-computed by a thread that follows behind in the page cache.
+Every piece knows its place in the file before it is made, so that two threads, this one and a helper, make pieces side
+by side: what is computed, and ranges of other files, which copy_file_range moves, else sendfile, else read and write.
+What was written begins its way to the disk at once, so that the fsync before publishing has little left to wait for.
+The sha256 of what was written is computed by a thread that follows behind in the page cache.
 """
 
 import errno
 import os
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
-from typing import TypeAlias
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Protocol
 
 from bnfold.onnxfile.payload import Payload, Span
 from bnfold.onnxfile.source import File, RunningHash, shrunk
 from bnfold.onnxfile.writeback import start_writeback
 
-BUFFER = 1 << 20  # pieces are collected up to this size, in bytes
-COPY_FROM = 64 << 10  # ranges from this size are worth a system call of their own
+BUFFER = 1 << 20  # small pieces are collected up to this size, in bytes
+PIECE_FROM = 64 << 10  # what is larger is a piece of its own
 THREAD_FROM = 8 << 20  # a file of this size is worth a thread
-PIECES_AHEAD = 4  # how many pieces wait for that thread at most
 WRITEBACK_STEP = 8 << 20  # after so many bytes the system is asked to begin moving them to the disk
 COPY_STEP = 32 << 20  # one system call copies so much, so that Ctrl-C is heard in between
 RELEASE_EVERY = 8 << 20  # after so many bytes that were looked at, the mapped input is handed back
@@ -32,9 +32,9 @@ NOT_THIS_WAY = frozenset(
 
 
 class Writer:
-    """Appends to a new file that is open for reading and writing. Raises OSError as the system calls do.
+    """Writes a new file, open for reading and writing, from beginning to end. Raises OSError as the system calls do.
 
-    From `THREAD_FROM` bytes on a thread writes what this one computes. With `hashed`, another computes the sha256.
+    From `THREAD_FROM` bytes on a helper makes some of the pieces. With `hashed`, another thread computes the sha256.
     `release` is called now and then while payloads are computed, to hand back the mapped pages of their inputs. `told`
     is called with the number of bytes whenever some were handed over.
     """
@@ -42,14 +42,14 @@ class Writer:
     def __init__(
         self, descriptor: int, release: Callable[[], None], *, hashed: bool, told: Callable[[int], None] | None = None
     ) -> None:
-        self._appender = _Appender(descriptor, RunningHash(descriptor) if hashed else None)
+        self._target = _Target(descriptor, RunningHash(descriptor) if hashed else None)
         self._release = release
         self._told = told
-        self._looked_at = 0
         self._buffer = memoryview(bytearray(BUFFER))
         self._filled = 0  # bytes of the buffer
-        self._handed_over = 0
-        self._thread: _Behind | None = None
+        self._handed_over = 0  # bytes before those in the buffer
+        self._looked_at = 0
+        self._helper: _Helper | None = None
 
     @property
     def nbytes(self) -> int:
@@ -75,208 +75,250 @@ class Writer:
         """Append all bytes of a payload."""
         if isinstance(payload, Span) and isinstance(payload.origin, File):
             self._append_range(payload.origin, payload.offset, payload.nbytes)
-            return
-        before = self.nbytes
-        for chunk in payload.chunks():
-            self.write(memoryview(chunk).cast("B"))
-            self._looked_at += len(chunk)
-            if self._looked_at >= RELEASE_EVERY:
-                self._looked_at = 0
-                self._release()
-        if self.nbytes - before != payload.nbytes:
-            raise AssertionError(f"a payload of {payload.nbytes} bytes yielded {self.nbytes - before}")
+        elif payload.nbytes >= PIECE_FROM:
+            self._flush()
+            self._hand_over(_Computed(self._handed_over, payload, self._release))
+        else:
+            self._append_small(payload)
 
     def finish(self) -> str:
         """Hand everything to the system and return the sha256 of the file; "" if it is not `hashed`."""
         self._flush()
-        if self._thread is not None:
-            self._thread.finish()
-        return self._appender.hexdigest()
+        if self._helper is not None:
+            self._helper.finish()
+        return self._target.hexdigest()
 
     def abandon(self) -> None:
         """Stop the threads, whether the file is complete or not wanted any more."""
-        if self._thread is not None:
-            self._thread.stop()
-        self._appender.abandon()
+        self._target.abandon()
+        if self._helper is not None:
+            self._helper.finish(quietly=True)
 
-    def _flush(self) -> None:
-        filled, self._filled = self._filled, 0
-        if not filled:
-            return
-        buffer = self._buffer
-        if self._is_behind(filled):
-            assert self._thread is not None
-            self._buffer = self._thread.put_buffer(buffer, filled)
-        else:
-            self._appender.write(buffer[:filled])
+    def _append_small(self, payload: Payload) -> None:
+        before = self.nbytes
+        for chunk in payload.chunks():
+            self.write(chunk)
+        if self.nbytes - before != payload.nbytes:
+            raise _other_size(payload, self.nbytes - before)
+        self._looked_at += payload.nbytes
+        if self._looked_at >= RELEASE_EVERY:
+            self._looked_at = 0
+            self._release()
 
     def _append_range(self, origin: File, offset: int, nbytes: int) -> None:
-        if nbytes < COPY_FROM:
-            data = os.pread(origin.descriptor, nbytes, offset)  # a look through the map would map a page for each
-            if len(data) != nbytes:
-                raise shrunk(origin)
+        if nbytes < PIECE_FROM:
+            data = bytearray(nbytes)  # a look through the map would map a page for each
+            origin.read_into(memoryview(data), offset)
             self.write(data)
             return
         self._flush()
         for start in range(offset, offset + nbytes, COPY_STEP):
             count = min(COPY_STEP, offset + nbytes - start)
-            if self._is_behind(count):
-                assert self._thread is not None
-                self._thread.put(_Range(origin, start, count))
-            else:
-                self._appender.copy(origin, origin.descriptor, start, count)
+            self._hand_over(_Range(self._handed_over, origin, start, count))
 
-    def _is_behind(self, nbytes: int) -> bool:
-        """Note that so many bytes are handed over; whether that happens in the thread by now."""
-        if self._thread is None and self._handed_over >= THREAD_FROM:
-            self._thread = _Behind(self._appender)
+    def _flush(self) -> None:
+        if self._filled:
+            filled, self._filled = self._filled, 0
+            self._count(filled)
+            self._target.write(self._buffer[:filled], self._handed_over - filled)
+
+    def _hand_over(self, piece: "Piece") -> None:
+        """Have the piece made: by the helper if it has nothing waiting, else here."""
+        if self._helper is None and self._handed_over >= THREAD_FROM:
+            self._helper = _Helper(self._target)
+        self._count(piece.nbytes)
+        if self._helper is None or not self._helper.take(piece):
+            piece.make(self._target)
+
+    def _count(self, nbytes: int) -> None:
         self._handed_over += nbytes
         if self._told is not None:
             self._told(nbytes)
-        return self._thread is not None
+
+
+class Piece(Protocol):
+    """A part of the file that can be made on its own."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+
+    def make(self, target: "_Target") -> None:
+        """Write it where it belongs, or stop early where nobody wants the file any more."""
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """The bytes of a payload, at `start`."""
+
+    start: int
+    payload: Payload
+    release: Callable[[], None]
+
+    @property
+    def nbytes(self) -> int:
+        return self.payload.nbytes
+
+    def make(self, target: "_Target") -> None:
+        place, looked_at = self.start, 0
+        for chunk in self.payload.chunks():
+            if target.unwanted:
+                return
+            view = memoryview(chunk).cast("B")
+            target.write(view, place)
+            place += len(view)
+            looked_at += len(view)
+            if looked_at >= RELEASE_EVERY:
+                looked_at = 0
+                self.release()
+        if place - self.start != self.nbytes:
+            raise _other_size(self.payload, place - self.start)
 
 
 class _Range:
-    """A byte range of `origin`, which is kept open: the file may close its own descriptor when many are open."""
+    """A byte range of `origin`, at `start`. Kept open: the file may close its own descriptor when many are open."""
 
-    def __init__(self, origin: File, offset: int, nbytes: int) -> None:
-        self._origin, self._offset, self._nbytes = origin, offset, nbytes
+    def __init__(self, start: int, origin: File, offset: int, nbytes: int) -> None:
+        self.start, self.nbytes = start, nbytes
+        self._origin, self._offset = origin, offset
         self._descriptor = -1
-        self._descriptor = os.dup(origin.descriptor)
+        self._descriptor = origin.duplicate()
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
-    def __call__(self, appender: "_Appender") -> None:
-        appender.copy(self._origin, self._descriptor, self._offset, self._nbytes)
+    def make(self, target: "_Target") -> None:
+        target.copy(self._origin, self._descriptor, self._offset, self.nbytes, self.start)
 
 
-class _Appender:
-    """The system calls that make a file longer, in one thread at a time."""
+class _Target:
+    """The system calls that write at a place in a file, from any thread.
+
+    Pieces are done in any order. What is done without a gap from the beginning may be hashed and moved to the disk.
+    """
 
     def __init__(self, descriptor: int, running_hash: RunningHash | None) -> None:
+        self.unwanted = False
         self._descriptor = descriptor
-        self._written = self._started = 0
         self._hash = running_hash
         self._copiers = [copy for name, copy in COPIERS.items() if hasattr(os, name)]
+        self._lock = threading.Lock()
+        self._complete = 0  # so many bytes are there, from the beginning on
+        self._started = 0  # so many of them are on their way to the disk
+        self._islands: dict[int, int] = {}  # what is there behind a gap: its end by its beginning
 
-    def write(self, view: memoryview) -> None:
+    def write(self, view: memoryview, place: int) -> None:
         while len(view):
-            count = os.write(self._descriptor, view[:COPY_STEP])
+            count = os.pwrite(self._descriptor, view[:COPY_STEP], place)
+            self._done(place, count)
             view = view[count:]
-            self._advance(count)
+            place += count
 
-    def copy(self, origin: File, descriptor: int, offset: int, nbytes: int) -> None:
-        while nbytes:
-            count = self._copy_some(descriptor, offset, nbytes)
+    def copy(self, origin: File, descriptor: int, offset: int, nbytes: int, place: int) -> None:
+        while nbytes and not self.unwanted:
+            count = self._copy_some(descriptor, offset, nbytes, place)
             if count == 0:
                 raise shrunk(origin)
+            self._done(place, count)
             offset += count
             nbytes -= count
-            self._advance(count)
+            place += count
 
-    def _copy_some(self, origin: int, offset: int, nbytes: int) -> int:
-        while self._copiers:
+    def _copy_some(self, origin: int, offset: int, nbytes: int, place: int) -> int:
+        for copy in self._copiers[:]:
             try:
-                if count := self._copiers[0](self._descriptor, origin, offset, nbytes):
+                if count := copy(self._descriptor, origin, offset, nbytes, place):
                     return count
             except OSError as error:
                 if error.errno not in NOT_THIS_WAY:
                     raise
-            del self._copiers[0]
+            if copy in self._copiers:
+                self._copiers.remove(copy)
         data = os.pread(origin, min(nbytes, BUFFER), offset)
-        return os.write(self._descriptor, data) if data else 0
+        return os.pwrite(self._descriptor, data, place) if data else 0
 
-    def _advance(self, count: int) -> None:
-        self._written += count
-        if self._hash is not None:
-            self._hash.advance(self._written)
-        if self._written - self._started >= WRITEBACK_STEP:
-            start_writeback(self._descriptor, self._started, self._written - self._started)
-            self._started = self._written
+    def _done(self, place: int, count: int) -> None:
+        with self._lock:
+            self._islands[place] = place + count
+            while self._complete in self._islands:
+                self._complete = self._islands.pop(self._complete)
+            if self._hash is not None:
+                self._hash.advance(self._complete)
+            started, ready = self._started, self._complete
+            if ready - started < WRITEBACK_STEP:
+                return
+            self._started = ready
+        start_writeback(self._descriptor, started, ready - started)
 
     def hexdigest(self) -> str:
         return "" if self._hash is None else self._hash.hexdigest()
 
     def abandon(self) -> None:
+        self.unwanted = True
         if self._hash is not None:
             self._hash.stop()
 
 
-class _Behind:
-    """A thread that does the writing of an `_Appender` in order, a bounded number of pieces behind."""
+class _Helper:
+    """A thread that makes one piece while another waits for it."""
 
-    def __init__(self, appender: _Appender) -> None:
-        self._appender = appender
-        self._queue: SimpleQueue[Work | None] = SimpleQueue()
-        self._room = threading.Semaphore(PIECES_AHEAD)
-        self._idle: SimpleQueue[memoryview] = SimpleQueue()  # buffers that were written
+    def __init__(self, target: _Target) -> None:
+        self._target = target
+        self._queue: SimpleQueue[Piece | None] = SimpleQueue()
+        self._room = threading.Semaphore(2)
         self._error: BaseException | None = None
-        self._stopped = False
         self._thread = threading.Thread(target=self._follow, name="bnfold-writer", daemon=True)
         self._thread.start()
 
-    def put(self, work: "Work") -> None:
-        """Have `work` done after all before it. Raises what an earlier piece failed with."""
-        self._room.acquire()
+    def take(self, piece: Piece) -> bool:
+        """Take the piece unless one is waiting already. Raises what an earlier piece failed with."""
         self._raise_error()
-        self._queue.put(work)
+        if not self._room.acquire(blocking=False):
+            return False
+        self._queue.put(piece)
+        return True
 
-    def put_buffer(self, buffer: memoryview, filled: int) -> memoryview:
-        """Have the first `filled` bytes of `buffer` written; another buffer of its size, to go on with."""
-
-        def write(appender: _Appender) -> None:
-            appender.write(buffer[:filled])
-            self._idle.put(buffer)
-
-        self.put(write)
-        try:
-            return self._idle.get_nowait()
-        except Empty:
-            return memoryview(bytearray(len(buffer)))
-
-    def finish(self) -> None:
-        """Wait until everything is done. Raises what a piece failed with."""
-        self._join()
-        self._raise_error()
-
-    def stop(self) -> None:
-        """End the thread after the piece it is at."""
-        self._stopped = True
-        self._join()
-
-    def _join(self) -> None:
+    def finish(self, *, quietly: bool = False) -> None:
+        """Wait until everything is done and end the thread. Raises what a piece failed with, unless `quietly`."""
         self._queue.put(None)
         self._thread.join()
+        if not quietly:
+            self._raise_error()
 
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
 
     def _follow(self) -> None:
-        while (work := self._queue.get()) is not None:
-            if not self._stopped and self._error is None:
+        while (piece := self._queue.get()) is not None:
+            if not self._target.unwanted and self._error is None:
                 try:
-                    work(self._appender)
+                    piece.make(self._target)
                 except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits for it
                     self._error = error
-            del work
+            del piece
             self._room.release()
 
 
-Work: TypeAlias = Callable[[_Appender], None]
+def _other_size(payload: Payload, nbytes: int) -> AssertionError:
+    return AssertionError(f"a payload of {payload.nbytes} bytes yielded {nbytes}")
 
 
-def _copy_file_range(target: int, origin: int, offset: int, nbytes: int) -> int:
-    return os.copy_file_range(origin, target, nbytes, offset_src=offset)
+_POSITION = threading.Lock()
 
 
-def _sendfile(target: int, origin: int, offset: int, nbytes: int) -> int:
-    return os.sendfile(target, origin, offset, nbytes)
+def _copy_file_range(target: int, origin: int, offset: int, nbytes: int, place: int) -> int:
+    return os.copy_file_range(origin, target, nbytes, offset_src=offset, offset_dst=place)
 
 
-COPIERS: dict[str, Callable[[int, int, int, int], int]] = {
+def _sendfile(target: int, origin: int, offset: int, nbytes: int, place: int) -> int:
+    with _POSITION:  # it writes at the position of the file, which all threads share
+        os.lseek(target, place, os.SEEK_SET)
+        return os.sendfile(target, origin, offset, nbytes)
+
+
+COPIERS: dict[str, Callable[[int, int, int, int, int], int]] = {
     "copy_file_range": _copy_file_range,
     "sendfile": _sendfile,
 }
