@@ -85,6 +85,10 @@ def test_a_late_look_changes_nothing(name: str, source: Any, monkeypatch: pytest
     early = optimized(path, monkeypatch, 1 << 60)
     late = optimized(path, monkeypatch, 0)
     assert late == early
+    monkeypatch.setattr("bnfold.graph.tensor._BLOCK_BYTES", 5_000)
+    for size in ("PART", "PIECE_FROM", "THREAD_FROM"):
+        monkeypatch.setattr(f"bnfold.onnxfile.stream.{size}", 12_000)
+    assert optimized(path, monkeypatch, 0) == early, "in parts that two threads make"
     reasons = {each[2].code if each[2] else "" for each in late[1]}
     assert reasons == ({name.split(":")[0]} if name in KEPT else {""})
 

@@ -1,8 +1,8 @@
 """`Tensor`: one constant of a model, lazy from the file it came from to the file it goes to."""
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import ml_dtypes
@@ -47,8 +47,28 @@ _LITTLE = {dtype: dtype.newbyteorder("<") for dtype in FLOATS}
 _FLOAT_TYPES: dict[int, np.dtype] = {helper.np_dtype_to_tensor_dtype(dtype): dtype for dtype in FLOATS}
 
 
+Block: TypeAlias = tuple[slice, ...]
+"""An index of the leading axes of an array that selects elements which follow each other."""
 Look: TypeAlias = Callable[[NDArray[np.float64]], None]
 """Called with the largest absolute value at each index of an axis; raises where it does not like what it sees."""
+
+
+class _Scratch(threading.local):
+    """Memory of this thread for one block at a time, by what it is for: new memory has to be mapped by the system."""
+
+    def __init__(self) -> None:
+        self._memory: dict[str, NDArray[np.uint8]] = {}
+
+    def array(self, purpose: str, shape: tuple[int, ...], dtype: np.dtype) -> NDArray[Any]:
+        """An array of anything, valid until the next for this purpose."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        memory = self._memory.get(purpose)
+        if memory is None or memory.nbytes < nbytes:
+            memory = self._memory[purpose] = np.empty(nbytes, np.uint8)
+        return memory[:nbytes].view(dtype).reshape(shape)
+
+
+_scratch = _Scratch()
 
 
 class Tensor:
@@ -186,7 +206,7 @@ class Tensor:
             return small
         exact = not self._is_scaled_along(axis) or self.dtype.itemsize == 2
         found = _Largest(self.shape, axis)
-        for block, values in self._parts():
+        for block, values in self._read(_blocks(self.shape, self.dtype.itemsize)):
             found.add(block, self._exact(block, values) if exact else values)
         self._release()
         return found.values if exact else self.times_factors(found.values)
@@ -219,29 +239,27 @@ class Tensor:
                 Tensor._looked_at = 0
                 self.source.origin.release()
 
-    def _parts(self) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
-        """Each block, in row-major order, with the source's values in it.
+    def _read(self, blocks: Iterable[Block], offset: int = 0) -> Iterator[tuple[Block, NDArray[Any]]]:
+        """Each of these blocks, which follow each other from byte `offset` on, with the source's values in it.
 
         Those of a file are read into memory that the next block reuses: to map a page costs more than to copy it.
         """
-        source, offset = self.source, 0
+        source = self.source
         if not isinstance(source, Span) or self.nbytes <= _QUICK_BYTES:
-            for block in _blocks(self.shape, self.dtype.itemsize):
+            for block in blocks:
                 yield block, self._values[block]
             return
-        memory = np.empty(min(self.nbytes, _BLOCK_BYTES), np.uint8)
-        for block in _blocks(self.shape, self.dtype.itemsize):
+        for block in blocks:
             shape = _shape(block, self.shape)
-            nbytes = math.prod(shape) * self.dtype.itemsize
-            part = memory[:nbytes]
-            source.read_into(part.data, offset)
-            offset += nbytes
-            yield block, part.view(self.dtype.newbyteorder("<")).reshape(shape)
+            part = _scratch.array("source", shape, self.dtype.newbyteorder("<"))
+            source.read_into(part.reshape(-1).view(np.uint8).data, offset)
+            offset += part.nbytes
+            yield block, part
 
-    def _exact_block(self, block: tuple[slice, ...]) -> NDArray[np.float64]:
+    def _exact_block(self, block: Block) -> NDArray[np.float64]:
         return self._exact(block, self._values[block])
 
-    def _exact(self, block: tuple[slice, ...], part: NDArray[Any]) -> NDArray[np.float64]:
+    def _exact(self, block: Block, part: NDArray[Any]) -> NDArray[np.float64]:
         """`part`, the source's values in a block, times the factors."""
         values = part.astype(np.float64)
         for factor in self.factors:
@@ -258,21 +276,20 @@ class Tensor:
         with np.errstate(all="ignore"):
             return values.astype(self.dtype)
 
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        """The stored values in row-major order, a bounded number of bytes at a time; each holds until the next.
+    def stored(self, blocks: Iterable[Block], offset: int, seen: "Seen") -> Iterator[NDArray[Any]]:
+        """The stored values of these blocks, which follow each other from byte `offset` on; each holds until the next.
 
         All of them share their memory: getting new memory for each would take longer than the arithmetic.
         """
-        exact, stored = np.empty(0), np.empty(0, self.dtype)
-        seen = [_Largest(self.shape, axis) for axis, _ in self.looks]
-        for block, values in self._parts():
-            for largest in seen:
+        here = seen.nothing()
+        for block, values in self._read(blocks, offset):
+            for largest in here:
                 largest.add(block, values)
             if not self.factors:
                 yield self._stored(values)
                 continue
-            if exact.shape != values.shape:
-                exact, stored = np.empty(values.shape), np.empty(values.shape, self.dtype)
+            exact = _scratch.array("exact", values.shape, np.dtype(np.float64))
+            stored = _scratch.array("stored", values.shape, self.dtype)
             np.copyto(exact, values)
             with np.errstate(all="ignore"):
                 for factor in self.factors:
@@ -280,8 +297,7 @@ class Tensor:
                 np.copyto(stored, exact, casting="same_kind")
             yield stored
         self._release()
-        for (_, look), largest in zip(self.looks, seen, strict=True):
-            look(largest.values)
+        seen.add(here)
 
 
 class _Largest:
@@ -292,7 +308,7 @@ class _Largest:
         self._axis = axis
         self._others = tuple(a for a in range(len(shape)) if a != axis)
 
-    def add(self, block: tuple[slice, ...], part: NDArray[Any]) -> None:
+    def add(self, block: Block, part: NDArray[Any]) -> None:
         """Take in the values of a block. A NaN stays."""
         high = part.max(axis=self._others, initial=0).astype(np.float64)
         low = part.min(axis=self._others, initial=0).astype(np.float64)
@@ -300,11 +316,36 @@ class _Largest:
         np.maximum(region, np.maximum(high, -low), out=region)
 
 
-@dataclass(frozen=True, eq=False)
+class Seen:
+    """What those who look at a tensor get to see, when all of its `parts` have been written, in whatever order."""
+
+    def __init__(self, tensor: Tensor, parts: int) -> None:
+        self._tensor = tensor
+        self._missing = parts
+        self._lock = threading.Lock()
+        self._largest = self.nothing()
+
+    def nothing(self) -> list["_Largest"]:
+        """What a part has seen before it begins: one for each who looks."""
+        return [_Largest(self._tensor.shape, axis) for axis, _ in self._tensor.looks]
+
+    def add(self, part: list["_Largest"]) -> None:
+        """Take in what a whole part has seen; after the last one everybody looks."""
+        with self._lock:
+            self._missing -= 1
+            for largest, more in zip(self._largest, part, strict=True):
+                np.maximum(largest.values, more.values, out=largest.values)
+            if self._missing:
+                return
+        for (_, look), largest in zip(self._tensor.looks, self._largest, strict=True):
+            look(largest.values)
+
+
 class TensorPayload:
     """A `Tensor` as the bytes the writer streams into the output (a `Payload` of the onnxfile room)."""
 
-    tensor: Tensor
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
     @property
     def nbytes(self) -> int:
@@ -313,23 +354,55 @@ class TensorPayload:
 
     def chunks(self) -> Iterator[memoryview]:
         """The bytes in order: little-endian, row-major, a bounded number at a time."""
-        for block in self.tensor.blocks():
-            little = block.astype(block.dtype.newbyteorder("<"), copy=False)
-            yield np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
+        blocks = _blocks(self.tensor.shape, self.tensor.dtype.itemsize)
+        return _bytes(self.tensor.stored(blocks, 0, Seen(self.tensor, 1)))
+
+    def parts(self, nbytes: int) -> Sequence[Payload]:
+        """The same in parts of about so many bytes, which may be made in any order, side by side."""
+        count = self.nbytes // nbytes
+        if not isinstance(self.tensor.source, Span) or count < 2:
+            return [self]
+        blocks = list(_blocks(self.tensor.shape, self.tensor.dtype.itemsize))
+        size = -(-len(blocks) // min(count, len(blocks)))
+        groups = [blocks[start : start + size] for start in range(0, len(blocks), size)]
+        seen, offset, parts = Seen(self.tensor, len(groups)), 0, []
+        for group in groups:
+            parts.append(_TensorPart(self.tensor, group, offset, seen))
+            offset += parts[-1].nbytes
+        return parts
 
 
-def _part(factor: NDArray[np.float64], block: tuple[slice, ...]) -> NDArray[np.float64]:
+class _TensorPart:
+    """Some blocks of a tensor, which begin at byte `offset` of its stored form."""
+
+    def __init__(self, tensor: Tensor, blocks: Sequence[Block], offset: int, seen: Seen) -> None:
+        self._tensor, self._blocks, self._offset, self._seen = tensor, blocks, offset, seen
+        elements = sum(math.prod(_shape(block, tensor.shape)) for block in blocks)
+        self.nbytes = elements * tensor.dtype.itemsize
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The bytes in order."""
+        return _bytes(self._tensor.stored(self._blocks, self._offset, self._seen))
+
+
+def _bytes(arrays: Iterable[NDArray[Any]]) -> Iterator[memoryview]:
+    for array in arrays:
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        yield np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
+
+
+def _part(factor: NDArray[np.float64], block: Block) -> NDArray[np.float64]:
     """What of `factor` meets that block of the array it is broadcast to."""
     return factor[tuple(s if f > 1 else slice(None) for s, f in zip(block, factor.shape, strict=False))]
 
 
-def _shape(block: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def _shape(block: Block, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a block of an array of that shape."""
     sizes = (len(range(*part.indices(size))) for part, size in zip(block, shape, strict=False))
     return (*sizes, *shape[len(block) :])
 
 
-def _blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
+def _blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[Block]:
     """Split an array into contiguous blocks of at most `_BLOCK_BYTES`, in row-major order.
 
     Each block indexes the leading axes by slices, so that no axis disappears.

@@ -1,9 +1,9 @@
 """The bytes of a tensor, as an object that is passed around instead of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from onnx import TensorProto
 
@@ -24,6 +24,14 @@ class Payload(Protocol):
 
     def chunks(self) -> Iterator[bytes | bytearray | memoryview]:
         """All bytes, in order, in pieces of a few MiB at most. Each is used before the next is asked for."""
+
+
+@runtime_checkable
+class Divisible(Payload, Protocol):
+    """A payload that more than one thread can make."""
+
+    def parts(self, nbytes: int) -> Sequence[Payload]:
+        """The same bytes as payloads of about `nbytes` that follow each other and may be made in any order."""
 
 
 @dataclass(frozen=True)

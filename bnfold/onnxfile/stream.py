@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol
 
-from bnfold.onnxfile.payload import Payload, Span
+from bnfold.onnxfile.payload import Divisible, Payload, Span
 from bnfold.onnxfile.source import File, RunningHash, shrunk
 from bnfold.onnxfile.writeback import start_writeback
 
 BUFFER = 1 << 20  # small pieces are collected up to this size, in bytes
 PIECE_FROM = 64 << 10  # what is larger is a piece of its own
+PART = 4 << 20  # large payloads are divided into pieces of about this size
 THREAD_FROM = 8 << 20  # a file of this size is worth a thread
 WRITEBACK_STEP = 8 << 20  # after so many bytes the system is asked to begin moving them to the disk
 COPY_STEP = 32 << 20  # one system call copies so much, so that Ctrl-C is heard in between
@@ -77,7 +78,9 @@ class Writer:
             self._append_range(payload.origin, payload.offset, payload.nbytes)
         elif payload.nbytes >= PIECE_FROM:
             self._flush()
-            self._hand_over(_Computed(self._handed_over, payload, self._release))
+            self._get_help(payload.nbytes)
+            for part in payload.parts(PART) if isinstance(payload, Divisible) else (payload,):
+                self._hand_over(_Computed(self._handed_over, part, self._release))
         else:
             self._append_small(payload)
 
@@ -112,6 +115,7 @@ class Writer:
             self.write(data)
             return
         self._flush()
+        self._get_help(nbytes)
         for start in range(offset, offset + nbytes, COPY_STEP):
             count = min(COPY_STEP, offset + nbytes - start)
             self._hand_over(_Range(self._handed_over, origin, start, count))
@@ -122,10 +126,13 @@ class Writer:
             self._count(filled)
             self._target.write(self._buffer[:filled], self._handed_over - filled)
 
+    def _get_help(self, nbytes: int) -> None:
+        """Start the helper if with so many bytes more the file is worth it."""
+        if self._helper is None and self._handed_over + nbytes >= THREAD_FROM:
+            self._helper = _Helper(self._target)
+
     def _hand_over(self, piece: "Piece") -> None:
         """Have the piece made: by the helper if it has nothing waiting, else here."""
-        if self._helper is None and self._handed_over >= THREAD_FROM:
-            self._helper = _Helper(self._target)
         self._count(piece.nbytes)
         if self._helper is None or not self._helper.take(piece):
             piece.make(self._target)
