@@ -20,7 +20,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 LARGEST_SIDE = 512
 FALLBACK_SIDES = (224, 256, 64, 299, 32, 28, 16, 8, 4, 2)
-FALLBACK_ELEMENTS = 16 << 20
+FALLBACK_ELEMENTS = 8 << 20
 """Larger inputs are not tried: a side of 256 is 64 Ki pixels of a picture, but 16 Mi voxels of a volume."""
 _WINDOWED = {"Conv", "ConvInteger", "QLinearConv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "DeformConv"}
 _NON_SPATIAL_SIDE = 5
