@@ -394,6 +394,31 @@ def test_a_provider_by_device_really_runs_is_reported_and_deploy_stands_beside()
     assert verify(conv(), conv(1.01), VerifyOptions(providers=("device",))).verdict is Verdict.NOT_EQUIVALENT
 
 
+@pytest.mark.parametrize("wrong", ["the provider", "the candidate"])
+@pytest.mark.usefixtures("cpu_by_device")
+def test_a_provider_that_computes_the_reference_otherwise_is_not_held_against_the_candidate(
+    monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """Seen with CUDA: some kernels are wrong, and then a model does not even equal itself there."""
+    from bnfold.equivalence import references, verification
+
+    run = references.running
+
+    def coarse(source: bytes, setting: Setting, taps: tuple[str, ...] = ()) -> Any:
+        there = setting.provider is not CPU
+        return run(conv(1.01) if there and (wrong == "the provider" or source == conv(2.0)) else source, setting, taps)
+
+    monkeypatch.setattr(verification, "running", coarse)
+    monkeypatch.setattr(references, "running", coarse)
+    candidate = conv() if wrong == "the provider" else conv(2.0)
+    found = verify(conv(), candidate, VerifyOptions(providers=("device",)))
+    if wrong == "the provider":
+        assert found.verdict is Verdict.NOT_VERIFIED
+        assert found.explanation.startswith("device computes the reference itself otherwise than the CPU does. Output")
+    else:
+        assert found.verdict is Verdict.NOT_EQUIVALENT
+
+
 @pytest.mark.usefixtures("cpu_by_device")
 def test_what_deploys_otherwise_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     from bnfold.equivalence import verification

@@ -349,6 +349,10 @@ def _judged(
         if _fickle(reference, worst(failed), options.tolerance):
             verdict = Verdict.NOT_VERIFIED
             explanation = "The reference gives another answer each time it is run on the same feed: it is random."
+        elif all(finding.setting.provider is not CPU for finding in failed) and _is_off(reference, worst(failed)):
+            verdict = Verdict.NOT_VERIFIED
+            provider = worst(failed).setting.provider.name
+            explanation = f"{provider} computes the reference itself otherwise than the CPU does. {explanation}"
     elif silent:
         verdict = Verdict.NOT_VERIFIED
         explanation = (
@@ -403,6 +407,18 @@ def _fickle(reference: Reference, finding: Finding, tolerance: Tolerance) -> boo
         for outputs in again
         for other in compare(finding.answer, outputs, Setting(), tolerance, {})
     )
+
+
+def _is_off(reference: Reference, finding: Finding) -> bool:
+    """Whether the reference, run where the candidate disagrees with it, disagrees with itself as well."""
+    tolerance = Tolerance()
+    try:
+        with reference.running(finding.setting) as session:
+            outputs = session.run(finding.answer.feed())
+    except RunFailed:
+        return True
+    found = compare(finding.answer, outputs, finding.setting, tolerance, {})
+    return any(not tolerance.judge_without_truth(other.measurement).agrees for other in found)
 
 
 def _sentence(finding: Finding) -> str:
