@@ -131,7 +131,7 @@ class Appeal:
             if found is None or found.agrees:
                 return found
         shaken = [each for each in self._shaken(finding.answer, value) if each.shape == truth[value].shape]
-        return noise(truth[value], [*originals, *shaken], finding.candidate, elsewhere) or found
+        return noise(truth[value], originals, finding.candidate, elsewhere, shaken) or found
 
     def _errors_elsewhere(self, value: str) -> Elsewhere:
         """The reference's own errors in `value` on all feeds.

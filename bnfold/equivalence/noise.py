@@ -15,6 +15,8 @@ import numpy as np
 from bnfold.equivalence.element_types import Array, rounding_of
 
 ALLOWANCE = 4.0
+SHAKEN_ALLOWANCE = 2.0
+"""The same for what the truth becomes where every stored number is off by one roundoff: few are off by as much."""
 FEW = 256
 """An output with fewer elements than this may have a small error by luck, so other feeds are asked as well."""
 
@@ -93,11 +95,16 @@ class Elsewhere:
 
 
 def noise(
-    truth: Array, originals: Sequence[Array], candidate: Array, elsewhere: Elsewhere | None = None
+    truth: Array,
+    originals: Sequence[Array],
+    candidate: Array,
+    elsewhere: Elsewhere | None = None,
+    shaken: Sequence[Array] = (),
 ) -> Noise | None:
     """None where the truth cannot be believed: another shape, or the original itself farther from it than sqrt(u).
 
     `elsewhere`: what the original's error is on other feeds, where its error on this one may be small by luck.
+    `shaken`: the truth where every stored number is off by one roundoff.
 
     An original that overflowed where the truth is finite has an infinite error there; the candidate is then judged
     on the rest, and must be finite and within sqrt(u) of the truth where the original is not.
@@ -119,13 +126,15 @@ def noise(
         return None
     own = max(float(error[sound].max()) for error in errors)
     expected = (elsewhere or Elsewhere()).errors(np.abs(exact[known]))
+    moved = [np.abs(array - exact)[known][sound] for array in shaken]
+    moved = [error * (SHAKEN_ALLOWANCE / ALLOWANCE) for error in moved if np.isfinite(error).all()]
     if own > coarse or (scale and expected[0] > coarse):
         return None
     return Noise(
         candidate_max=float(mine[sound].max()),
         candidate_rms=_rms(mine[sound]),
-        original_max=max(expected[0], own),
-        original_rms=max(expected[1], *(_rms(error[sound]) for error in errors)),
+        original_max=max(expected[0], own, *(float(error.max()) for error in moved)),
+        original_rms=max(expected[1], *(_rms(error[sound]) for error in errors), *map(_rms, moved)),
         floor=max(rounding.unit * scale, rounding.tiny),
     )
 
