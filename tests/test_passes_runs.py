@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from onnx import NodeProto, shape_inference
 
 from bnfold.decisions import Action
-from bnfold.passes import FoldBatchNormOptions
+from bnfold.graph import Graph
+from bnfold.passes import FoldBatchNormOptions, runs
+from bnfold.passes.affine_ops import AffineOp
 from tests.fold_models import Row, assert_same_function, check_folds, check_left_alone, fold, numbers
 
 _CONSTANTS = {
@@ -122,6 +125,51 @@ def test_what_changes_nothing_stays_between_an_input_and_an_output(text: str, lo
     done = fold(_row(Row(text, constants=two)).model(), FoldBatchNormOptions(lower=lower))
     assert not done.modified
     assert done.decision().reason is not None
+
+
+# Channels and rows are four each, so that only the axis tells where the run of the first Mul ends.
+ON_TWO_AXES = {
+    "channels": ("n = Mul(a, ch) z = Mul(n, rows4)", "Mul"),
+    "channels and one number": ("n = Mul(a, ch) o = Mul(n, number) z = Mul(o, rows4)", "Mul+Mul"),
+    "one number and channels": ("n = Mul(a, number) o = Mul(n, ch) z = Mul(o, rows4)", "Mul+Mul"),
+    # A bias of the channels is no normalization, but what begins behind it is one.
+    "one number and rows": ("b_ = Add(a, ch) n = Mul(b_, number) z = Mul(n, rows4)", "Mul+Mul"),
+}
+
+
+@pytest.mark.parametrize("name", ON_TWO_AXES)
+def test_a_run_lies_on_one_axis(name: str) -> None:
+    text, run = ON_TWO_AXES[name]
+    constants = {"ch": numbers(4, 1, 1, seed=7), "rows4": numbers(4, 1, seed=8)}
+    original = _row(Row(f"a = Sigmoid(square) {text} y = Sigmoid(z)", {"square": "float[N,4,4,5]"}, constants)).model()
+    done = fold(original)
+    assert done.decision("n").op_type == run
+    assert_same_function(original, done.model)
+
+
+def test_each_operator_is_read_into_one_run_also_where_the_last_one_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None of these takes another one up, because their product has no room. Runs that overlap take quadratic time."""
+    length = 6
+    chain = " ".join(f"a{i + 1} = Mul(a{i}, faint)" for i in range(length))
+    faint = (numbers(3, 1, 1) * 1e-30).astype(np.float32)
+    model = _row(Row(f"a0 = Sigmoid(x) {chain} y = Sigmoid(a{length})", constants={"faint": faint})).model()
+    model = shape_inference.infer_shapes(model)  # which onnx can do only while they are in order
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    were_read: list[str] = []
+    read_affine = runs.read_affine
+
+    def noted(node: NodeProto, graph: Graph) -> AffineOp:
+        were_read.append(node.output[0])
+        return read_affine(node, graph)
+
+    monkeypatch.setattr(runs, "read_affine", noted)
+    done = fold(model)
+    assert [decision.action for decision in done.decisions] == [Action.KEPT] * length
+    assert sorted(were_read) == [f"a{i + 1}" for i in range(length)]
 
 
 def test_only_the_run_up_to_another_reader_is_one() -> None:
