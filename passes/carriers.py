@@ -65,7 +65,7 @@ def _first(index: int, node: NodeProto, graph: Graph) -> None:
 def _others_unused(node: NodeProto, graph: Graph) -> None:
     """Only the first output carries data."""
     for output in node.output[1:]:
-        if output and (graph.consumers(output) or graph.is_output(output)):
+        if graph.consumers(output) or graph.is_output(output):
             raise Refused(Reason.BARRIER, f"{output!r} of {graph.label(node)} is read")
 
 

@@ -133,7 +133,7 @@ Weight = FloatWeight | QuantizedWeight
 def read_weight(node: NodeProto, index: int, graph: Graph) -> Weight:
     """The weight at input `index` of `node`. Raises `Refused` where it is no constant that can be scaled."""
     value = node.input[index] if index < len(node.input) else ""
-    tensor = graph.constant(value) if value else None
+    tensor = graph.constant(value)
     if tensor is not None:
         if tensor.dtype not in FLOATS:
             raise Refused(Reason.UNSUPPORTED_DTYPE, f"{value!r} is {tensor.dtype}")
@@ -176,8 +176,6 @@ def check_range(weight: Tensor, scaled: Tensor, axes: tuple[int, ...]) -> None:
         return
     for axis in axes:
         largest = scaled.magnitude(axis)
-        if ((limits.smallest_normal <= largest) & (largest <= limits.largest)).all():
-            continue
         if not (largest <= limits.largest).all():
             raise Refused(Reason.WEIGHT_OVERFLOW, f"{largest.max():.4g} in {weight.dtype}")
         small = (largest < limits.smallest_normal) & (largest > 0)

@@ -326,6 +326,9 @@ NOT_TAKEN = {
     "BARRIER: constant divided by it": Row(
         f"d = {_BN}(p, g, o, o, v) f = Identity(d) y = Div(/f, s_whole|s_whole, f/)"
     ),
+    "BARRIER: constant divided by what comes before": Row(
+        f"e = Sigmoid(p) d = Div(/e, s_whole|s_whole, e/) y = {_BN}(d, g_positive, o, o, v)"
+    ),
     "WEIGHT_OVERFLOW: Div by a full shape, scale 0": Row(f"d = {_BN}(p, /g|g_zero/, o, o, v) y = Div(d, s_whole)"),
 }
 

@@ -98,6 +98,7 @@ FOLDS = {
     "Conv, 1d": Row("n = BatchNormalization(line, g3, h3, m3, v3) y = Conv(n, w_line, b)"),
     "Conv, 3d": Row("n = BatchNormalization(volume, g3, h3, m3, v3) y = Conv(n, w_volume, b)"),
     "Conv, padding without a shift": Row(f"{_SCALE} y = Conv<pads=[1,2,0,1]>(n, w, b)"),
+    "Conv, a computed bias without a shift": Row(f"{_SCALE} y = Conv(n, w, loose4)"),
     "Conv, SAME_UPPER without a shift": Row(f'{_SCALE} y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(n, w)'),
     "Conv, two of them": Row(f"{_N} p = Conv(n, w, b) q = Conv(n, w) y = Add(p, q)"),
     "ConvTranspose, 1x1": Row(f"{_N} y = ConvTranspose(n, t1, b)"),
