@@ -164,10 +164,10 @@ def plain_affines(nodes: Sequence[NodeProto], graph: Graph) -> dict[int, Channel
     if len(plain) < _WORTH_JOINING or graph.opset < 9:
         return {}
     _, *parameters = zip(*(node.input[:] for node in plain), strict=True)
-    joined = [graph.joined_vectors(values) for values in parameters]
-    if any(column is None for column in joined):
+    joined = [column for values in parameters if (column := graph.joined_vectors(values)) is not None]
+    if len(joined) < len(PARAMETERS):
         return {}
-    (scale, sizes), (bias, *b), (mean, *m), (variance, *v) = (column for column in joined if column is not None)
+    (scale, sizes), (bias, *b), (mean, *m), (variance, *v) = joined
     if not (b == m == v == [sizes]):
         return {}
     with np.errstate(all="ignore"):

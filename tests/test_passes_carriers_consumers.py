@@ -469,6 +469,15 @@ def test_dims_that_nobody_knows_are_not_taken_for_the_same(source: Dims, target:
         relabelled(affine, source, target)
 
 
+def test_a_reshape_to_more_channels_than_a_weight_has_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape of a few bytes may say so; the map for it would fill memory."""
+    affine = ChannelAffine(np.arange(4.0), np.zeros(4), 0)
+    monkeypatch.setattr("bnfold.passes.layout.MOST_CHANNELS", 8)
+    assert relabelled(affine, (4, 2), (8,)).channels == 8
+    with pytest.raises(Refused, match="NOT_PER_CHANNEL"):
+        relabelled(affine, (4, 3), (12,))
+
+
 def test_padding_with_zeros_that_stay_zeros_is_not_touched() -> None:
     done = fold(_row(DOWN["Pad, constant, scale"]).model())
     assert list(done.model.graph.node[0].input) == ["p", "pads"]

@@ -43,6 +43,7 @@ _CONSTANTS = {
     "zeros": np.zeros(2, np.float32),
     "zeros2": np.array([0, 0], np.int64),
     "ends": np.array([4, 5], np.int64),
+    "ones2": np.array([1, 1], np.int64),
     "at2": np.array([2], np.int64),
     "four_twelve": np.array([4, 12], np.int64),
     "scales": np.array([1, 1, 2, 2], np.float32),
@@ -75,7 +76,7 @@ LEFT_ALONE = {
         f"d = Conv(x, w, b) c = Slice(d, start, end, at2, /at1|at0/) y = {B}(c, g, h, m, v)"
     ),
     "MALFORMED: Slice with too few starts, off the channels": (
-        f"d = Conv(x, w, b) c = Slice(d, /zeros2|start/, ends, at23) y = {B}(c, g, h, m, v)"
+        f"d = Conv(x, w, b) c = Slice(d, /zeros2|start/, ends, at23, ones2) y = {B}(c, g, h, m, v)"
     ),
     "MALFORMED: DepthToSpace of block -2": (
         f"d = Conv(x, w16) c = DepthToSpace<blocksize=/2|-2/>(d) y = {B}(c, g, h, m, v)"

@@ -1,5 +1,7 @@
 """Runs of affine operators: folded as one, merged into fewer, lowered, or kept because somebody asked for it."""
 
+from itertools import takewhile
+
 import numpy as np
 import pytest
 from onnx import NodeProto, shape_inference
@@ -275,6 +277,34 @@ def test_both_misses_are_told() -> None:
         decision = fold(_row(Row(f"a = Sigmoid(x) z = {B3}(a, g3, h3, m3, v3) {behind}")).model()).decision()
         assert decision.reason is not None
         assert (decision.reason.code, decision.detail) == expected
+
+
+# The walk says once what is passed on, and nothing of a map that changes nothing.
+WALKS = {
+    "a shift, to one of two": (
+        f"d = Conv(x, w, b) e = Conv(x2, w) c = Add(d, e) y = {B3}<epsilon=0.0>(c, one4, h, zero4, one4)",
+        ["c (Add) passes on shift", "d (Conv) takes it up"],
+    ),
+    "a scale, to both": (
+        f"d = Conv(x, w, b) e = Conv(x2, w) c = Add(d, e) y = {B3}(c, g, zero4, zero4, v)",
+        ["c (Add) passes on scale", "d (Conv) takes it up", "c (Add) passes on scale", "e (Conv) takes it up"],
+    ),
+    "a scale, to the first, where the second stops it": (
+        f"d = Conv(x, w, b) e = Sigmoid(four) c = Add(d, e) y = {B3}(c, g, zero4, zero4, v)",
+        ["c (Add) passes on scale", "d (Conv) takes it up", "c (Add) passes on scale"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_the_walk_is_told(name: str) -> None:
+    text, steps = WALKS[name]
+    constants = {"one4": np.ones(4, np.float32), "zero4": np.zeros(4, np.float32)}
+    model = _row(Row(text, {"four": "float[N,4,4,5]"}, constants)).model()
+    heading, *walk = fold(model, FoldBatchNormOptions(explain="y")).decision().walk
+    assert heading == "into the operators before it:"
+    told = takewhile(lambda line: not line.startswith("  stopped"), walk)
+    assert list(told) == [f"  {step}" for step in steps]
 
 
 # ------------------------------------------------------------------ options
