@@ -225,6 +225,13 @@ NOT_DOWN = {
     "WRONG_AXIS: Transpose": Row(
         "n = BatchNormalization(four, g, h, m, v) c = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(n) y = Conv(c, u)"
     ),
+    "WRONG_AXIS: Squeeze": Row(
+        "n = BatchNormalization(column, g, h, m, v) c = Squeeze(n, /at3|at0/) y = Conv(c, u_line)",
+        {"column": "float[1,4,4,1]"},
+    ),
+    "WRONG_AXIS: Unsqueeze": Row(
+        "n = BatchNormalization(line, g, h, m, v) c = Unsqueeze(n, /at2|at0/) y = Conv(c, u)", {"line": "float[4,4,5]"}
+    ),
     "NOT_PER_CHANNEL: Reshape": Row(f"{N} c = Reshape(n, /to_line|to_mixed/) y = /Conv(c, u_line)|Conv(c, u6)/"),
     "NOT_PER_CHANNEL: ReduceMean over the channels": Row(
         f"{N} c = ReduceMean<keepdims=0>(n, /at2|at1/) y = Conv(c, /u_line|u_rows/)"
@@ -294,6 +301,11 @@ NOT_DOWN = {
     ),
     "SHAPE_UNKNOWN: Pad by computed amounts": Row(
         f'{N} c = Pad<mode="edge">(n, /pads|loose_pads/) y = Conv(c, u)', {"loose_pads": "int64[8]"}
+    ),
+    "SHAPE_UNKNOWN: Split into computed sizes": Row(
+        f"{N} c, d = Split<axis=1>(n, /halves|loose_sizes/) y = Conv(c, u2) z = Conv(d, u2)",
+        {"loose_sizes": "int64[2]"},
+        outputs=("y", "z"),
     ),
     "SHAPE_UNKNOWN: Slice by computed bounds": Row(
         f"{N} c = Slice(n, /start|loose_index/, end, at2) y = Conv(c, u)", {"loose_index": "int64[1]"}
@@ -371,7 +383,7 @@ NOT_DOWN = {
 }
 
 
-# Not linear in each channel, or not with the numbers the channels have there. One each of what `inspect` may meet.
+# Not linear in each channel, or not with the numbers the channels have there.
 BARRIERS = {
     "Cast to float16": "c = Cast<to=10>(n)",
     "Cast to bfloat16": "c = Cast<to=16>(n)",

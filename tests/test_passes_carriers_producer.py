@@ -136,6 +136,7 @@ _CONSTANTS = {
     "unequal": _shape(2, 3),
     "roi": np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32),
     "w4": numbers(4, 3, 1, 1),
+    "w_line": numbers(4, 3, 1),
 }
 B = "y = BatchNormalization(c, g, h, m, v)"
 B5 = "y = BatchNormalization(c, g5, h5, m5, v5)"
@@ -371,6 +372,12 @@ NOT_UP = {
     "WRONG_AXIS: Transpose puts the rows on axis 1": Row(
         f"d = Conv(cube, w44) c = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(d) {B}"
     ),
+    "WRONG_AXIS: Squeeze puts the rows on axis 1": Row(
+        f"d = Conv(column, w1) c = Squeeze(d, /at3|at0/) {B}", {"column": "float[1,3,4,1]"}
+    ),
+    "WRONG_AXIS: Unsqueeze puts the batch on axis 1": Row(
+        f"d = Conv(line, w_line) c = Unsqueeze(d, /at2|at0/) {B}", {"line": "float[4,3,5]"}
+    ),
     "NOT_PER_CHANNEL: Reshape mixes channels and rows": Row(
         f"d = Conv(cube, w44) c = Reshape(d, /to_square|to_mixed/) /{B}|{B5}/"
     ),
@@ -535,6 +542,14 @@ NOT_UP = {
     "NOT_PER_CHANNEL: Split of the rows": Row(
         "d = Conv(x, w, b) c, e = Split<axis=/1|2/>(d, halves)y = BatchNormalization(c, /g2, h2, m2, v2|g, h, m, v/)",
         outputs=("y", "e"),
+    ),
+    "SHAPE_UNKNOWN: Split into computed sizes": Row(
+        "d = Conv(x, w, b) c, e = Split<axis=1>(d, /halves|loose_sizes/) y = BatchNormalization(c, g2, h2, m2, v2)",
+        {"loose_sizes": "int64[2]"},
+        outputs=("y", "e"),
+    ),
+    "SHAPE_UNKNOWN: Upsample by computed scales": Row(
+        f"d = Conv(x, w, b) c = Upsample(d, /scales|loose_scales/) {B}", {"loose_scales": "float[4]"}, opset=9
     ),
     "SHAPE_UNKNOWN: Slice by computed bounds": Row(
         f"d = Conv(x, w, b) c = Slice(d, /start|loose_index/, end, at2) {B}"
