@@ -65,7 +65,7 @@ def _first(index: int, node: NodeProto, graph: Graph) -> None:
 def _others_unused(node: NodeProto, graph: Graph) -> None:
     """Only the first output carries data."""
     for output in node.output[1:]:
-        if output and (graph.consumers(output) or graph.is_output(output)):
+        if graph.consumers(output) or graph.is_output(output):
             raise Refused(Reason.BARRIER, f"{output!r} of {graph.label(node)} is read")
 
 
@@ -154,7 +154,7 @@ def _transpose(node: NodeProto, affine: ChannelAffine, graph: Graph, *, outward:
     if affine.is_uniform:
         return [pass_on((0, affine))]
     permutation = numbers(node, "perm") or list(range(known_rank(graph, node.input[0])))[::-1]
-    if affine.axis >= len(permutation) or sorted(permutation) != list(range(len(permutation))):
+    if sorted(permutation) != list(range(len(permutation))):
         raise Refused(Reason.MALFORMED, graph.label(node))
     axis = permutation.index(affine.axis) if outward else permutation[affine.axis]
     return [pass_on((0, affine.on_axis(axis)))]

@@ -124,9 +124,9 @@ def read_batch_norm(node: NodeProto, graph: Graph) -> BatchNorm:
 
 def read_parameters(node: NodeProto, graph: Graph) -> BatchNorm:
     """The constants of `node`, whatever mode it is in. Raises `Refused` with the reason why they are not usable."""
-    if graph.opset < 9 and not number(node, "spatial", 1):
+    if not number(node, "spatial", 1):  # of opsets before 9
         raise Refused(Reason.SPATIAL_ZERO)
-    if len(node.input) != 5 or not all(node.input) or not node.output or not node.output[0]:
+    if len(node.input) != 5 or not all(node.input) or not any(node.output[:1]):
         raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
     parameters = [_parameter(node, index, graph) for index in range(1, 5)]
     channels = parameters[0].shape
@@ -164,11 +164,11 @@ def plain_affines(nodes: Sequence[NodeProto], graph: Graph) -> dict[int, Channel
     if len(plain) < _WORTH_JOINING or graph.opset < 9:
         return {}
     _, *parameters = zip(*(node.input[:] for node in plain), strict=True)
-    joined = [graph.joined_vectors(values) for values in parameters]
-    if any(column is None for column in joined):
+    joined = [column for values in parameters if (column := graph.joined_vectors(values)) is not None]
+    if len(joined) < len(PARAMETERS):
         return {}
-    (scale, sizes), (bias, *b), (mean, *m), (variance, *v) = (column for column in joined if column is not None)
-    if 0 in sizes or not (b == m == v == [sizes]):
+    (scale, sizes), (bias, *b), (mean, *m), (variance, *v) = joined
+    if not (b == m == v == [sizes]):
         return {}
     with np.errstate(all="ignore"):
         shifted = variance + np.repeat([epsilons[id(node)] for node in plain], sizes)

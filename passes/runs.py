@@ -92,7 +92,7 @@ def collect_run(
         try:
             member = read_affine(follower, graph)
             other = _place(member)
-            if member.data != uses[0].position or (place and other and place != other):
+            if place and other and place != other:
                 return Run(members)
             place = place or other
             affine = affine.then(member.affine)

@@ -69,7 +69,7 @@ def pass_on(*pairs: tuple[int, ChannelAffine]) -> Step:
 def constant_input(node: NodeProto, index: int, graph: Graph, reason: Reason = Reason.WEIGHT_NOT_CONSTANT) -> Tensor:
     """The constant that input `index` reads. Raises `Refused` with `reason`."""
     name = node.input[index] if index < len(node.input) else ""
-    tensor = graph.constant(name) if name else None
+    tensor = graph.constant(name)
     if tensor is None:
         raise Refused(reason, f"{name!r} of {graph.label(node)}")
     return tensor
@@ -107,9 +107,10 @@ def known_rank(graph: Graph, value: str) -> int:
 
 
 def known_dim(graph: Graph, value: str, axis: int) -> int:
-    """The size of one dim of `value`. Raises `Refused`."""
-    shape = known_shape(graph, value)
-    size = shape[axis] if -len(shape) <= axis < len(shape) else None
+    """The size of one dim of `value`, counted from the front. Raises `Refused`, and IndexError where it has fewer."""
+    if axis < 0:  # counted from the back, and further than to the front
+        raise Refused(Reason.MALFORMED, f"dim {axis} of {value!r}")
+    size = known_shape(graph, value)[axis]
     if not isinstance(size, int):
         raise Refused(Reason.SHAPE_UNKNOWN, f"dim {axis} of {value!r}")
     if not 0 <= size <= MOST_CHANNELS:

@@ -142,7 +142,7 @@ Weight = FloatWeight | QuantizedWeight
 def read_weight(node: NodeProto, index: int, graph: Graph) -> Weight:
     """The weight at input `index` of `node`. Raises `Refused` where it is no constant that can be scaled."""
     value = node.input[index] if index < len(node.input) else ""
-    tensor = graph.constant(value) if value else None
+    tensor = graph.constant(value)
     if tensor is not None:
         if tensor.dtype not in FLOATS:
             raise Refused(Reason.UNSUPPORTED_DTYPE, f"{value!r} is {tensor.dtype}")
@@ -193,8 +193,6 @@ def _check_source(weight: Tensor, scaled: Tensor, largest: Vector) -> None:
 
 def _check_axis(dtype: np.dtype, largest: Vector, before: Callable[[], Vector]) -> None:
     limits = FLOATS[dtype]
-    if ((limits.smallest_normal <= largest) & (largest <= limits.largest)).all():
-        return
     if not (largest <= limits.largest).all():
         raise Refused(Reason.WEIGHT_OVERFLOW, f"{largest.max():.4g} in {dtype}")
     small = (largest < limits.smallest_normal) & (largest > 0)

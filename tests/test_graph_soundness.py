@@ -162,6 +162,9 @@ SOUND = {
     "the same names in sibling bodies": branching("{ s = Neg(x) r = Neg(s) }"),
     "a body name that is used later outside": branching("{ q = Neg(x) r = Neg(q) }", after="q = Relu(y)"),
     "absent inputs and outputs": "g (float[3] x) => (float[3] y) { y, , = Clip(x, , ) , q = Dropout(x) }",
+    "an absent input in front of an absent output": (
+        'g (float[3] x) => (float[3] y) { z = Clip(x, "", "") y, "" = Dropout(z) }'
+    ),
     "an output that is an input": "g (float[1] x) => (float[1] x) { y = Relu(x) }",
     "an output listed twice": "g (float[1] x) => (float[1] y, float[1] y) { y = Relu(x) }",
     "no nodes": "g (float[1] x) => (float[1] x) { }",

@@ -142,10 +142,23 @@ OF_UNKNOWN_RANK = {
     "Mul": ("y = Mul(u, /flat4|one1/)", "SHAPE_UNKNOWN"),
     "Mul, constant first": ("y = Mul(/flat4|one1/, u)", "SHAPE_UNKNOWN"),
     "Div": ("y = Div(u, /c|one1/)", "SHAPE_UNKNOWN"),
+    "an input": ("y = Mul(anything, /flat4|one1/)", "SHAPE_UNKNOWN"),
     "of two dims": ("y = Mul(u, /c|c_two/)", "SHAPE_UNKNOWN"),
     "an Add": ("y = /Mul|Add/(u, c)", "SHAPE_UNKNOWN"),
     "a constant divided by it": ("y = Div(/u, c|c, u/)", "SHAPE_UNKNOWN"),
     "of groups": ("n = InstanceNormalization(p, g, h) r = Reshape(/p|n/, form) y = Mul(r, c)", "SHAPE_UNKNOWN"),
+    "of groups, laid out anew": (
+        "n = InstanceNormalization(u, g, h) r = /Relu(n)|Reshape(n, form)/ y = Mul(r, c)",
+        "SHAPE_UNKNOWN",
+    ),
+    "of groups, normalized": (
+        "n = /Relu(p)|InstanceNormalization(p, g, h)/ r = Reshape(n, form) y = Mul(r, c)",
+        "SHAPE_UNKNOWN",
+    ),
+    "of something divided by a root": (
+        "a = Add(u, u) s = Sqrt(a) e = /Sub|Div/(u, s) y = Mul(e, c)",
+        "SHAPE_UNKNOWN",
+    ),
     "of a normalization written as operators": (
         "a = Add(u, u) s = /Relu|Sqrt/(a) e = Div(u, s) y = Mul(e, c)",
         "SHAPE_UNKNOWN",
@@ -156,7 +169,7 @@ OF_UNKNOWN_RANK = {
 @pytest.mark.parametrize("name", OF_UNKNOWN_RANK)
 def test_what_may_be_a_normalization_of_unknown_rank(name: str) -> None:
     text, code = OF_UNKNOWN_RANK[name]
-    row = _row(Row(f"u = Reshape(p, form) {text}", {"form": "int64[D]"}))
+    row = _row(Row(f"u = Reshape(p, form) {text}", {"form": "int64[D]", "anything": "float[]"}))
     decision = fold(row.good().model()).decision()
     assert (decision.action, decision.op_type) == (Action.KEPT, row.good().text.split()[-2].split("(")[0])
     assert decision.reason is not None
@@ -312,6 +325,9 @@ NOT_TAKEN = {
     ),
     "BARRIER: constant divided by it": Row(
         f"d = {_BN}(p, g, o, o, v) f = Identity(d) y = Div(/f, s_whole|s_whole, f/)"
+    ),
+    "BARRIER: constant divided by what comes before": Row(
+        f"e = Sigmoid(p) d = Div(/e, s_whole|s_whole, e/) y = {_BN}(d, g_positive, o, o, v)"
     ),
     "WEIGHT_OVERFLOW: Div by a full shape, scale 0": Row(f"d = {_BN}(p, /g|g_zero/, o, o, v) y = Div(d, s_whole)"),
 }

@@ -214,8 +214,23 @@ def test_toward_the_consumers(name: str) -> None:
 
 NOT_DOWN = {
     "BARRIER: Dropout, training_mode": Row(f"{N} c = Dropout(n, half, /no|yes/) y = Conv(c, u)"),
+    "BARRIER: Dropout, mask read": Row(
+        f"{N} c, mask = Dropout(n, half, no) y = Conv(c, u) z = Cast<to=1>(/late|mask/)", outputs=("y", "z")
+    ),
+    "BARRIER: Dropout, training_mode computed": Row(f"{N} c = Dropout(n, half, /no|late/) y = Conv(c, u)"),
+    "BARRIER: MaxPool, indices read": Row(
+        "n = BatchNormalization(p, g_positive, h, m, v) c, i = MaxPool<kernel_shape=[2,2]>(n) y = Conv(c, u)",
+        outputs=("y", "/y|i/"),
+    ),
     "WRONG_AXIS: Transpose": Row(
         "n = BatchNormalization(four, g, h, m, v) c = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(n) y = Conv(c, u)"
+    ),
+    "WRONG_AXIS: Squeeze": Row(
+        "n = BatchNormalization(column, g, h, m, v) c = Squeeze(n, /at3|at0/) y = Conv(c, u_line)",
+        {"column": "float[1,4,4,1]"},
+    ),
+    "WRONG_AXIS: Unsqueeze": Row(
+        "n = BatchNormalization(line, g, h, m, v) c = Unsqueeze(n, /at2|at0/) y = Conv(c, u)", {"line": "float[4,4,5]"}
     ),
     "NOT_PER_CHANNEL: Reshape": Row(f"{N} c = Reshape(n, /to_line|to_mixed/) y = /Conv(c, u_line)|Conv(c, u6)/"),
     "NOT_PER_CHANNEL: ReduceMean over the channels": Row(
@@ -237,6 +252,70 @@ NOT_DOWN = {
     ),
     "NEGATIVE_SCALE: MaxPool": Row(
         "n = BatchNormalization(p, /g_positive|g/, h, m, v) c = MaxPool<kernel_shape=[2,2]>(n) y = Conv(c, u)"
+    ),
+    "PADDED_BORDER: AveragePool counts its padding, pads": Row(
+        f"{SHIFT} c = AveragePool<kernel_shape=[2,2], pads=/[0,0,0,0]|[0,0,0,1]/, count_include_pad=1>(n) "
+        "y = Conv(c, u)"
+    ),
+    "PADDED_BORDER: AveragePool counts, SAME_LOWER": Row(
+        f'{SHIFT} c = AveragePool<kernel_shape=[2,2], auto_pad=/"VALID"|"SAME_LOWER"/, count_include_pad=1>(n) '
+        "y = Conv(c, u)"
+    ),
+    "PADDED_BORDER: AveragePool counts, ceil_mode": Row(
+        f"{SHIFT} c = AveragePool<kernel_shape=[2,2], strides=[2,2], ceil_mode=/0|1/, count_include_pad=1>(n) "
+        "y = Conv(c, u)"
+    ),
+    "NEGATIVE_SCALE: GlobalMaxPool": Row(
+        "n = BatchNormalization(p, /g_positive|g/, h, m, v) c = GlobalMaxPool(n) y = Conv(c, u)"
+    ),
+    "NEGATIVE_SCALE: LeakyRelu": Row(
+        "n = BatchNormalization(p, /g_positive|g/, o, o, v) c = LeakyRelu(n) y = Conv(c, u)"
+    ),
+    "NEGATIVE_SCALE: PRelu": Row(
+        "n = BatchNormalization(p, /g_positive|g/, o, o, v) c = PRelu(n, slope) y = Conv(c, u)"
+    ),
+    "NEGATIVE_SCALE: Relu, a scale of 0": Row(
+        "n = BatchNormalization(p, /g_positive|g_some_zero/, o, o, v) c = Relu(n) y = Conv(c, u)"
+    ),
+    "SHIFT_BLOCKED: LeakyRelu": Row(f"{SHIFT} c = /Identity|LeakyRelu/(n) y = Conv(c, u)"),
+    "SHIFT_BLOCKED: PRelu": Row(f"{SHIFT} c = /Identity(n)|PRelu(n, slope)/ y = Conv(c, u)"),
+    "BARRIER: Resize crops": Row(
+        f'{N} c = Resize<mode="linear", coordinate_transformation_mode=/"half_pixel"|"tf_crop_and_resize"/>'
+        "(n, roi, scales) y = Conv(c, u)",
+        constants={"roi": np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32)},
+    ),
+    "BARRIER: Resize of an unknown mode": Row(
+        f'{N} c = Resize<mode=/"linear"|"lanczos"/>(n, "", scales) y = Conv(c, u)'
+    ),
+    "NOT_PER_CHANNEL: Upsample of the channels to as many": Row(
+        f'{N} c = Upsample<mode="linear">(n, /scales|scales_sly/) y = Conv(c, u)', opset=9
+    ),
+    "SHAPE_UNKNOWN: Resize by computed scales": Row(
+        f'{N} c = Resize(n, "", /scales|loose_scales/) y = Conv(c, u)', {"loose_scales": "float[4]"}
+    ),
+    "SHAPE_UNKNOWN: Reshape to a computed shape": Row(
+        f"{N} c = Reshape(n, /to_line|loose_shape/) y = Conv(c, u_line)", {"loose_shape": "int64[D]"}
+    ),
+    "SHAPE_UNKNOWN: ReduceMean over computed axes": Row(
+        f"{N} c = ReduceMean(n, /at2|loose_index/) y = Conv(c, u)", {"loose_index": "int64[1]"}
+    ),
+    "SHAPE_UNKNOWN: Pad by computed amounts": Row(
+        f'{N} c = Pad<mode="edge">(n, /pads|loose_pads/) y = Conv(c, u)', {"loose_pads": "int64[8]"}
+    ),
+    "SHAPE_UNKNOWN: Split into computed sizes": Row(
+        f"{N} c, d = Split<axis=1>(n, /halves|loose_sizes/) y = Conv(c, u2) z = Conv(d, u2)",
+        {"loose_sizes": "int64[2]"},
+        outputs=("y", "z"),
+    ),
+    "SHAPE_UNKNOWN: Slice by computed bounds": Row(
+        f"{N} c = Slice(n, /start|loose_index/, end, at2) y = Conv(c, u)", {"loose_index": "int64[1]"}
+    ),
+    "SHAPE_UNKNOWN: Concat with a branch of unknown channels": Row(
+        f"{N} c = Concat<axis=1>(/two|loose_two/, n) y = Conv(c, u6)", {"loose_two": "float[N,C,6,7]"}
+    ),
+    "NOT_PER_CHANNEL: Flatten of an unknown size": Row(
+        "n = BatchNormalization(/p|dynamic/, g, h, m, v) c = Flatten(n) y = Gemm(c, k168)",
+        {"dynamic": "float[N,4,H,7]"},
     ),
     "SHIFT_BLOCKED: Relu": Row(f"{SHIFT} c = /Identity|Relu/(n) y = Conv(c, u)"),
     "NEGATIVE_SCALE: Relu": Row("n = BatchNormalization(p, /g_positive|g/, o, o, v) c = Relu(n) y = Conv(c, u)"),
@@ -276,6 +355,15 @@ NOT_DOWN = {
     "SHIFT_BLOCKED: Mul by another branch": Row(
         "n = BatchNormalization<epsilon=0.0>(p, /twice4|ones/, /o|h/, o, ones) c = Mul(n, p2) y = Conv(c, u)"
     ),
+    "NOT_ALL_ABSORB: Sub of another branch, scale": Row(
+        "n = BatchNormalization<epsilon=0.0>(p, /ones|twice4/, /h|o/, o, ones) c = Sub(n, p2) y = Conv(c, u)"
+    ),
+    "NOT_ALL_ABSORB: Sum of three, scale": Row(
+        "n = BatchNormalization<epsilon=0.0>(p, /ones|twice4/, /h|o/, o, ones) c = Sum(p2, n, gate) y = Conv(c, u)"
+    ),
+    "SHIFT_BLOCKED: Div by another branch": Row(
+        "n = BatchNormalization<epsilon=0.0>(p, /twice4|ones/, /o|h/, o, ones) c = Div(n, p2) y = Conv(c, u)"
+    ),
     "BARRIER: something divided by it": Row(f"{SCALE} c = /Div(n, p2)|Div(p2, n)/ y = Conv(c, u)"),
     "SHAPE_UNKNOWN: Transpose of unknown rank": Row(
         f"{N} d = Reshape(n, /to_same|loose_shape/) c = Identity(d) y = Conv(c, u)",
@@ -293,6 +381,32 @@ NOT_DOWN = {
         {"slope_in": "float[1,4,1,1]"},
     ),
 }
+
+
+# Not linear in each channel, or not with the numbers the channels have there.
+BARRIERS = {
+    "Cast to float16": "c = Cast<to=10>(n)",
+    "Cast to bfloat16": "c = Cast<to=16>(n)",
+    "Cast to int32": "c = Cast<to=6>(n)",
+    "Cast to double": "c = Cast<to=11>(n)",
+    "CastLike": "c = CastLike(n, narrow_)",
+    "Clip": "c = Clip(n, value, half)",
+    "Gelu": "c = Gelu(n)",
+    "HardSigmoid": "c = HardSigmoid(n)",
+    "HardSwish": "c = HardSwish(n)",
+    "InstanceNormalization": "c = InstanceNormalization(n, g, h)",
+    "LogSoftmax": "c = LogSoftmax<axis=1>(n)",
+    "QuantizeLinear": "c = QuantizeLinear(n, half)",
+    "Sigmoid": "c = Sigmoid(n)",
+    "Softmax": "c = Softmax<axis=1>(n)",
+    "Tanh": "c = Tanh(n)",
+}
+
+
+@pytest.mark.parametrize("name", BARRIERS)
+def test_nothing_is_moved_across_a_barrier(name: str) -> None:
+    text = f"{N} /c = Identity(n) y = Conv(c, u)|{BARRIERS[name]} y = Identity(c)/"
+    check_left_alone(f"BARRIER: {name}", _row(Row(text, {"narrow_": "float16"}, opset=20)))
 
 
 @pytest.mark.parametrize("name", NOT_DOWN)
@@ -365,6 +479,15 @@ def test_dims_that_nobody_knows_are_not_taken_for_the_same(source: Dims, target:
     assert relabelled(affine, ("N", 4, 1), ("N", 4, 1)).axis == 1
     with pytest.raises(Refused, match="SHAPE_UNKNOWN"):
         relabelled(affine, source, target)
+
+
+def test_a_reshape_to_more_channels_than_a_weight_has_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape of a few bytes may say so; the map for it would fill memory."""
+    affine = ChannelAffine(np.arange(4.0), np.zeros(4), 0)
+    monkeypatch.setattr("bnfold.passes.layout.MOST_CHANNELS", 8)
+    assert relabelled(affine, (4, 2), (8,)).channels == 8
+    with pytest.raises(Refused, match="NOT_PER_CHANNEL"):
+        relabelled(affine, (4, 3), (12,))
 
 
 def test_padding_with_zeros_that_stay_zeros_is_not_touched() -> None:

@@ -136,6 +136,7 @@ _CONSTANTS = {
     "unequal": _shape(2, 3),
     "roi": np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32),
     "w4": numbers(4, 3, 1, 1),
+    "w_line": numbers(4, 3, 1),
 }
 B = "y = BatchNormalization(c, g, h, m, v)"
 B5 = "y = BatchNormalization(c, g5, h5, m5, v5)"
@@ -158,6 +159,7 @@ UP = {
     "Dropout, training_mode false": Row(f"d = Conv(x, w, b) c = Dropout(d, half, no) {B}"),
     "Dropout, training_mode empty": Row(f'd = Conv(x, w, b) c = Dropout(d, half, "") {B}'),
     "Dropout, mask unread": Row(f"d = Conv(x, w, b) c, mask = Dropout(d) {B}"),
+    "Dropout, mask without a name, as an input elsewhere": Row(f'd = Conv(x, w, "") c, "" = Dropout(d) {B}'),
     "Dropout, opset 7": Row(f"d = Conv(x, w, b) c = Dropout<ratio=0.5>(d) {B}", opset=7),
     "Dropout, opset 6": Row(
         "d = Conv(x, w, b) c = Dropout<is_test=1>(d) y = BatchNormalization<is_test=1>(c, g, h, m, v)", opset=6
@@ -282,6 +284,11 @@ UP = {
         "z = BatchNormalization(e, h8, g8, m8, v8)",
         outputs=("y", "z"),
     ),
+    "Split of rows, one number for all": Row(
+        "d = Conv(x, w) t = Transpose<perm=[0,2,1,3]>(d) c, e = Split<axis=2>(t, halves) r = Reshape(c, to_single)"
+        "n = BatchNormalization(r, g1, h1, m1, v1) y = Mul(n, half)",
+        outputs=("y", "e"),
+    ),
     "Split, one output": Row(f"d = Conv(x, w) c = Split<axis=2, num_outputs=1>(d) {B}"),
     "Slice of rows": Row(f"d = Conv(x, w, b) c = Slice(d, start, end, at2) {B}"),
     "Slice of channels": Row(
@@ -365,6 +372,12 @@ NOT_UP = {
     "WRONG_AXIS: Transpose puts the rows on axis 1": Row(
         f"d = Conv(cube, w44) c = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(d) {B}"
     ),
+    "WRONG_AXIS: Squeeze puts the rows on axis 1": Row(
+        f"d = Conv(column, w1) c = Squeeze(d, /at3|at0/) {B}", {"column": "float[1,3,4,1]"}
+    ),
+    "WRONG_AXIS: Unsqueeze puts the batch on axis 1": Row(
+        f"d = Conv(line, w_line) c = Unsqueeze(d, /at2|at0/) {B}", {"line": "float[4,3,5]"}
+    ),
     "NOT_PER_CHANNEL: Reshape mixes channels and rows": Row(
         f"d = Conv(cube, w44) c = Reshape(d, /to_square|to_mixed/) /{B}|{B5}/"
     ),
@@ -415,6 +428,12 @@ NOT_UP = {
     ),
     "NEGATIVE_SCALE: LeakyRelu": Row(
         "d = Conv(x, w, b) c = LeakyRelu(d) y = BatchNormalization(c, /g_positive|g/, o, o, v)"
+    ),
+    "NEGATIVE_SCALE: LeakyRelu, a scale of 0": Row(
+        "d = Conv(x, w, b) c = LeakyRelu(d) y = BatchNormalization(c, /g_positive|g_some_zero/, o, o, v)"
+    ),
+    "NEGATIVE_SCALE: PRelu, a scale of 0": Row(
+        "d = Conv(x, w, b) c = PRelu(d, slope) y = BatchNormalization(c, /g_positive|g_some_zero/, o, o, v)"
     ),
     "NEGATIVE_SCALE: PRelu": Row(
         "d = Conv(x, w, b) c = PRelu(d, slope) y = BatchNormalization(c, /g_positive|g/, o, o, v)"
@@ -474,6 +493,9 @@ NOT_UP = {
         'd = Conv<kernel_shape=[3,3]>(x, w, b) c = Pad<paddings=[0,0,1,0,0,0,0,2], mode=/"edge"|"constant"/>(d)' + OLD,
         opset=1,
     ),
+    "SHAPE_UNKNOWN: Pad of an unknown dtype": Row(
+        "a = /Relu|acme.Thing/(x) d = Conv(a, w, b) c = Pad(d, pads) y = BatchNormalization(c, same, same, o, same)"
+    ),
     "BIAS_NOT_CONSTANT: Pad with a computed value": Row(
         "d = Conv(x, w, b) c = Pad(d, pads, /zero|loose_number/) y = BatchNormalization(c, g_positive, o, o, v)"
     ),
@@ -496,6 +518,10 @@ NOT_UP = {
     "MALFORMED: Concat of more channels than there are": Row(
         "d = Conv(x, w, b) e = Conv(x, /w|w2/) c = Concat<axis=1>(d, e) y = BatchNormalization(c, g8, h8, m8, v8)"
     ),
+    "SHAPE_UNKNOWN: Concat of a branch of unknown channels": Row(
+        "d = Conv(x, w, b) f = Conv(x2, w) e = Reshape(f, /to_image|loose_shape/) c = Concat<axis=1>(d, e)"
+        "y = BatchNormalization(c, g8, h8, m8, v8)"
+    ),
     "UNKNOWN_OPERATOR: one branch of a Concat": Row(
         f"d = Conv(x, w, b) e = /Conv(x2, w)|acme.Swoosh(x2)/ c = Concat<axis=2>(d, e) {B}"
     ),
@@ -517,8 +543,23 @@ NOT_UP = {
         "d = Conv(x, w, b) c, e = Split<axis=/1|2/>(d, halves)y = BatchNormalization(c, /g2, h2, m2, v2|g, h, m, v/)",
         outputs=("y", "e"),
     ),
+    "SHAPE_UNKNOWN: Split into computed sizes": Row(
+        "d = Conv(x, w, b) c, e = Split<axis=1>(d, /halves|loose_sizes/) y = BatchNormalization(c, g2, h2, m2, v2)",
+        {"loose_sizes": "int64[2]"},
+        outputs=("y", "e"),
+    ),
+    "SHAPE_UNKNOWN: Upsample by computed scales": Row(
+        f"d = Conv(x, w, b) c = Upsample(d, /scales|loose_scales/) {B}", {"loose_scales": "float[4]"}, opset=9
+    ),
     "SHAPE_UNKNOWN: Slice by computed bounds": Row(
         f"d = Conv(x, w, b) c = Slice(d, /start|loose_index/, end, at2) {B}"
+    ),
+    "SHAPE_UNKNOWN: Slice to computed bounds": Row(
+        f"d = Conv(x, w, b) c = Slice(d, start, /end|loose_index/, at2) {B}"
+    ),
+    "SHAPE_UNKNOWN: Slice of computed axes": Row(f"d = Conv(x, w, b) c = Slice(d, start, end, /at2|loose_index/) {B}"),
+    "SHAPE_UNKNOWN: Slice in computed steps": Row(
+        f"d = Conv(x, w, b) c = Slice(d, start, end, at2, /step2|loose_index/) {B}"
     ),
     "NOT_PER_CHANNEL: SpaceToDepth, numbers differ": Row(
         "d = Conv(p, w44) c = SpaceToDepth<blocksize=2>(d) y = BatchNormalization(c, /g4x4|g4r4/, h4x4, m4x4, v4x4)"
@@ -532,6 +573,18 @@ NOT_UP = {
     ),
     "NOT_PER_CHANNEL: Add of a branch that broadcasts the channels": Row(
         f"d = Conv(x, w, b) e = Conv(x2, /w|w_one/) c = Add(d, e) {B}"
+    ),
+    "NOT_PER_CHANNEL: Sub of a branch that broadcasts the channels": Row(
+        f"d = Conv(x, w, b) e = Conv(x2, /w|w_one/) c = Sub(d, e) {B}"
+    ),
+    "NOT_PER_CHANNEL: Sum of which the last broadcasts the channels": Row(
+        f"d = Conv(x, w, b) e = Conv(x2, w) f = Conv(x, /w|w_one/) c = Sum(d, e, f) {B}"
+    ),
+    "BARRIER: one branch of a Sub": Row(
+        f"d = Conv(x, w, b) f = Conv(x2, w) e = /Identity|Sigmoid/(f) c = Sub(d, e) {B}"
+    ),
+    "BARRIER: the last branch of a Sum": Row(
+        f"d = Conv(x, w, b) q = Conv(x2, w) f = Conv(x2, w) e = /Identity|Sigmoid/(f) c = Sum(d, q, e) {B}"
     ),
     "SHIFT_BLOCKED: Mul of branches": Row(
         "d = Conv(x, w, b) c = Mul(d, gate) y = BatchNormalization<epsilon=0.0>(c, /ones_scaled|ones/, /o|h/, o, ones)"
@@ -556,6 +609,53 @@ NOT_UP = {
 @pytest.mark.parametrize("name", NOT_UP)
 def test_not_toward_the_producer(name: str) -> None:
     check_left_alone(name, _row(NOT_UP[name]))
+
+
+# Not linear in each channel, or not with the numbers the channels have there.
+BARRIERS = {
+    "Abs": "c = Abs(d)",
+    "Cast to float16": "c = Cast<to=10>(d)",
+    "Cast to bfloat16": "c = Cast<to=16>(d)",
+    "Cast to float16 and back": "e = Cast<to=10>(d) c = Cast<to=1>(e)",
+    "Cast to double": "c = Cast<to=11>(d)",
+    "Cast to int32 and back": "e = Cast<to=6>(d) c = Cast<to=1>(e)",
+    "CastLike": "c = CastLike(d, narrow)",
+    "Celu": "c = Celu(d)",
+    "Clip": "c = Clip(d, negative, half)",
+    "DequantizeLinear": "q = QuantizeLinear(d, half) c = DequantizeLinear(q, half)",
+    "Elu": "c = Elu(d)",
+    "Erf": "c = Erf(d)",
+    "Exp": "c = Exp(d)",
+    "Gelu": "c = Gelu(d)",
+    "GlobalLpPool": "c = GlobalLpPool(d)",
+    "HardSigmoid": "c = HardSigmoid(d)",
+    "HardSwish": "c = HardSwish(d)",
+    "LRN": "c = LRN<size=3>(d)",
+    "LogSoftmax": "c = LogSoftmax<axis=1>(d)",
+    "LpPool": "c = LpPool<kernel_shape=[2,2]>(d)",
+    "Max": "c = Max(d, gate)",
+    "Mean": "c = Mean(d, gate)",
+    "Min": "c = Min(d, gate)",
+    "Mish": "c = Mish(d)",
+    "Pow": "c = Pow(d, half)",
+    "ReduceMax": "c = ReduceMax(d, spatial)",
+    "ReduceSum": "c = ReduceSum(d, spatial)",
+    "Selu": "c = Selu(d)",
+    "Sigmoid": "c = Sigmoid(d)",
+    "Softmax": "c = Softmax<axis=1>(d)",
+    "Softplus": "c = Softplus(d)",
+    "Softsign": "c = Softsign(d)",
+    "Sqrt": "c = Sqrt(d)",
+    "Tanh": "c = Tanh(d)",
+    "ThresholdedRelu": "c = ThresholdedRelu(d)",
+    "Where": "c = Where(late, d, gate)",
+}
+
+
+@pytest.mark.parametrize("name", BARRIERS)
+def test_nothing_is_moved_across_a_barrier(name: str) -> None:
+    row = _row(Row(f"d = Conv(x, w, b) /c = Identity(d)|{BARRIERS[name]}/ {B}", {"narrow": "float16"}, opset=20))
+    check_left_alone(f"BARRIER: {name}", row)
 
 
 @pytest.mark.parametrize("limit", ["MOST_STEPS", "DEEPEST"])

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from bnfold.decisions import Action
+from bnfold.decisions import Action, Refused
+from bnfold.graph import Model
+from bnfold.onnxfile import read
+from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.linear_ops import ABSORB_INPUT
 from tests.fold_models import CONSTANTS, Row, batch_norm, check_folds, check_left_alone, fold, numbers
 
 _N = "n = BatchNormalization(x, g3, h3, m3, v3)"
@@ -98,6 +102,7 @@ FOLDS = {
     "Conv, 1d": Row("n = BatchNormalization(line, g3, h3, m3, v3) y = Conv(n, w_line, b)"),
     "Conv, 3d": Row("n = BatchNormalization(volume, g3, h3, m3, v3) y = Conv(n, w_volume, b)"),
     "Conv, padding without a shift": Row(f"{_SCALE} y = Conv<pads=[1,2,0,1]>(n, w, b)"),
+    "Conv, a computed bias without a shift": Row(f"{_SCALE} y = Conv(n, w, loose4)"),
     "Conv, SAME_UPPER without a shift": Row(f'{_SCALE} y = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(n, w)'),
     "Conv, two of them": Row(f"{_N} p = Conv(n, w, b) q = Conv(n, w) y = Add(p, q)"),
     "ConvTranspose, 1x1": Row(f"{_N} y = ConvTranspose(n, t1, b)"),
@@ -314,6 +319,23 @@ def test_a_scale_of_zero_cannot_be_separated_from_its_shift() -> None:
     assert not done.modified
     assert done.decision().reason is not None
     assert done.decision().reason.code == "PADDED_BORDER"
+
+
+@pytest.mark.parametrize(
+    ("text", "operand"),
+    [
+        *(("y = Conv(x, w)", 1), ("y = ConvTranspose(x, t)", 1), ("y = Gemm(flat, k)", 1), ("y = MatMul(flat, k)", 1)),
+        ("y = MatMul(left, tokens)", 0),
+    ],
+)
+def test_only_the_data_of_an_operator_is_mapped(text: str, operand: int) -> None:
+    """A map of its weight, even of one number for all, is not what the handlers work out."""
+    graph = Model(read(_row(Row(text)).model().SerializeToString())).main
+    (node,) = graph.nodes()
+    twice = ChannelAffine(np.full(1, 2.0), np.zeros(1), 0)
+    assert ABSORB_INPUT[node.op_type](node, 1 - operand, twice, graph)
+    with pytest.raises(Refused, match="WRONG_AXIS"):
+        ABSORB_INPUT[node.op_type](node, operand, twice, graph)
 
 
 def test_a_scale_alone_leaves_the_bias_of_gemm_as_it_is() -> None:

@@ -279,6 +279,11 @@ def test_a_weight_of_integers_is_not_scaled() -> None:
     check_left_alone("UNSUPPORTED_DTYPE", Row(text, constants={"w_int": np.arange(108).reshape(4, 3, 3, 3)}))
 
 
+def test_a_bias_of_integers_takes_nothing_up() -> None:
+    text = "d = Conv(x, w, /b|b_int/) y = BatchNormalization(d, g, h, m, v)"
+    check_left_alone("UNSUPPORTED_DTYPE", Row(text, constants={"b_int": np.arange(4)}))
+
+
 def test_a_matrix_takes_one_number_whatever_it_is_multiplied_with() -> None:
     text = "r = Reshape(x, form) d = MatMul(left, r) c = Reshape(d, single) y = BatchNormalization(c, g1, z1, z1, v1)"
     constants = {"left": numbers(4, 3), "single": np.array([-1, 1, 1, 1]), "g1": numbers(1), "v1": numbers(1, low=0.1)}

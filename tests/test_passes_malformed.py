@@ -41,6 +41,11 @@ _CONSTANTS = {
     "pads_odd": np.array([0, 0, 1, 0, 0, 0, 0], np.int64),
     "zero": np.array(0.0, np.float32),
     "zeros": np.zeros(2, np.float32),
+    "zeros2": np.array([0, 0], np.int64),
+    "ends": np.array([4, 5], np.int64),
+    "ones2": np.array([1, 1], np.int64),
+    "at2": np.array([2], np.int64),
+    "four_twelve": np.array([4, 12], np.int64),
     "scales": np.array([1, 1, 2, 2], np.float32),
     "scales_short": np.array([1, 1, 2], np.float32),
     "nothing": np.zeros(0, np.float32),
@@ -67,6 +72,16 @@ LEFT_ALONE = {
     "MALFORMED: Pad with too few amounts": f"d = Conv(x, w, b) c = Pad(d, /pads|pads_odd/) y = {B}(c, pos, o, o, v)",
     "MALFORMED: Pad with two values": f"d = Conv(x, w, b) c = Pad(d, pads, /zero|zeros/) y = {B}(c, pos, o, o, v)",
     "MALFORMED: Pad with no value": f"d = Conv(x, w, b) c = Pad(d, pads, /zero|nothing/) y = {B}(c, pos, o, o, v)",
+    "MALFORMED: Slice with a step of 0, off the channels": (
+        f"d = Conv(x, w, b) c = Slice(d, start, end, at2, /at1|at0/) y = {B}(c, g, h, m, v)"
+    ),
+    "MALFORMED: Slice with too few starts, off the channels": (
+        f"d = Conv(x, w, b) c = Slice(d, /zeros2|start/, ends, at23, ones2) y = {B}(c, g, h, m, v)"
+    ),
+    "MALFORMED: DepthToSpace of block -2": (
+        f"d = Conv(x, w16) c = DepthToSpace<blocksize=/2|-2/>(d) y = {B}(c, g, h, m, v)"
+    ),
+    "MALFORMED: MatMul of three": f"d = MatMul(flat, k/|, g/) y = {B}(d, g, h, m, v)",
     "MALFORMED: DepthToSpace of block 0": (
         f"d = Conv(x, w16) c = DepthToSpace<blocksize=/2|0/>(d) y = {B}(c, g, h, m, v)"
     ),
@@ -196,6 +211,21 @@ NEVER_RUN = {
     "more channels than memory holds": (
         f"d = Conv(x, w) c = Concat<axis=1>(d, cx) y = {B}(c, g, h, m, v)",
         lambda model: setattr(model.graph.input[1].type.tensor_type.shape.dim[1], "dim_value", 2**40),
+        "SEARCH_LIMIT",
+    ),
+    "Split on an axis behind the last": (
+        f"d = Conv(x, w16) c, e = Split<axis=1>(d, four_twelve) y = {B}(c, g, h, m, v)",
+        _with("Split", axis=4),
+        "MALFORMED",
+    ),
+    "Split on an axis in front of the first": (
+        f"d = Conv(x, w16) c, e = Split<axis=1>(d, four_twelve) y = {B}(c, g, h, m, v)",
+        _with("Split", axis=-5),
+        "MALFORMED",
+    ),
+    "fewer channels than none": (
+        f"d = Conv(x, w) c = Concat<axis=1>(d, cx) y = {B}(c, g, h, m, v)",
+        lambda model: setattr(model.graph.input[1].type.tensor_type.shape.dim[1], "dim_value", -4),
         "SEARCH_LIMIT",
     ),
 }

@@ -5,8 +5,10 @@ import pytest
 
 from bnfold.decisions import Action
 from bnfold.graph import Model
-from bnfold.onnxfile import read
-from bnfold.passes.normalization import Mode, describe
+from bnfold.onnxfile import read, to_proto
+from bnfold.passes import FoldBatchNorm, FreezeBatchNorm
+from bnfold.passes.normalization import Mode, describe, plain_affines, read_batch_norm
+from bnfold.pipeline import run_passes
 from tests.fold_models import CONSTANTS, Row, assert_same_function, check_folds, check_left_alone, fold, numbers
 
 _N = "y = BatchNormalization"
@@ -35,6 +37,8 @@ _PARAMETERS = {
     "shape4": np.array([4], np.int64),
     "no": np.array(False),
     "nothing": np.zeros(0, np.float32),
+    "h_long": numbers(5, seed=1),
+    "v_long": numbers(5, low=0.1),
 }
 
 FOLDS = {
@@ -108,6 +112,9 @@ LEFT_ALONE = {
     ),
     "SPATIAL_ZERO: opset 8": Row(f"c = Conv(x, w, b) {_N}<spatial=/1|0/>(c, g, h, m, v)", opset=8),
     "SPATIAL_ZERO: opset 6": Row(f"c = Conv(x, w, b) {_N}<is_test=1, spatial=/1|0/>(c, g, h, m, v)", opset=6),
+    "SPATIAL_ZERO: opset 9, which has no such attribute": Row(
+        f"c = Conv(x, w, b) {_N}<spatial=/1|0/>(c, g, h, m, v)", opset=9
+    ),
     "MALFORMED: a parameter is missing": Row(f"c = Conv(x, w, b) {_N}(c, g, h, m/, v|/)"),
     "MALFORMED: a parameter is empty": Row(f'c = Conv(x, w, b) {_N}(c, g, /h|""/, m, v)'),
     "MALFORMED: statistics in inference mode": Row(
@@ -125,6 +132,10 @@ LEFT_ALONE = {
     "PARAMETER_SHAPE: B too short": Row(f"c = Conv(x, w, b) {_N}(c, g, /h|h_short/, m, v)"),
     "PARAMETER_SHAPE: mean too long": Row(f"c = Conv(x, w, b) {_N}(c, g, h, /m|m_long/, v)"),
     "PARAMETER_SHAPE: variance of one": Row(f"c = Conv(x, w, b) {_N}(c, g, h, m, /v|v_one/)"),
+    "PARAMETER_SHAPE: B and mean too long": Row(f"c = Conv(x, w, b) {_N}(c, g, /h|h_long/, /m|m_long/, v)"),
+    "PARAMETER_SHAPE: all but the scale too long": Row(
+        f"c = Conv(x, w, b) {_N}(c, g, /h|h_long/, /m|m_long/, /v|v_long/)"
+    ),
     "PARAMETER_SHAPE: all of one number on four channels": Row(
         f"c = Conv(x, w, b) {_N}(c, /g|g_one/, /h|h_one/, /m|m_one/, /v|v_one/)"
     ),
@@ -151,12 +162,39 @@ def test_left_alone(name: str) -> None:
     check_left_alone(name, Row(row.text, constants=_PARAMETERS, opset=row.opset))
 
 
-def test_a_normalization_of_another_domain_is_none() -> None:
-    model = Row("c = Conv(x, w, b) y = acme.BatchNormalization(c, g, h, m, v)").model()
+@pytest.mark.parametrize("training", [0, 1])
+def test_a_normalization_of_another_domain_is_none(training: int) -> None:
+    model = Row(f"c = Conv(x, w, b) y = acme.BatchNormalization<training_mode={training}>(c, g, h, m, v)").model()
+    file = read(model.SerializeToString())
+    edited = Model(file)
+    assert run_passes(edited, [FreezeBatchNorm(), FoldBatchNorm()]) == ()
+    assert not edited.modified
+    assert to_proto(file).SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+
+
+def test_an_operator_of_five_operands_need_not_be_a_normalization() -> None:
+    model = Row(f"c = Conv(x, w, b) {_N}(c, g, h, m, v)").model()
+    assert fold(model).modified
+    model.graph.node[1].op_type = "Mul"
     done = fold(model)
     assert not done.modified
     assert done.decisions == ()
-    assert done.model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
+
+
+def test_a_value_of_one_dim_has_one_channel() -> None:
+    row = Row(f"{_N}(line, g_one, h_one, m_one, v_one)", {"line": "float[N]"}, _PARAMETERS)
+    graph = Model(read(row.model().SerializeToString())).main
+    assert read_batch_norm(graph.nodes()[0], graph).affine.is_uniform
+
+
+@pytest.mark.parametrize("attributes", ["epsilon=0.5", "epsilon=0.5, momentum=0.9, training_mode=0"])
+def test_what_exporters_write_is_read_all_at_once(attributes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnfold.passes.normalization._WORTH_JOINING", 1)
+    graph = Model(read(Row(f"{_N}<{attributes}>(x, g3, h3, m3, v3)").model().SerializeToString())).main
+    (node,) = graph.nodes()
+    found, expected = plain_affines([node], graph)[id(node)], read_batch_norm(node, graph).affine
+    np.testing.assert_array_equal(found.scale, expected.scale)
+    np.testing.assert_array_equal(found.shift, expected.shift)
 
 
 def test_the_long_name_of_the_default_domain_is_the_same_domain() -> None:
@@ -184,10 +222,21 @@ def test_one_whose_output_has_no_name_is_malformed() -> None:
     assert done.decision().reason.code == "MALFORMED"
 
 
-def test_description_of_one_in_disguise() -> None:
-    graph = Model(read(Row("y = Mul(b, x)", {"x": "float[N,4]"}).model().SerializeToString())).main
+@pytest.mark.parametrize(("text", "data"), [("y = Mul(b, x)", "x"), ("y = Mul(b, g)", "b")])
+def test_description_of_one_in_disguise(text: str, data: str) -> None:
+    graph = Model(read(Row(text, {"x": "float[N,4]"}).model().SerializeToString())).main
     facts = describe(graph.nodes()[0], graph)
-    assert (facts.mode, facts.data, facts.epsilon, facts.momentum) == (Mode.INFERENCE, "x", None, None)
+    assert (facts.mode, facts.data, facts.epsilon, facts.momentum) == (Mode.INFERENCE, data, None, None)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "channels"),
+    [("g, h, m, v", 4), ("g_row, h, m, v", 4), ("loose, h, m, v", 4), ("loose, loose, loose, loose", None)],
+)
+def test_the_first_parameter_that_tells_the_channels_does(parameters: str, channels: int | None) -> None:
+    row = Row(f"{_N}(x, {parameters})", {"x": "float[N,C,6,7]", "loose": "float[C]"}, _PARAMETERS)
+    graph = Model(read(row.model().SerializeToString())).main
+    assert describe(graph.nodes()[0], graph).channels == channels
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,8 @@ _HALF = {name: array.astype(HALF) for name, array in _constants(HALF).items()}
 _LIMITS = {
     "w_large": np.where(_HALF["w"] == _HALF["w"].max(), 60000, _HALF["w"]).astype(HALF),
     "b_large": np.array([1, 60000, 1, 1], HALF),
+    "b_nan": np.array([1, np.nan, 1, 1], HALF),
+    "h_all_large": np.full(4, 60000, SINGLE),
     "w_small": (numbers(4, 3, 3, 3) * np.array([1, 1, 1e-4, 1]).reshape(4, 1, 1, 1)).astype(HALF),
     "w_dead": (numbers(4, 3, 3, 3) * np.array([1, 1, 0, 1]).reshape(4, 1, 1, 1)).astype(HALF),
     "w_subnormal": (numbers(4, 3, 3, 3) * np.array([1, 1, 2e-5, 1]).reshape(4, 1, 1, 1)).astype(HALF),
@@ -156,6 +158,7 @@ _LIMITS = {
 _LEFT_ALONE = {
     "WEIGHT_OVERFLOW: weight": "d = Conv(x, /w|w_large/, b) y = BatchNormalization<epsilon=0.0>(d, g_two, h, m, one)",
     "WEIGHT_OVERFLOW: bias": "d = Conv(x, w, /b|b_large/) y = BatchNormalization<epsilon=0.0>(d, g_two, h, m, one)",
+    "WEIGHT_OVERFLOW: bias NaN": "d = Conv(x, w, /b|b_nan/) y = BatchNormalization(d, g, h, m, v)",
     "WEIGHT_OVERFLOW: new bias": "d = Conv(x, w) y = BatchNormalization<epsilon=0.0>(d, one, /h|h_large/, m, one)",
     "WEIGHT_OVERFLOW: Add behind MatMul": (
         "d = MatMul(f, k) y = BatchNormalization<epsilon=0.0>(d, one, /h|h_large/, m, one)"
@@ -182,6 +185,9 @@ _FOLDS = {
     "a channel of zeros": "d = Conv(x, w_dead) y = BatchNormalization<epsilon=0.0>(d, g_small, h, m, one)",
     "a channel that was subnormal before": (
         "d = Conv(x, w_subnormal) y = BatchNormalization<epsilon=0.0>(d, g_small, h, m, one)"
+    ),
+    "shifts that fit, but not their squares": (
+        "d = Conv(x, w) y = BatchNormalization<epsilon=0.0>(d, one, h_all_large, zero, one)"
     ),
     "a scale of 0": "d = Conv(x, w) y = BatchNormalization<epsilon=0.0>(d, g_zero, h, m, one)",
 }
@@ -226,6 +232,12 @@ def test_a_float64_shift_stays_behind_an_interpolation(dtype: Any) -> None:
     constants = _constants(dtype) | {"scales": np.array([1, 1, 1.5, 1.5], np.float32)}
     done = fold(Row(text, _inputs(dtype), constants, opset=13, ir=8).model())
     assert done.operators == (["Conv", "Resize"] if dtype == SINGLE else ["Conv", "Resize", "Add"])
+
+
+def test_numbers_of_which_the_squares_are_infinite_are_finite() -> None:
+    constants = {**_constants(DOUBLE), "h": np.array([1e200, -1e300, 1.7e308, 1], DOUBLE)}
+    row = Row(_TEXTS["Conv, no bias"][0], _inputs(DOUBLE), constants, opset=22, ir=10)
+    check_folds(row, "Conv", rtol=24 * _UNIT[DOUBLE])
 
 
 def test_merging_does_not_lose_a_scale() -> None:

@@ -163,6 +163,7 @@ _CONSTANTS = {
     "same6": np.full(6, 0.5, np.float32),
     "zero6": np.zeros(6, np.float32),
     "zero3": np.zeros(3, np.float32),
+    "one3": np.ones(3, np.float32),
 }
 _INPUTS = {"loose_q": "int8[4,3,3,3]", "loose_s": "float[4]", "loose_z": "int8[4]", "deep": "float[N,6,6,7]"}
 _BEHIND = " d = Conv(x, q, b) y = BatchNormalization(d, {}, h, m, v)"
@@ -193,6 +194,10 @@ NOT_TAKEN = {
     ),
     "WEIGHT_NOT_CONSTANT: of another operator": f"q = /DequantizeLinear<axis=0>(qw, qs)|Mod<fmod=1>(w, qs1)/{_P}",
     "UNSUPPORTED_DTYPE: scales of integers": f"q = DequantizeLinear<axis=0>(qw, /qs|qs_int/){_P}",
+    "UNSUPPORTED_DTYPE: scales of integers, which nothing multiplies": (
+        "n = BatchNormalization<epsilon=0.0>(x, one3, h3, zero3, one3)"
+        "q = DequantizeLinear<axis=0>(qw, /qs|qs_int/) y = Conv(n, q, b)"
+    ),
     "WEIGHT_SHAPE: too few zero points": f"q = DequantizeLinear<axis=0>(qw, qs, /z|z_short/){_P}",
     "UNSUPPORTED_DTYPE: scales of rank 2": f"q = DequantizeLinear<axis=0>(qw, /qs|column/){_P}",
     "UNSUPPORTED_DTYPE: in blocks": f"q = DequantizeLinear<axis=0, block_size=/0|4/>(qw, qs){_P}",

@@ -1,10 +1,15 @@
 """Runs of affine operators: folded as one, merged into fewer, lowered, or kept because somebody asked for it."""
 
+from itertools import takewhile
+
 import numpy as np
 import pytest
+from onnx import NodeProto, shape_inference
 
 from bnfold.decisions import Action
-from bnfold.passes import FoldBatchNormOptions
+from bnfold.graph import Graph
+from bnfold.passes import FoldBatchNormOptions, runs
+from bnfold.passes.affine_ops import AffineOp
 from tests.fold_models import Row, assert_same_function, check_folds, check_left_alone, fold, numbers
 
 _CONSTANTS = {
@@ -124,6 +129,51 @@ def test_what_changes_nothing_stays_between_an_input_and_an_output(text: str, lo
     assert done.decision().reason is not None
 
 
+# Channels and rows are four each, so that only the axis tells where the run of the first Mul ends.
+ON_TWO_AXES = {
+    "channels": ("n = Mul(a, ch) z = Mul(n, rows4)", "Mul"),
+    "channels and one number": ("n = Mul(a, ch) o = Mul(n, number) z = Mul(o, rows4)", "Mul+Mul"),
+    "one number and channels": ("n = Mul(a, number) o = Mul(n, ch) z = Mul(o, rows4)", "Mul+Mul"),
+    # A bias of the channels is no normalization, but what begins behind it is one.
+    "one number and rows": ("b_ = Add(a, ch) n = Mul(b_, number) z = Mul(n, rows4)", "Mul+Mul"),
+}
+
+
+@pytest.mark.parametrize("name", ON_TWO_AXES)
+def test_a_run_lies_on_one_axis(name: str) -> None:
+    text, run = ON_TWO_AXES[name]
+    constants = {"ch": numbers(4, 1, 1, seed=7), "rows4": numbers(4, 1, seed=8)}
+    original = _row(Row(f"a = Sigmoid(square) {text} y = Sigmoid(z)", {"square": "float[N,4,4,5]"}, constants)).model()
+    done = fold(original)
+    assert done.decision("n").op_type == run
+    assert_same_function(original, done.model)
+
+
+def test_each_operator_is_read_into_one_run_also_where_the_last_one_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None of these takes another one up, because their product has no room. Runs that overlap take quadratic time."""
+    length = 6
+    chain = " ".join(f"a{i + 1} = Mul(a{i}, faint)" for i in range(length))
+    faint = (numbers(3, 1, 1) * 1e-30).astype(np.float32)
+    model = _row(Row(f"a0 = Sigmoid(x) {chain} y = Sigmoid(a{length})", constants={"faint": faint})).model()
+    model = shape_inference.infer_shapes(model)  # which onnx can do only while they are in order
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    were_read: list[str] = []
+    read_affine = runs.read_affine
+
+    def noted(node: NodeProto, graph: Graph) -> AffineOp:
+        were_read.append(node.output[0])
+        return read_affine(node, graph)
+
+    monkeypatch.setattr(runs, "read_affine", noted)
+    done = fold(model)
+    assert [decision.action for decision in done.decisions] == [Action.KEPT] * length
+    assert sorted(were_read) == [f"a{i + 1}" for i in range(length)]
+
+
 def test_only_the_run_up_to_another_reader_is_one() -> None:
     text = f"a = Conv(x, w, b) n = {B3}(a, g, h, m, v) o = {B3}(n, g_2, h_2, m_2, v_2) y = Add(n, o)"
     done = check_folds(_row(Row(text)), "Conv BatchNormalization Add")
@@ -227,6 +277,34 @@ def test_both_misses_are_told() -> None:
         decision = fold(_row(Row(f"a = Sigmoid(x) z = {B3}(a, g3, h3, m3, v3) {behind}")).model()).decision()
         assert decision.reason is not None
         assert (decision.reason.code, decision.detail) == expected
+
+
+# The walk says once what is passed on, and nothing of a map that changes nothing.
+WALKS = {
+    "a shift, to one of two": (
+        f"d = Conv(x, w, b) e = Conv(x2, w) c = Add(d, e) y = {B3}<epsilon=0.0>(c, one4, h, zero4, one4)",
+        ["c (Add) passes on shift", "d (Conv) takes it up"],
+    ),
+    "a scale, to both": (
+        f"d = Conv(x, w, b) e = Conv(x2, w) c = Add(d, e) y = {B3}(c, g, zero4, zero4, v)",
+        ["c (Add) passes on scale", "d (Conv) takes it up", "c (Add) passes on scale", "e (Conv) takes it up"],
+    ),
+    "a scale, to the first, where the second stops it": (
+        f"d = Conv(x, w, b) e = Sigmoid(four) c = Add(d, e) y = {B3}(c, g, zero4, zero4, v)",
+        ["c (Add) passes on scale", "d (Conv) takes it up", "c (Add) passes on scale"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_the_walk_is_told(name: str) -> None:
+    text, steps = WALKS[name]
+    constants = {"one4": np.ones(4, np.float32), "zero4": np.zeros(4, np.float32)}
+    model = _row(Row(text, {"four": "float[N,4,4,5]"}, constants)).model()
+    heading, *walk = fold(model, FoldBatchNormOptions(explain="y")).decision().walk
+    assert heading == "into the operators before it:"
+    told = takewhile(lambda line: not line.startswith("  stopped"), walk)
+    assert list(told) == [f"  {step}" for step in steps]
 
 
 # ------------------------------------------------------------------ options

@@ -79,6 +79,9 @@ class Graph:
             for output in node.output[:]:
                 self._producers[output] = node
         self._defined.update(self._producers)
+        if "" in self._defined:  # an absent output is no value that an absent input could read
+            self._producers.pop("", None)
+            self._defined.discard("")
         self.opset = model.opset(body if isinstance(body, FunctionProto) else None)
 
     # ------------------------------------------------------------------ questions

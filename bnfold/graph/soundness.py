@@ -128,7 +128,7 @@ def _check_names(graph: "Graph") -> None:
             names += [tensor.values.name for tensor in body.sparse_initializer]
             raise ValueError(f"{_place(graph)}has two initializers named {_twice(names)!r}; give each its own name")
     made = sum(len(node.output) for node in body.node)
-    if made != len(graph._producers) or "" in graph._producers:
+    if made != len(graph._producers):  # also where an output is absent
         _check_made_once(graph)
     labels = [name for node in body.node if (name := node.name)]
     if len(set(labels)) != len(labels):
@@ -164,7 +164,7 @@ def _reads_of_bodies(model: "Model", positions: dict[int, dict[int, int]]) -> di
             if value and value not in graph._defined and (home := graph.resolve(value)) is not None:
                 reads.setdefault(id(home), []).append((value, positions[id(home)][_holder_in(home, graph)]))
         for value, node in graph._producers.items():
-            home = graph.parent.resolve(value) if value else None
+            home = graph.parent.resolve(value)
             if home is not None and _is_made_before(home, value, _holder_in(home, graph), positions[id(home)]):
                 raise ValueError(f"{_called(graph, node)} makes {value!r}, a name that is taken around it; rename one")
     return reads
