@@ -78,6 +78,7 @@ class Graph:
         for node in self._original:
             for output in node.output[:]:
                 self._producers[output] = node
+        self._producers.pop("", None)  # an output that is left out is no value
         self._defined.update(self._producers)
         self.opset = model.opset(body if isinstance(body, FunctionProto) else None)
 

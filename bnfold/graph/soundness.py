@@ -128,7 +128,7 @@ def _check_names(graph: "Graph") -> None:
             names += [tensor.values.name for tensor in body.sparse_initializer]
             raise ValueError(f"{_place(graph)}has two initializers named {_twice(names)!r}; give each its own name")
     made = sum(len(node.output) for node in body.node)
-    if made != len(graph._producers) or "" in graph._producers:
+    if made != len(graph._producers):
         _check_made_once(graph)
     labels = [name for node in body.node if (name := node.name)]
     if len(set(labels)) != len(labels):
