@@ -223,7 +223,7 @@ def test_strings_that_are_not_utf8_are_a_constant_like_any_other() -> None:
 def test_a_batch_normalization_in_training_mode_that_reads_nothing() -> None:
     model = Row(f"y = {B}<training_mode=1>(x, g, h, m, v)").model()
     del model.graph.node[0].input[:]
-    assert inspect(model.SerializeToString()).normalizations[0].decision.reason is Reason.TRAIN_MODE
+    assert inspect(model.SerializeToString()).normalizations[0].decision.reason is Reason.MALFORMED
 
 
 def test_scales_that_do_not_fit_the_rank() -> None:
