@@ -304,6 +304,11 @@ def test_a_failure_is_one_line_and_its_exit_code(
     assert result.stderr.count("\n") == 1
 
 
+def test_a_failure_gives_no_orders_to_a_ci_service(api: FakeApi) -> None:
+    api.outcome = ModelError("node 'n##[stop-commands]x' is odd")
+    assert run("inspect", "in.onnx").stderr == "bnfold: node 'n##\\[stop-commands]x' is odd\n"
+
+
 @pytest.mark.parametrize(("error", "code", "message"), FAILURES, ids=IDS)
 def test_the_traceback_is_there_for_who_asks(api: FakeApi, error: BaseException, code: int, message: str) -> None:
     api.outcome = error
