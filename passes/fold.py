@@ -87,7 +87,8 @@ class Search:
         if affine.is_identity:
             return Plan()
         value = reader.input[index]
-        if self._refused and (known := self._refused.get((value, affine.has_shift))) is not None:
+        known = self._refused.get((value, affine.has_shift))
+        if known is not None:
             raise known
         try:
             return self._toward_producer(reader, index, value, affine)

@@ -44,6 +44,8 @@ _CONSTANTS = {
     "scales": np.array([1, 1, 2, 2], np.float32),
     "scales_short": np.array([1, 1, 2], np.float32),
     "nothing": np.zeros(0, np.float32),
+    "data4": numbers(1, 4, 2, 3),
+    "data3": numbers(1, 3, 2, 3),
 }
 
 LEFT_ALONE = {
@@ -96,6 +98,12 @@ LEFT_ALONE = {
     "MALFORMED: a number for a list": (f"d = Conv(x, w) c = Transpose<perm=/[0,1,3,2]|1/>(d) y = {B}(c, g, h, m, v)"),
     "MALFORMED: a number for a text": (
         f'd = Conv(x, w) c = Resize<mode=/"linear"|1/>(d, "", scales) y = {B}(c, g, h, m, v)'
+    ),
+    "NOT_PER_CHANNEL: a constant of other channels": (
+        f"d = MaxPool<kernel_shape=[1,1]>(/data4|data3/) y = {B}(d, pos, h, m, v)"
+    ),
+    "NOT_PER_CHANNEL: a constant without channels": (
+        f"d = MaxPool<kernel_shape=[1,1]>(/data4|g/) y = {B}(d, pos, h, m, v)"
     ),
     "MALFORMED: Transpose that repeats an axis": (
         f"d = Conv(x, w) c = Transpose<perm=/[0,1,3,2]|[0,1,1,2]/>(d) y = {B}(c, g, h, m, v)"

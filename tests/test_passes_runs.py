@@ -1,5 +1,7 @@
 """Runs of affine operators: folded as one, merged into fewer, lowered, or kept because somebody asked for it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -334,6 +336,61 @@ def test_keep_says_nothing_of_what_is_no_normalization() -> None:
     done = fold(_row(Row("d = Conv(x, w, b) y = Add(d, c)")).model(), FoldBatchNormOptions(keep=("*",)))
     assert done.decisions == ()
     assert not done.modified
+
+
+def test_keep_is_the_reason_whatever_else_there_is() -> None:
+    row = _row(Row(f"d = Conv(x, w, b) y = {B3}<training_mode=1>(d, g, h, m, v)"))
+    for keep, code in (((), "TRAIN_MODE"), (("y",), "KEPT_ON_REQUEST")):
+        reason = fold(row.model(), FoldBatchNormOptions(keep=keep)).decision().reason
+        assert reason is not None
+        assert reason.code == code
+
+
+@pytest.mark.parametrize(("place", "stays"), [(("", "n"), True), (("", "o"), True), (("body", "n"), False)])
+def test_what_is_forbidden_stays_with_its_run(place: tuple[str, str], stays: bool) -> None:
+    text = f"d = Conv(x, w, b) n = {B3}(d, g, h, m, v) o = Mul(n, c) s = Sigmoid(o) e = Conv(s, w44)"
+    original = _row(Row(f"{text} y = {B3}(e, g, h, m, v)", constants={"w44": numbers(4, 4, 1, 1)})).model()
+    done = fold(original, FoldBatchNormOptions(forbidden=frozenset({place})))
+    left = [B3, "Mul"] if stays else []
+    assert done.operators == ["Conv", *left, "Sigmoid", "Conv"]
+    decision = done.decision("n")
+    assert decision.action is (Action.KEPT if stays else Action.FOLDED)
+    assert (decision.reason is not None and decision.reason.code) == ("ROLLED_BACK" if stays else False)
+    assert done.decision("y").action is Action.FOLDED
+    assert_same_function(original, done.model)
+
+
+def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnfold.passes.fold_batch_norm._TOLD_EVERY", 2)
+    told: list[tuple[int, int]] = []
+    text = "d = Conv(x, w, b) a0 = Sigmoid(d) " + " ".join(
+        f"n{i} = Mul(a{i}, c) a{i + 1} = Sigmoid(n{i})" for i in range(5)
+    )
+    options = FoldBatchNormOptions(told=lambda done, total: told.append((done, total)))
+    assert not fold(_row(Row(f"{text} y = Relu(a5)")).model(), options).modified
+    assert told == [(0, 5), (2, 5), (4, 5)]
+
+
+def test_a_walk_is_told_of_what_was_asked_for_and_of_nothing_else() -> None:
+    text = f"a = Sigmoid(x) n = {B3}(a, g3, h3, m3, v3) s = Sigmoid(n) o = {B3}(s, g3, h3, m3, v3) y = Sigmoid(o)"
+    done = fold(_row(Row(text)).model(), FoldBatchNormOptions(explain="n"))
+    assert done.decision("n").walk[0] == "into the operators before it:"
+    assert done.decision("o").walk == ()
+
+
+def test_what_is_no_normalization_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnfold.passes import fold_batch_norm
+
+    collect, starts = fold_batch_norm.collect_run, []
+
+    def counted(*arguments: Any) -> Any:
+        starts.append(arguments[0])
+        return collect(*arguments)
+
+    monkeypatch.setattr(fold_batch_norm, "collect_run", counted)
+    text = "a0 = Sigmoid(x) " + " ".join(f"a{i + 1} = Add(a{i}, c3)" for i in range(20))
+    assert not fold(_row(Row(f"{text} y = Sigmoid(a20)")).model()).modified
+    assert len(starts) == 1
 
 
 @pytest.mark.parametrize(("permutation", "left"), [("[0,1,3,2]", 1), ("[0,2,1,3]", 2)])
