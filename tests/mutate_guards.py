@@ -228,7 +228,7 @@ def print_table(fates: Sequence[Fate], out: TextIO, *, count: bool) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 1 where a mutant survived."""
-    everything = sorted(path.stem for path in PASSES.glob("*.py") if path.stem != "__init__")
+    everything = sorted(path.stem for path in PASSES.glob("*.py"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(everything)}")
     parser.add_argument("--tests", nargs="+", default=["tests/test_passes_*.py"], help="test files or patterns")

@@ -113,6 +113,10 @@ def no_conv(chain: Chain, i: int) -> None:
     del chain.constants[f"w{i}"]
 
 
+def conv_transpose(chain: Chain, _i: int) -> None:
+    chain.nodes[-3].op_type = "ConvTranspose"
+
+
 def nothing_in_front(chain: Chain, i: int) -> None:
     chain.nodes[-2].input[0] = "x"
     del chain.nodes[-3], chain.constants[f"w{i}"]
@@ -138,13 +142,13 @@ def weight_of_other_channels(chain: Chain, i: int) -> None:
 
 def bias_of_other_channels(chain: Chain, i: int) -> None:
     chain.constants[f"b{i}"] = np.ones(2, F32)
-    chain.nodes[-3].input.append(f"b{i}")
 
 
 ODD: list[Callable[[Chain, int], None] | None] = [
     *(conv_is_output, conv_is_read, weight_is_shared, weight_is_output, weight_is_double, more_follows),
-    *(no_scale, no_shift, bias_is_absent, custom_conv, no_conv, nothing_in_front),
-    *(no_weight, an_operand_too_many, weight_of_other_channels, bias_of_other_channels),
+    *(no_scale, no_shift, bias_is_absent, custom_conv, no_conv, conv_transpose),
+    nothing_in_front,
+    *(no_weight, an_operand_too_many, weight_of_other_channels),
 ]
 
 
@@ -218,6 +222,15 @@ def test_an_unusual_pair_is_left_to_the_walk(
         chain.pair(i, (1, 3)[i % 2], bias=False, odd=odd if i == 5 else None)
     alone, together, found = both_ways(chain.model(), monkeypatch)
     assert found == (6 if odd is weight_is_shared else 7)  # two pairs share that weight
+    assert together == alone
+
+
+def test_a_bias_that_does_not_fit_leaves_the_others_of_its_kind_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain(8)
+    for i in range(4):
+        chain.pair(i, 3, bias=True, odd=bias_of_other_channels if i == 2 else None)
+    alone, together, found = both_ways(chain.model(), monkeypatch)
+    assert found == 3
     assert together == alone
 
 

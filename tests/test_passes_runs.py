@@ -231,6 +231,32 @@ def test_both_misses_are_told() -> None:
         assert (decision.reason.code, decision.detail) == expected
 
 
+def test_of_two_ways_to_the_producers_the_whole_one_is_told() -> None:
+    """A Sub in front could take the shift up, and the scale would come further: to no place either."""
+    text = "a = Sigmoid(x) r = Relu(a) n = Sub(r, c3) z = Mul(n, c_positive) y = Sigmoid(z)"
+    decision = fold(_row(Row(text, constants={"c_positive": numbers(3, 1, 1, low=0.5, high=2.0)})).model()).decision()
+    assert decision.reason is not None
+    assert decision.reason.code == "SHIFT_BLOCKED"
+
+
+def test_a_miss_without_a_detail_is_the_reason_itself() -> None:
+    """Before opset 7 no Add could hold what a MatMul has no bias for."""
+    row = Row(f"d = MatMul(f, k) z = {B3}<is_test=1>(d, g, h, m, v) y = Sigmoid(z)", {"f": "float[N,5]"}, opset=6)
+    decision = fold(_row(Row(row.text, row.inputs, {"k": numbers(5, 4)}, opset=6)).model()).decision()
+    assert decision.reason is not None
+    assert (decision.reason.code, decision.detail) == (
+        "OLD_OPSET",
+        "before it: the same; behind it: y is Sigmoid (BARRIER)",
+    )
+
+
+def test_a_scale_of_zero_is_told_where_it_stops_the_walk() -> None:
+    text = f"a = Sigmoid(x) z = {B3}(a, g_zero, h3, m3, v3) y = Conv<pads=[1,1,0,1]>(z, w, b)"
+    walk = fold(_row(Row(text)).model(), FoldBatchNormOptions(explain="z")).decision().walk
+    alone = walk[walk.index("its scale alone into all operators behind it:") + 1]
+    assert alone.endswith("[ZERO_SCALE]")
+
+
 # ------------------------------------------------------------------ options
 
 LOWER = FoldBatchNormOptions(lower=True)
@@ -282,6 +308,12 @@ def test_lower_needs_a_dtype() -> None:
     assert not done.modified
     assert done.decision().reason is not None
     assert done.decision().reason.code == "SHAPE_UNKNOWN"
+
+
+def test_lower_takes_the_dtype_of_the_output_where_the_input_has_none() -> None:
+    """The file says what comes out."""
+    model = _row(Row(f"u = acme.Thing(x) y = {B3}(u, lone, lone, lone, v_lone)")).model()
+    assert fold(model, LOWER).operators == ["Thing", "Mul", "Add"]
 
 
 def test_lower_needs_a_rank() -> None:
