@@ -191,10 +191,8 @@ class Search:
             raise Refused(Reason.UNKNOWN_OPERATOR, f"{graph.label(node)} is {node.domain}::{node.op_type}")
         handler = table.get(node.op_type)
         if handler is None:
-            known = node.op_type in carriers.BARRIERS or node.op_type in TOWARD_PRODUCER
-            raise Refused(
-                Reason.BARRIER if known else Reason.UNKNOWN_OPERATOR, f"{graph.label(node)} is {node.op_type}"
-            )
+            reason = Reason.BARRIER if node.op_type in carriers.BARRIERS else Reason.UNKNOWN_OPERATOR
+            raise Refused(reason, f"{graph.label(node)} is {node.op_type}")
         return handler
 
     def _note(self, node: NodeProto, graph: Graph, rest: ChannelAffine) -> None:

@@ -214,15 +214,18 @@ def _silently(work: Callable[[], Any], writing: int) -> None:
 # ---------------------------------------------------------------------- the command
 
 
+_BY = (("by one test", 1, 1), ("by 2 to 5", 2, 5), ("by more", 6, sys.maxsize))
+
+
 def print_table(fates: Sequence[Fate], out: TextIO, *, count: bool) -> None:
     """How many mutants of each module were noticed; with `count`, by how many tests."""
-    columns = ["module", "mutants", "noticed", "survived", "not tried"] + (["by one test"] if count else [])
+    columns = ["module", "mutants", "noticed", "survived", "not tried"] + [name for name, _, _ in _BY if count]
     print(" | ".join(columns), file=out)
     for module in [*dict.fromkeys(fate.module for fate in fates), "all"]:
         of_module = [fate.noticed for fate in fates if module in (fate.module, "all")]
         tried = [noticed for noticed in of_module if noticed is not None]
         row = [len(of_module), sum(map(bool, tried)), sum(not n for n in tried), len(of_module) - len(tried)]
-        row += [sum(len(noticed) == 1 for noticed in tried)] if count else []
+        row += [sum(least <= len(noticed) <= most for noticed in tried) for _, least, most in _BY if count]
         print(" | ".join([module, *map(str, row)]), file=out)
 
 

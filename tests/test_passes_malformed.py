@@ -46,6 +46,7 @@ _CONSTANTS = {
     "nothing": np.zeros(0, np.float32),
     "data4": numbers(1, 4, 2, 3),
     "data3": numbers(1, 3, 2, 3),
+    "words": np.full((1, 4, 2, 3), "word", object),
 }
 
 LEFT_ALONE = {
@@ -98,6 +99,9 @@ LEFT_ALONE = {
     "MALFORMED: a number for a list": (f"d = Conv(x, w) c = Transpose<perm=/[0,1,3,2]|1/>(d) y = {B}(c, g, h, m, v)"),
     "MALFORMED: a number for a text": (
         f'd = Conv(x, w) c = Resize<mode=/"linear"|1/>(d, "", scales) y = {B}(c, g, h, m, v)'
+    ),
+    "UNSUPPORTED_DTYPE: a constant of words": (
+        f"d = MaxPool<kernel_shape=[1,1]>(/data4|words/) y = {B}(d, pos, h, m, v)"
     ),
     "NOT_PER_CHANNEL: a constant of other channels": (
         f"d = MaxPool<kernel_shape=[1,1]>(/data4|data3/) y = {B}(d, pos, h, m, v)"

@@ -392,6 +392,21 @@ def test_what_is_forbidden_stays_with_its_run(place: tuple[str, str], stays: boo
     assert_same_function(original, done.model)
 
 
+def test_a_walk_tells_what_passes_and_where_it_is_taken_up() -> None:
+    row = _row(
+        Row(
+            f"d = Conv(x, w, b) i = Identity(d) y = {B3}(i, g, /h, m|o4, o4/, v)",
+            constants={"o4": np.zeros(4, np.float32)},
+        )
+    )
+    for side, passed in ((row.good(), "scale and shift"), (row.bad(), "scale")):
+        assert fold(side.model(), FoldBatchNormOptions(explain="y")).decision().walk == (
+            "into the operators before it:",
+            f"  i (Identity) passes on {passed}",
+            "  d (Conv) takes it up",
+        )
+
+
 def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bnfold.passes.fold_batch_norm._TOLD_EVERY", 2)
     told: list[tuple[int, int]] = []
