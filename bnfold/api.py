@@ -89,6 +89,7 @@ def optimize(
     of each BatchNormalization, or of those whose names match `substitute_only`, fitted to its output on `data`. That is
     another function: the verdict is "substituted", and the report holds the measured change.
 
+    `assume_constant_initializers`: those that are also inputs are folded as well, and verification replaces none.
     `proof`: whether every rewrite is proved in float64 as well: "always", "never", or "auto" for where that is cheap or
     onnxruntime cannot run the model; proofs that all hold then give the verdict "proved". `on_mismatch`: where the
     result differs, the folds that are guilty are named, and with "rollback" the rest is published, verified.
@@ -112,7 +113,17 @@ def optimize(
             keep_dropout=keep_dropout,
             accept_initial_statistics=accept_initial_statistics,
         ),
-        _verify_options(seed, input_shapes, inputs, rtol, atol, providers, proof, strict_placement=strict_placement)
+        _verify_options(
+            seed,
+            input_shapes,
+            inputs,
+            rtol,
+            atol,
+            providers,
+            proof,
+            strict_placement=strict_placement,
+            assume_constant_initializers=assume_constant_initializers,
+        )
         if verify
         else None,
         Reading(strict_external_data, assume_constant_initializers),
@@ -253,20 +264,32 @@ def verify(
     strict_placement: bool = False,
     proof: "Proving" = "auto",
     layers: bool = False,
+    assume_constant_initializers: bool = False,
 ) -> "Verification":
     """Run both models on the same feeds and compare every output; the verdict and every measurement.
 
     The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. It may also
     be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. `layers` also compares values inside
     the two models, and says which diverges first. `proof` "always": every difference between the two files is proved to
-    be rounding as well; "auto": only where onnxruntime cannot run them.
+    be rounding as well; "auto": only where onnxruntime cannot run them. In one of the feeds initializers that
+    are also inputs are replaced, unless `assume_constant_initializers`.
 
     Raises UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
     """
     from bnfold import equivalence
 
     how: Proving = "instead" if proof == "auto" else proof
-    options = _verify_options(seed, input_shapes, inputs, rtol, atol, providers, how, strict_placement=strict_placement)
+    options = _verify_options(
+        seed,
+        input_shapes,
+        inputs,
+        rtol,
+        atol,
+        providers,
+        how,
+        strict_placement=strict_placement,
+        assume_constant_initializers=assume_constant_initializers,
+    )
     options = replace(options, layers=layers)
     module = equivalence.is_module(reference)
     for model in [candidate] if module else [reference, candidate]:
@@ -289,6 +312,7 @@ def _verify_options(
     proof: "Proving",
     *,
     strict_placement: bool,
+    assume_constant_initializers: bool,
 ) -> "VerifyOptions":
     from bnfold.equivalence import Tolerance, VerifyOptions
 
@@ -299,6 +323,7 @@ def _verify_options(
         tolerance=Tolerance.of(rtol, atol),
         providers=tuple(providers),
         strict_placement=strict_placement,
+        assume_constant_initializers=assume_constant_initializers,
         proof=_one_of("proof", proof, ("auto", "always", "never", "instead")),
     )
 

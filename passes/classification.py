@@ -15,9 +15,6 @@ from bnfold.decisions import Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
 from bnfold.passes.normalization import Mode, is_batch_norm, mode
 
-LOOKED_AT = frozenset({"BatchNormalization", "Dropout", "Div", "Mul"})
-"""Operators that may be, or end, something that behaves differently in training."""
-
 _MOST_NODES_BACK = 32
 _ON_THE_WAY = frozenset(
     {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Sub", "Mul", "Pow", "Div", "Abs"}
@@ -51,11 +48,10 @@ class Disguise:
 def classify(node: NodeProto, graph: Graph) -> Kind:
     """The kind of a BatchNormalization.
 
-    Raises `Refused` where its mode depends on the caller of a function, or it reads or makes nothing.
+    Raises `Refused` where its mode depends on the caller of a function, or it lacks an operand.
     """
     how = mode(node, graph)
-    if not node.input or not node.output:
-        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
+    require_whole(node)
     computed = reads_batch_statistics(node, graph)
     if how is Mode.INFERENCE and not computed:
         return Kind.INFERENCE
@@ -68,19 +64,22 @@ def classify(node: NodeProto, graph: Graph) -> Kind:
     return Kind.NEVER_UPDATED if has_initial_statistics(node, graph) else Kind.TRAIN
 
 
+def require_whole(node: NodeProto) -> None:
+    """Raise `Refused` unless a BatchNormalization reads its five operands and makes something of them."""
+    if len(node.input) != 5 or not all(node.input) or not node.output or not node.output[0]:
+        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
+
+
 def has_initial_statistics(node: NodeProto, graph: Graph) -> bool:
     """Whether the stored mean is 0 and the stored variance 1 in every channel: what a new layer starts with."""
-    stored = [graph.constant(value) for value in node.input[3:5]]
-    if len(stored) < 2 or any(tensor is None or not tensor.size for tensor in stored):
+    mean, variance = (graph.constant(value) for value in node.input[3:5])
+    if mean is None or variance is None or not mean.size:
         return False
-    mean, variance = (tensor.numpy() for tensor in stored if tensor is not None)
-    return bool((mean == 0).all() and (variance == 1).all())
+    return bool((mean.numpy() == 0).all() and (variance.numpy() == 1).all())
 
 
 def reads_batch_statistics(node: NodeProto, graph: Graph) -> bool:
     """Whether both statistics are averages over the very value that is normalized."""
-    if len(node.input) < 5:
-        return False
     data = node.input[0]
     return all(_is_average_of(value, data, graph) for value in node.input[3:5])
 
@@ -170,15 +169,15 @@ def _averages_over_batch(value: str, data: str, graph: Graph) -> bool:
 
 def _axes(node: NodeProto, graph: Graph) -> list[int] | None:
     """Axes an average runs over, from the front; None where they are computed, or all axes are meant."""
-    if len(node.input) > 1 and node.input[1]:
+    if len(node.input) > 1:
         tensor = graph.constant(node.input[1])
         axes = None if tensor is None else [int(axis) for axis in tensor.numpy().reshape(-1)]
     else:
         axes = numbers(node, "axes") or None
+    if axes is None or all(axis >= 0 for axis in axes):
+        return axes
     rank = graph.rank(node.input[0])
-    if axes is None or (rank is None and any(axis < 0 for axis in axes)):
-        return None
-    return [axis if axis >= 0 else axis + (rank or 0) for axis in axes]
+    return None if rank is None else [axis + rank if axis < 0 else axis for axis in axes]
 
 
 def _radicand(value: str, graph: Graph, *, reciprocal: bool) -> str | None:
@@ -213,11 +212,11 @@ def is_dropout(node: NodeProto) -> bool:
 def dropout_mode(node: NodeProto, graph: Graph) -> Mode | None:
     """The mode of a Dropout, None where a caller decides it while the model runs.
 
-    Opset 1-6: `is_test` (absent means train). 7-11: it does nothing. 12+: the third input (absent means inference).
+    Opset 1-6: `is_test` (absent means train). 7-11: it does nothing. 12+: the third input, absent means inference.
     """
     if graph.opset < 7:
         return Mode.INFERENCE if number(node, "is_test", 0) else Mode.TRAIN
-    if graph.opset < 12 or len(node.input) < 3 or not node.input[2]:
+    if len(node.input) < 3 or not node.input[2]:
         return Mode.INFERENCE
     training = graph.constant(node.input[2])
     if training is None or training.size != 1:

@@ -23,11 +23,11 @@ def diagnose(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
     """The symptoms of a BatchNormalization or Dropout, each with a detail ("" where there is nothing to add)."""
     if is_dropout(node):
         return {Diagnosis.EXPORTED_IN_TRAINING_MODE: "Dropout"} if is_in_train_mode(node, graph) else {}
-    if not is_batch_norm(node) or len(node.input) < 5:
+    if not is_batch_norm(node):
         return {}
     try:
         kind = classify(node, graph)
-    except Refused:  # its mode is decided by the caller of a function
+    except Refused:  # its mode is decided by the caller of a function, or an operand is missing
         return {}
     found: dict[Diagnosis, str] = {}
     if kind in (Kind.TRAIN, Kind.NEVER_UPDATED):
@@ -47,7 +47,7 @@ def diagnose(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
 def _one_value(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
     """Certain where every dim but the channels is 1; at a batch of one image where the batch is dynamic."""
     shape = graph.shape(node.input[0])
-    if shape is None or len(shape) < 2 or any(dim != 1 for dim in shape[2:]):
+    if not shape or any(dim != 1 for dim in shape[2:]):
         return {}
     if shape[0] == 1:
         return {Diagnosis.ONE_VALUE_PER_CHANNEL: "at its fixed shape"}

@@ -131,8 +131,6 @@ def _folds(pairs: Sequence[Pair], graph: Graph) -> Iterator[DirectFold]:
         (step,) = ABSORB_OUTPUT["Conv"](conv, 0, ChannelAffine(scale, shift, 1, True, True), graph.sketch(constants))
     except Refused:
         return
-    if step.attributes or step.passes_on or step.add is not None:
-        return
     new = [(position, tensor.numpy()) for _, position, tensor in step.constants]
     start = 0
     for pair in pairs:

@@ -87,7 +87,8 @@ class Search:
         if affine.is_identity:
             return Plan()
         value = reader.input[index]
-        if self._refused and (known := self._refused.get((value, affine.has_shift))) is not None:
+        known = self._refused.get((value, affine.has_shift))
+        if known is not None:
             raise known
         try:
             return self._toward_producer(reader, index, value, affine)
@@ -190,10 +191,8 @@ class Search:
             raise Refused(Reason.UNKNOWN_OPERATOR, f"{graph.label(node)} is {node.domain}::{node.op_type}")
         handler = table.get(node.op_type)
         if handler is None:
-            known = node.op_type in carriers.BARRIERS or node.op_type in TOWARD_PRODUCER
-            raise Refused(
-                Reason.BARRIER if known else Reason.UNKNOWN_OPERATOR, f"{graph.label(node)} is {node.op_type}"
-            )
+            reason = Reason.BARRIER if node.op_type in carriers.BARRIERS else Reason.UNKNOWN_OPERATOR
+            raise Refused(reason, f"{graph.label(node)} is {node.op_type}")
         return handler
 
     def _note(self, node: NodeProto, graph: Graph, rest: ChannelAffine) -> None:

@@ -134,7 +134,7 @@ class FoldBatchNorm:
         return label is not None and any(fnmatchcase(label, each) for each in self.options.keep)
 
     def _is_forbidden(self, node: NodeProto, graph: Graph, original: Mapping[int, str]) -> bool:
-        return bool(self.options.forbidden) and (graph.scope, original.get(id(node))) in self.options.forbidden
+        return (graph.scope, original.get(id(node))) in self.options.forbidden
 
     def _may_be_direct(self, node: NodeProto, graph: Graph, original: Mapping[int, str]) -> bool:
         explained = original.get(id(node)) == self.options.explain

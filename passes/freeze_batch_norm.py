@@ -16,10 +16,10 @@ from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import FLOATS, Graph, Model, Tensor, number
-from bnfold.passes.classification import LOOKED_AT, Kind, classify, dropout_mode, find_disguise, is_dropout
+from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise, is_dropout
 from bnfold.passes.normalization import DEFAULT_EPSILON, Mode, is_batch_norm, read_parameters
 from bnfold.passes.protocol import Preserves
-from bnfold.passes.step import stored_vector
+from bnfold.passes.step import constant_input, stored_vector
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,6 @@ class FreezeBatchNorm:
         decisions: list[Decision] = []
         for graph in model.graphs:
             for node in graph.nodes():
-                if node.op_type not in LOOKED_AT:
-                    continue
                 try:
                     decision = self._decide(node, graph)
                 except Refused as refused:
@@ -65,7 +63,7 @@ class FreezeBatchNorm:
         if find_disguise(node, graph) is not None:
             how = f"Sub+{node.op_type}"
             return Decision(graph.label(node), how, graph.scope, Action.KEPT, reason=Reason.BATCH_STATISTICS)
-        if not is_batch_norm(node) or len(node.input) != 5 or not node.output or not node.output[0]:
+        if not is_batch_norm(node):
             return None
         kind = classify(node, graph)
         if kind is Kind.INFERENCE:
@@ -121,17 +119,21 @@ def require_unread_statistics(node: NodeProto, graph: Graph) -> None:
         raise Refused(Reason.STATISTICS_READ, ", ".join(map(repr, read)))
 
 
+def dtype_of(value: str, graph: Graph) -> np.dtype | None:
+    """The dtype of a stored or computed value, or None where it is unknown."""
+    tensor = graph.constant(value)
+    return graph.dtype(value) if tensor is None else tensor.dtype
+
+
 def _read(outputs: list[str], graph: Graph) -> list[str]:
-    return [output for output in outputs if output and (graph.consumers(output) or graph.is_output(output))]
+    return [output for output in outputs if graph.consumers(output) or graph.is_output(output)]
 
 
 def _evaluate(node: NodeProto, graph: Graph) -> Decision:
     """Constant data: normalize it here, in float64 with the population statistics of the data, rounded once."""
-    data, output = graph.constant(node.input[0]), node.output[0]
-    scale, bias = graph.constant(node.input[1]), graph.constant(node.input[2])
-    if data is None or scale is None or bias is None:
-        raise Refused(Reason.PARAMETER_NOT_CONSTANT, f"the data of {graph.label(node)} is constant, its scale or B not")
-    if graph.opset < 9 and not number(node, "spatial", 1):
+    data, scale, bias = (constant_input(node, index, graph, Reason.PARAMETER_NOT_CONSTANT) for index in range(3))
+    output = node.output[0]
+    if not number(node, "spatial", 1):
         raise Refused(Reason.SPATIAL_ZERO)
     if len(data.shape) < 2 or scale.shape != (data.shape[1],) or bias.shape != scale.shape:
         raise Refused(Reason.PARAMETER_SHAPE, f"data {list(data.shape)}, scale {list(scale.shape)}")
@@ -159,7 +161,7 @@ def _as_instance_norm(node: NodeProto, graph: Graph) -> Decision:
     Where the Reshape before it only moves N into C and the one behind it back, with N times the same scale and B, both
     go: InstanceNormalization over [N, C, ...] with that scale and B is the same again.
     """
-    dtypes = {graph.dtype(value) for value in node.input[:3]} - {None}
+    dtypes = {dtype_of(value, graph) for value in node.input[:3]} - {None}
     if len(dtypes) > 1:
         raise Refused(Reason.UNSUPPORTED_DTYPE, "InstanceNormalization has one dtype")
     if graph.opset < 6:
@@ -198,31 +200,34 @@ class _Wrapped:
 
 
 def _wrapped(node: NodeProto, graph: Graph) -> _Wrapped | None:
-    """The Reshapes, where they go: [N, C, ...] to [1, N*C, ...] and back, with nothing else reading between."""
+    """The Reshapes, where they go: [N, C, ...] to [1, N*C, ...] and back, with nothing else reading between.
+
+    The one in front makes one row, as `classify` has seen, and the channels of that are as many as the parameters.
+    """
     before, uses = graph.producer(node.input[0]), graph.consumers(node.output[0])
     if before is None or len(uses) != 1 or len(graph.consumers(before.output[0])) != 1:
         return None
     behind = uses[0].node
-    if not before.input or not behind.output:
+    if not behind.output:
         return None
     if {id(graph.model.owner(each)) for each in (before, behind)} != {id(graph)} or graph.is_output(before.output[0]):
         return None
-    shapes = [graph.shape(value) for value in (before.input[0], node.input[0], behind.output[0])]
-    outer, inner, again = shapes
-    if outer is None or inner is None or outer != again or len(outer) != len(inner) or len(outer) < 3:
+    outer = graph.shape(before.input[0])
+    if outer is None or outer != graph.shape(behind.output[0]) or len(outer) < 3:
         return None
     rows, channels = outer[:2]
-    if not isinstance(rows, int) or not isinstance(channels, int) or None in outer or inner[:2] != (1, rows * channels):
+    if not isinstance(rows, int) or not isinstance(channels, int) or None in outer:
         return None
-    vectors = [graph.constant(value) for value in node.input[1:3]]
-    repeated = [_repeated(vector, rows, channels) for vector in vectors if vector is not None]
-    if len(repeated) != 2 or repeated[0] is None or repeated[1] is None:
+    scale, bias = (_repeated(graph.constant(value), rows, channels) for value in node.input[1:3])
+    if scale is None or bias is None:
         return None
-    return _Wrapped(before, behind, before.input[0], repeated[0], repeated[1])
+    return _Wrapped(before, behind, before.input[0], scale, bias)
 
 
-def _repeated(vector: Tensor, times: int, size: int) -> Tensor | None:
-    """The first `size` elements, where the vector holds them `times` times."""
+def _repeated(vector: Tensor | None, times: int, size: int) -> Tensor | None:
+    """The first `size` elements, where the vector is constant and holds them `times` times."""
+    if vector is None:
+        return None
     values = vector.numpy()
     if values.shape != (times * size,) or not (values.reshape(times, size) == values[:size]).all():
         return None

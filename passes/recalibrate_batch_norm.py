@@ -13,7 +13,8 @@ from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import FLOATS, Graph, Model, Tensor, number
-from bnfold.passes.freeze_batch_norm import require_unread_statistics, set_inference_mode
+from bnfold.passes.classification import require_whole
+from bnfold.passes.freeze_batch_norm import dtype_of, require_unread_statistics, set_inference_mode
 from bnfold.passes.normalization import is_batch_norm
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import stored_vector
@@ -56,17 +57,15 @@ class RecalibrateBatchNorm:
 
 def require_recalibratable(node: NodeProto, graph: Graph) -> np.dtype:
     """The dtype that new statistics of `node` are stored in. Raises `Refused` where it cannot be given any."""
-    if len(node.input) != 5 or not all(node.input) or not node.output or not node.output[0]:
-        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
-    if graph.opset < 9 and not number(node, "spatial", 1):
+    require_whole(node)
+    if not number(node, "spatial", 1):
         raise Refused(Reason.SPATIAL_ZERO)
     require_unread_statistics(node, graph)
     for value in node.input[3:]:
         if graph.is_overridable(value):
             raise Refused(Reason.OVERRIDABLE_PARAMETER, repr(value))
     for value in (node.input[3], node.input[1], node.input[0]):
-        tensor = graph.constant(value)
-        dtype = graph.dtype(value) if tensor is None else tensor.dtype
+        dtype = dtype_of(value, graph)
         if dtype is not None:
             if dtype not in FLOATS:
                 raise Refused(Reason.UNSUPPORTED_DTYPE, f"{value!r} is {dtype}")
@@ -88,12 +87,14 @@ def _set_statistics(node: NodeProto, new: Statistics, graph: Graph) -> None:
 
 def _remove_unread(value: str, graph: Graph) -> None:
     """Take out what computed a statistic that nothing reads any more."""
-    waiting = [value]
+    waiting = [(graph, value)]
     while waiting:
-        maker = graph.producer(waiting.pop())
-        if maker is None or graph.model.owner(maker) is not graph:
+        scope, value = waiting.pop()
+        maker = scope.producer(value)
+        if maker is None:
             continue
-        if any(graph.consumers(output) or graph.is_output(output) for output in maker.output if output):
+        home = graph.model.owner(maker)
+        if any(home.consumers(output) or home.is_output(output) for output in maker.output):
             continue
-        waiting.extend(value for value in maker.input if value)
-        graph.remove(maker)
+        waiting.extend((home, operand) for operand in maker.input)
+        home.remove(maker)

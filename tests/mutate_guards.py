@@ -1,10 +1,10 @@
 """Whether a test notices when a guard in `passes/` is gone: mutation testing in one warm process.
 
-    python tests/mutate_guards.py                        every guard of every pass
-    python tests/mutate_guards.py carriers layout        of these modules
-    python tests/mutate_guards.py --cosmic-ray affine    cosmic-ray's own mutants (pip install cosmic-ray)
-    python tests/mutate_guards.py --all carriers         how many tests notice, not only the first
-    python tests/mutate_guards.py --tests tests/test_passes_freeze.py -- freeze_batch_norm
+    python -m tests.mutate_guards                        every guard of every pass
+    python -m tests.mutate_guards carriers layout        of these modules
+    python -m tests.mutate_guards --cosmic-ray affine    cosmic-ray's own mutants (pip install cosmic-ray)
+    python -m tests.mutate_guards --all carriers         how many tests notice, not only the first
+    python -m tests.mutate_guards --tests tests/test_passes_freeze.py -- freeze_batch_norm
 
 The tests are collected once and run once, which says which of them reach which line. Then, for each mutant, a fork of
 that process puts the mutated code into the functions that are there and runs the tests that reach it until one fails,
@@ -214,21 +214,24 @@ def _silently(work: Callable[[], Any], writing: int) -> None:
 # ---------------------------------------------------------------------- the command
 
 
+_BY = (("by one test", 1, 1), ("by 2 to 5", 2, 5), ("by more", 6, sys.maxsize))
+
+
 def print_table(fates: Sequence[Fate], out: TextIO, *, count: bool) -> None:
     """How many mutants of each module were noticed; with `count`, by how many tests."""
-    columns = ["module", "mutants", "noticed", "survived", "not tried"] + (["by one test"] if count else [])
+    columns = ["module", "mutants", "noticed", "survived", "not tried"] + [name for name, _, _ in _BY if count]
     print(" | ".join(columns), file=out)
     for module in [*dict.fromkeys(fate.module for fate in fates), "all"]:
         of_module = [fate.noticed for fate in fates if module in (fate.module, "all")]
         tried = [noticed for noticed in of_module if noticed is not None]
         row = [len(of_module), sum(map(bool, tried)), sum(not n for n in tried), len(of_module) - len(tried)]
-        row += [sum(len(noticed) == 1 for noticed in tried)] if count else []
+        row += [sum(least <= len(noticed) <= most for noticed in tried) for _, least, most in _BY if count]
         print(" | ".join([module, *map(str, row)]), file=out)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 1 where a mutant survived."""
-    everything = sorted(path.stem for path in PASSES.glob("*.py") if path.stem != "__init__")
+    everything = sorted(path.stem for path in PASSES.glob("*.py"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(everything)}")
     parser.add_argument("--tests", nargs="+", default=["tests/test_passes_*.py"], help="test files or patterns")

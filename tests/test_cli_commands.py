@@ -134,7 +134,7 @@ DEFAULTS = {
     | DEFAULT_WRITING
     | DEFAULT_CALIBRATION,
     "inspect": DEFAULT_REWRITES | DEFAULT_FREEZING | {"explain": None},
-    "verify": DEFAULT_FEEDS | {"layers": False},
+    "verify": DEFAULT_FEEDS | {"layers": False, "assume_constant_initializers": False},
 }
 ARGUMENTS = {
     "optimize": ["in.onnx", "out.onnx"],
@@ -213,7 +213,8 @@ OPTIMIZE_OPTIONS = [
     + [("inspect", *row) for row in REWRITE_OPTIONS + FREEZE_OPTIONS]
     + [("inspect", ["--explain", "bn"], {"explain": "bn"})]
     + [("verify", *row) for row in FEED_OPTIONS]
-    + [("verify", ["--layers"], {"layers": True})],
+    + [("verify", ["--layers"], {"layers": True})]
+    + [("verify", ["--assume-constant-initializers"], {"assume_constant_initializers": True})],
 )
 def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str], changes: dict[str, Any]) -> None:
     result = run(command, *options, *ARGUMENTS[command])
@@ -301,6 +302,11 @@ def test_a_failure_is_one_line_and_its_exit_code(
     assert result.stderr.startswith("bnfold: ")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_failure_gives_no_orders_to_a_ci_service(api: FakeApi) -> None:
+    api.outcome = ModelError("node 'n##[stop-commands]x' is odd")
+    assert run("inspect", "in.onnx").stderr == "bnfold: node 'n##\\[stop-commands]x' is odd\n"
 
 
 @pytest.mark.parametrize(("error", "code", "message"), FAILURES, ids=IDS)

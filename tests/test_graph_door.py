@@ -60,6 +60,14 @@ def test_questions() -> None:
     assert inner.opset == graph.opset == 18
 
 
+def test_what_is_left_out_is_no_value() -> None:
+    """An output and an input of no name have nothing to do with each other."""
+    graph = _graph('d, "" = Dropout(x) y = Clip(d, "", top)', constants={"top": np.float32(1)})
+    assert graph.producer("") is None
+    assert graph.consumers("") == []
+    assert not graph.defines("")
+
+
 def test_labels() -> None:
     graph = _graph()
     node = graph.nodes()[0]

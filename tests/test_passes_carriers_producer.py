@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bnfold.decisions import Action
+from bnfold.passes import fold as fold_module
 from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, feeds, fold, numbers
 from tests.oracle import evaluate
 
@@ -667,6 +668,38 @@ def test_the_search_ends_somewhere(limit: str, monkeypatch: pytest.MonkeyPatch) 
     reason = fold(model).decision().reason
     assert reason is not None
     assert reason.code == "SEARCH_LIMIT"
+
+
+def test_where_nothing_is_to_be_found_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sum may give its shift to either branch, and asks both, one of them without it."""
+    branches = " ".join(f"d{i} = Conv(x, w, b) a{i + 1} = Add(d{i}, a{i})" for i in range(20))
+    model = _row(Row(f"s = Conv(x, w) a0 = Sigmoid(s) {branches} y = BatchNormalization(a20, g, h, m, v)")).model()
+    ask, asked = fold_module._ask, []
+    monkeypatch.setattr(fold_module, "_ask", lambda *given: asked.append(given) or ask(*given))
+    reason = fold(model).decision().reason
+    assert reason is not None
+    assert reason.code == "BARRIER"
+    assert len(asked) < 10 * 20  # without a memory it would be 25 times as many, and 500 times for 400 sums
+
+
+MAPPED_CONSTANTS = {
+    "by one number, a branch of Concat": (
+        "d = Conv(x, w) c = Concat<axis=2>(d, k) r = Reshape(c, to_single) y = BatchNormalization(r, g1, h1, m1, v1)",
+        "Conv Concat Reshape",
+    ),
+    "by channels, a branch of Concat": (
+        "d = Conv(x, w) c = Concat<axis=2>(d, k) y = BatchNormalization(c, g, h, m, v)",
+        "Conv Concat",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAPPED_CONSTANTS)
+def test_a_constant_takes_the_map_up_whole(name: str) -> None:
+    text, left = MAPPED_CONSTANTS[name]
+    constants = {"k": numbers(1, 4, 2, 5)}
+    done = check_folds(_row(Row(text, {"x": "float[1,3,6,7]"}, constants)), left)
+    assert done.decision().target == ("d", "c")
 
 
 # With as many rows as channels only the axis tells whether it is the rows that are scaled.

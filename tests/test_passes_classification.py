@@ -7,10 +7,10 @@ import pytest
 from onnx import ModelProto, NodeProto, parser
 from onnx.backend.test.loader import load_model_tests
 
-from bnfold.decisions import Diagnosis
+from bnfold.decisions import Diagnosis, Reason, Refused
 from bnfold.graph import Graph, Model
 from bnfold.onnxfile import read
-from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise
+from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise, is_in_train_mode
 from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Mode
 from tests.architectures import TRAIN_MODE_OPSETS, exported, exported_in_train_mode
@@ -161,6 +161,16 @@ KINDS = {
         ),
         17,
     ),
+    "batch statistics of constant data": (
+        Kind.BATCH_STATISTICS,
+        f"a = ReduceSumSquare<axes=[0,2,3], keepdims=0>(w) y = {BN}(w, g3, h3, a, a)",
+        17,
+    ),
+    "an average of constants": (
+        Kind.INFERENCE,
+        f"a = ReduceSumSquare<axes=[1,2,3], keepdims=0>(w) y = {BN}(c, g, h, a, a)",
+        17,
+    ),
     "statistics of no channels": (Kind.TRAIN, f"{T}(c, g, h, empty, empty)", 17),
     "mean of something else": (
         Kind.INFERENCE,
@@ -202,10 +212,57 @@ def test_each_spelling_has_its_kind(name: str) -> None:
     assert classify(*find(row(text, opset), BN)) is kind
 
 
-def test_statistics_that_a_caller_may_give_are_not_called_initial() -> None:
+@pytest.mark.parametrize("statistic", ["m0", "v1"])
+def test_statistics_that_a_caller_may_give_are_not_called_initial(statistic: str) -> None:
     model = row(f"{T}(c, g, h, m0, v1)", 17)
-    model.graph.input.add(name="m0").type.CopyFrom(model.graph.input[0].type)
+    model.graph.input.add(name=statistic).type.CopyFrom(model.graph.input[0].type)
     assert classify(*find(model, BN)) is Kind.TRAIN
+
+
+LACKING = {"data": ("input", 0), "scale": ("input", 1), "a variance": ("input", 4), "an output": ("output", 0)}
+
+
+@pytest.mark.parametrize("training", [0, 1])
+@pytest.mark.parametrize("name", LACKING)
+@pytest.mark.parametrize("left_out", [False, True])
+def test_an_operator_that_lacks_an_operand_has_no_kind(name: str, left_out: bool, training: int) -> None:
+    """What comes behind is missing, or the one is left out."""
+    field, first = LACKING[name]
+    node, graph = find(row(f"y = {BN}<training_mode={training}>(c, g, h, m, v)", 17), BN)
+    if left_out:
+        getattr(node, field)[first] = ""
+    else:
+        del getattr(node, field)[first:]
+    with pytest.raises(Refused) as refusal:
+        classify(node, graph)
+    assert refusal.value.reason is Reason.MALFORMED
+    assert diagnose(node, graph) == {}
+
+
+def test_an_operator_with_an_operand_too_many_has_no_kind() -> None:
+    node, graph = find(row(f"y = {BN}(c, g, h, m, v)", 17), BN)
+    node.input.append("v")
+    with pytest.raises(Refused) as refusal:
+        classify(node, graph)
+    assert refusal.value.reason is Reason.MALFORMED
+
+
+def test_what_is_read_twice_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty squares have a million ways back to the data."""
+    squares = " ".join(f"a{i + 1} = Mul(a{i}, a{i})" for i in range(20))
+    node, graph = find(
+        row(f"a0 = ReduceMean<axes=[0,2,3], keepdims=0>(c) {squares} y = {BN}(c, g, h, a20, a20)", 17), BN
+    )
+    asked: list[str] = []
+    find_producer = graph.producer
+
+    def counted(value: str) -> NodeProto | None:
+        asked.append(value)
+        assert len(asked) < 1000
+        return find_producer(value)
+
+    monkeypatch.setattr(graph, "producer", counted)
+    assert classify(node, graph) is Kind.BATCH_STATISTICS
 
 
 @pytest.mark.parametrize("exporter", TRAIN_MODE_OPSETS)
@@ -251,6 +308,8 @@ DROPOUTS = {
     "opset 12, true": (Mode.TRAIN, "y = Dropout(c, ratio, yes)", 12),
     "opset 22, true, no ratio": (Mode.TRAIN, "y = Dropout(c, , yes)", 22),
     "opset 18, of an expression": (Mode.TRAIN, "i = Identity(yes) y = Dropout(c, ratio, i)", 18),
+    "opset 18, the mode left out": (Mode.INFERENCE, 'y = Dropout(c, ratio, "")', 18),
+    "opset 18, two modes": (None, "y = Dropout(c, ratio, modes)", 18),
     "opset 18, asked at run time": (None, "y = Dropout(c, ratio, flag)", 18),
 }
 
@@ -258,10 +317,35 @@ DROPOUTS = {
 @pytest.mark.parametrize("name", DROPOUTS)
 def test_each_spelling_of_dropout(name: str) -> None:
     expected, text, opset = DROPOUTS[name]
-    constants = {"ratio": np.float32(0.3), "yes": np.array(True), "no": np.array(False)}
+    constants = {
+        "ratio": np.float32(0.3),
+        "yes": np.array(True),
+        "no": np.array(False),
+        "modes": np.array([True, True]),
+    }
     inputs = {**INPUTS, "flag": "bool[]"}
     model = Row(text, inputs=inputs, constants=constants, opset=opset, ir=3 if opset < 7 else 9).model()
     assert dropout_mode(*find(model, "Dropout")) is expected
+
+
+MODES = {
+    "inference": (False, f"y = {BN}(c, g, h, m, v)", 17),
+    "training": (True, f"{T}(c, g, h, m, v)", 17),
+    "inference Dropout": (False, "y = Dropout(c)", 17),
+    "training Dropout": (True, "y = Dropout(c)", 6),
+    "a Dropout that is asked": (True, "y = Dropout(c, , flag)", 17),
+    "another operator": (False, "y = Relu(c)", 6),
+    "another's BatchNormalization": (False, "y = acme.BatchNormalization(c, g, h, m, v)", 6),
+    "another's Dropout": (False, "y = acme.Dropout(c)", 6),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_what_may_run_in_training_mode(name: str) -> None:
+    expected, text, opset = MODES[name]
+    model = Row(text, inputs={**INPUTS, "flag": "bool[]"}, opset=opset, ir=3 if opset < 7 else 9).model()
+    graph = Model(read(model)).main
+    assert is_in_train_mode(graph.nodes()[0], graph) is expected
 
 
 STATISTICS = "a = ReduceMean<axes=[/0|1/,2,3]>(c) d = Sub(c, a) e = Mul(d, d) f = ReduceMean<axes=[/0|1/,2,3]>(e) "
@@ -293,6 +377,97 @@ def test_what_does_not_divide_by_the_root_is_no_disguise(last: str) -> None:
     model.graph.node[-1].CopyFrom(parser.parse_graph(f"g () => () {{ y = {last} }}").node[0])
     graph = Model(read(model)).main
     assert all(find_disguise(node, graph) is None for node in graph.nodes())
+
+
+WHOLE = "a = ReduceMean(c, at) d = Sub(c, a) e = Mul(d, d) f = ReduceMean(e, at) k = Add(f, eps) r = Sqrt(k) "
+DIVIDED, TIMES = f"{WHOLE} y = Div(d, r)", f"{WHOLE} q = Reciprocal(r) y = Mul(d, q)"
+AXES = {
+    "at": np.array([0, 2, 3]),
+    "at_all": np.array([0, 1, 2, 3]),
+    "from_end": np.array([-4, -2, -1]),
+    "mixed": np.array([0, -2, -1]),
+    "column": np.ones((4, 1, 1), np.float32),
+}
+
+
+def disguises(text: str) -> list[tuple[str, str, str]]:
+    """Data, first and last value of each, at an opset where axes are an input."""
+    inputs = {**INPUTS, "axes": "int64[3]", "to": "int64[D]"}
+    graph = Model(read(Row(text, inputs=inputs, constants={**SMALL, **AXES}, opset=18).model())).main
+    found = [each for node in graph.nodes() if (each := find_disguise(node, graph)) is not None]
+    return [(each.data, each.first.output[0], each.last.output[0]) for each in found]
+
+
+OTHER_SPELLINGS = {
+    "divided": DIVIDED,
+    "times the reciprocal": TIMES,
+    "without epsilon": DIVIDED.replace("f = ReduceMean(e, at) k = Add(f, eps)", "s2 = Mul(c, c) "
+    "t = ReduceMean(s2, at) u = Mul(a, a) k = Sub(t, u)"),
+    "axes from the end": DIVIDED.replace("c, at", "c, from_end"),
+    "a mean laid out as is computed": DIVIDED.replace("a = ReduceMean(c, at)", "a0 = ReduceMean<keepdims=0>(c, at) "
+    "a = Reshape(a0, loose)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_SPELLINGS)
+def test_other_spellings_of_batch_statistics(name: str) -> None:
+    assert disguises(OTHER_SPELLINGS[name]) == [("c", "d", "y")]
+
+
+NO_DISGUISE = {  # what is replaced in one that is
+    "a mean that is added": (DIVIDED, "Sub(c, a)", "Add(c, a)"),
+    "a constant mean": (DIVIDED, "Sub(c, a)", "Sub(c, column)"),
+    "a maximum": (DIVIDED, "a = ReduceMean", "a = ReduceMax"),
+    "a mean of something else": (DIVIDED, "ReduceMean(c", "ReduceMean(s"),
+    "a mean over all axes there are": (DIVIDED, "ReduceMean(c, at)", "ReduceMean(c)"),
+    "a mean over the channels too": (DIVIDED, "ReduceMean(c, at)", "ReduceMean(c, at_all)"),
+    "a mean over axes that are given at run time": (DIVIDED, "ReduceMean(c, at)", "ReduceMean(c, axes)"),
+    "the root of a constant": (DIVIDED, "Sqrt(k)", "Sqrt(eps)"),
+    "the root of a sum of constants": (DIVIDED, "Add(f, eps)", "Add(eps, two)"),
+    "the root of a sum of variances": (DIVIDED, "Add(f, eps)", "Add(f, f)"),
+    "the root of another average": (DIVIDED, "Mul(d, d)", "Mul(s, s)"),
+    "no root": (DIVIDED, "Sqrt(k)", "Exp(k)"),
+    "a constant deviation": (DIVIDED, "Div(d, r)", "Div(d, column)"),
+    "a constant factor": (TIMES, "Mul(d, q)", "Mul(d, column)"),
+    "times the root": (TIMES, "Reciprocal(r)", "Neg(r)"),
+}
+
+
+@pytest.mark.parametrize("name", NO_DISGUISE)
+def test_what_is_no_disguise(name: str) -> None:
+    whole, old, new = NO_DISGUISE[name]
+    assert disguises(whole) == [("c", "d", "y")]
+    assert whole.count(old) == 1
+    assert disguises(whole.replace(old, new)) == []
+
+
+def test_axes_from_the_end_tell_nothing_where_the_rank_is_unknown() -> None:
+    text = f"u = Reshape(c, to) {DIVIDED}".replace("(c, a", "(u, a")
+    assert disguises(text) == [("u", "d", "y")]
+    assert disguises(text.replace("u, at", "u, mixed")) == []
+
+
+@pytest.mark.parametrize(
+    ("operator", "left"),
+    [
+        ("ReduceMean", 0),
+        ("Sub", 1),
+        ("Sub", 0),
+        ("Add", 0),
+        ("Sqrt", 0),
+        ("Reciprocal", 0),
+        ("Identity", 0),
+        ("Mul", 0),
+    ],
+)
+def test_operators_that_lack_operands_are_no_disguise(operator: str, left: int) -> None:
+    text = TIMES.replace("a = ReduceMean(c, at)", "a0 = ReduceMean(c, at) a = Identity(a0)")
+    model = Row(text, inputs=INPUTS, constants={**SMALL, **AXES}, opset=18).model()
+    graph = Model(read(model)).main
+    assert [node for node in graph.nodes() if find_disguise(node, graph) is not None] == graph.nodes()[-1:]
+    node = next(node for node in graph.nodes() if node.op_type == operator)
+    del node.input[left:]
+    assert all(find_disguise(each, graph) is None for each in graph.nodes())
 
 
 def test_a_layer_normalization_is_no_batch_normalization() -> None:
@@ -327,6 +502,18 @@ DIAGNOSES = {
         {Diagnosis.BEHIND_ACTIVATION: "Mul r"},
     ),
     "behind Conv": (f"r = Conv(x, w, b) y = {BN}(r, g, h, m, v)", {}),
+    "behind the Conv of a Sigmoid": (f"s = Sigmoid(x) r = Conv(s, w, b) y = {BN}(r, g, h, m, v)", {}),
+    "behind a product": (f"s = Neg(c) r = Mul(c, s) y = {BN}(r, g, h, m, v)", {}),
+    "another's": ("y = acme.BatchNormalization<training_mode=1>(c, g, h, m0, v1)", {}),
+    "of a shape nobody knows": (
+        f"r = acme.Thing(c) {T}(r, g, h, m, v)",
+        {Diagnosis.EXPORTED_IN_TRAINING_MODE: ""},
+    ),
+    "of no dims": (f"{T}(scalar, g, h, m, v)", {Diagnosis.EXPORTED_IN_TRAINING_MODE: ""}),
+    "of one dim": (
+        f"{T}(line, lone, lone, lone, lone)",
+        {Diagnosis.EXPORTED_IN_TRAINING_MODE: "", Diagnosis.ONE_VALUE_PER_CHANNEL: "at batch size 1"},
+    ),
 }
 
 
@@ -339,11 +526,20 @@ def test_what_a_person_should_know(name: str) -> None:
         "one1": "float[1,4,1,1]",
         "vectors": "float[N,4]",
         "pair": "float[2,4]",
+        "line": "float[N]",
+        "scalar": "float[]",
     }
     tiny = {"tiny": np.array([1e-9, 1, 2, 1.1e-5], np.float32), "small": np.full(4, 0.01, np.float32)}
-    constants = {**INITIAL, **tiny, "g": np.array([1.5, 1, 1, 1], np.float32)}
+    lone = {"lone": np.array([0.5], np.float32)}
+    constants = {**INITIAL, **tiny, **lone, "g": np.array([1.5, 1, 1, 1], np.float32)}
     model = Row(text, inputs=inputs, constants=constants, opset=17).model()
     assert diagnose(*find(model, BN)) == expected
+
+
+def test_what_stands_behind_an_operator_that_lacks_operands() -> None:
+    node, graph = find(row(f"i = Identity(c) y = {BN}(i, g, h, m, v)", 17), BN)
+    del graph.nodes()[0].input[:]
+    assert diagnose(node, graph) == {}
 
 
 def test_dropout_in_training_mode_is_told() -> None:

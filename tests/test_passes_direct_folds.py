@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from bnfold.decisions import Decision
+from bnfold.decisions import Action, Decision
 from bnfold.graph import Model
 from bnfold.onnxfile import read, to_proto
-from bnfold.passes import default_passes, direct_folds, normalization
+from bnfold.passes import PassOptions, default_passes, direct_folds, fold_batch_norm, normalization
 from bnfold.pipeline import run_passes
 
 F32 = np.float32
@@ -108,19 +108,57 @@ def custom_conv(chain: Chain, _i: int) -> None:
     chain.nodes[-3].domain = "custom"
 
 
+def no_conv(chain: Chain, i: int) -> None:
+    chain.nodes[-3].CopyFrom(helper.make_node("Relu", [chain.nodes[-3].input[0]], [f"c{i}"]))
+    del chain.constants[f"w{i}"]
+
+
+def conv_transpose(chain: Chain, _i: int) -> None:
+    chain.nodes[-3].op_type = "ConvTranspose"
+
+
+def nothing_in_front(chain: Chain, i: int) -> None:
+    chain.nodes[-2].input[0] = "x"
+    del chain.nodes[-3], chain.constants[f"w{i}"]
+
+
+def nothing_behind(chain: Chain, i: int) -> None:
+    chain.outputs.append(f"n{i}")
+    del chain.nodes[-1]
+    chain.value = "x"
+
+
+def no_weight(chain: Chain, i: int) -> None:
+    del chain.nodes[-3].input[1:], chain.constants[f"w{i}"]
+
+
+def an_operand_too_many(chain: Chain, i: int) -> None:
+    chain.nodes[-3].input.extend([f"h{i}", f"h{i}"])
+
+
+def weight_of_other_channels(chain: Chain, i: int) -> None:
+    chain.constants[f"w{i}"] = chain.constants[f"w{i}"][:2].copy()
+
+
+def bias_of_other_channels(chain: Chain, i: int) -> None:
+    chain.constants[f"b{i}"] = np.ones(2, F32)
+
+
 ODD: list[Callable[[Chain, int], None] | None] = [
     *(conv_is_output, conv_is_read, weight_is_shared, weight_is_output, weight_is_double, more_follows),
-    *(no_scale, no_shift, bias_is_absent, custom_conv),
+    *(no_scale, no_shift, bias_is_absent, custom_conv, no_conv, conv_transpose),
+    nothing_in_front,
+    *(no_weight, an_operand_too_many, weight_of_other_channels),
 ]
 
 
-def folded(model: ModelProto) -> tuple[bytes, tuple[Decision, ...]]:
+def folded(model: ModelProto, **options: Any) -> tuple[bytes, tuple[Decision, ...]]:
     file = read(model)
-    decisions = run_passes(Model(file), default_passes())
+    decisions = run_passes(Model(file), default_passes(PassOptions(**options)))
     return to_proto(file).SerializeToString(deterministic=True), decisions
 
 
-def both_ways(model: ModelProto, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, int]:
+def both_ways(model: ModelProto, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Any, Any, int]:
     """One by one, together, and how many of the latter were found together."""
     found: list[int] = []
     find = direct_folds.direct_folds
@@ -131,11 +169,38 @@ def both_ways(model: ModelProto, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, 
         return result
 
     monkeypatch.setattr(direct_folds, "direct_folds", lambda *_: {})
-    alone = folded(model)
+    alone = folded(model, **options)
     monkeypatch.setattr(direct_folds, "direct_folds", counted)
     monkeypatch.setattr(direct_folds, "WORTH_JOINING", 1)
     monkeypatch.setattr(normalization, "_WORTH_JOINING", 1)
-    return alone, folded(model), sum(found)
+    return alone, folded(model, **options), sum(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "walks"),
+    [
+        ({}, 0),
+        ({"keep": ("bn3",)}, 0),
+        ({"forbidden": frozenset({("", "bn3")})}, 0),
+        ({"explain": "bn3"}, 1),
+    ],
+)
+def test_one_that_somebody_asks_about_is_left_to_the_walk(
+    options: dict[str, Any], walks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(2)
+    for i in range(6):
+        chain.pair(i, 3, bias=True)
+    searched: list[Any] = []
+    search = fold_batch_norm.Search
+    monkeypatch.setattr(fold_batch_norm, "Search", lambda *given: searched.append(given) or search(*given))
+    alone, together, found = both_ways(chain.model(), monkeypatch, **options)
+    assert together == alone
+    stays = [decision.node for decision in together[1] if decision.action is Action.KEPT]
+    assert found == 6 + len(stays)  # what stays is found once more when the rest is done
+    assert stays == ["bn3"] * ("keep" in options or "forbidden" in options)
+    assert [decision.node for decision in together[1] if decision.walk] == ["bn3"] * walks
+    assert len(searched) == 6 - len(stays) + walks  # one by one all are searched for
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -157,6 +222,24 @@ def test_an_unusual_pair_is_left_to_the_walk(
         chain.pair(i, (1, 3)[i % 2], bias=False, odd=odd if i == 5 else None)
     alone, together, found = both_ways(chain.model(), monkeypatch)
     assert found == (6 if odd is weight_is_shared else 7)  # two pairs share that weight
+    assert together == alone
+
+
+def test_a_bias_that_does_not_fit_leaves_the_others_of_its_kind_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain(8)
+    for i in range(4):
+        chain.pair(i, 3, bias=True, odd=bias_of_other_channels if i == 2 else None)
+    alone, together, found = both_ways(chain.model(), monkeypatch)
+    assert found == 3
+    assert together == alone
+
+
+def test_a_pair_that_ends_in_an_output_is_found_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain(8)
+    for i in range(4):
+        chain.pair(i, 3, bias=False, odd=nothing_behind if i == 2 else None)
+    alone, together, found = both_ways(chain.model(), monkeypatch)
+    assert found == 4
     assert together == alone
 
 
@@ -199,10 +282,14 @@ def test_a_fold_that_an_edit_has_overtaken_is_not_applied() -> None:
     graph = model.main
     nodes = graph.nodes()
     folds = direct_folds.direct_folds(nodes, normalization.plain_affines(nodes, graph), graph)
-    first, second, third = (folds[id(nodes[3 * i + 1])] for i in range(3))
+    first, second, third, fourth, fifth = (folds[id(nodes[3 * i + 1])] for i in range(5))
     assert first.is_possible(graph)
     graph.set_constant(second.conv, 1, first.constants[0][1])
     assert not second.is_possible(graph)
     graph.add_behind(third.conv, first.constants[1][1])
     assert not third.is_possible(graph)
+    graph.set_constant(fourth.node, 1, first.constants[1][1])
+    assert not fourth.is_possible(graph)
+    graph.set_input(nodes[-1], 0, fifth.node.input[0])
+    assert not fifth.is_possible(graph)
     assert first.is_possible(graph)

@@ -24,6 +24,14 @@ CONSTANTS = {
     "v_negative": np.array([1, 1, -0.5, 1], np.float32),
     "back_axes": np.array([1, 2], np.int64),
     "in_row": np.array([1, 6, 6, 7], np.int64),
+    "in_line": np.array([1, 6, 42], np.int64),
+    "in_three": np.array([1, 3, 12, 7], np.int64),
+    "in_one": np.array([1, 6, 1], np.int64),
+    "flat_back": np.array([2, 3], np.int64),
+    "w3": numbers(2, 4, 3),
+    "w_integers": np.arange(24).reshape(2, 4, 3),
+    "g_integers": np.arange(1, 5),
+    "h_lone": numbers(1),
     "back": np.array([2, 3, 6, 7], np.int64),
     "sideways": np.array([3, 2, 6, 7], np.int64),
     **{f"{name}_twice": np.tile(array, 2) for name, array in batch_norm(3, "").items()},
@@ -32,8 +40,30 @@ CONSTANTS = {
     "from_rows": np.array([4, 3, 3, 3], np.int64),
     **{f"{name}_half": array.astype(np.float16) for name, array in batch_norm(4, "").items()},
 }
-INPUTS = {"c": "float[N,4,6,7]", "x": "float[N,3,6,7]", "p": "float[2,3,6,7]", "flag": "bool", "g_in": "float[4]"}
-FEEDS = {"c": numbers(5, 4, 6, 7, seed=3), "x": numbers(5, 3, 6, 7, seed=4), "p": numbers(2, 3, 6, 7, seed=5)}
+INPUTS = {
+    "c": "float[N,4,6,7]",
+    "x": "float[N,3,6,7]",
+    "p": "float[2,3,6,7]",
+    "p2": "float[2,3]",
+    "p_half": "float16[2,3,6,7]",
+    "images": "float[2,3,H,W]",
+    "flag": "bool",
+    "g_in": "float[4]",
+    "g_in6": "float[6]",
+    "to": "int64[D]",
+    "same": "int64[4]",
+}
+FEEDS = {
+    "c": numbers(5, 4, 6, 7, seed=3),
+    "x": numbers(5, 3, 6, 7, seed=4),
+    "p": numbers(2, 3, 6, 7, seed=5),
+    "p2": numbers(2, 3, seed=6),
+    "images": numbers(2, 3, 6, 7, seed=7),
+    "flag": np.array(True),
+    "g_in6": numbers(6, seed=10),
+    "to": np.array([2, 3, 6, 7]),
+    "same": np.array([2, 3, 6, 7]),
+}
 
 
 def model_of(text: str, opset: int = 17, outputs: tuple[str, ...] = ("y",)) -> ModelProto:
@@ -167,6 +197,41 @@ def test_statistics_that_are_an_output_keep_training_mode(which: str) -> None:
     assert result.model == before
 
 
+MALFORMED = {"four operands": ("input", 4), "no data": ("input", 0), "no output": ("output", 0)}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+@pytest.mark.parametrize("data", ["c", "w3"])
+def test_what_lacks_an_operand_is_left_alone(name: str, data: str) -> None:
+    """Constant data is a kind of its own, unless the rest is missing."""
+    before = model_of(f"k = {T}(data, g, h, m, v) y = Relu(c)".replace("data", data))
+    field, first = MALFORMED[name]
+    del getattr(before.graph.node[0], field)[first:]
+    result = freeze(before)
+    assert (result.decision().action, result.decision().reason) == (Action.KEPT, Reason.MALFORMED)
+    assert result.model == before
+    assert not result.modified
+
+
+@pytest.mark.parametrize("operator", ["Mul(c, c)", "Div(c, c)", f"acme.{BN}(c, g, h, m, v)", "acme.Dropout(c)"])
+def test_other_operators_have_no_training_mode(operator: str) -> None:
+    """At opset 6, where a BatchNormalization or Dropout without attributes trains."""
+    before = model_of(f"y = {operator}", 6)
+    result = freeze(before)
+    assert result.decisions == ()
+    assert result.model == before
+
+
+def test_batch_statistics_in_operators_are_told() -> None:
+    text = "a = ReduceMean<axes=[0,2,3]>(c) d = Sub(c, a) e = Mul(d, d) f = ReduceMean<axes=[0,2,3]>(e) r = Sqrt(f) "
+    before = model_of(f"{text} y = Div(d, r)")
+    result = freeze(before)
+    decision = result.decision()
+    assert (decision.node, decision.op_type) == ("y", "Sub+Div")
+    assert (decision.action, decision.reason) == (Action.KEPT, Reason.BATCH_STATISTICS)
+    assert result.model == before
+
+
 def test_spatial_zero_is_left_alone() -> None:
     assert (
         freeze(model_of(f"y, a, b, d, e = {BN}<spatial=0>(c, g, h, m, v)", 7)).decision().reason is Reason.SPATIAL_ZERO
@@ -211,11 +276,33 @@ def test_constant_data_is_evaluated_and_then_folded() -> None:
     np.testing.assert_allclose(evaluate(result.model, {"x": FEEDS["x"]})["y"], truth, atol=1e-5)
 
 
-def test_constant_data_with_computed_scale_is_left_alone() -> None:
-    text = f"r = Reshape(w, to_rows) n = {T}(r, g_in, h, m, v) s = Reshape(n, from_rows) y = Conv(x, s, b)"
-    result = freeze(model_of(text))
-    assert result.decision().reason is Reason.PARAMETER_NOT_CONSTANT
-    assert not result.modified
+ON_CONSTANTS = {  # the second of each pair breaks exactly one precondition of the first
+    "PARAMETER_NOT_CONSTANT: scale": ("w3, g, h", "w3, g_in, h", 17),
+    "PARAMETER_NOT_CONSTANT: B": ("w3, g, h", "w3, g, g_in", 17),
+    "PARAMETER_SHAPE: scale": ("w3, g, h", "w3, g3, h", 17),
+    "PARAMETER_SHAPE: scale and B": ("w3, g, h", "w3, g3, h3", 17),
+    "PARAMETER_SHAPE: one number for B": ("w3, g, h", "w3, g, h_lone", 17),
+    "PARAMETER_SHAPE: data of one dim": ("w3, g, h", "g, g, h", 17),
+    "UNSUPPORTED_DTYPE: data": ("w3, g, h", "w_integers, g, h", 17),
+    "UNSUPPORTED_DTYPE: scale": ("w3, g, h", "w3, g_integers, h", 17),
+    "UNSUPPORTED_DTYPE: B": ("w3, g, h", "w3, g, g_integers", 17),
+    "SPATIAL_ZERO": ("w3, g, h", "w3, g, h", 7),
+}
+
+
+@pytest.mark.parametrize("name", ON_CONSTANTS)
+def test_constant_data_that_is_left_alone(name: str) -> None:
+    good, bad, opset = ON_CONSTANTS[name]
+    if opset == 7:
+        text = f"n, a1, a2, a3, a4 = {BN}<spatial=/1|0/>({{}}, m, v) y = Relu(n)"
+    else:
+        text = f"n = {T}({{}}, m, v) y = Relu(n)"
+    first, second = text.replace("/1|0/", "1").format(good), text.replace("/1|0/", "0").format(bad)
+    assert freeze(model_of(first, opset)).decision().action is Action.FOLDED
+    before = model_of(second, opset)
+    result = freeze(before)
+    assert (result.decision().action, result.decision().reason) == (Action.KEPT, Reason[name.split(":")[0]])
+    assert result.model == before
 
 
 def test_constant_data_that_is_an_output_is_left_alone() -> None:
@@ -252,6 +339,116 @@ def test_where_the_reshapes_mean_more_they_stay(case: str) -> None:
     assert result.operators == ["Reshape", "InstanceNormalization", "Reshape"]
     truth = evaluate(before, {"p": FEEDS["p"]})["y"]
     np.testing.assert_allclose(evaluate(result.model, {"p": FEEDS["p"]})["y"], truth, rtol=1e-12, atol=1e-12)
+
+
+RESHAPES_STAY = {  # operators left where the Reshapes do not go
+    "read twice behind": (
+        wrapped("g_twice, h_twice, m_twice, v_twice") + " u = Reshape(n, back) z = Neg(u)",
+        ("y", "z"),
+    ),
+    "read in front": (wrapped("g_twice, h_twice, m_twice, v_twice") + " z = Neg(r)", ("y", "z")),
+    "an output in front": (wrapped("g_twice, h_twice, m_twice, v_twice"), ("y", "r")),
+    "a scale that does not repeat": (wrapped("g6, h_twice, m_twice, v_twice"), ("y",)),
+    "a B that does not repeat": (wrapped("g_twice, h6, m_twice, v_twice"), ("y",)),
+    "a scale that is computed": (wrapped("g_in6, h_twice, m_twice, v_twice"), ("y",)),
+    "other channels": (wrapped("g3, h3, m3, v3").replace("in_row", "in_three"), ("y",)),
+    "vectors": (wrapped("g_twice, h_twice, m_twice, v_twice", "flat_back").replace("p, in_row", "p2, in_one"), ("y",)),
+    "a shape nobody knows": (
+        "u = Reshape(p, to) " + wrapped("g_twice, h_twice, m_twice, v_twice", "to").replace("(p,", "(u,"),
+        ("y",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESHAPES_STAY)
+def test_reshapes_that_do_more_than_move_the_rows_stay(name: str) -> None:
+    text, outputs = RESHAPES_STAY[name]
+    before = model_of(text, outputs=outputs)
+    result = freeze(before)
+    stayed = [
+        "InstanceNormalization" if operator == BN else operator for operator in Folded(before, (), False).operators
+    ]
+    assert result.operators == stayed
+    assert result.decision().action is Action.SUBSTITUTED
+    feeds = {value.name: FEEDS[value.name] for value in before.graph.input}
+    for output, truth in evaluate(before, feeds).items():
+        np.testing.assert_allclose(evaluate(result.model, feeds)[output], truth, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("unknown", [(), (0,), (1,), (2, 3)])
+def test_reshapes_go_where_the_shape_behind_is_known_to_be_that_in_front(unknown: tuple[int, ...]) -> None:
+    """A dim that nobody knows need not be the same behind, or may be split between rows and channels otherwise.
+
+    What is known is what the file says: beside an operator without operands onnx infers no shape.
+    """
+    before = model_of(wrapped("g_twice, h_twice, m_twice, v_twice", "same").replace("(p,", "(images,"))
+    before.graph.node.add(op_type="Sum", output=["nothing"])
+    for value in (before.graph.input[0], before.graph.output[0]):
+        value.type.CopyFrom(onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [2, 3, "H", "W"]))
+        for axis in unknown:
+            value.type.tensor_type.shape.dim[axis].Clear()
+    result = freeze(before)
+    assert ("Reshape" in result.operators) is bool(unknown)
+    for model in (before, result.model):
+        del model.graph.node[-1]
+    feeds = {name: FEEDS[name] for name in ("images", "same")}
+    truth = evaluate(before, feeds)["y"]
+    np.testing.assert_allclose(evaluate(result.model, feeds)["y"], truth, rtol=1e-12, atol=1e-12)
+
+
+def test_reshapes_go_whatever_the_number_of_dims_between_them() -> None:
+    before = model_of(wrapped("g_twice, h_twice, m_twice, v_twice").replace("in_row", "in_line"))
+    result = freeze(before)
+    assert result.operators == ["InstanceNormalization"]
+    truth = evaluate(before, {"p": FEEDS["p"]})["y"]
+    np.testing.assert_allclose(evaluate(result.model, {"p": FEEDS["p"]})["y"], truth, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("outside", ["front", "behind"])
+def test_a_reshape_in_another_scope_stays(outside: str) -> None:
+    reshape, rest = "r = Reshape(p, in_row)", f"n = {T}(r, g_twice, h_twice, m_twice, v_twice)"
+    before, inside = (
+        (reshape, f"{rest} s = Reshape(n, back)")
+        if outside == "front"
+        else (f"{reshape} {rest}", "s = Reshape(n, back)")
+    )
+    model = model_of(
+        f"{before} y = If(flag) <then_branch = t () => (float[2,3,6,7] s) {{ {inside} }}, "
+        "else_branch = e () => (float[2,3,6,7] q) { q = Relu(p) }>"
+    )
+    result = freeze(model)
+    assert result.every_operator.count("Reshape") == 2
+    assert result.every_operator.count("InstanceNormalization") == 1
+    feeds = {"p": FEEDS["p"], "flag": np.array(True)}
+    np.testing.assert_allclose(evaluate(result.model, feeds)["y"], evaluate(model, feeds)["y"], rtol=1e-12, atol=1e-12)
+
+
+def test_a_reshape_behind_that_makes_nothing_stays() -> None:
+    before = model_of(wrapped("g_twice, h_twice, m_twice, v_twice") + " z = Relu(p)", outputs=("z", "y"))
+    del before.graph.output[1:]
+    del before.graph.node[2].output[:]
+    assert freeze(before).operators == ["Reshape", "InstanceNormalization", "Reshape", "Relu"]
+
+
+WRAPPED_LEFT_ALONE = {
+    "OLD_OPSET": (
+        (
+            f"r = Reshape<shape=[1,6,6,7]>(p) n = {BN}<consumed_inputs=[0,0,0,1,1]>(r, g6, h6, m6, v6) "
+            "y = Reshape<shape=[2,3,6,7]>(n)"
+        ),
+        4,
+    ),
+    "UNSUPPORTED_DTYPE": (wrapped("g6, h6, m6, v6").replace("(p,", "(p_half,"), 17),
+}
+
+
+@pytest.mark.parametrize("code", WRAPPED_LEFT_ALONE)
+def test_a_wrapped_instance_norm_that_is_left_alone(code: str) -> None:
+    text, opset = WRAPPED_LEFT_ALONE[code]
+    before = model_of(text, opset)
+    result = freeze(before)
+    assert (result.decision().action, result.decision().reason) == (Action.KEPT, Reason[code])
+    assert result.model == before
 
 
 def test_statistics_of_a_wrapped_instance_norm_that_are_read() -> None:
@@ -294,6 +491,17 @@ def test_a_mask_that_is_read_becomes_all_true() -> None:
     np.testing.assert_allclose(evaluate(result.model, {"c": FEEDS["c"]})["y"], FEEDS["c"].astype(np.float64) + 1)
 
 
+@pytest.mark.parametrize(("field", "left"), [("input", []), ("output", []), ("output", ["", "mask"])])
+@pytest.mark.parametrize("opset", [6, 17])
+def test_dropout_that_lacks_its_operand_is_left_alone(field: str, left: list[str], opset: int) -> None:
+    before = model_of(f"k, mask = Dropout({'c' if opset == 6 else 'c, ratio, yes'}) y = Relu(c)", opset)
+    del getattr(before.graph.node[0], field)[:]
+    getattr(before.graph.node[0], field).extend(left)
+    result = freeze(before)
+    assert result.decisions == ()
+    assert result.model == before
+
+
 def test_dropout_is_kept_on_request() -> None:
     before = model_of(f"k = {T}(c, g, h, m, v) y = Dropout(k, ratio, yes)")
     result = freeze(before, keep_dropout=True)
@@ -321,6 +529,11 @@ def test_a_model_in_inference_mode_is_not_touched() -> None:
     assert FreezeBatchNorm().run(model) == []
     assert not model.modified
     assert to_proto(file) == before
+
+
+def test_the_pass_has_options_of_its_own() -> None:
+    model = Model(read(model_of(f"k = {T}(c, g, h, m, v) y = Dropout(k, ratio, yes)")))
+    assert [decision.action for decision in FreezeBatchNorm().run(model)] == [Action.FROZEN, Action.REMOVED]
 
 
 def test_freezing_twice_changes_nothing_more() -> None:

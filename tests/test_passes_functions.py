@@ -61,6 +61,22 @@ def test_an_epsilon_of_the_caller_is_used_call_by_call() -> None:
     assert_same(original, result.model)
 
 
+def test_a_function_by_the_name_of_an_operator_is_not_that_operator() -> None:
+    """A runtime may take the function."""
+    nodes = "c = Conv(x, w) r = Relu(c) y = BatchNormalization(r, s, z, z, v)"
+    graph = f"g (float[N,2,5,6] x) => (float[N,3,3,4] y) {{ {nodes} }}"
+    original = parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17]> {graph}')
+    values = {"w": np.ones((3, 2, 3, 3)), "s": np.full(3, 2.0), "z": np.zeros(3), "v": np.ones(3)}
+    for name, array in values.items():
+        original.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    assert everywhere(bnfold.optimize(original, verify=False).model) == ["Conv", "Relu"]
+    tanh = onnx.helper.make_node("Tanh", ["a"], ["b"])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    original.functions.append(onnx.helper.make_function("", "Relu", ["a"], ["b"], [tanh], opsets))
+    (decision,) = bnfold.optimize(original, verify=False).report.decisions
+    assert (decision.action, decision.reason.name) == ("kept", "UNKNOWN_OPERATOR")
+
+
 def test_a_function_that_holds_its_weights_stays_a_function() -> None:
     constants = " ".join(
         f"{name} = Constant<value = float[3] {{{values}}}>()"

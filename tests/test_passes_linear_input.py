@@ -305,6 +305,20 @@ def test_a_shift_alone_stays_in_front_of_padding(name: str) -> None:
     check_left_alone(name, _row(row))
 
 
+def test_a_shift_of_which_nothing_comes_through_asks_nothing_of_who_follows() -> None:
+    """MatMul has no bias; the only channel that is shifted is one that its weights leave out."""
+    k = numbers(5, 4)
+    k[2] = 0
+    constants = {**batch_norm(5, "5"), "k_blind": k, "h_one": np.array([0, 0, 3, 0, 0], np.float32)}
+    constants["m5"] = np.zeros(5, np.float32)
+    row = Row(
+        "n = BatchNormalization(flat, g5, h_one, m5, v5) d = MatMul(n, k_blind) y = Sigmoid(d)",
+        _INPUTS,
+        {**_CONSTANTS, **constants},
+    )
+    check_folds(row, "MatMul Sigmoid")
+
+
 ZERO_SCALE = np.array([1, 0, 1], np.float32)
 
 

@@ -266,6 +266,11 @@ def test_a_shift_alone_leaves_the_weight_as_it_is(layer: str) -> None:
     assert next(tensor for tensor in done.model.graph.initializer if tensor.name == weight) == before
 
 
+def test_a_shift_alone_names_the_operator_behind_which_it_is_added() -> None:
+    row = _row(Row("d = MatMul(flat, k) y = BatchNormalization<epsilon=0.0>(d, one4, h, zero4, one4)"))
+    assert check_folds(row, "MatMul Add").decision().target == ("d",)
+
+
 def test_a_shift_alone_copies_no_weight_that_is_read_elsewhere() -> None:
     text = "d = Conv(x, w) z = Conv(x2, w) y = BatchNormalization<epsilon=0.0>(d, one4, h, zero4, one4)"
     constants = {"one4": np.ones(4, np.float32), "zero4": np.zeros(4, np.float32)}

@@ -49,6 +49,9 @@ _CONSTANTS = {
     "scales": np.array([1, 1, 2, 2], np.float32),
     "scales_short": np.array([1, 1, 2], np.float32),
     "nothing": np.zeros(0, np.float32),
+    "data4": numbers(1, 4, 2, 3),
+    "data3": numbers(1, 3, 2, 3),
+    "words": np.full((1, 4, 2, 3), "word", object),
 }
 
 LEFT_ALONE = {
@@ -111,6 +114,15 @@ LEFT_ALONE = {
     "MALFORMED: a number for a list": (f"d = Conv(x, w) c = Transpose<perm=/[0,1,3,2]|1/>(d) y = {B}(c, g, h, m, v)"),
     "MALFORMED: a number for a text": (
         f'd = Conv(x, w) c = Resize<mode=/"linear"|1/>(d, "", scales) y = {B}(c, g, h, m, v)'
+    ),
+    "UNSUPPORTED_DTYPE: a constant of words": (
+        f"d = MaxPool<kernel_shape=[1,1]>(/data4|words/) y = {B}(d, pos, h, m, v)"
+    ),
+    "NOT_PER_CHANNEL: a constant of other channels": (
+        f"d = MaxPool<kernel_shape=[1,1]>(/data4|data3/) y = {B}(d, pos, h, m, v)"
+    ),
+    "NOT_PER_CHANNEL: a constant without channels": (
+        f"d = MaxPool<kernel_shape=[1,1]>(/data4|g/) y = {B}(d, pos, h, m, v)"
     ),
     "MALFORMED: Transpose that repeats an axis": (
         f"d = Conv(x, w) c = Transpose<perm=/[0,1,3,2]|[0,1,1,2]/>(d) y = {B}(c, g, h, m, v)"
@@ -253,7 +265,7 @@ def test_strings_that_are_not_utf8_are_a_constant_like_any_other() -> None:
 def test_a_batch_normalization_in_training_mode_that_reads_nothing() -> None:
     model = Row(f"y = {B}<training_mode=1>(x, g, h, m, v)").model()
     del model.graph.node[0].input[:]
-    assert inspect(model.SerializeToString()).normalizations[0].decision.reason is Reason.TRAIN_MODE
+    assert inspect(model.SerializeToString()).normalizations[0].decision.reason is Reason.MALFORMED
 
 
 def test_scales_that_do_not_fit_the_rank() -> None:

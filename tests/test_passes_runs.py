@@ -1,6 +1,7 @@
 """Runs of affine operators: folded as one, merged into fewer, lowered, or kept because somebody asked for it."""
 
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -307,6 +308,32 @@ def test_the_walk_is_told(name: str) -> None:
     assert list(told) == [f"  {step}" for step in steps]
 
 
+def test_of_two_ways_to_the_producers_the_whole_one_is_told() -> None:
+    """A Sub in front could take the shift up, and the scale would come further: to no place either."""
+    text = "a = Sigmoid(x) r = Relu(a) n = Sub(r, c3) z = Mul(n, c_positive) y = Sigmoid(z)"
+    decision = fold(_row(Row(text, constants={"c_positive": numbers(3, 1, 1, low=0.5, high=2.0)})).model()).decision()
+    assert decision.reason is not None
+    assert decision.reason.code == "SHIFT_BLOCKED"
+
+
+def test_a_miss_without_a_detail_is_the_reason_itself() -> None:
+    """Before opset 7 no Add could hold what a MatMul has no bias for."""
+    row = Row(f"d = MatMul(f, k) z = {B3}<is_test=1>(d, g, h, m, v) y = Sigmoid(z)", {"f": "float[N,5]"}, opset=6)
+    decision = fold(_row(Row(row.text, row.inputs, {"k": numbers(5, 4)}, opset=6)).model()).decision()
+    assert decision.reason is not None
+    assert (decision.reason.code, decision.detail) == (
+        "OLD_OPSET",
+        "before it: the same; behind it: y is Sigmoid (BARRIER)",
+    )
+
+
+def test_a_scale_of_zero_is_told_where_it_stops_the_walk() -> None:
+    text = f"a = Sigmoid(x) z = {B3}(a, g_zero, h3, m3, v3) y = Conv<pads=[1,1,0,1]>(z, w, b)"
+    walk = fold(_row(Row(text)).model(), FoldBatchNormOptions(explain="z")).decision().walk
+    alone = walk[walk.index("its scale alone into all operators behind it:") + 1]
+    assert alone.endswith("[ZERO_SCALE]")
+
+
 # ------------------------------------------------------------------ options
 
 LOWER = FoldBatchNormOptions(lower=True)
@@ -358,6 +385,12 @@ def test_lower_needs_a_dtype() -> None:
     assert not done.modified
     assert done.decision().reason is not None
     assert done.decision().reason.code == "SHAPE_UNKNOWN"
+
+
+def test_lower_takes_the_dtype_of_the_output_where_the_input_has_none() -> None:
+    """The file says what comes out."""
+    model = _row(Row(f"u = acme.Thing(x) y = {B3}(u, lone, lone, lone, v_lone)")).model()
+    assert fold(model, LOWER).operators == ["Thing", "Mul", "Add"]
 
 
 def test_lower_needs_a_rank() -> None:
@@ -412,6 +445,76 @@ def test_keep_says_nothing_of_what_is_no_normalization() -> None:
     done = fold(_row(Row("d = Conv(x, w, b) y = Add(d, c)")).model(), FoldBatchNormOptions(keep=("*",)))
     assert done.decisions == ()
     assert not done.modified
+
+
+def test_keep_is_the_reason_whatever_else_there_is() -> None:
+    row = _row(Row(f"d = Conv(x, w, b) y = {B3}<training_mode=1>(d, g, h, m, v)"))
+    for keep, code in (((), "TRAIN_MODE"), (("y",), "KEPT_ON_REQUEST")):
+        reason = fold(row.model(), FoldBatchNormOptions(keep=keep)).decision().reason
+        assert reason is not None
+        assert reason.code == code
+
+
+@pytest.mark.parametrize(("place", "stays"), [(("", "n"), True), (("", "o"), True), (("body", "n"), False)])
+def test_what_is_forbidden_stays_with_its_run(place: tuple[str, str], stays: bool) -> None:
+    text = f"d = Conv(x, w, b) n = {B3}(d, g, h, m, v) o = Mul(n, c) s = Sigmoid(o) e = Conv(s, w44)"
+    original = _row(Row(f"{text} y = {B3}(e, g, h, m, v)", constants={"w44": numbers(4, 4, 1, 1)})).model()
+    done = fold(original, FoldBatchNormOptions(forbidden=frozenset({place})))
+    left = [B3, "Mul"] if stays else []
+    assert done.operators == ["Conv", *left, "Sigmoid", "Conv"]
+    decision = done.decision("n")
+    assert decision.action is (Action.KEPT if stays else Action.FOLDED)
+    assert (decision.reason is not None and decision.reason.code) == ("ROLLED_BACK" if stays else False)
+    assert done.decision("y").action is Action.FOLDED
+    assert_same_function(original, done.model)
+
+
+def test_a_walk_tells_what_passes_and_where_it_is_taken_up() -> None:
+    row = _row(
+        Row(
+            f"d = Conv(x, w, b) i = Identity(d) y = {B3}(i, g, /h, m|o4, o4/, v)",
+            constants={"o4": np.zeros(4, np.float32)},
+        )
+    )
+    for side, passed in ((row.good(), "scale and shift"), (row.bad(), "scale")):
+        assert fold(side.model(), FoldBatchNormOptions(explain="y")).decision().walk == (
+            "into the operators before it:",
+            f"  i (Identity) passes on {passed}",
+            "  d (Conv) takes it up",
+        )
+
+
+def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnfold.passes.fold_batch_norm._TOLD_EVERY", 2)
+    told: list[tuple[int, int]] = []
+    text = "d = Conv(x, w, b) a0 = Sigmoid(d) " + " ".join(
+        f"n{i} = Mul(a{i}, c) a{i + 1} = Sigmoid(n{i})" for i in range(5)
+    )
+    options = FoldBatchNormOptions(told=lambda done, total: told.append((done, total)))
+    assert not fold(_row(Row(f"{text} y = Relu(a5)")).model(), options).modified
+    assert told == [(0, 5), (2, 5), (4, 5)]
+
+
+def test_a_walk_is_told_of_what_was_asked_for_and_of_nothing_else() -> None:
+    text = f"a = Sigmoid(x) n = {B3}(a, g3, h3, m3, v3) s = Sigmoid(n) o = {B3}(s, g3, h3, m3, v3) y = Sigmoid(o)"
+    done = fold(_row(Row(text)).model(), FoldBatchNormOptions(explain="n"))
+    assert done.decision("n").walk[0] == "into the operators before it:"
+    assert done.decision("o").walk == ()
+
+
+def test_what_is_no_normalization_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnfold.passes import fold_batch_norm
+
+    collect, starts = fold_batch_norm.collect_run, []
+
+    def counted(*arguments: Any) -> Any:
+        starts.append(arguments[0])
+        return collect(*arguments)
+
+    monkeypatch.setattr(fold_batch_norm, "collect_run", counted)
+    text = "a0 = Sigmoid(x) " + " ".join(f"a{i + 1} = Add(a{i}, c3)" for i in range(20))
+    assert not fold(_row(Row(f"{text} y = Sigmoid(a20)")).model()).modified
+    assert len(starts) == 1
 
 
 @pytest.mark.parametrize(("permutation", "left"), [("[0,1,3,2]", 1), ("[0,2,1,3]", 2)])

@@ -101,6 +101,11 @@ def test_left_alone(name: str) -> None:
     check_left_alone(name, LEFT_ALONE[name])
 
 
+def test_who_reads_it_twice_is_named() -> None:
+    row = LEFT_ALONE["OTHER_CONSUMER: it reads the convolution twice"].bad()
+    assert "'d' is read by p" in fold(row.model()).decision().detail
+
+
 # ------------------------------------------------------------------ initializers that are inputs
 
 PLAIN = f"d = Conv(x, w, b) y = {B}(d, g, h, m, v)"

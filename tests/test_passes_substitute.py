@@ -8,8 +8,11 @@ import pytest
 from onnx import ModelProto
 
 import bnfold
-from bnfold.decisions import Action, Reason
+from bnfold.decisions import Action, Decision, Reason
 from bnfold.errors import UsageError
+from bnfold.graph import Model
+from bnfold.onnxfile import read, to_proto
+from bnfold.passes import SubstituteBatchNorm, SubstituteBatchNormOptions
 from tests.fold_models import CONSTANTS, Row, numbers
 from tests.oracle import evaluate
 from tests.test_freeze_digits import MODELS, TRAIN, operators, run, session
@@ -20,7 +23,7 @@ VECTORS = numbers(3, 4, seed=4)
 
 
 def model_of(text: str = f"y = {BN}<epsilon=0.01>(c, g, h, m, v)", opset: int = 17) -> ModelProto:
-    return Row(text, inputs={"c": "float[N,4,6,7]", "u": "float[N,4]"}, opset=opset, ir=10).model()
+    return Row(text, inputs={"c": "float[N,4,6,7]", "u": "float[N,4]"}, opset=opset, ir=3 if opset < 7 else 10).model()
 
 
 def group_norm(x: np.ndarray, groups: int, epsilon: float = 0.01) -> np.ndarray:
@@ -72,6 +75,53 @@ REFUSED = {
     "UNEVEN_GROUPS": ("group-norm:3", f"y = {BN}(c, g, h, m, v)", 17),
     "ONE_VALUE_PER_CHANNEL": ("instance-norm", f"y = {BN}(u, g, h, m, v)", 17),
 }
+LEFT_ALONE = {  # the second of each pair breaks exactly one precondition of the first
+    "TRAIN_MODE": (f"y = {BN}(c, g, h, m, v)", f"y = {BN}<training_mode=1>(c, g, h, m, v)", 17),
+    "MALFORMED": (f"y = {BN}(c, g, h, m, v)", f"y = {BN}(c, g, h, m)", 17),
+    "SHAPE_UNKNOWN": (f"y = {BN}(c, g, h, m, v)", f"t = acme.Thing(c) y = {BN}(t, g, h, m, v)", 17),
+    "UNEVEN_GROUPS": (f"y = {BN}(c, g, h, m, v)", f"y = {BN}(x, g3, h3, m3, v3)", 17),
+    "OLD_OPSET": (f"y = {BN}(c, g, h, m, v)", f"y = {BN}<is_test=1>(c, g, h, m, v)", 6),
+}
+
+
+def substituted(model: ModelProto, **options: object) -> tuple[ModelProto, list[Decision]]:
+    """What the pass alone makes of `model`."""
+    file = read(model)
+    edited = Model(file)
+    given = SubstituteBatchNormOptions(**options) if options else None  # type: ignore[arg-type]  # from a test
+    decisions = SubstituteBatchNorm(given).run(edited)
+    edited.finish()
+    return to_proto(file), decisions
+
+
+@pytest.mark.parametrize("code", LEFT_ALONE)
+def test_the_pass_leaves_alone(code: str) -> None:
+    good, bad, opset = LEFT_ALONE[code]
+    _, (done,) = substituted(model_of(good), groups=2)
+    assert done.action is Action.SUBSTITUTED
+    before = model_of(bad, opset)
+    after, (decision,) = substituted(before, groups=2)
+    assert (decision.action, decision.reason) == (Action.KEPT, Reason[code])
+    assert after == before
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (2, 1), (7, 1), (9, 3), (64, 32), (80, 20), (96, 32)])
+def test_unless_told_there_are_as_many_groups_of_one_size_as_can_be(channels: int, groups: int) -> None:
+    assert SubstituteBatchNormOptions().groups_of(channels) == groups
+
+
+def test_the_pass_has_options_of_its_own() -> None:
+    after, (decision,) = substituted(model_of())
+    assert decision.detail == "InstanceNormalization over 2 groups of 2 channels, its own scale and bias"
+    np.testing.assert_allclose(evaluate(after, {"c": X})["y"], group_norm(X, 2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("only", "keep"), [(("k",), ()), ((), ("y",)), (("?",), ("y", "nobody"))])
+def test_the_pass_speaks_of_what_is_chosen_and_of_nothing_else(only: tuple[str, ...], keep: tuple[str, ...]) -> None:
+    model = model_of(f"k = {BN}(c, g, h, m, v) r = Tanh(k) s = acme.{BN}(r, g, h, m, v) y = {BN}(s, g, h, m, v)")
+    after, decisions = substituted(model, kind="instance-norm", only=only, keep=keep)
+    assert [decision.node for decision in decisions] == ["k"]
+    assert operators(after) == ["InstanceNormalization", "Tanh", BN, BN]
 
 
 @pytest.mark.parametrize("code", REFUSED)

@@ -232,6 +232,14 @@ def test_a_model_without_normalization() -> None:
         bnfold.recalibrate(model, [np.zeros((1, 4, 6, 7), np.float32)])
 
 
+@pytest.mark.parametrize("field", ["input", "output"])
+def test_a_normalization_that_lacks_its_operands_is_left_out_and_said(field: str) -> None:
+    model = Row("n = BatchNormalization(c, g, h, m, v) y = Relu(c)", inputs={"c": "float[N,4,6,7]"}).model()
+    del getattr(model.graph.node[0], field)[:]
+    with pytest.raises(ModelError, match=r"no BatchNormalization to recalibrate \(.*: MALFORMED"):
+        bnfold.recalibrate(model, [np.zeros((1, 4, 6, 7), np.float32)])
+
+
 def test_overridable_statistics_are_left_out_and_said() -> None:
     model = exported("small_cnn").proto
     node = next(node for node in model.graph.node if node.op_type == "BatchNormalization")

@@ -101,6 +101,28 @@ def test_names_cannot_write_to_the_terminal() -> None:
     assert "\x1b" not in text
 
 
+COMMANDS = {  # a name, and how it is written at the beginning of a line and elsewhere
+    "::error::x": (r":\:error::x", "::error::x"),
+    "  ::stop-commands::x": (r"  :\:stop-commands::x", "  ::stop-commands::x"),
+    "x##[error]y": (r"x##\[error]y", r"x##\[error]y"),
+    "##vso[task.complete]": (r"##vso\[task.complete]", r"##vso\[task.complete]"),
+    "a::b": ("a::b", "a::b"),
+    "#[0]": ("#[0]", "#[0]"),
+    "##a:b": ("##a:b", "##a:b"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_names_cannot_give_orders_to_a_ci_service(name: str) -> None:
+    first, inside = COMMANDS[name]
+    info = NormalizationInfo(name, "Mul", "", "inference", None, None, None, f"Relu {name}", FOLDED)
+    text = drawn(print_inspection, Inspection(BEFORE, (info,)), width=500)
+    assert f"\n{first}: Mul, inference mode" in text
+    assert f"\n  fed by Relu {' '.join(inside.split())}" in text
+    nasty = Decision(name, "BatchNormalization", "", Action.KEPT, reason=Reason.BARRIER)
+    assert f"\nkept {inside}: " in drawn(print_console, report(decisions=(nasty,)))
+
+
 def test_what_was_not_published_is_not_called_written() -> None:
     text = drawn(print_console, report(verdict="not-equivalent", exit_code=1, published=None, explanation="y is off."))
     assert "written" not in text

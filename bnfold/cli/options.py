@@ -123,7 +123,7 @@ keep_option = click.option(
 constants_option = click.option(
     "--assume-constant-initializers",
     is_flag=True,
-    help="Treat initializers that are also graph inputs as constants: no caller overrides them.",
+    help="Treat initializers that are also graph inputs as constants: no caller overrides them, nor does verification.",
 )
 
 freeze_options = _applied(

@@ -81,12 +81,12 @@ def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
     """Say what went wrong in one line on standard error, and leave; a report that is still owed tells of it too."""
     from bnfold.cli.delivery import owed_report, write_report
     from bnfold.cli.options import verbosity_of
-    from bnfold.report.text import one_line
+    from bnfold.report.text import inert, one_line
 
     error = sys.exception()
     if verbosity_of(ctx) > 1 and error is not None:
         _say("".join(traceback.format_exception(error)).rstrip())
-    _say(f"bnfold: {one_line(message)}")
+    _say(inert(f"bnfold: {one_line(message)}"))
     if owed_report(ctx):
         from bnfold.report import FailureReport
 
@@ -94,7 +94,7 @@ def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
         try:
             write_report(ctx, FailureReport(error=kind, message=one_line(message), exit_code=exit_code))
         except BnfoldError as second:
-            _say(f"bnfold: {one_line(str(second))}")
+            _say(inert(f"bnfold: {one_line(str(second))}"))
     ctx.exit(exit_code)
 
 

@@ -5,7 +5,14 @@ from typing import Any
 import click
 
 from bnfold.cli.delivery import reserve_reports, show, write_report
-from bnfold.cli.options import feed_options, proof_option, report_option, verbosity_of, verbosity_options
+from bnfold.cli.options import (
+    constants_option,
+    feed_options,
+    proof_option,
+    report_option,
+    verbosity_of,
+    verbosity_options,
+)
 from bnfold.cli.shell import fail
 
 
@@ -15,6 +22,7 @@ from bnfold.cli.shell import fail
 @report_option
 @feed_options
 @proof_option
+@constants_option
 @click.option("--layers", is_flag=True, help="Compare values inside the models too, and name the first that diverges.")
 @verbosity_options
 @click.pass_context

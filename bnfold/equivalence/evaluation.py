@@ -17,12 +17,17 @@ from bnfold.statistics import Statistics
 
 
 def evaluate_in_place(
-    model: ModelProto, *, stays: Collection[Place] = (), statistics: Mapping[Place, Statistics] | None = None
+    model: ModelProto,
+    *,
+    stays: Collection[Place] = (),
+    statistics: Mapping[Place, Statistics] | None = None,
+    assume_constant_initializers: bool = False,
 ) -> None:
     """Give `model` evaluation semantics: stored statistics, or those in `statistics`; Dropout lets everything through.
 
     The statistics of the batch stay where they are really meant: for data that is constant, between a Reshape to one
-    row and a Reshape back (an InstanceNormalization), and at the places in `stays`.
+    row and a Reshape back (an InstanceNormalization), and at the places in `stays`. `assume_constant_initializers`: no
+    caller overrides one.
     """
 
     def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
@@ -42,10 +47,10 @@ def evaluate_in_place(
         _use_stored(node, scope.opset)
         return []
 
-    _edit_all(model, edit)
+    _edit_all(model, edit, assume_constant_initializers=assume_constant_initializers)
 
 
-def make_runnable(model: ModelProto) -> None:
+def make_runnable(model: ModelProto, *, assume_constant_initializers: bool = False) -> None:
     """Let every BatchNormalization in training mode use the batch by operators of their own, and no Dropout drop."""
 
     def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
@@ -53,7 +58,7 @@ def make_runnable(model: ModelProto) -> None:
             _let_through(node, scope.opset)
         return _write_out(node, scope) if is_batch_norm(node) and trains(node, scope.opset) else []
 
-    _edit_all(model, edit)
+    _edit_all(model, edit, assume_constant_initializers=assume_constant_initializers)
 
 
 def use_batch_in_place(model: ModelProto, places: Collection[Place]) -> None:
@@ -66,9 +71,14 @@ def use_batch_in_place(model: ModelProto, places: Collection[Place]) -> None:
     _edit_all(model, edit)
 
 
-def _edit_all(model: ModelProto, edit: Callable[[NodeProto, Scope], list[NodeProto]]) -> None:
+def _edit_all(
+    model: ModelProto,
+    edit: Callable[[NodeProto, Scope], list[NodeProto]],
+    *,
+    assume_constant_initializers: bool = False,
+) -> None:
     """Let `edit` change each node and say what is to stand before it. Inner scopes first: outer nodes are copied."""
-    for scope in reversed(list(scopes(model))):
+    for scope in reversed(list(scopes(model, assume_constant_initializers=assume_constant_initializers))):
         ordered: list[NodeProto] = []
         for node in scope.body.node:
             ordered += [*edit(node, scope), node]

@@ -6,6 +6,7 @@ mode is from that, on the same feeds, is measured as information: nobody wants t
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -48,22 +49,23 @@ def verify_frozen(
     what `verify` raises.
     """
     options = options or VerifyOptions()
+    constants = options.assume_constant_initializers
     original = read(reference)
-    if not has_training_nodes(original.proto) and not statistics:
+    if not has_training_nodes(original.proto, assume_constant_initializers=constants) and not statistics:
         return FrozenVerification(verify(reference, candidate, options))
     with TemporaryDirectory(prefix="bnfold-evaluation-") as folder:
-        trained = copied(original, Path(folder) / "training.onnx", make_runnable)
-
-        def evaluate(model: ModelProto) -> None:
-            evaluate_in_place(model, stays=stays, statistics=statistics)
-
+        runnable = partial(make_runnable, assume_constant_initializers=constants)
+        trained = copied(original, Path(folder) / "training.onnx", runnable)
+        evaluate = partial(
+            evaluate_in_place, stays=stays, statistics=statistics, assume_constant_initializers=constants
+        )
         evaluated = copied(original, Path(folder) / "evaluation.onnx", evaluate)
         del original
         result = read(candidate)
         new = " and the new statistics" if statistics else ""
         notes = [f"The reference is the input model with evaluation semantics{new}."]
-        if has_training_nodes(result.proto):
-            candidate = copied(result, Path(folder) / "candidate.onnx", make_runnable)
+        if has_training_nodes(result.proto, assume_constant_initializers=constants):
+            candidate = copied(result, Path(folder) / "candidate.onnx", runnable)
             notes.append(
                 "What stays in training mode was compared with the statistics of the batch computed by operators, "
                 "and with Dropout switched off."
@@ -81,6 +83,8 @@ def training_distance(evaluated: Path, trained: Path, options: VerifyOptions) ->
     """
     model = read(evaluated).proto
     signature = signature_of(model)
+    if options.assume_constant_initializers:
+        signature = signature.without_overrides()
     largest: dict[str, Measurement] = {}
     try:
         with running(evaluated, Setting()) as session:

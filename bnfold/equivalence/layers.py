@@ -97,14 +97,21 @@ class Layers:
 
 
 def compare_layers(
-    reference: Reference, candidate: Source, finding: Finding, tolerance: Tolerance, *, agrees: bool
+    reference: Reference,
+    candidate: Source,
+    finding: Finding,
+    tolerance: Tolerance,
+    *,
+    agrees: bool,
+    assume_constant_initializers: bool = False,
 ) -> Layers:
     """Look inside on the feed and in the setting of `finding`, the worst one; `agrees`: whether the models do.
 
     Where onnxruntime does not run the models with values inside as outputs, the note says so.
     """
     assert reference.source is not None
-    before, after = Cutter(reference.source), Cutter(candidate)
+    constants = assume_constant_initializers
+    before, after = (Cutter(source, assume_constant_initializers=constants) for source in (reference.source, candidate))
     look = _Look(reference, candidate, finding, tolerance)
     found = pairs(before, after)
     makers = {name: node for node in after.model.graph.node for name in node.output}

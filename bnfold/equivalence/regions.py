@@ -82,15 +82,19 @@ class Scope:
 
 
 class Cutter:
-    """All scopes of one model. `rank` numbers nodes in an order in which they run, nested bodies before their owner."""
+    """All scopes of one model. `rank` numbers nodes in an order in which they run, nested bodies before their owner.
 
-    def __init__(self, source: Path | bytes | ModelProto) -> None:
+    `assume_constant_initializers`: no caller overrides one.
+    """
+
+    def __init__(self, source: Path | bytes | ModelProto, *, assume_constant_initializers: bool = False) -> None:
         self.file: OnnxFile = read(source)
         self.model = self.file.proto
         self.scopes: list[Scope] = []
         self.rank: dict[Place, int] = {}
         graph = self.model.graph
-        listed = {value.name for value in graph.input} if self.model.ir_version >= 4 else set()
+        constant = assume_constant_initializers or self.model.ir_version < 4
+        listed = set() if constant else {value.name for value in graph.input}
         self._add_graph(graph, None, self.model.opset_import, "", overridable=listed)
         self.functions = {
             (each.domain, each.name, each.overload): self._add_function(each) for each in self.model.functions

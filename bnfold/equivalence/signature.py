@@ -36,11 +36,19 @@ class Port:
 
 @dataclass(frozen=True)
 class Signature:
-    """The contract of a model: inputs a caller must give, inputs a caller may override, outputs, all in file order."""
+    """The contract of a model: inputs a caller must give, inputs a caller may override, outputs, all in file order.
+
+    `constant`: inputs a caller may override, but never does, as somebody says.
+    """
 
     inputs: tuple[Port, ...]
     overridable: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    constant: tuple[Port, ...] = ()
+
+    def without_overrides(self) -> "Signature":
+        """The same where no caller overrides anything."""
+        return Signature(self.inputs, (), self.outputs, (*self.constant, *self.overridable))
 
 
 def read_structure(source: Source) -> ModelProto:

@@ -67,10 +67,11 @@ class Scope:
         return bool(value) and value in self.read
 
 
-def scopes(model: ModelProto) -> Iterator[Scope]:
-    """Every scope, outer ones first."""
+def scopes(model: ModelProto, *, assume_constant_initializers: bool = False) -> Iterator[Scope]:
+    """Every scope, outer ones first. `assume_constant_initializers`: no caller overrides one."""
     opset = _opset(model.opset_import)
-    overridable = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
+    constant = assume_constant_initializers or model.ir_version < 4
+    overridable = set() if constant else {value.name for value in model.graph.input}
     yield from _scopes(Scope(model.graph, "", opset), overridable)
     for function in model.functions:
         yield from _scopes(Scope(function, f"{function.domain}::{function.name}", _opset(function.opset_import)), set())
@@ -100,11 +101,11 @@ def drops(node: NodeProto, scope: Scope) -> bool:
     return flag is not None and bool(flag.any())
 
 
-def has_training_nodes(model: ModelProto) -> bool:
-    """Whether anything runs in training mode."""
+def has_training_nodes(model: ModelProto, *, assume_constant_initializers: bool = False) -> bool:
+    """Whether anything runs in training mode. `assume_constant_initializers`: no caller overrides one."""
     return any(
         drops(node, scope) or (is_batch_norm(node) and trains(node, scope.opset))
-        for scope in scopes(model)
+        for scope in scopes(model, assume_constant_initializers=assume_constant_initializers)
         for node in scope.body.node
     )
 

@@ -30,6 +30,11 @@ def checked(inputs: Inputs, signature: Signature) -> Iterator[tuple[str, Feed]]:
         feed = {name: as_array(value) for name, value in as_feed(given, signature, number).items()}
         ports = {port.name: port for port in (*signature.inputs, *signature.overridable)}
         for name in feed:
+            if name in {port.name for port in signature.constant}:
+                raise UsageError(
+                    f"inputs: {name!r} replaces an initializer, and --assume-constant-initializers says that no caller "
+                    "does: leave out one of the two."
+                )
             if name not in ports:
                 raise UsageError(f"inputs: the model has no input {name!r}; it has {', '.join(ports) or 'none'}.")
         for port in signature.inputs:

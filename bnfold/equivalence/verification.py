@@ -60,7 +60,8 @@ class VerifyOptions:
     "instead", where onnxruntime cannot run the models; "auto", there and where it costs less than running them. Where
     nothing could be run, proofs that all hold give the verdict PROVED; one that is broken overrules outputs that agree.
     `told`: is called with how many feeds were compared, and how many there are in all settings (0: not known yet).
-    `layers`: also look at values inside the models, and say which diverges first.
+    `layers`: also look at values inside the models, and say which diverges first. `assume_constant_initializers`: no
+    caller replaces an initializer that is also an input, so none is replaced in any feed.
     `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node may run on another provider.
     """
 
@@ -73,6 +74,7 @@ class VerifyOptions:
     proof: Proving = "instead"
     told: Callable[[int, int], None] | None = None
     layers: bool = False
+    assume_constant_initializers: bool = False
 
     def __post_init__(self) -> None:
         """Keep what an iterator gives: the feeds are read more than once. Raises UsageError for unknown providers."""
@@ -159,10 +161,13 @@ def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -
     contract = difference(signature, signature_of(other))
     if contract:
         return _stopped(Verdict.NOT_EQUIVALENT, contract, Answers(), options)
+    if options.assume_constant_initializers:
+        signature = signature.without_overrides()
     told = options.told or _silent
     told(0, 0)
     pairs = {} if reference.source is None else behind(model, other)
     answers, sources = _answers(reference, model, signature, pairs, options)
+    answers.notes.extend(_assumed(signature))
     del model, other
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
@@ -183,7 +188,17 @@ def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -
     appeal.settle([finding for finding in findings if not _decides(finding)])
     answers.notes.extend(appeal.notes)
     judged = _judged(findings, placements, answers, reference, options)
-    return _with_layers(judged, findings, reference, candidate) if options.layers else judged
+    return _with_layers(judged, findings, reference, candidate, options) if options.layers else judged
+
+
+def _assumed(signature: Signature) -> Iterator[str]:
+    if signature.constant:
+        names = ", ".join(repr(port.name) for port in signature.constant[:3])
+        more = f" and {len(signature.constant) - 3} more" if len(signature.constant) > 3 else ""
+        yield (
+            f"Inputs with a default were taken to be constant ({names}{more}): what the models compute where a caller "
+            "feeds them was not compared."
+        )
 
 
 def _silent(_done: int, _total: int) -> None:
@@ -198,7 +213,8 @@ def _with_proofs(measured: Verification, reference: Source, candidate: Source, o
     compared = bool(measured.measurements)
     if options.proof == "never" or (options.proof == "instead" and compared) or _differs_already(measured):
         return measured
-    before, after = Cutter(reference), Cutter(candidate)
+    constants = options.assume_constant_initializers
+    before, after = (Cutter(source, assume_constant_initializers=constants) for source in (reference, candidate))
     if options.proof == "auto" and compared and _proof_cost(after.model) > _PROVED_WEIGHTS:
         note = "The rewrites were not proved one by one, which costs more than the comparison: pass --proof to do so."
         return replace(measured, notes=(*measured.notes, note))
@@ -374,14 +390,18 @@ def _judged(
 
 
 def _with_layers(
-    judged: Verification, findings: list[Finding], reference: Reference, candidate: Source
+    judged: Verification, findings: list[Finding], reference: Reference, candidate: Source, options: VerifyOptions
 ) -> Verification:
     """Look inside where the models disagree most, with limits by dtype: the caller's are for outputs."""
     deciding = [finding for finding in findings if _decides(finding)]
     failed = [finding for finding in deciding if not finding.judgement.agrees]
     agrees = judged.verdict is Verdict.EQUIVALENT
     finding = worst(failed or deciding)
-    return replace(judged, layers=compare_layers(reference, candidate, finding, Tolerance(), agrees=agrees))
+    constants = options.assume_constant_initializers
+    layers = compare_layers(
+        reference, candidate, finding, Tolerance(), agrees=agrees, assume_constant_initializers=constants
+    )
+    return replace(judged, layers=layers)
 
 
 def _never_compared(findings: list[Finding]) -> str:

@@ -78,10 +78,8 @@ class Graph:
         for node in self._original:
             for output in node.output[:]:
                 self._producers[output] = node
+        self._producers.pop("", None)  # an output that is left out is no value that an absent input could read
         self._defined.update(self._producers)
-        if "" in self._defined:  # an absent output is no value that an absent input could read
-            self._producers.pop("", None)
-            self._defined.discard("")
         self.opset = model.opset(body if isinstance(body, FunctionProto) else None)
 
     # ------------------------------------------------------------------ questions

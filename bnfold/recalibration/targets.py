@@ -10,7 +10,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Refused
 from bnfold.graph import Graph, Model
-from bnfold.passes.classification import is_wrapped_instance_norm
+from bnfold.passes.classification import is_wrapped_instance_norm, require_whole
 from bnfold.passes.normalization import describe, is_batch_norm
 from bnfold.passes.recalibrate_batch_norm import require_recalibratable
 
@@ -46,12 +46,13 @@ def targets_of(model: Model, keep: Iterable[str] = ()) -> tuple[list[Target], di
     for node in graph.nodes():
         level = max((levels.get(value, 0) for value in reads(node)), default=0)
         place = (graph.scope, graph.label(node))
-        chosen = is_batch_norm(node) and not any(fnmatchcase(place[1], pattern) for pattern in patterns)
-        if chosen and graph.constant(node.input[0]) is None and not is_wrapped_instance_norm(node, graph):
-            level = levels.get(node.input[0], 0) + 1
+        if is_batch_norm(node) and not any(fnmatchcase(place[1], pattern) for pattern in patterns):
             try:
-                require_recalibratable(node, graph)
-                found.append(_target(node, place, level, graph))
+                require_whole(node)
+                if graph.constant(node.input[0]) is None and not is_wrapped_instance_norm(node, graph):
+                    level = levels.get(node.input[0], 0) + 1
+                    require_recalibratable(node, graph)
+                    found.append(_target(node, place, level, graph))
             except Refused as why:
                 refused[place] = why
         levels.update(dict.fromkeys(node.output, level))

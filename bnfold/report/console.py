@@ -13,7 +13,7 @@ from bnfold.decisions import Action, Decision
 from bnfold.report.inspection import Inspection, NormalizationInfo
 from bnfold.report.judging import Judged
 from bnfold.report.report import GOOD, ComparisonReport, ModelSummary, Report
-from bnfold.report.text import number, one_line, printable
+from bnfold.report.text import inert, number, one_line, printable
 from bnfold.report.words import count as _count
 from bnfold.report.words import place
 from bnfold.report.words import size as _deviation
@@ -282,4 +282,4 @@ def _judged(measurement: Mapping[str, Any]) -> str:
 
 
 def _line(console: "Console", text: str, *, style: str | None = None) -> None:
-    console.print(text, style=style, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console.print(inert(text), style=style, soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -1,7 +1,11 @@
 """Turns words that come out of a model or an exception into text that is safe and short enough to print.
 
-Names in a model are untrusted: one may hold line breaks or terminal escape sequences.
+Names in a model are untrusted: one may hold line breaks, terminal escape sequences, or what a CI service obeys.
 """
+
+import re
+
+_COMMAND = re.compile(r"^\s*:(?=:)|##\w*(?=\[)")
 
 
 def printable(text: str) -> str:
@@ -12,6 +16,14 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """The text on one line: runs of white space become one space, what cannot be shown becomes an escape."""
     return printable(" ".join(text.split()))
+
+
+def inert(line: str) -> str:
+    r"""The line with a backslash where a CI service would obey: ``::error::`` at its beginning, ``##[error]`` anywhere.
+
+    GitHub Actions and Azure Pipelines read commands from what a step prints, whoever wrote the words.
+    """
+    return _COMMAND.sub(r"\g<0>\\", line)
 
 
 def shortened(text: str, most: int = 120) -> str:
