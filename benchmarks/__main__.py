@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import CONTENDERS, missing
+from benchmarks.contenders import CONTENDERS, COPIES, missing
 from benchmarks.document import Results, write
 from benchmarks.processes import interleaved
 
@@ -24,7 +24,7 @@ NETWORKS = ("ResNet-50", "DenseNet-121", "MobileNetV2")
 LARGE = ("1 GB inline", "3 GB external", "3 GB in 300 files")
 FUSIONS = ("Conv", "Gemm", "pre-activation", "Concat", "Conv, pool")
 # They hold the whole model in memory more than once; what protobuf cannot hold, they cannot read.
-ONLY_STREAMING = ("cp", "bnfold", "onnx load + save")
+ONLY_STREAMING = (*COPIES, "bnfold", "onnx load + save")
 
 
 def main() -> None:
@@ -50,6 +50,8 @@ def main() -> None:
     for name in (name for name in names if chosen.only.lower() in name.lower()):
         runs = 2 if chosen.quick else min(chosen.runs, 3) if name in LARGE else chosen.runs
         fitting = [each for each in contenders if name not in LARGE[1:] or each in ONLY_STREAMING]
+        if name not in LARGE:  # so small that nobody waits
+            fitting = [each for each in fitting if each != COPIES[1]]
         with tempfile.TemporaryDirectory(prefix="bnfold-benchmark-", dir=chosen.folder) as folder:
             measure(name, fitting, Path(folder), runs, results, timeout=chosen.timeout)
     partial = chosen.quick or chosen.only

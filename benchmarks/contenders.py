@@ -3,6 +3,7 @@
 Every one gets a path and leaves a model at another; none verifies what it wrote, so bnfold runs with --no-verify.
 """
 
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -71,14 +72,20 @@ PEERS: dict[str, tuple[Callable[[str, str], None], str]] = {
     "onnxscript rewriter": (_onnxscript, "onnxscript"),
     "onnxruntime offline": (_onnxruntime, "onnxruntime"),
 }
-CONTENDERS = ("cp", "bnfold", *PEERS)
+# They copy the model and the data files beside it. bnfold waits until the disk has everything, as the second does.
+COPIES = ("cp", "cp + sync")
+CONTENDERS = (*COPIES, "bnfold", *PEERS)
 
 
 def command(contender: str, source: Path, target: Path) -> list[str]:
-    """The process that makes `target` of `source`; "cp" copies the data files beside the model, too."""
-    if contender == "cp":
-        copy = shutil.which("cp") or "/bin/cp"
-        return [copy, *map(str, sorted(source.parent.iterdir())), str(target.parent)]
+    """The process that makes `target` of `source`."""
+    if contender in COPIES:
+        files = sorted(source.parent.iterdir())
+        copy = [shutil.which("cp") or "/bin/cp", *map(str, files), str(target.parent)]
+        if contender == "cp":
+            return copy
+        sync = ["sync", *(str(target.parent / path.name) for path in files), str(target.parent)]
+        return ["sh", "-c", f"{shlex.join(copy)} && {shlex.join(sync)}"]
     if contender == "bnfold":
         return [sys.executable, "-m", "bnfold", "optimize", "-q", "--no-verify", str(source), str(target)]
     return [sys.executable, "-m", "benchmarks.contenders", contender, str(source), str(target)]

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks.contenders import COPIES
 from benchmarks.processes import Measured
 
 PACKAGES = ("bnfold", "numpy", "onnx", "onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript", "protobuf")
 _HOW = """\
 Whole processes from start to end, interleaved, medians; page caches are warm. Nobody verifies: bnfold runs with
 `--no-verify`. The peers do other things besides folding, and fold in fewer places. cp does not wait for the disk,
-bnfold does. Memory counts mapped pages of the input, too."""
+bnfold does, as cp + sync. Memory counts mapped pages of the input, too."""
 _LATENCY = """\
 Milliseconds per inference in onnxruntime, all its optimizations on / off, of what each contender made. cp is the model
 as it was."""
@@ -149,7 +150,7 @@ def _behind(results: Results) -> list[str]:
             ahead = [
                 f"{each} ({own / found.median(what):.1f} times less)"
                 for each, found in measured.items()
-                if each not in ("cp", "bnfold") and not found.failure and found.median(what) < own
+                if each not in (*COPIES, "bnfold") and not found.failure and found.median(what) < own
             ]
             if ahead:
                 lines.append(f"- {name}, {unit}: {', '.join(ahead)}")
