@@ -498,6 +498,19 @@ def test_two_threads_write_what_one_writes(
     assert written.sha256 == hashlib.sha256((tmp_path / "two/o.onnx").read_bytes()).hexdigest()
 
 
+def test_what_waits_for_the_helper_at_the_end_is_made_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pieces: the helper has one and would get the other as well."""
+    with_a_helper(monkeypatch)
+    onnx.save(chain(weight("a", 60_000), weight("b", 60_000)), tmp_path / "in.onnx")
+    file = read(tmp_path / "in.onnx")
+    slow = [Slow(file.payloads[index].payload) for index in (0, 1)]
+    for tensor, payload in zip(file.proto.graph.initializer, slow, strict=True):
+        file.payloads.append(Stored(payload))
+        set_payload(tensor, len(file.payloads) - 1)
+    write(file, tmp_path / "o.onnx")
+    assert {"MainThread"} in [payload.threads for payload in slow]
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ModelError("gone")])
 def test_what_fails_in_the_helper_is_raised_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

@@ -10,8 +10,9 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from bnfold.onnxfile.payload import Divisible, Payload, Span
@@ -287,7 +288,12 @@ class _Helper:
         return True
 
     def finish(self, *, quietly: bool = False) -> None:
-        """Wait until everything is done and end the thread. Raises what a piece failed with, unless `quietly`."""
+        """Make what waits, wait for the rest, end the thread. Raises what a piece failed with, unless `quietly`."""
+        if not quietly:
+            self._raise_error()
+            with suppress(Empty):
+                while piece := self._queue.get_nowait():
+                    piece.make(self._target)
         self._queue.put(None)
         self._thread.join()
         if not quietly:
