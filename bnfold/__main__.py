@@ -3,7 +3,7 @@
 import sys
 
 from bnfold import process
-from bnfold.signals import farewell, listen
+from bnfold.signals import done, farewell, listen
 
 
 def run() -> None:
@@ -18,6 +18,8 @@ def run() -> None:
         message, exit_code = farewell(interrupt)
         sys.stderr.write(f"bnfold: {message}\n")
         sys.exit(exit_code)  # as bnfold.cli.shell says later on
+    finally:
+        done()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,10 @@ import contextlib
 import signal
 from types import FrameType
 
+# A signal in the middle of an import waits for its end, this long at a time and so often at most.
+_LATER, _MOST_OFTEN = 0.02, 100
+_postponed = 0
+
 # What shells say of a process that a signal ended: 128 and its number.
 HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143
 
@@ -19,18 +23,45 @@ class Terminated(KeyboardInterrupt):
 def listen() -> None:
     """Raise `Terminated` in the main thread from now on, the first time; later signals let the cleaning up finish.
 
-    A signal that the caller ignores (nohup) stays ignored.
+    A signal that the caller ignores (nohup) stays ignored. In the middle of an import nothing is raised: Python would
+    wrap it in other exceptions, and extension modules abort the process.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    handlers = {signal.SIGTERM: _stop, signal.SIGHUP: _stop, signal.SIGINT: _interrupt}
+    for number, handler in handlers.items():
         with contextlib.suppress(ValueError):  # not the main thread: whoever runs that listens
-            if signal.getsignal(number) == signal.SIG_DFL:
-                signal.signal(number, _stop)
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                signal.signal(number, handler)
 
 
-def _stop(number: int, _frame: FrameType | None) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
+    if _is_postponed(number, frame):
+        return
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     raise Terminated(number)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if not _is_postponed(number, frame):
+        raise KeyboardInterrupt
+
+
+def _is_postponed(number: int, frame: FrameType | None) -> bool:
+    """Have the signal sent again a little later if this is the middle of an import, unless that takes too long."""
+    global _postponed
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    _postponed += 1
+    if frame is None or _postponed > _MOST_OFTEN:
+        return False
+    signal.signal(signal.SIGALRM, lambda _number, inner: signal.getsignal(number)(number, inner))  # type: ignore[operator, misc]
+    signal.setitimer(signal.ITIMER_REAL, _LATER)
+    return True
+
+
+def done() -> None:
+    """The work is done: a signal that was postponed comes too late."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def farewell(interrupt: KeyboardInterrupt) -> tuple[str, int]:

@@ -243,3 +243,23 @@ def test_the_shell_completes_commands_and_options() -> None:
     assert "plain,optimize" in commands
     options = run(str(SCRIPT), _BNFOLD_COMPLETE="bash_complete", COMP_WORDS="bnfold verify --r", COMP_CWORD="2").stdout
     assert "plain,--report" in options
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("ending", ["time.sleep(0.1); print('whole', flush=True)", "while True: pass"])
+def test_a_signal_waits_for_the_end_of_an_import_but_not_for_ever(
+    tmp_path: Path, number: signal.Signals, ending: str
+) -> None:
+    """In the middle of one Python wraps it in a RuntimeError, and extension modules abort."""
+    (tmp_path / "slow.py").write_text(f"import os, time\nos.kill(os.getpid(), {number.value})\n{ending}\n")
+    code = (
+        "from bnfold.signals import listen\nimport signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "listen()\ntry:\n    import slow\n    import time\n    time.sleep(60)\n"
+        "except KeyboardInterrupt as interrupt: print(type(interrupt).__name__)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=50
+    )
+    raised = "KeyboardInterrupt" if number == signal.SIGINT else "Terminated"
+    assert done.stdout.split() == (["whole", raised] if "whole" in ending else [raised])
