@@ -69,7 +69,8 @@ def measure(name: str, contenders: list[str], folder: Path, runs: int, results: 
     else:
         interleaved(source, contenders, folder, 0, timeout=timeout)
     made = {each: folder / each.replace(" ", "_") / source.name for each in contenders}
-    paths = {each: path for each, path in made.items() if path.exists()}
+    failed = {each for each, found in results.costs.get(name, {}).items() if found.failure}  # it may have left a part
+    paths = {each: path for each, path in made.items() if path.exists() and each not in failed}
     results.remaining[name] = asked("remaining", paths)
     if name in (*FUSIONS, *NETWORKS):
         results.latencies[name] = asked("latency", paths)
