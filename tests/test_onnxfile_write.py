@@ -421,7 +421,7 @@ def test_payload_indices_beyond_the_list_cannot_be_forgotten(tmp_path: Path) -> 
 
 
 class Slow(Doubled):
-    """A computed payload that takes its time in the helper, and raises `error` at the end where there is one."""
+    """A computed payload that takes its time, or raises `error` in the helper, for which this thread then waits."""
 
     def __init__(self, payload: Payload, error: Exception | None = None) -> None:
         super().__init__(payload, 5_000)
@@ -429,13 +429,15 @@ class Slow(Doubled):
         self.threads: set[str] = set()
 
     def chunks(self) -> Iterator[memoryview]:
+        here = threading.current_thread() is threading.main_thread()
+        if self.error is not None:
+            if not here:
+                raise self.error
+            time.sleep(0.2)
         for chunk in super().chunks():
             self.threads.add(threading.current_thread().name)
-            if threading.current_thread() is not threading.main_thread():
-                time.sleep(0.001)
+            time.sleep(0.001)
             yield chunk
-        if self.error is not None and threading.current_thread() is not threading.main_thread():
-            raise self.error
 
 
 @dataclass(frozen=True)
