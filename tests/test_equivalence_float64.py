@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from torch.nn import functional
 
 from bnfold.equivalence.float64 import Evaluator, Unknowable, store_constants
+from bnfold.equivalence.torch_reference import ModuleReference
 
 RNG = np.random.default_rng(0)
 
@@ -210,6 +211,21 @@ def test_overloads_of_a_function_are_told_apart() -> None:
     got = Evaluator(model)({"x": x})
     np.testing.assert_array_equal(got["a"], -x)
     np.testing.assert_array_equal(got["b"], abs(x))
+
+
+def test_a_shaken_module_keeps_its_integers() -> None:
+    class Counting(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = torch.nn.Parameter(torch.full((8,), 3.0))
+            self.added = torch.nn.Parameter(torch.arange(8), requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.factor + self.added
+
+    model = parser.parse_model('<ir_version: 9, opset_import: ["" : 17]> g (float[8] x) => (float[8] y) {y = Relu(x)}')
+    got = ModuleReference(Counting(), model).truth(1)({"x": np.ones(8, np.float32)}, ["y"])["y"]
+    assert {abs(value) for value in got - 3 - np.arange(8)} == {3 * 2.0**-24}
 
 
 def test_a_constant_that_a_batch_normalization_makes_is_inference_too() -> None:

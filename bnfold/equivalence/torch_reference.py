@@ -93,12 +93,14 @@ class ModuleReference:
 
 
 def _shake(module: "Module", wide: "Module", seed: int) -> None:
-    """Move every parameter of `wide` by one unit roundoff of the type it has in `module`."""
+    """Move every float parameter of `wide` by one unit roundoff of the type it has in `module`."""
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for stored, value in zip(module.parameters(), wide.parameters(), strict=True):
+            if not stored.is_floating_point():
+                continue
             signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
             value.mul_(1 + signs * (torch.finfo(stored.dtype).eps / 2))
 
