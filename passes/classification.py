@@ -11,9 +11,9 @@ from enum import StrEnum
 
 from onnx import NodeProto
 
-from bnfold.decisions import Reason, Refused
+from bnfold.decisions import Refused
 from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
-from bnfold.passes.normalization import Mode, is_batch_norm, mode
+from bnfold.passes.normalization import Mode, is_batch_norm, mode, require_whole
 
 _MOST_NODES_BACK = 32
 _ON_THE_WAY = frozenset(
@@ -62,12 +62,6 @@ def classify(node: NodeProto, graph: Graph) -> Kind:
     if computed:
         return Kind.BATCH_STATISTICS
     return Kind.NEVER_UPDATED if has_initial_statistics(node, graph) else Kind.TRAIN
-
-
-def require_whole(node: NodeProto) -> None:
-    """Raise `Refused` unless a BatchNormalization reads its five operands and makes something of them."""
-    if len(node.input) != 5 or not all(node.input) or not node.output or not node.output[0]:
-        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
 
 
 def has_initial_statistics(node: NodeProto, graph: Graph) -> bool:

@@ -122,12 +122,17 @@ def read_batch_norm(node: NodeProto, graph: Graph) -> BatchNorm:
     return read_parameters(node, graph)
 
 
+def require_whole(node: NodeProto) -> None:
+    """Raise `Refused` unless a BatchNormalization reads its five operands and makes something of them."""
+    if len(node.input) != 5 or not all(node.input) or not node.output or not node.output[0]:
+        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
+
+
 def read_parameters(node: NodeProto, graph: Graph) -> BatchNorm:
     """The constants of `node`, whatever mode it is in. Raises `Refused` with the reason why they are not usable."""
     if not number(node, "spatial", 1):  # of opsets before 9
         raise Refused(Reason.SPATIAL_ZERO)
-    if len(node.input) != 5 or not all(node.input) or not any(node.output[:1]):
-        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
+    require_whole(node)
     parameters = [_parameter(node, index, graph) for index in range(1, 5)]
     channels = parameters[0].shape
     for name, parameter in zip(PARAMETERS, parameters, strict=True):

@@ -13,9 +13,8 @@ from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import FLOATS, Graph, Model, Tensor, number
-from bnfold.passes.classification import require_whole
 from bnfold.passes.freeze_batch_norm import dtype_of, require_unread_statistics, set_inference_mode
-from bnfold.passes.normalization import is_batch_norm
+from bnfold.passes.normalization import is_batch_norm, require_whole
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import stored_vector
 from bnfold.statistics import Statistics

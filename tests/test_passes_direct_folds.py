@@ -225,21 +225,21 @@ def test_an_unusual_pair_is_left_to_the_walk(
     assert together == alone
 
 
-def test_a_bias_that_does_not_fit_leaves_the_others_of_its_kind_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("odd", "bias", "together_are"),
+    [
+        pytest.param(bias_of_other_channels, True, 3, id="a bias that does not fit leaves the others alone"),
+        pytest.param(nothing_behind, False, 4, id="what ends in an output is found as well"),
+    ],
+)
+def test_one_of_a_kind_does_not_change_how_the_others_are_found(
+    odd: Callable[[Chain, int], None], bias: bool, together_are: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chain = Chain(8)
     for i in range(4):
-        chain.pair(i, 3, bias=True, odd=bias_of_other_channels if i == 2 else None)
+        chain.pair(i, 3, bias=bias, odd=odd if i == 2 else None)
     alone, together, found = both_ways(chain.model(), monkeypatch)
-    assert found == 3
-    assert together == alone
-
-
-def test_a_pair_that_ends_in_an_output_is_found_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = Chain(8)
-    for i in range(4):
-        chain.pair(i, 3, bias=False, odd=nothing_behind if i == 2 else None)
-    alone, together, found = both_ways(chain.model(), monkeypatch)
-    assert found == 4
+    assert found == together_are
     assert together == alone
 
 

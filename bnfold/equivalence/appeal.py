@@ -33,9 +33,7 @@ class Appeal:
         self.tolerance = tolerance
         self.sources = sources
         self.notes: list[str] = []
-        self._evaluator: Truth | None = None
-        self._known: bool | None = None
-        self._shakers: dict[int, Truth | None] = {}
+        self._truths: dict[int | None, Truth | None] = {}
         self._cache: dict[str, Outputs] = {}
         self._originals: dict[tuple[str, Setting], Outputs] = {}
         self._answers: dict[str, Answer] = {}
@@ -148,18 +146,12 @@ class Appeal:
 
     def _truth(self, answer: Answer) -> Outputs:
         """What the reference is in float64 on one feed; empty where that cannot be known."""
-        if self._known is None:
-            try:
-                self._evaluator = self.reference.truth()
-                self._known = True
-            except Unknowable as why:
-                self._known = False
-                self.notes.append(f"There is no float64 truth to compare with: {why}.")
-        if self._evaluator is None:
+        evaluate = self._evaluator()
+        if evaluate is None:
             return {}
         if answer.name not in self._cache:
             try:
-                self._cache[answer.name] = self._evaluator(answer.feed(), list(answer.outputs))
+                self._cache[answer.name] = evaluate(answer.feed(), list(answer.outputs))
             except Unknowable as why:
                 self._cache[answer.name] = {}
                 self.notes.append(f"There is no float64 truth for feed {answer.name}: {why}.")
@@ -168,17 +160,22 @@ class Appeal:
     def _shaken(self, answer: Answer, value: str) -> list[Array]:
         """The truth if every stored number were off by one rounding, as those of a rewritten model may be."""
         found = []
-        for seed in _SHAKES:
-            if seed not in self._shakers:
-                try:
-                    self._shakers[seed] = self.reference.truth(seed)
-                except Unknowable:
-                    self._shakers[seed] = None
-            shaker = self._shakers[seed]
-            if shaker is not None:
+        for evaluate in map(self._evaluator, _SHAKES):
+            if evaluate is not None:
                 with suppress(Unknowable):
-                    found.append(shaker(answer.feed(), [value])[value])
+                    found.append(evaluate(answer.feed(), [value])[value])
         return found
+
+    def _evaluator(self, shake: int | None = None) -> Truth | None:
+        """The reference in float64, loaded once; None where that cannot be known."""
+        if shake not in self._truths:
+            try:
+                self._truths[shake] = self.reference.truth(shake)
+            except Unknowable as why:
+                self._truths[shake] = None
+                if shake is None:
+                    self.notes.append(f"There is no float64 truth to compare with: {why}.")
+        return self._truths[shake]
 
     def _original(self, answer: Answer, setting: Setting) -> Outputs:
         """What the reference itself answers in another setting; empty where it cannot."""

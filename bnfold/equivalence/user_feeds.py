@@ -29,8 +29,9 @@ def checked(inputs: Inputs, signature: Signature) -> Iterator[tuple[str, Feed]]:
     for number, given in enumerate(_given(inputs, signature)):
         feed = {name: as_array(value) for name, value in as_feed(given, signature, number).items()}
         ports = {port.name: port for port in (*signature.inputs, *signature.overridable)}
+        constant = {port.name for port in signature.constant}
         for name in feed:
-            if name in {port.name for port in signature.constant}:
+            if name in constant:
                 raise UsageError(
                     f"inputs: {name!r} replaces an initializer, and --assume-constant-initializers says that no caller "
                     "does: leave out one of the two."

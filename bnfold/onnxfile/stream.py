@@ -81,7 +81,7 @@ class Writer:
             self._flush()
             self._get_help(payload.nbytes)
             for part in payload.parts(PART) if isinstance(payload, Divisible) else (payload,):
-                self._hand_over(_Computed(self._handed_over, part, self._release))
+                self._hand_over(_Computed(self._handed_over, part))
         else:
             self._append_small(payload)
 
@@ -161,24 +161,19 @@ class _Computed:
 
     start: int
     payload: Payload
-    release: Callable[[], None]
 
     @property
     def nbytes(self) -> int:
         return self.payload.nbytes
 
     def make(self, target: "_Target") -> None:
-        place, looked_at = self.start, 0
+        place = self.start
         for chunk in self.payload.chunks():
             if target.unwanted:
                 return
             view = memoryview(chunk).cast("B")
             target.write(view, place)
             place += len(view)
-            looked_at += len(view)
-            if looked_at >= RELEASE_EVERY:
-                looked_at = 0
-                self.release()
         if place - self.start != self.nbytes:
             raise _other_size(self.payload, place - self.start)
 

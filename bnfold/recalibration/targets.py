@@ -10,8 +10,8 @@ from onnx import NodeProto
 
 from bnfold.decisions import Refused
 from bnfold.graph import Graph, Model
-from bnfold.passes.classification import is_wrapped_instance_norm, require_whole
-from bnfold.passes.normalization import describe, is_batch_norm
+from bnfold.passes.classification import is_wrapped_instance_norm
+from bnfold.passes.normalization import describe, is_batch_norm, require_whole
 from bnfold.passes.recalibrate_batch_norm import require_recalibratable
 
 Place = tuple[str, str]
