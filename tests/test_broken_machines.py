@@ -21,7 +21,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+# Without compiled modules: Python would leave half of one where files may not grow, and every later run read it.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1"}
 COMMAND = [sys.executable, "-m", "bnfold", "optimize", "--no-verify", "in.onnx"]
 ELSEWHERE = "choose another output\n"
 SHIM = r"""
