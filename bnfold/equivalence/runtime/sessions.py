@@ -53,7 +53,8 @@ class RunFailed(Exception):  # noqa: N818 - what happened to a run, not a mistak
 
 
 def runtime() -> Any:
-    """The onnxruntime module. Raises BnfoldError that says how to get it."""
+    """The onnxruntime module, its telemetry off. Raises BnfoldError that says how to get it."""
+    silent = process.send_nothing()
     try:
         import onnxruntime
     except ImportError as error:
@@ -61,7 +62,8 @@ def runtime() -> Any:
             "onnxruntime, which verification needs, is not installed: pip install 'bnfold[cpu]' "
             "(or 'bnfold[gpu]'), or pass --no-verify."
         ) from error
-    onnxruntime.disable_telemetry_events()  # where it has any, nobody asked for them
+    if silent:
+        onnxruntime.disable_telemetry_events()  # also where somebody imported it before, without the variable
     if process.owned():
         # Some providers warn for the process and not for the session: CUDA for each Conv that runs as bnfold asks.
         onnxruntime.set_default_logger_severity(_ERROR)
