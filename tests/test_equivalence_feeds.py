@@ -7,7 +7,7 @@ import pytest
 from onnx import ModelProto, TensorProto, parser
 
 from bnfold.equivalence import Verdict, VerifyOptions, verify
-from bnfold.equivalence.feeds.seeded import dynamic_sizes as sizes
+from bnfold.equivalence.feeds import dynamic_sizes as sizes
 from bnfold.equivalence.feeds.seeded import KINDS, Plan, build, schedule
 from bnfold.equivalence.structure.signature import Port, signature_of
 

@@ -12,7 +12,7 @@ from onnx import ModelProto, numpy_helper, parser
 import bnfold
 from bnfold.cli import main
 from bnfold.equivalence import Layers, Verdict
-from bnfold.equivalence.feeds.seeded import dynamic_sizes as sizes
+from bnfold.equivalence.feeds import dynamic_sizes as sizes
 from bnfold.equivalence.feeds.seeded import Plan, build
 from bnfold.equivalence.judging import first_divergence as layers
 from bnfold.equivalence.runtime.opening import Setting, running

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from bnfold.equivalence.feeds.seeded import dynamic_sizes, seeded
+from bnfold.equivalence.feeds import dynamic_sizes, seeded
 from bnfold.equivalence.feeds.dynamic_sizes import Shapes
 from bnfold.equivalence.feeds.seeded import Plan, Round
 from bnfold.equivalence.feeds.user_data import Inputs, checked
