@@ -37,6 +37,7 @@ LAYERS = {
 
 # The floors of the equivalence room: each imports from floors with a smaller number, and from itself.
 FLOORS = {
+    "operators": 0,
     "structure": 1,
     "numbers": 2,
     "feeds": 3,
