@@ -30,7 +30,7 @@ from bnfold.sources import AnyModel, read_model, runnable
 if TYPE_CHECKING:
     from bnfold.batches import Data
     from bnfold.equivalence import Limit, Proving, Verification, VerifyOptions
-    from bnfold.equivalence.user_feeds import Inputs
+    from bnfold.equivalence.feeds.user_data import Inputs
     from bnfold.recalibration import CalibrationOptions
 
 

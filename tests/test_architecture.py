@@ -35,6 +35,21 @@ LAYERS = {
     "pytest_plugin": 8,
 }
 
+# The floors of the equivalence room: each imports from floors with a smaller number, and from itself.
+FLOORS = {
+    "structure": 1,
+    "numbers": 2,
+    "feeds": 3,
+    "proofs": 4,
+    "runtime": 4,
+    "judging": 5,
+    "options": 6,
+    "verdict": 6,
+    "verification": 7,
+    "frozen_verification": 8,
+    "saved_verification": 8,
+}
+
 # The packages a room may import outside the standard library: when it is imported, and inside functions only.
 AT_IMPORT: dict[str, set[str]] = {
     "batches": {"numpy"},
@@ -125,6 +140,55 @@ def test_every_room_is_read() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_a_room_imports_only_from_above(path: Path) -> None:
     assert violations(room_of(path), path.read_text(encoding="utf-8")) == []
+
+
+EQUIVALENCE = REPOSITORY / "bnfold/equivalence"
+FLOOR_SOURCES = [path for path in SOURCES if path.is_relative_to(EQUIVALENCE) and path != EQUIVALENCE / "__init__.py"]
+
+
+def floor_violations(floor: str, source: str) -> list[str]:
+    found = []
+    for item in imports_of(ast.parse(source)):
+        parts = item.module.split(".")
+        if parts[:2] == ["bnfold", "equivalence"]:
+            other = parts[2]
+            if other != floor and FLOORS.get(other, 9) >= FLOORS[floor]:
+                found.append(f"{floor} imports {item.module}, which is not below it")
+    return found
+
+
+def floor_of(path: Path) -> str:
+    return path.relative_to(EQUIVALENCE).with_suffix("").parts[0]
+
+
+def test_every_floor_of_equivalence_is_read() -> None:
+    assert {floor_of(path) for path in FLOOR_SOURCES} == set(FLOORS)
+
+
+@pytest.mark.parametrize("path", FLOOR_SOURCES, ids=lambda path: str(path.relative_to(EQUIVALENCE)))
+def test_a_floor_of_equivalence_imports_only_from_below(path: Path) -> None:
+    assert floor_violations(floor_of(path), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("floor", "source"),
+    [
+        ("structure", "from bnfold.equivalence.numbers.element_types import Array"),
+        ("proofs", "from bnfold.equivalence.runtime import sessions"),
+        ("judging", "from bnfold.equivalence import verify"),
+        ("verdict", "from bnfold.equivalence.options import VerifyOptions"),
+    ],
+)
+def test_a_forbidden_import_between_floors_is_seen(floor: str, source: str) -> None:
+    assert floor_violations(floor, source) != []
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in FLOOR_SOURCES if path.name == "__init__.py"))
+def test_a_folder_of_equivalence_says_in_one_sentence_what_it_holds(folder: Path) -> None:
+    sentence = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    assert sentence
+    assert sentence.count(". ") == 0
+    assert sentence.endswith(".")
 
 
 def test_only_one_module_of_equivalence_touches_torch() -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, parser
 
-from bnfold.equivalence import Verdict, VerifyOptions, sizes, verify
-from bnfold.equivalence.feeds import KINDS, Plan, build, schedule
-from bnfold.equivalence.signature import Port, signature_of
+from bnfold.equivalence import Verdict, VerifyOptions, verify
+from bnfold.equivalence.feeds import dynamic_sizes as sizes
+from bnfold.equivalence.feeds.seeded import KINDS, Plan, build, schedule
+from bnfold.equivalence.structure.signature import Port, signature_of
 
 IMAGE = Port("x", TensorProto.FLOAT, ("N", 3, "H", "W"))
 

@@ -64,7 +64,8 @@ def test_exactly_the_files_that_were_asked_for(case: str, account: Path) -> None
 
 
 TOLD = (
-    "import os; from bnfold.equivalence.sessions import runtime; runtime(); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    "import os; from bnfold.equivalence.runtime.sessions import runtime; runtime(); "
+    "print(os.environ['ORT_DISABLE_TELEMETRY'])"
 )
 
 
