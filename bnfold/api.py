@@ -15,6 +15,7 @@ from bnfold import optimization
 from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
+from bnfold.lifetime import gives_back
 from bnfold.onnxfile import Layout
 from bnfold.optimization import NewStatistics, OnMismatch, Publishing, Reading, Request, Result, input_summary
 from bnfold.passes import PassOptions, default_passes
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from bnfold.recalibration import CalibrationOptions
 
 
+@gives_back
 def optimize(
     model: AnyModel,
     output: str | os.PathLike[str] | None = None,
@@ -206,6 +208,7 @@ def recalibrate(
     return optimize(model, output, fold=False, recalibrate=batches, calibration=calibration, **options)
 
 
+@gives_back
 def inspect(
     model: AnyModel,
     *,
@@ -251,6 +254,7 @@ def inspect(
     return Inspection(summaries[0], tuple(infos))
 
 
+@gives_back
 def verify(
     reference: AnyModel,
     candidate: AnyModel,

@@ -5,12 +5,14 @@ switched off; until then each call would keep its descriptors and a megabyte.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
-from types import TracebackType
-from typing import ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar, cast
 from weakref import ReferenceType, ref
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class Closable(Protocol):
@@ -101,8 +103,6 @@ def _forget_locals(error: BaseException) -> None:
         trace: TracebackType | None = current.__traceback__
         while trace is not None:
             if str(trace.tb_frame.f_globals.get("__name__", "")).startswith("bnfold."):
-                try:
+                with suppress(RuntimeError):  # it still runs
                     trace.tb_frame.clear()
-                except RuntimeError:  # it still runs
-                    pass
             trace = trace.tb_next

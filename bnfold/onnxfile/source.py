@@ -1,7 +1,8 @@
 """Where bytes come from: a regular file that is opened once, mapped while somebody looks, and never loaded whole.
 
 Mapped pages count towards a process's memory for as long as they stay mapped, so `release` hands them back; a file on
-disk loses nothing by that. Bulk copies do not go through the map at all (see stream.py).
+disk loses nothing by that. Bulk copies do not go through the map at all (see stream.py). A small file is read instead:
+a map holds a descriptor of its own.
 """
 
 import errno
@@ -53,6 +54,7 @@ class File:
 
     MAX_OPEN = 64  # far below the usual limit of 1024: a model may have one data file per tensor
     MAX_SHARE = 4  # of a lower limit at most this part
+    SMALL = 256 << 10  # bytes, up to which a file is read and not mapped
     _opened: ClassVar[OrderedDict[int, "ReferenceType[File]"]] = OrderedDict()
     _lock: ClassVar[threading.RLock] = threading.RLock()  # of all that is opened and closed
 
@@ -60,6 +62,7 @@ class File:
         self.path: Path = path
         self.what = what
         self._map: mmap.mmap | None = None
+        self._content: bytes | None = None  # of a small file, in place of the map
         self._descriptor = -1
         self.users = 0  # how many threads read it at this moment
         self._identity: tuple[int, ...] | None = None
@@ -85,7 +88,7 @@ class File:
     def _let_go(self) -> None:
         with self._lock:
             self._opened.pop(id(self), None)
-            self._map = None
+            self._map = self._content = None
             if self._descriptor >= 0:
                 descriptor, self._descriptor = self._descriptor, -1
                 os.close(descriptor)
@@ -169,8 +172,12 @@ class File:
         """All of it, mapped."""
         with self._lock:
             descriptor = self.descriptor
-            if self.nbytes == 0:
-                return memoryview(b"")
+            if self.nbytes <= self.SMALL:
+                if self._content is None:
+                    content = bytearray(self.nbytes)
+                    self.read_into(memoryview(content), 0)
+                    self._content = bytes(content)
+                return memoryview(self._content)
             if self._map is None:
                 self._map = mmap.mmap(descriptor, self.nbytes, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
             return memoryview(self._map)
@@ -193,6 +200,7 @@ class File:
 
     def release(self) -> None:
         """Drop the mapped pages from this process; they come back from the file when they are looked at again."""
+        self._content = None
         mapped = self._map
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
@@ -217,6 +225,7 @@ class RunningHash:
     THREAD_FROM = 8 << 20
 
     def __init__(self, descriptor: int) -> None:
+        self._descriptor = -1
         self._descriptor = os.dup(descriptor)
         closed_at_the_end(self)
         self._hash = hashlib.sha256()
@@ -262,6 +271,12 @@ class RunningHash:
         with self._news:
             self._closed = True
             self._news.notify()
+        if self._thread is None and self._descriptor >= 0:
+            try:
+                self._digest_ready()
+            except (OSError, ModelError) as error:
+                self._error = error
+            self._let_go()
 
     def stop(self) -> None:
         """End the thread as soon as possible; the result is not wanted any more."""
@@ -275,8 +290,6 @@ class RunningHash:
         self.complete()
         if self._thread is not None:
             self._thread.join()
-        else:
-            self._digest_ready()
         if self._error is not None:
             raise self._error
         return self._hash.hexdigest()
@@ -284,13 +297,15 @@ class RunningHash:
     def close(self) -> None:
         """End the thread and close the file; without a result, unless there is one already."""
         self.stop()
+        self._let_go()
+
+    def _let_go(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        self._let_go()
 
 
 def sha256_of(path: Path) -> str:
