@@ -22,6 +22,7 @@ LAYERS = {
     "onnxfile": 1,
     "statistics": 1,
     "graph": 2,
+    "options": 2,
     "passes": 3,
     "equivalence": 3,
     "pipeline": 4,
@@ -38,6 +39,7 @@ LAYERS = {
 
 # The floors of the equivalence room: each imports from floors with a smaller number, and from itself.
 FLOORS = {
+    "operators": 0,
     "structure": 1,
     "numbers": 2,
     "feeds": 3,

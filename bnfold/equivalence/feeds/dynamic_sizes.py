@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+from bnfold.equivalence.operators import operator_of
 from bnfold.equivalence.structure.signature import Dim, Port, every_node
 from bnfold.errors import UsageError
 
@@ -22,7 +23,6 @@ LARGEST_SIDE = 512
 FALLBACK_SIDES = (224, 256, 64, 299, 32, 28, 16, 8, 4, 2)
 FALLBACK_ELEMENTS = 8 << 20
 """Larger inputs are not tried: a side of 256 is 64 Ki pixels of a picture, but 16 Mi voxels of a volume."""
-_WINDOWED = {"Conv", "ConvInteger", "QLinearConv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "DeformConv"}
 _NON_SPATIAL_SIDE = 5
 
 
@@ -49,7 +49,7 @@ def windows(model: ModelProto) -> Sides:
             weights[node.output[0]] = weights[node.input[0]]
         before = max((stride_at.get(name, 1.0) for name in node.input if name), default=1.0)
         stride = 1.0
-        if node.op_type in _WINDOWED:
+        if operator_of(node).windowed:
             kernel, dilation, stride = _window(node, weights)
             side = max(side, before * (dilation * (kernel - 1) + 2))
             if node.op_type == "ConvTranspose":
