@@ -74,6 +74,10 @@ class Reason(Told):
     WRONG_AXIS = "Its channels are not the output channels of the operator beside it."
     NEGATIVE_SCALE = "The operator beside it lets only positive scales pass, and one of its scales is not positive."
     SHIFT_BLOCKED = "The operator beside it lets a scale pass but no shift."
+    ROUNDING_CAST = (
+        "The Cast beside it rounds to another float type, and its scale or shift would be rounded by more than the "
+        "weight it would be folded into is."
+    )
     PADDED_BORDER = "The operator beside it pads with zeros, so a shift would be wrong along the border."
     NO_CONSUMER = "Nothing reads its output."
     ZERO_SCALE = "One of its scales is zero, so its shift cannot be moved in front of it."
