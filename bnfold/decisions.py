@@ -138,6 +138,9 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.detail)
+
 
 @dataclass(frozen=True)
 class Decision:

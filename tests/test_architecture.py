@@ -13,6 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 # A room imports from rooms with a smaller number, and from itself.
 LAYERS = {
     "errors": 0,
+    "lifetime": 0,
     "process": 0,
     "progress": 0,
     "decisions": 0,
