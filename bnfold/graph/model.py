@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import onnx
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper
 
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.collector import paused_collector
@@ -157,6 +157,8 @@ class Model:
     def _inferred(self) -> ModelProto:
         structure = self._before_edits or self.proto.SerializeToString()
         self._before_edits = None
+        if any(entry.domain == "ai.onnx.ml" for entry in self.proto.opset_import):
+            structure = _with_scalers_as_casts(structure)
         try:
             return onnx.shape_inference.infer_shapes(structure, data_prop=True)
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
@@ -185,3 +187,14 @@ class Model:
             busy = any(graph.bury_the_dead() for graph in reversed(self.graphs))
         for graph in reversed(self.graphs):
             graph.finish(self._gone.pop(id(graph), frozenset()))
+
+
+def _with_scalers_as_casts(structure: bytes) -> bytes:
+    """The model for shape inference, which knows no Scaler: it makes float32 of the shape it reads, as a Cast does."""
+    model = onnx.load_model_from_string(structure)
+    for node in model.graph.node:
+        if node.op_type == "Scaler" and node.domain == "ai.onnx.ml":
+            node.op_type, node.domain = "Cast", ""
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    return model.SerializeToString()
