@@ -11,7 +11,7 @@ rounding: no tolerance is chosen. Nothing here uses the code that folds.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,12 +20,16 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto
 
+from bnfold.equivalence.numbers.constant_expressions import store_constants
 from bnfold.equivalence.numbers.element_types import Array, rounding
-from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable, store_constants
+from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.operators import operator_of
+from bnfold.equivalence.proofs.composition import Leaf, Linear, Uncomposed, composed, difference
+from bnfold.equivalence.proofs.constants import Constants
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.structure.scopes import label
+from bnfold.equivalence.proofs.weights import smallest_normal
+from bnfold.equivalence.structure.scopes import Cutter, Piece, Value, label
 
 _IMPULSE = 64.0
 _FEWEST_ROWS, _MOST_ROWS, _IMPULSE_COST = 2, 32, 1 << 21
@@ -85,14 +89,16 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     shell = _described(obligation, common)
     if obligation.before is None or obligation.after is None:
         return replace(shell, reason=obligation.reason)
+    with suppress(Uncomposed, Unknowable):
+        return _composed(obligation, obligation.before, obligation.after, common, shell)
     renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
     old = before.cut(obligation.before, list(renamed))
     new = after.cut(obligation.after, list(dict.fromkeys(renamed.values())))
-    for model in (old, new):
-        store_constants(model)
-    changed = _changed(old, new)
-    weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
     try:
+        for model in (old, new):
+            store_constants(model)
+        changed = _changed(old, new)
+        weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
         run_old, run_new, sizes_of = Evaluator(old), Evaluator(new), [MagnitudeBound(new, changed)]
     except Unknowable as why:
         return replace(shell, reason=str(why))
@@ -111,6 +117,85 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
             except Unknowable as why:
                 reason = str(why)
     return _agreed(found) or replace(shell, reason=reason)
+
+
+def _composed(obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof) -> Proof:
+    """The proof of two pieces that are linear, weight by weight. Raises Uncomposed, or Unknowable."""
+    was, now = _both_composed(obligation, before, after, common)
+    changed = _changed_constants(before, after, common)
+    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
+    allowance = max(2, _depth(after, common.after, changed)) * unit + _ARITHMETIC
+    floor = max(map(smallest_normal, changed.values()), default=0.0)
+    gone = _computing(before, common.before) - _computing(after, common.after)
+    found = difference(was, now, allowance, both_sizes=gone > 1, floor=floor)
+    proof = replace(shell, used=found.share, max_abs=found.error, blind=found.nothing)
+    if found.share <= 1:
+        return replace(proof, standing=Standing.HOLDS)
+    text = f"{shell.output!r} is off by {found.error:.3g} in {found.place}"
+    reason = f"{text}, {found.share:.3g} times what rounding allows"
+    return replace(proof, standing=Standing.BROKEN, reason=reason)
+
+
+def _both_composed(
+    obligation: Obligation, before: Piece, after: Piece, common: Correspondence
+) -> tuple[Linear, Linear]:
+    """Most pieces need no shapes, and to infer them takes longer than to compose: they are asked for when needed."""
+    numbers: dict[Value, int] = {}
+    for pair in obligation.premises:
+        numbers.setdefault(pair.new, len(numbers))
+
+    def both(*, with_shapes: bool) -> tuple[Linear, Linear]:
+        leaves = {
+            pair.new: Leaf(numbers[pair.new], common.dims(pair.old) if with_shapes else None)
+            for pair in reversed(obligation.premises)
+        }
+        entering = {pair.old: leaves[pair.new] for pair in obligation.premises}
+        return (
+            composed(before, common.old_constants, entering, common.before.opset(before.output.scope)),
+            composed(after, common.new_constants, leaves, common.after.opset(after.output.scope)),
+        )
+
+    try:
+        return both(with_shapes=False)
+    except Uncomposed:
+        return both(with_shapes=True)
+
+
+def _computing(piece: Piece, cutter: Cutter) -> int:
+    return sum(not cutter.makes_constants(place) for place in piece.nodes)
+
+
+def _changed_constants(before: Piece, after: Piece, common: Correspondence) -> dict[Value, int]:
+    """Float constants that operators of the new piece read and the old one has not under the same name, with types."""
+    known = _constants_read(before, common.before, common.old_constants)
+    names = {value.name: value for value in known}
+    return {
+        value: kind
+        for value, kind in _constants_read(after, common.after, common.new_constants).items()
+        if rounding(kind) is not None and not (value.name in names and common.same_constant(names[value.name], value))
+    }
+
+
+def _constants_read(piece: Piece, cutter: Cutter, constants: Constants) -> dict[Value, int]:
+    found: dict[Value, int] = {}
+    for place in piece.nodes:
+        if not cutter.makes_constants(place):
+            for name in cutter.reads(place):
+                value = cutter.resolve(place.scope, name)
+                if value is not None and constants.is_constant(value):
+                    found[value] = constants.elem_type(value)
+    return found
+
+
+def _depth(piece: Piece, cutter: Cutter, changed: Collection[Value]) -> int:
+    """How many operators with new constants follow each other."""
+    depth: dict[Value, int] = {}
+    for place in piece.nodes:
+        read = [cutter.resolve(place.scope, name) for name in cutter.reads(place)]
+        before = max((depth.get(value, 0) for value in read if value is not None), default=0)
+        mine = before + any(value in changed for value in read)
+        depth.update((Value(place.scope, name), mine) for name in cutter.node(place).output if name)
+    return max(depth.values(), default=0)
 
 
 def _agreed(found: list[Proof]) -> Proof | None:
