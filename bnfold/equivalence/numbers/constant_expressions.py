@@ -15,6 +15,7 @@ from bnfold.equivalence.numbers.element_types import Array
 from bnfold.equivalence.numbers.float64 import Unknowable
 from bnfold.equivalence.numbers.kernels import CONSTANT_OPERATORS
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
+from bnfold.lifetime import emptied_at_the_end
 
 
 def evaluate(model: ModelProto) -> dict[str, Array]:
@@ -24,7 +25,8 @@ def evaluate(model: ModelProto) -> dict[str, Array]:
     names = [value.name for value in model.graph.output]
     try:
         with np.errstate(all="ignore"):
-            values = ReferenceEvaluator(model, new_ops=CONSTANT_OPERATORS).run(names, {})
+            reference = emptied_at_the_end(ReferenceEvaluator(model, new_ops=CONSTANT_OPERATORS))
+            values = reference.run(names, {})
         found = {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
     except Exception as error:  # onnx.reference raises what numpy and it see fit
         raise Unknowable(f"onnx.reference cannot compute a constant: {error}") from error

@@ -1,7 +1,5 @@
 """The constants of one model as numbers, for the proofs: read from the file, or computed from what stands there."""
 
-from functools import lru_cache
-
 import numpy as np
 from onnx import TensorProto, helper
 
@@ -14,6 +12,8 @@ from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Value
 
 _SMALL = 1 << 20
 """What has more numbers is read in blocks alone."""
+_MOST_RECENT = 16
+"""So many are kept: neighbouring pieces read the same ones."""
 
 
 class Constants:
@@ -22,7 +22,7 @@ class Constants:
     def __init__(self, owner: Cutter) -> None:
         self.owner = owner
         self._computed: dict[Value, Array] = {}
-        self.small = lru_cache(maxsize=16)(self._small)  # a constant that many pieces read is decoded once
+        self._recent: dict[Value, Array] = {}
 
     def is_constant(self, value: Value) -> bool:
         """Whether no caller can influence a value."""
@@ -55,8 +55,15 @@ class Constants:
         tensor = self.tensor(value)
         return tensor.data_type if tensor is not None else helper.np_dtype_to_tensor_dtype(self._evaluated(value).dtype)
 
-    def _small(self, value: Value) -> Array:
+    def small(self, value: Value) -> Array:
         """A constant in float64 where it is a float, else in its own type. Raises Unknowable."""
+        if value not in self._recent:
+            if len(self._recent) >= _MOST_RECENT:
+                self._recent.clear()
+            self._recent[value] = self._small(value)
+        return self._recent[value]
+
+    def _small(self, value: Value) -> Array:
         tensor = self.tensor(value)
         if tensor is not None and int(np.prod(tensor.dims)) > _SMALL:
             raise Unknowable(f"constant {value.name!r} is too large to be looked at whole")
