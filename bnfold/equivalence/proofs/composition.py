@@ -88,7 +88,16 @@ class Term:
         return vector.reshape((1,) * self.axis + (-1, *rest))
 
 
-def composed(piece: Piece, constants: Constants, entering: Mapping[Value, Leaf], opset: int) -> Linear:
+@dataclass
+class Composed:
+    """What a piece is. `constants`: those its operators read, with types; `reads`: who reads what, to make what."""
+
+    linear: Linear
+    constants: dict[Value, int]
+    reads: list[tuple[list[Value | None], list[Value]]]
+
+
+def composed(piece: Piece, constants: Constants, entering: Mapping[Value, Leaf], opset: int) -> Composed:
     """The linear map of a piece. Raises Uncomposed, or Unknowable for a constant that cannot be evaluated."""
     return _Composer(constants, entering, opset).run(piece)
 
@@ -132,15 +141,17 @@ class _Composer:
             )
             for value, leaf in entering.items()
         }
+        self._read: dict[Value, int] = {}
+        self._reads: list[tuple[list[Value | None], list[Value]]] = []
         self._dims = {leaf.number: leaf.dims for leaf in entering.values()}
 
-    def run(self, piece: Piece) -> Linear:
+    def run(self, piece: Piece) -> Composed:
         for place in piece.nodes:
             if not self._cutter.makes_constants(place):
                 self._apply(place)
         if piece.output not in self._known:
             raise Uncomposed("it is a constant")
-        return self._known[piece.output]
+        return Composed(self._known[piece.output], self._read, self._reads)
 
     def _apply(self, place: Place) -> None:
         node = self._cutter.node(place)
@@ -149,11 +160,14 @@ class _Composer:
         inputs = [self._cutter.resolve(place.scope, name) if name else None for name in node.input]
         data = [self._known.get(value) if value is not None else None for value in inputs]
         for value, found in zip(inputs, data, strict=True):
-            if value is not None and found is None and not self.constants.is_constant(value):
-                raise Uncomposed("a computed value that is not of this form")
+            if value is not None and found is None:
+                if not self.constants.is_constant(value):
+                    raise Uncomposed("a computed value that is not of this form")
+                self._read[value] = self.constants.elem_type(value)
         made = _RULES[node.op_type](_Call(self, node, place, inputs, data))
-        for name, form in made.items():
-            self._known[Value(place.scope, name)] = form
+        outputs = {Value(place.scope, name): form for name, form in made.items()}
+        self._known |= outputs
+        self._reads.append((inputs, list(outputs)))
 
     def dims(self, form: Linear) -> Dims:
         """The sizes of a value that entered, as far as they are known."""

@@ -68,7 +68,8 @@ class Constants:
         if tensor is not None and int(np.prod(tensor.dims)) > _SMALL:
             raise Unknowable(f"constant {value.name!r} is too large to be looked at whole")
         array = self.owner.array(tensor) if tensor is not None else self._evaluated(value)
-        return array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name.startswith("bf") else array
+        is_real = array.dtype.kind == "f" or array.dtype.name.startswith("bf")
+        return array.astype(np.float64 if is_real else array.dtype)  # a copy, never a view of the file
 
     def weights(self, value: Value) -> Weights:
         """A constant of any size. Raises Unknowable where it cannot be computed, or is no float."""

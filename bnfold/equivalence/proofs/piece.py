@@ -24,12 +24,11 @@ from bnfold.equivalence.numbers.constant_expressions import store_constants
 from bnfold.equivalence.numbers.element_types import Array, rounding
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.operators import operator_of
-from bnfold.equivalence.proofs.composition import Leaf, Linear, Uncomposed, composed, difference
-from bnfold.equivalence.proofs.constants import Constants
+from bnfold.equivalence.proofs.composition import Composed, Leaf, Uncomposed, composed, difference
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
 from bnfold.equivalence.proofs.weights import smallest_normal
-from bnfold.equivalence.structure.scopes import Cutter, Piece, Value, label
+from bnfold.equivalence.structure.scopes import Piece, Value, label
 
 _IMPULSE = 64.0
 _FEWEST_ROWS, _MOST_ROWS, _IMPULSE_COST = 2, 32, 1 << 21
@@ -122,12 +121,17 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
 def _composed(obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof) -> Proof:
     """The proof of two pieces that are linear, weight by weight. Raises Uncomposed, or Unknowable."""
     was, now = _both_composed(obligation, before, after, common)
-    changed = _changed_constants(before, after, common)
+    names = {value.name: value for value in was.constants}
+    changed = {
+        value: kind
+        for value, kind in now.constants.items()
+        if rounding(kind) is not None and not (value.name in names and common.same_constant(names[value.name], value))
+    }
     unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
-    allowance = max(2, _depth(after, common.after, changed)) * unit + _ARITHMETIC
+    allowance = max(2, _depth(now, changed)) * unit + _ARITHMETIC
     floor = max(map(smallest_normal, changed.values()), default=0.0)
-    gone = _computing(before, common.before) - _computing(after, common.after)
-    found = difference(was, now, allowance, both_sizes=gone > 1, floor=floor)
+    both_sizes = len(was.reads) - len(now.reads) > 1
+    found = difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor)
     proof = replace(shell, used=found.share, max_abs=found.error, blind=found.nothing)
     if found.share <= 1:
         return replace(proof, standing=Standing.HOLDS)
@@ -138,13 +142,13 @@ def _composed(obligation: Obligation, before: Piece, after: Piece, common: Corre
 
 def _both_composed(
     obligation: Obligation, before: Piece, after: Piece, common: Correspondence
-) -> tuple[Linear, Linear]:
+) -> tuple[Composed, Composed]:
     """Most pieces need no shapes, and to infer them takes longer than to compose: they are asked for when needed."""
     numbers: dict[Value, int] = {}
     for pair in obligation.premises:
         numbers.setdefault(pair.new, len(numbers))
 
-    def both(*, with_shapes: bool) -> tuple[Linear, Linear]:
+    def both(*, with_shapes: bool) -> tuple[Composed, Composed]:
         leaves = {
             pair.new: Leaf(numbers[pair.new], common.dims(pair.old) if with_shapes else None)
             for pair in reversed(obligation.premises)
@@ -161,40 +165,12 @@ def _both_composed(
         return both(with_shapes=True)
 
 
-def _computing(piece: Piece, cutter: Cutter) -> int:
-    return sum(not cutter.makes_constants(place) for place in piece.nodes)
-
-
-def _changed_constants(before: Piece, after: Piece, common: Correspondence) -> dict[Value, int]:
-    """Float constants that operators of the new piece read and the old one has not under the same name, with types."""
-    known = _constants_read(before, common.before, common.old_constants)
-    names = {value.name: value for value in known}
-    return {
-        value: kind
-        for value, kind in _constants_read(after, common.after, common.new_constants).items()
-        if rounding(kind) is not None and not (value.name in names and common.same_constant(names[value.name], value))
-    }
-
-
-def _constants_read(piece: Piece, cutter: Cutter, constants: Constants) -> dict[Value, int]:
-    found: dict[Value, int] = {}
-    for place in piece.nodes:
-        if not cutter.makes_constants(place):
-            for name in cutter.reads(place):
-                value = cutter.resolve(place.scope, name)
-                if value is not None and constants.is_constant(value):
-                    found[value] = constants.elem_type(value)
-    return found
-
-
-def _depth(piece: Piece, cutter: Cutter, changed: Collection[Value]) -> int:
+def _depth(now: Composed, changed: Collection[Value]) -> int:
     """How many operators with new constants follow each other."""
     depth: dict[Value, int] = {}
-    for place in piece.nodes:
-        read = [cutter.resolve(place.scope, name) for name in cutter.reads(place)]
-        before = max((depth.get(value, 0) for value in read if value is not None), default=0)
-        mine = before + any(value in changed for value in read)
-        depth.update((Value(place.scope, name), mine) for name in cutter.node(place).output if name)
+    for inputs, outputs in now.reads:
+        before = max((depth.get(value, 0) for value in inputs if value is not None), default=0)
+        depth |= dict.fromkeys(outputs, before + any(value in changed for value in inputs))
     return max(depth.values(), default=0)
 
 

@@ -13,14 +13,17 @@ from onnx import TensorProto
 from bnfold.equivalence.numbers.element_types import Array
 from bnfold.equivalence.structure.scopes import Cutter
 
-_BLOCK = 1 << 17
-"""Numbers of one block: 1 MiB in float64, which stays in a processor's cache."""
+_BLOCK = 1 << 15
+"""Numbers of one block: 256 KiB in float64, of which a few stay in a processor's cache."""
 _SMALLEST_NORMAL: dict[int, float] = {
     TensorProto.FLOAT16: 2.0**-14,
     TensorProto.FLOAT: 2.0**-126,
     TensorProto.BFLOAT16: 2.0**-126,
     TensorProto.DOUBLE: 2.0**-1022,
 }
+
+
+_TINY = 2.0**-1074
 
 
 def smallest_normal(elem_type: int) -> float:
@@ -74,7 +77,7 @@ class Weights:
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """The first index of each block along the first axis, and the block in float64; it may be written to."""
         if not self.shape:
-            yield 0, self._scaled(self._raw()[...].astype(np.float64), 0, 1)
+            yield 0, self._scaled(self._raw(), 0, 1)
             return
         raw = self._raw()
         first = 0
@@ -85,7 +88,7 @@ class Weights:
         rows = max(1, _BLOCK // max(1, math.prod(self.shape[1:])))
         for start in range(0, self.shape[0], rows):
             stop = min(start + rows, self.shape[0])
-            yield start, self._scaled(raw[first + start : first + stop].astype(np.float64), start, stop)
+            yield start, self._scaled(raw[first + start : first + stop], start, stop)
             if self.owner is not None and self.tensor is not None:
                 self.owner.has_read(self.tensor, (stop - start) * math.prod(self.shape[1:]))
 
@@ -103,8 +106,13 @@ class Weights:
         return size
 
     def _scaled(self, block: Array, start: int, stop: int) -> Array:
-        for factor in self.factors:
-            block *= factor[start:stop] if factor.ndim and factor.shape[0] > 1 else factor
+        factors = [factor[start:stop] if factor.ndim and factor.shape[0] > 1 else factor for factor in self.factors]
+        if not factors or block.dtype.kind != "f":
+            block = block.astype(np.float64)
+        else:  # a cast and a product in one step
+            block = np.multiply(block, factors.pop(0), dtype=np.float64)
+        for factor in factors:
+            block *= factor
         return block
 
     def _raw(self) -> Array:
@@ -138,23 +146,25 @@ class Difference:
 
     def add(self, was: Array, now: Array, size: Array, allowance: float, what: str, first: int = 0) -> None:
         """Take numbers into account that may differ by `allowance` times `size`; `first`: the index of their row 0."""
+        if self.nothing:
+            self.nothing = not (was.any() or now.any())
         with np.errstate(all="ignore"):
             error = np.abs(now - was)
             worst = float(error.max(initial=0.0))
-            if not math.isfinite(worst):
+            if worst == 0.0:
+                return
+            parts = error / size
+            share = float(parts.max()) / allowance
+            if not math.isfinite(share) or share > self.share:
                 same = (was == now) | (np.isnan(was) & np.isnan(now))
                 error = np.where(same, 0.0, np.nan_to_num(error, nan=np.inf, posinf=np.inf))
-                worst = float(error.max(initial=0.0))
-            if worst > 0:
-                parts = np.where(error > 0, error / (allowance * size), 0.0)
-                share = float(parts.max())
-                share = math.inf if math.isnan(share) else share
-                if share > self.share:
-                    index = [int(each) for each in np.unravel_index(int(np.nanargmax(parts)), parts.shape)]
-                    index[:1] = [first + each for each in index[:1]]
-                    self.share, self.place = share, f"{what} {index}" if index else what
-                self.error = max(self.error, worst)
-        self.nothing = self.nothing and not (was.any() or now.any())
+                parts = np.nan_to_num(np.where(same, 0.0, error / size), nan=np.inf, posinf=np.inf)
+                worst, share = float(error.max()), float(parts.max()) / allowance
+            if share > self.share:
+                index = [int(each) for each in np.unravel_index(int(parts.argmax()), parts.shape)]
+                index[:1] = [first + each for each in index[:1]]
+                self.share, self.place = share, f"{what} {index}" if index else what
+            self.error = max(self.error, worst)
 
 
 def compare(
@@ -164,7 +174,7 @@ def compare(
     if len(was) == len(now) == 1 and _same_file_bytes(was[0], now[0]):
         into.nothing = False
         return
-    floor = max((smallest_normal(each.elem_type) for each in now), default=0.0)
+    floor = max((smallest_normal(each.elem_type) for each in now), default=0.0) or _TINY
     both_sizes = both_sizes or any(each.computed for each in was)
     first = 0
     for before, after in zip(_summed(was), _summed(now), strict=True):

@@ -80,7 +80,7 @@ class Scope:
 
     def __post_init__(self) -> None:
         self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
-        self._entering = frozenset(self.entering)
+        self._own = frozenset(self.entering).union(self.producers, self.initializers)
 
     def order(self) -> Iterable[int]:
         """The positions of the nodes in an order in which they can run: that of the file, where it can be kept."""
@@ -113,7 +113,7 @@ class Scope:
 
     def holds(self, name: str) -> bool:
         """Whether a value of that name belongs to this scope itself."""
-        return name in self.producers or name in self._entering or name in self.initializers
+        return name in self._own
 
 
 class Cutter:
