@@ -21,6 +21,7 @@ LAYERS = {
     "onnxfile": 1,
     "statistics": 1,
     "graph": 2,
+    "options": 2,
     "passes": 3,
     "equivalence": 3,
     "pipeline": 4,
