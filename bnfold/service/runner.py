@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.job import WRITING
-from bnfold.service.arguments import arguments_of
+from bnfold.service.arguments import PRINTING, REPORTS, arguments_of
 from bnfold.service.isolation import command_line, environment
 from bnfold.service.settings import Settings
 from bnfold.service.store import State, Store, StoredJob
 
 LOG = logging.getLogger("bnfold.service")
-
-REPORTS = {"json": "report.json", "html": "report.html", "md": "report.md", "xml": "report.xml"}
 
 _LOOK_EVERY = 0.1  # seconds
 _GRACE = 10.0  # seconds beyond the job's own time limit
@@ -148,6 +146,8 @@ class Runner:
                 ended = self._wait(job, process, folder)
             finally:
                 _kill(process)
+        if job.command in PRINTING and ended == "ended" and process.returncode == 0:
+            (folder / "tmp" / "stdout").replace(folder / REPORTS["json"])
         return self._judged(ended, process.returncode, folder)
 
     def _wait(self, job: StoredJob, process: "subprocess.Popen[bytes]", folder: Path) -> str:
