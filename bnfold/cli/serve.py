@@ -27,9 +27,7 @@ from bnfold.errors import UsageError
     help="Who may: NAME:TOKEN on each line. Needed on any address that is not loopback.",
 )
 @click.option("--max-upload", type=size, default="4G", show_default=True, metavar="SIZE", help="Of one file.")
-@click.option(
-    "--max-queued", type=click.IntRange(min=1), default=100, show_default=True, help="Jobs that wait or run."
-)
+@click.option("--max-queued", type=click.IntRange(min=1), default=100, show_default=True, help="Jobs that wait or run.")
 @click.option(
     "--retention-days",
     type=click.FloatRange(min=0),

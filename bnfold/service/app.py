@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
@@ -137,7 +137,7 @@ def _guarded(settings: Settings) -> Any:
             response = problems.answer(400, "Content-Length is no number")
         elif not _is_streamed(path) and length.isdigit() and int(length) > _LARGEST_JSON:
             response = problems.answer(413, f"this takes at most {_LARGEST_JSON:,} bytes")
-        elif request.method in {"POST", "DELETE"} and not _is_streamed(path) and not length and request.headers.get("transfer-encoding"):
+        elif not length and "transfer-encoding" in request.headers and not _is_streamed(path):
             response = problems.answer(411, "say how long the body is, with Content-Length")
         else:
             request.state.who = who or ""
@@ -166,7 +166,7 @@ def _is_foreign(request: Request) -> bool:
 # ---------------------------------------------------------------------- files and models
 
 
-def _files(service: Service) -> APIRouter:
+def _files(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
     router = APIRouter(prefix="/v1", tags=["models"])
     store, settings = service.store, service.settings
     errors = documented(400, 401, 403, 411, 413, 422, 507)
@@ -197,7 +197,12 @@ def _files(service: Service) -> APIRouter:
             await run_in_threadpool(incoming.discard)
         return FileAnswer(sha256=sha256, size=incoming.size)
 
-    body = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
+    body = {
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    }
 
     @router.put(
         "/models/{sha256}/files/{name:path}",
@@ -233,7 +238,10 @@ def _files(service: Service) -> APIRouter:
     @router.post(
         "/models",
         status_code=201,
-        responses={200: {"model": ModelAnswer, "description": "It was known already"}, **documented(400, 401, 403, 404, 411, 413, 422, 507)},
+        responses={
+            200: {"model": ModelAnswer, "description": "It was known already"},
+            **documented(400, 401, 403, 404, 411, 413, 422, 507),
+        },
     )
     async def post_model(body: ModelRequest, response: Response) -> ModelAnswer:
         """Make a model of files that were sent."""
@@ -255,7 +263,7 @@ def _files(service: Service) -> APIRouter:
 # ---------------------------------------------------------------------- jobs
 
 
-def _jobs(service: Service) -> APIRouter:
+def _jobs(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     store, settings = service.store, service.settings
     Key = Annotated[str, Depends(_key)]  # noqa: N806 - a type
@@ -263,7 +271,10 @@ def _jobs(service: Service) -> APIRouter:
     @router.post(
         "",
         status_code=201,
-        responses={200: {"model": JobAnswer, "description": "The same job was known already"}, **documented(400, 401, 403, 404, 411, 413, 422, 429)},
+        responses={
+            200: {"model": JobAnswer, "description": "The same job was known already"},
+            **documented(400, 401, 403, 404, 411, 413, 422, 429),
+        },
     )
     async def post_job(body: JobRequest, request: Request, response: Response) -> JobAnswer:
         """Queue a job. The same command on the same content with the same options and versions is the same job."""
@@ -317,7 +328,10 @@ def _jobs(service: Service) -> APIRouter:
     @router.get(
         "/{key}/events",
         response_class=StreamingResponse,
-        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}, **documented(400, 401, 403, 404, 422)},
+        responses={
+            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            **documented(400, 401, 403, 404, 422),
+        },
     )
     async def get_events(key: Key) -> StreamingResponse:
         """Server-sent events: `job` with the job's JSON whenever it changes, until it has ended."""
@@ -327,20 +341,33 @@ def _jobs(service: Service) -> APIRouter:
     @router.get(
         "/{key}/report.{form}",
         response_class=FileResponse,
-        responses={200: {"content": {kind.partition(";")[0]: {} for kind in _MEDIA.values()}}, **documented(400, 401, 403, 404, 422)},
+        responses={
+            200: {"content": {kind.partition(";")[0]: {} for kind in _MEDIA.values()}},
+            **documented(400, 401, 403, 404, 422),
+        },
     )
     async def get_report(key: Key, form: str) -> FileResponse:
         """The report of a job that has ended: json, html, md, or xml for JUnit."""
         told = await _told(service, key)
         path = store.folder_of(key) / REPORTS.get(form, "none")
-        if form not in REPORTS or told.state not in {State.SUCCEEDED, State.REJECTED, State.FAILED} or not path.is_file():
+        if (
+            form not in REPORTS
+            or told.state not in {State.SUCCEEDED, State.REJECTED, State.FAILED}
+            or not path.is_file()
+        ):
             raise Problem(404, f"this job has no report.{form[:20]}")
         headers = {"Content-Security-Policy": _REPORT_POLICY} if form == "html" else {}
         return FileResponse(path, media_type=_MEDIA[form], headers=headers)
 
-    binary = {200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}}
+    binary: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+    }
 
-    @router.get("/{key}/model", response_class=FileResponse, responses={**binary, 206: binary[200], **documented(400, 401, 403, 404, 416, 422)})
+    @router.get(
+        "/{key}/model",
+        response_class=FileResponse,
+        responses={**binary, 206: binary[200], **documented(400, 401, 403, 404, 416, 422)},
+    )
     async def get_model(key: Key) -> FileResponse:
         """The model that a job published; ranges are served."""
         told = await _told(service, key)
@@ -349,7 +376,11 @@ def _jobs(service: Service) -> APIRouter:
             raise Problem(404, "this job has published no model")
         return _download(store.folder_of(key) / "result" / files[0])
 
-    @router.get("/{key}/files/{name}", response_class=FileResponse, responses={**binary, 206: binary[200], **documented(400, 401, 403, 404, 416, 422)})
+    @router.get(
+        "/{key}/files/{name}",
+        response_class=FileResponse,
+        responses={**binary, 206: binary[200], **documented(400, 401, 403, 404, 416, 422)},
+    )
     async def get_file(key: Key, name: str) -> FileResponse:
         """One file of what a job published: the model or its external data."""
         told = await _told(service, key)
@@ -432,7 +463,12 @@ def _health(service: Service) -> APIRouter:
             await run_in_threadpool(service.store.check)
         except Exception as error:
             raise Problem(503, f"the store cannot be used: {error}") from error
-        return {"ready": True, "version": __version__, "isolation": isolation.described(), "workers": service.settings.workers}
+        return {
+            "ready": True,
+            "version": __version__,
+            "isolation": isolation.described(),
+            "workers": service.settings.workers,
+        }
 
     @router.get("/metrics", response_class=PlainTextResponse, responses=documented(401))
     async def get_metrics() -> PlainTextResponse:

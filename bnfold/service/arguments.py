@@ -39,7 +39,9 @@ def canonical(command: str, options: Mapping[str, Any]) -> dict[str, Any]:
     plain, defaults = made.to_dict(), kind().to_dict()
     found = {name: value for name, value in plain.items() if value != defaults[name]}
     if command == "substitute" and not found.get("substitute"):
-        raise UsageError("substitute takes the option 'substitute': group-norm, group-norm:G, instance-norm or layer-norm")
+        raise UsageError(
+            "substitute takes the option 'substitute': group-norm, group-norm:G, instance-norm or layer-norm"
+        )
     if command == "optimize" and found.get("substitute"):
         raise UsageError("another normalization is asked for by the command substitute")
     layout = found.get("layout")

@@ -1,7 +1,7 @@
 """The process of a job: what it may see, how large it may get, and that it ends with the service.
 
 Where bubblewrap is installed and may make namespaces, a job has no network, a read-only file system and sees of the
-service's folder its own model and results alone. Elsewhere it is an ordinary process with limits, and `/readyz` says so.
+service's folder its own model and results alone. Elsewhere it is an ordinary process with limits; `/readyz` says which.
 """
 
 import os
@@ -38,7 +38,9 @@ def described() -> str:
     return "bubblewrap: no network, a read-only file system, nothing of other jobs"
 
 
-def command_line(arguments: Sequence[str], *, root: Path, sees: Sequence[Path], writes: Path, file_size: int) -> list[str]:
+def command_line(
+    arguments: Sequence[str], *, root: Path, sees: Sequence[Path], writes: Path, file_size: int
+) -> list[str]:
     """The command line of `bnfold` with `arguments` under isolation.
 
     `root`: the service's folder, of which the process sees `sees` and writes `writes` alone. `file_size`: how many
@@ -77,7 +79,14 @@ def environment(writes: Path) -> dict[str, str]:
 
 
 def _namespaces() -> list[str]:
-    return ["--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    return [
+        "--unshare-user",
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]
 
 
 def _packages() -> list[str]:

@@ -82,7 +82,7 @@ class Runner:
                 continue
             try:
                 self._run(job)
-            except Exception:  # noqa: BLE001 - one job takes no worker with it
+            except Exception:
                 LOG.exception("a job could not be run", extra={"job": job.id})
                 message = "the service could not run this job; its log says why"
                 self._store.finish(job.id, State.FAILED, exit_code=None, verdict=None, message=message)
@@ -151,7 +151,7 @@ class Runner:
         return self._judged(ended, process.returncode, folder)
 
     def _wait(self, job: StoredJob, process: "subprocess.Popen[bytes]", folder: Path) -> str:
-        """"ended", "late" or "stopped"."""
+        """How it went: "ended", "late" or "stopped"."""
         deadline = time.monotonic() + self._settings.job_timeout + _GRACE
         told = ""
         while True:

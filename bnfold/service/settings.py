@@ -70,7 +70,8 @@ def read_tokens(path: Path) -> dict[str, str]:
         name, colon, token = text.partition(":")
         if not colon or not name.strip() or len(token.strip()) < _SHORTEST_TOKEN:
             raise UsageError(
-                f"--token-file {path}, line {number}: expected NAME:TOKEN, a token of {_SHORTEST_TOKEN} characters or more"
+                f"--token-file {path}, line {number}: expected NAME:TOKEN, "
+                f"a token of {_SHORTEST_TOKEN} characters or more"
             )
         tokens[token.strip()] = name.strip()
     if not tokens:

@@ -285,9 +285,9 @@ class Store:
             row = database.execute("SELECT state FROM jobs WHERE id = ?", (key,)).fetchone()
             again = {State.CANCELLED, State.EXPIRED, State.FAILED}
             if row is None or row["state"] in again:
-                waiting = database.execute(
-                    "SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'running')"
-                ).fetchone()[0]
+                waiting = database.execute("SELECT COUNT(*) FROM jobs WHERE state IN ('queued', 'running')").fetchone()[
+                    0
+                ]
                 if waiting >= most:
                     raise Full(f"{waiting} jobs wait or run, and no more are taken")
                 database.execute("DELETE FROM jobs WHERE id = ?", (key,))
@@ -337,9 +337,7 @@ class Store:
     def claim(self) -> StoredJob | None:
         """The oldest job that waits, now running; None where none waits."""
         with self._transaction() as database:
-            row = database.execute(
-                "SELECT id FROM jobs WHERE state = 'queued' ORDER BY created, id LIMIT 1"
-            ).fetchone()
+            row = database.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY created, id LIMIT 1").fetchone()
             if row is None:
                 return None
             database.execute(
@@ -388,7 +386,8 @@ class Store:
         with self._transaction() as database:
             database.execute(
                 "UPDATE jobs SET state = 'failed', finished = ?, revision = revision + 1, stage = '', "
-                "message = 'the service was stopped twice while this job ran' WHERE state = 'running' AND attempts >= ?",
+                "message = 'the service was stopped twice while this job ran' "
+                "WHERE state = 'running' AND attempts >= ?",
                 (time.time(), _ATTEMPTS),
             )
             again = database.execute(
@@ -398,7 +397,9 @@ class Store:
         for folder in (self.root / "models").iterdir():
             if folder.name not in known:
                 self._give_back(folder)
-        finished = {row["id"] for row in self._rows("SELECT id FROM jobs WHERE state IN ('succeeded', 'rejected', 'failed')")}
+        finished = {
+            row["id"] for row in self._rows("SELECT id FROM jobs WHERE state IN ('succeeded', 'rejected', 'failed')")
+        }
         for folder in (self.root / "jobs").iterdir():
             if folder.name not in finished:
                 _remove(folder)
