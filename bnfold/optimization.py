@@ -39,7 +39,7 @@ _CHEAP_BYTES = 64 << 20
 _MOST_TRIALS: dict[OnMismatch, int] = {"fail": 32, "rollback": 200}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What `optimize` made: `model` of the kind that was given, or None where it went to a file; and the report.
 
@@ -48,6 +48,17 @@ class Result:
 
     model: AnyModel
     report: Report
+
+    def __str__(self) -> str:
+        """One line: the verdict, what became of the normalizations, and where the model went."""
+        return str(self.report)
+
+    def __repr__(self) -> str:
+        return f"<Result {self.report}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's view of it."""
+        return self.report._repr_html_()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from bnfold.equivalence.operators import operator_of
 from bnfold.equivalence.structure.signature import Dim, Port, every_node
@@ -171,24 +171,6 @@ def _sizes_weights_imply(graph: GraphProto, ports: tuple[Port, ...]) -> dict[tup
         elif node.op_type == "MatMul" and len(dims) >= 2:
             implied[name, ranks[name] - 1] = dims[-2]
     return implied
-
-
-def index_limits(graph: GraphProto) -> dict[str, int]:
-    """For integer inputs that index a constant table with Gather: the size of the smallest such table."""
-    tables = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if tensor.data_type != TensorProto.STRING}
-    origin: dict[str, str] = {value.name: value.name for value in graph.input}
-    limits: dict[str, int] = {}
-    for node in graph.node:
-        if node.op_type in {"Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten"} and node.input:
-            if node.input[0] in origin:
-                origin[node.output[0]] = origin[node.input[0]]
-        elif node.op_type == "Gather" and len(node.input) == 2 and node.input[0] in tables:
-            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-            source = origin.get(node.input[1])
-            if source is not None and tables[node.input[0]]:
-                size = tables[node.input[0]][axis]
-                limits[source] = min(size, limits.get(source, size))
-    return limits
 
 
 def _listed(names: Mapping[str, Port]) -> str:

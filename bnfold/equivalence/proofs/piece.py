@@ -208,7 +208,7 @@ def _share(was: Array, now: Array, scale: Array, allowance: float) -> tuple[floa
     if was.dtype.kind != "f" or now.dtype.kind != "f":
         return (0.0, 0.0) if was.dtype == now.dtype and bool(np.all(was == now)) else (math.inf, math.inf)
     with np.errstate(all="ignore"):
-        error = np.abs(now - was)
+        error = np.asarray(np.abs(now - was))  # numpy makes a number of rank 0
         error[(was == now) | (np.isnan(was) & np.isnan(now))] = 0.0
         error[np.isnan(error)] = np.inf
         allowed = allowance * scale
