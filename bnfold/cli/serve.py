@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bnfold.cli.parameters import seconds, size
+from bnfold.cli.parameters import nbytes, seconds, size
 from bnfold.errors import UsageError
 
 
@@ -26,7 +26,7 @@ from bnfold.errors import UsageError
     metavar="FILE",
     help="Who may: NAME:TOKEN on each line. Needed on any address that is not loopback.",
 )
-@click.option("--max-upload", type=size, default="4G", show_default=True, metavar="SIZE", help="Of one file.")
+@click.option("--max-upload", type=nbytes, default="4G", show_default=True, metavar="SIZE", help="Of one file.")
 @click.option("--max-queued", type=click.IntRange(min=1), default=100, show_default=True, help="Jobs that wait or run.")
 @click.option(
     "--retention-days",

@@ -52,10 +52,10 @@ def command_line(
         work = [
             *(bubblewrap, *_namespaces(), "--die-with-parent", "--new-session"),
             *("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),  # noqa: S108
+            *_packages(),
             *("--tmpfs", str(root)),
             *(word for path in sees for word in ("--ro-bind", str(path), str(path))),
             *("--bind", str(writes), str(writes), "--chdir", str(writes)),
-            *_packages(),
             *work,
         ]
     return [sys.executable, "-I", launch.__file__, str(os.getpid()), str(file_size), *work]
