@@ -89,7 +89,9 @@ class ServiceProcess:
         assert answer.status_code in {200, 201}, answer.text
         return str(answer.json()["id"])
 
-    def job(self, command: str = "optimize", options: Mapping[str, Any] | None = None, **contents: str) -> dict[str, Any]:
+    def job(
+        self, command: str = "optimize", options: Mapping[str, Any] | None = None, **contents: str
+    ) -> dict[str, Any]:
         """Queue a job."""
         answer = self.ask("POST", "/v1/jobs", json={"command": command, "options": dict(options or {}), **contents})
         assert answer.status_code in {200, 201}, answer.text

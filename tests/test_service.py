@@ -151,7 +151,9 @@ def test_a_known_content_is_not_sent_again(service: ServiceProcess) -> None:
     assert service.ask("PUT", f"/v1/models/{sha256}/files/m.onnx", content=b"").status_code == 200
 
 
-@pytest.mark.parametrize("name", ["../m.onnx", "a/../../m.onnx", "/m.onnx", "m\0.onnx", "m" * 4000, ".hidden", "a\\b", ""])
+@pytest.mark.parametrize(
+    "name", ["../m.onnx", "a/../../m.onnx", "/m.onnx", "m\0.onnx", "m" * 4000, ".hidden", "a\\b", ""]
+)
 def test_names_that_are_no_file_of_a_model(service: ServiceProcess, name: str) -> None:
     sha256 = service.put("m.onnx", MODEL.read_bytes())
     answer = service.ask("POST", "/v1/models", json={"model": name, "files": {name: sha256}})
@@ -173,7 +175,9 @@ def test_names_that_are_no_file_of_a_model(service: ServiceProcess, name: str) -
         ({"layout": {"weights": "external", "name": "../x"}}, "../x"),
     ],
 )
-def test_options_that_no_other_machine_may_ask_for(service: ServiceProcess, options: dict[str, object], said: str) -> None:
+def test_options_that_no_other_machine_may_ask_for(
+    service: ServiceProcess, options: dict[str, object], said: str
+) -> None:
     body = {"command": "optimize", "model": service.model(), "options": options}
     answer = service.ask("POST", "/v1/jobs", json=body)
     assert answer.status_code == 422
@@ -229,8 +233,8 @@ def test_the_client_says_what_the_service_says(service: ServiceProcess) -> None:
 
 def test_another_address_needs_a_token(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--token-file"):
-        Settings(tmp_path, host="0.0.0.0")  # noqa: S104 - it is refused
-    assert Settings(tmp_path, host="0.0.0.0", tokens={"t" * 20: "ann"}).who("t" * 20) == "ann"  # noqa: S104
+        Settings(tmp_path, host="0.0.0.0")
+    assert Settings(tmp_path, host="0.0.0.0", tokens={"t" * 20: "ann"}).who("t" * 20) == "ann"
     assert Settings(tmp_path, tokens={"t" * 20: "ann"}).who("") is None
 
 
@@ -259,7 +263,9 @@ def _slow(service: ServiceProcess) -> dict[str, object]:
     g (float[1] x) => (float[1] y) {
       n = Constant<value = int64 {2000000000}>()
       t = Constant<value = bool {1}>()
-      y = Loop<body = b (int64 i, bool c, float[1] v) => (bool d, float[1] w) { d = Identity(c) w = Identity(v) }>(n, t, x)
+      y = Loop<body = b (int64 i, bool c, float[1] v) => (bool d, float[1] w) {
+        d = Identity(c) w = Identity(v)
+      }>(n, t, x)
     }"""
     content = parser.parse_model(text).SerializeToString()
     sha256 = service.put("slow.onnx", content)
