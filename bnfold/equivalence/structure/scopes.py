@@ -26,7 +26,7 @@ from onnx import (
 )
 
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
-from bnfold.onnxfile import OnnxFile, Span, payload_index, read
+from bnfold.onnxfile import OnnxFile, Span, label, payload_index, read, shared_names
 
 _COMPARED = 1 << 20
 _MAPPED_NUMBERS = 4 << 20
@@ -81,6 +81,7 @@ class Scope:
     def __post_init__(self) -> None:
         self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         self._own = frozenset(self.entering).union(self.producers, self.initializers)
+        self.shared_names = shared_names(self.nodes)
 
     def order(self) -> Iterable[int]:
         """The positions of the nodes in an order in which they can run: that of the file, where it can be kept."""
@@ -151,6 +152,10 @@ class Cutter:
     def node(self, place: Place) -> NodeProto:
         """The node at `place`."""
         return self.scopes[place.scope].nodes[place.position]
+
+    def label(self, place: Place) -> str:
+        """What a person knows the node at `place` by."""
+        return label(self.node(place), self.scopes[place.scope].shared_names)
 
     def producer(self, value: Value) -> Place | None:
         """The node that makes a value; None for stored constants and for what callers give."""
@@ -277,7 +282,7 @@ class Cutter:
                 graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
                 for number, graph in enumerate(graphs):
                     name = attribute.name if attribute.HasField("g") else f"{attribute.name}[{number}]"
-                    path = f"{scope.path}/{label(node)}.{name}".lstrip("/")
+                    path = f"{scope.path}/{label(node, scope.shared_names)}.{name}".lstrip("/")
                     scope.bodies.setdefault(position, {})[name] = self._add_graph(graph, scope, scope.opsets, path)
             self.rank[Place(scope.number, position)] = len(self.rank)
 
@@ -308,11 +313,6 @@ def reads(node: NodeProto) -> Iterator[str]:
             for inner in graph.node:
                 yield from (name for name in reads(inner) if name not in inside)
             yield from (value.name for value in graph.output if value.name not in inside)
-
-
-def label(node: NodeProto) -> str:
-    """The name a person knows a node by: its own, else that of its first output."""
-    return node.name or next((name for name in node.output if name), node.op_type)
 
 
 def same_bytes(one: TensorProto, other: TensorProto, first: Cutter, second: Cutter) -> bool:
