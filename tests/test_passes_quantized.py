@@ -41,7 +41,13 @@ def quantized(
     rng = np.random.default_rng(3)
     integers = rng.integers(-120, 120, (3, 2, 3, 3)).astype(np.int8) if values is None else values
     scale = np.float32([0.01, 0.02, 0.03]) if per_axis else np.float32(0.02)
-    stored = {"q": integers, "qs": np.asarray(scale), "qb": np.int32([40, -7, 11]), "qbs": np.float32([0.1, 0.2, 0.3])}
+    stored = {
+        "q": integers,
+        "qs": np.asarray(scale),
+        "qb": np.int32([40, -7, 11]),
+        "qbs": np.float32([0.1, 0.2, 0.3]),
+        "qb8": np.int8([1, 2, 3]),
+    }
     if zero is not None:
         stored["qz"] = np.asarray(zero, dtype=integers.dtype)
     used = {name for node in model.graph.node for name in node.input}
@@ -65,6 +71,7 @@ FOLDS = {
         "bias": ", bb",
         "body": "bb = DequantizeLinear<axis=0>(qb, qbs) " + CONV,
     },
+    "a bias of few bits": {"bias": ", bb", "body": "bb = DequantizeLinear(qb8, qs) " + CONV},
 }
 SMALLEST = np.full((3, 2, 3, 3), -128, np.int8)
 LEFT_ALONE = {
@@ -74,7 +81,7 @@ LEFT_ALONE = {
     "OTHER_CONSUMER": {"body": CONV + " r = Relu(w)"},
     "BIAS_NOT_CONSTANT": {
         "bias": ", bb",
-        "body": "bb = DequantizeLinear(qb8, qs) " + CONV,
+        "body": "r = ReduceMax<keepdims=0>(x) bb = Mul(qbs3, r) " + CONV,
     },
 }
 
@@ -100,7 +107,7 @@ def test_scales_take_the_fold(name: str) -> None:
 def test_left_alone(reason: str) -> None:
     original = quantized(**LEFT_ALONE[reason])
     used = {name for node in original.graph.node for name in node.input}
-    extra = {"qs2": np.float32([0.1, 0.2]), "qb8": np.int8([1, 2, 3])}
+    extra = {"qs2": np.float32([0.1, 0.2]), "qbs3": np.float32([1, 2, 3])}
     original.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in extra.items() if n in used)
     result = bnfold.optimize(original, verify=False)
     (decision,) = result.report.decisions
@@ -192,7 +199,7 @@ NOT_TAKEN = {
     "WEIGHT_SHAPE: no such axis from the back": (
         "n = BatchNormalization(x, g3, zero3, zero3, v3) q = DequantizeLinear<axis=/1|-5/>(qw, qs3) y = Conv(n, q)"
     ),
-    "WEIGHT_NOT_CONSTANT: of another operator": f"q = /DequantizeLinear<axis=0>(qw, qs)|Mod<fmod=1>(w, qs1)/{_P}",
+    "WEIGHT_NOT_CONSTANT: of another operator": f"q = /DequantizeLinear<axis=0>(qw, qs)|RandomNormalLike(w)/{_P}",
     "UNSUPPORTED_DTYPE: scales of integers": f"q = DequantizeLinear<axis=0>(qw, /qs|qs_int/){_P}",
     "UNSUPPORTED_DTYPE: scales of integers, which nothing multiplies": (
         "n = BatchNormalization<epsilon=0.0>(x, one3, h3, zero3, one3)"

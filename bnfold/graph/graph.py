@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, TypeProto, helper
 
+from bnfold.decisions import Reason, Refused
 from bnfold.graph.attributes import DEFAULT_DOMAINS
-from bnfold.graph.constants import evaluate
+from bnfold.graph.constants import PartlyKnown, settle
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
 from bnfold.onnxfile import payload_index, set_payload
 
@@ -62,6 +63,8 @@ class Graph:
         self._producers: dict[str, NodeProto] = {}
         self._uses: dict[str, list[Use]] = {}
         self._constants: dict[str, Tensor | None] = {}
+        self._partly: dict[str, PartlyKnown] = {}
+        self._disputes: dict[str, str] = {}  # by value: what the evaluators do not agree on
         self._suspects: list[str] = []
         if isinstance(body, FunctionProto):
             self._inputs = list(body.input)
@@ -141,25 +144,32 @@ class Graph:
 
     def constant(self, value: str) -> Tensor | None:
         """The value as a `Tensor` if it is the same in every run and no caller can replace it, else None."""
-        return self.constant_at(value, 0)
-
-    def constant_at(self, value: str, depth: int) -> Tensor | None:
-        """`constant`, `depth` expressions deep; `bnfold.graph.constants` recurses through here."""
         home = self.resolve(value)
         if home is None:
             return None
         try:
             return home._constants[value]
         except KeyError:
-            constant = home._constants[value] = home._evaluate(value, depth)
-            return constant
+            return settle(home, value)
 
-    def _evaluate(self, value: str, depth: int) -> Tensor | None:
-        initializer = self._initializers.get(value)
-        if initializer is not None:
-            return None if self._overridable(value) else self.tensor_of(initializer)
-        node = self._producers.get(value)
-        return None if node is None else evaluate(self, node, value, depth)
+    def dispute(self, value: str) -> str | None:
+        """What the evaluators of constants do not agree on, where `value` is computed from constants alone; else None.
+
+        Nothing may be made of such a value: one of them is wrong.
+        """
+        home = self.resolve(value)
+        if home is None or self.constant(value) is not None:
+            return None
+        return home._disputes.get(value)
+
+    def require_undisputed(self, value: str) -> None:
+        """Raise `Refused` where `value` is computed from constants alone and the evaluators do not agree on it."""
+        against = self.dispute(value)
+        if against is not None:
+            raise Refused(Reason.CONSTANT_DISPUTED, against)
+
+    def _initializer(self, value: str) -> Tensor | None:
+        return None if self._overridable(value) else self.tensor_of(self._initializers[value])
 
     def joined_vectors(self, values: Sequence[str]) -> tuple[NDArray[np.float64], list[int]] | None:
         """The contents of many small float32 vectors, one behind the other in float64, and the size of each.
@@ -227,7 +237,7 @@ class Graph:
         """The element type of `value` as a numpy dtype, or None where it is unknown."""
         type_proto = self._type(value)
         if type_proto is None:
-            constant = self._constants.get(value)
+            constant = self.constant(value)
             return None if constant is None else constant.dtype
         element = type_proto.tensor_type.elem_type
         known = element in TensorProto.DataType.values() and element
@@ -259,6 +269,7 @@ class Graph:
         inputs = node.input
         old = inputs[index] if index < len(inputs) else ""
         if old and graph._replace_constant(old, tensor):
+            graph._forget_computed(node)
             self.model.record("set-constant", graph, graph.label(node), node)
         else:
             base = f"{old}_{suffix}" if old else f"{self.label(node)}_{suffix}"
@@ -278,6 +289,7 @@ class Graph:
             graph._drop_use(old, node, index)
         if value:
             graph._add_use(value, Use(graph, node, index))
+        graph._forget_computed(node)
         self.model.record("set-input", graph, graph.label(node), node)
 
     def add_constant(self, tensor: Tensor, name: str, before: NodeProto) -> str:
@@ -465,6 +477,22 @@ class Graph:
             for output in self._outputs:
                 if not self.defines(output) and (home := self.resolve(output)) is not None:
                     home._outputs.add(output)
+
+    def _forget_computed(self, node: NodeProto) -> None:
+        """Forget what was computed from an input of `node` that is another now, or was not constant before."""
+        waiting = [node]
+        while waiting:
+            reader = waiting.pop()
+            home = self.model.owner(reader)
+            for output in reader.output:
+                if output not in home._constants:
+                    continue
+                if home._constants.pop(output) is not None or all(home._is_settled(name) for name in reader.input):
+                    waiting.extend(use.node for use in home._uses.get(output, ()))
+
+    def _is_settled(self, value: str) -> bool:
+        home = self.resolve(value) if value else None
+        return not value or (home is not None and home._constants.get(value) is not None)
 
     def _define(self, value: str, node: NodeProto) -> None:
         self._producers[value] = node

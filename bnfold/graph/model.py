@@ -43,6 +43,9 @@ class Model:
         self._bodies: dict[int, list[Graph]] = {}  # by scope: those nested directly in it
         self.unresolved: list[tuple[Graph, str, NodeProto]] = []  # what a node reads and nothing makes, as it was read
         self._owners: dict[int, Graph] = {}
+        self.evaluated_bytes = 0  # by all constant expressions together, and those that are kept in memory
+        self.kept_bytes = 0
+        self.nesting = 0
         self._names: set[str] | None = None
         self._types: dict[int, dict[str, TypeProto]] | None = None
         self._edited: set[int] = set()
