@@ -8,7 +8,7 @@ import sys
 
 import onnx
 
-from bnfold.equivalence.signature import every_node
+from bnfold.equivalence.structure.signature import every_node
 
 
 def main(paths: list[str]) -> None:

@@ -9,27 +9,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import StatisticsError, VerificationError
 from bnfold.graph import Model, paused_collector
-from bnfold.onnxfile import Layout, OnnxFile, Publication
+from bnfold.onnxfile import OnnxFile, Publication
+from bnfold.options import OnMismatch, OptimizeOptions, VerifyOptions
 from bnfold.passes import PassOptions, default_passes
 from bnfold.passes.normalization import is_batch_norm
 from bnfold.pipeline import run_on
-from bnfold.progress import Progress, Stage
+from bnfold.progress import Stage
 from bnfold.report import GOOD, ModelSummary, Report
 from bnfold.sources import AnyModel, destination, is_path, read_model, runnable, same_kind
 
 if TYPE_CHECKING:
-    from bnfold.batches import Data
-    from bnfold.equivalence import Attribution, Verification, VerifyOptions
+    from bnfold import equivalence
+    from bnfold.equivalence import Attribution, Verification
     from bnfold.passes import SubstituteBatchNormOptions
-    from bnfold.recalibration import Accuracy, Calibration, CalibrationOptions, Fitted
+    from bnfold.recalibration import Accuracy, Calibration, Fitted
     from bnfold.statistics import Statistics
 
-OnMismatch = Literal["fail", "rollback"]
 Place = tuple[str, str]
 """The scope and the label of a normalization."""
 
@@ -39,7 +39,7 @@ _CHEAP_BYTES = 64 << 20
 _MOST_TRIALS: dict[OnMismatch, int] = {"fail": 32, "rollback": 200}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What `optimize` made: `model` of the kind that was given, or None where it went to a file; and the report.
 
@@ -49,90 +49,55 @@ class Result:
     model: AnyModel
     report: Report
 
+    def __str__(self) -> str:
+        """One line: the verdict, what became of the normalizations, and where the model went."""
+        return str(self.report)
 
-@dataclass(frozen=True)
-class Reading:
-    """`strict_external_data`: refuse external data behind links. `assume_constant_initializers`: none is overridden."""
+    def __repr__(self) -> str:
+        return f"<Result {self.report}>"
 
-    strict_external_data: bool = False
-    assume_constant_initializers: bool = False
-
-
-@dataclass(frozen=True)
-class Publishing:
-    """`allow_unverified`: publish what could not be compared. `keep_failed`: write what failed beside the output.
-
-    `layout`: where weights go. `checksums`: whether the report holds the sha256 of input and output.
-    """
-
-    dry_run: bool = False
-    allow_unverified: bool = False
-    keep_failed: bool = False
-    layout: Layout | None = None
-    checksums: bool = True
-
-
-@dataclass(frozen=True)
-class NewStatistics:
-    """Where statistics come from: `recalibrate` is data, `statistics_from` a file. `substitute`: another normalization.
-
-    `substitute_only`: patterns of names. `data`: what substitutes are fitted to. `options`: how data is used.
-    """
-
-    recalibrate: "Data | str | os.PathLike[str] | None" = None
-    statistics_from: str | os.PathLike[str] | None = None
-    substitute: str | None = None
-    substitute_only: tuple[str, ...] = ()
-    data: "Data | str | os.PathLike[str] | None" = None
-    options: "CalibrationOptions | None" = None
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anything of this was asked for."""
-        return any(each is not None for each in (self.recalibrate, self.statistics_from, self.substitute))
+    def _repr_html_(self) -> str:
+        """A notebook's view of it."""
+        return self.report._repr_html_()
 
 
 @dataclass(frozen=True)
 class Request:
-    """Everything one optimization was asked for.
-
-    `verification`: how the result is verified, None for not at all. `asked`: the options as the report shows them.
-    """
+    """One optimization: `output` is a path, or None where the result goes back to the caller."""
 
     model: AnyModel
     output: str | os.PathLike[str] | None
-    passes: PassOptions
-    verification: "VerifyOptions | None"
-    reading: Reading = field(default_factory=Reading)
-    publishing: Publishing = field(default_factory=Publishing)
-    statistics: NewStatistics = field(default_factory=NewStatistics)
-    on_mismatch: OnMismatch = "fail"
-    progress: Progress | None = None
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    options: OptimizeOptions = field(default_factory=OptimizeOptions)
 
-    def telling(self) -> "Request":
-        """The same with everything that is counted told to `progress`."""
-        passes = replace(self.passes, told=self.stage(Stage.NORMALIZATIONS))
-        verification = self.verification and replace(self.verification, told=self.stage(Stage.FEEDS))
-        return replace(self, passes=passes, verification=verification, statistics=self._statistics_telling())
+    @property
+    def target(self) -> str | os.PathLike[str] | None:
+        """Where the result will be published, if it is good."""
+        return None if self.options.dry_run else self.output
 
-    def _statistics_telling(self) -> "NewStatistics":
-        if not self.statistics.wanted:
-            return self.statistics
-        from bnfold.recalibration import CalibrationOptions
-
-        options = self.statistics.options or CalibrationOptions()
-        return replace(self.statistics, options=replace(options, told=self.stage(Stage.BATCHES)))
+    @property
+    def passes(self) -> PassOptions:
+        """What the passes are asked for, without what depends on data."""
+        options = self.options
+        shared = options.shared_with(PassOptions, without=("substitute",))
+        return PassOptions(**shared, told=self.stage(Stage.NORMALIZATIONS))
 
     def stage(self, stage: Stage) -> Callable[[int, int], None] | None:
-        """Whom to tell how far a stage is."""
-        return None if self.progress is None else partial(self.progress, stage)
+        """Progress callback for `stage`."""
+        progress = self.options.progress
+        return None if progress is None else partial(progress, stage)
+
+
+def comparison(options: OptimizeOptions | VerifyOptions) -> "equivalence.VerifyOptions":
+    """What is asked of verification."""
+    from bnfold import equivalence
+
+    shared = options.shared_with(equivalence.VerifyOptions)
+    return equivalence.VerifyOptions(**shared, tolerance=equivalence.Tolerance.of(options.rtol, options.atol))
 
 
 def optimize(request: Request) -> Result:
     """Do what `request` asks for. Raises what `bnfold.optimize` raises."""
-    publishing = request.publishing
-    with destination(None if publishing.dry_run else request.output) as publication:
+    with destination(request.target) as publication:
         line = StraightLine(request, publication)
         attempt = line.run()
         attribution = None
@@ -141,10 +106,10 @@ def optimize(request: Request) -> Result:
             attempt = line.run(_forbidden(attribution, request))
         report = _report(request, line, attempt, attribution)
         if report.exit_code:
-            if publishing.keep_failed and request.output is not None and not publishing.dry_run:
-                publication.keep_as(_failed_name(request.output))
+            if request.options.keep_failed and request.target is not None:
+                publication.keep_as(_failed_name(request.target))
             raise VerificationError(_failure(report, request), report)
-        made = None if request.output is not None or publishing.dry_run else same_kind(request.model, attempt.file)
+        made = None if request.output is not None or request.options.dry_run else same_kind(request.model, attempt.file)
         if report.published is not None:
             publication.publish()
         return Result(made, report)
@@ -218,7 +183,7 @@ class StraightLine:
         edited, decisions = run_on(
             file,
             default_passes(passes),
-            assume_constant_initializers=request.reading.assume_constant_initializers,
+            assume_constant_initializers=request.options.assume_constant_initializers,
             looks_late=self._looks_late,
             look=self._look,
         )
@@ -226,9 +191,9 @@ class StraightLine:
         written = self.publication.write(
             edited.file,
             untouched=not edited.modified,
-            layout=request.publishing.layout,
+            layout=request.options.layout,
             told=request.stage(Stage.BYTES),
-            hashed=request.publishing.checksums,
+            hashed=request.options.checksums,
         )
         nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
         path = None if request.output is None else os.fspath(request.output)
@@ -236,7 +201,7 @@ class StraightLine:
 
     def _look(self, untouched: Model) -> None:
         if self._input is None:
-            self._input = input_summary(untouched, self.request.model, checksums=self.request.publishing.checksums)
+            self._input = input_summary(untouched, self.request.model, checksums=self.request.options.checksums)
 
     def _passes(self, forbidden: frozenset[Place]) -> PassOptions:
         return replace(
@@ -247,28 +212,29 @@ class StraightLine:
         )
 
     def _file(self) -> OnnxFile:
-        return read_model(self.request.model, strict=self.request.reading.strict_external_data)
+        return read_model(self.request.model, strict=self.request.options.strict_external_data)
 
     # --- new statistics, computed once
 
     @cached_property
     def calibrated(self) -> "Calibration | None":
         """How new statistics were computed, where they were asked for."""
-        wanted = self.request.statistics
-        if not wanted.wanted:
+        wanted = self.request.options
+        if wanted.recalibrate is None and wanted.statistics_from is None:
             return None
         from bnfold import recalibration
 
-        file, options = self._file(), wanted.options
-        if options is not None and wanted.data is not None:
-            options = replace(options, labels=None)  # the labels that were asked for are in that data
+        file, how = self._file(), wanted.calibration
+        if how is not None and wanted.data is not None:
+            how = replace(how, labels=None)  # the labels that were asked for are in that data
         return recalibration.calibration(
             file,
             self._untouched(file),
             data=wanted.recalibrate,
             weights=wanted.statistics_from,
-            options=options,
-            keep=self.request.passes.keep,
+            options=how,
+            keep=wanted.keep,
+            told=self.request.stage(Stage.BATCHES),
         )
 
     @property
@@ -279,7 +245,7 @@ class StraightLine:
     @cached_property
     def substitution(self) -> "tuple[SubstituteBatchNormOptions | None, tuple[Fitted, ...]]":
         """What is put in the place of BatchNormalization, and how well it was fitted."""
-        wanted = self.request.statistics
+        wanted = self.request.options
         if wanted.substitute is None:
             return None, ()
         from bnfold import recalibration
@@ -291,13 +257,14 @@ class StraightLine:
             wanted.substitute,
             data=wanted.data,
             statistics=self.new_statistics,
-            options=wanted.options,
+            options=wanted.calibration,
             only=wanted.substitute_only,
-            keep=self.request.passes.keep,
+            keep=wanted.keep,
+            told=self.request.stage(Stage.BATCHES),
         )
 
     def _untouched(self, file: OnnxFile) -> Model:
-        return Model(file, assume_constant_initializers=self.request.reading.assume_constant_initializers)
+        return Model(file, assume_constant_initializers=self.request.options.assume_constant_initializers)
 
     def _require_statistics(self, decisions: tuple[Decision, ...]) -> None:
         """Raise StatisticsError where a normalization has nothing to be frozen to."""
@@ -310,21 +277,29 @@ class StraightLine:
             "compute them with bnfold recalibrate, or pass --accept-initial-statistics if mean 0 and variance 1 are "
             "right"
         )
-        report = Report("not-verified", 1, decisions, self.input, explanation=message, options=self.request.asked)
+        report = Report(
+            "not-verified", 1, decisions, self.input, explanation=message, options=self.request.options.to_dict()
+        )
         output = self.request.output
         left = f"; nothing was written to {os.fspath(output)}" if output is not None else ""
         raise StatisticsError(message + left, report)
 
     def accuracy(self, forbidden: frozenset[Place]) -> "Accuracy | None":
         """The task accuracy before and after, where the data that was given holds labels."""
-        wanted = self.request.statistics
+        wanted = self.request.options
         labelled = wanted.recalibrate if wanted.data is None else wanted.data
         if labelled is None:
             return None
         from bnfold import recalibration
 
-        passes = self._passes(forbidden)
-        return recalibration.accuracy(self._file(), self.publication.path, labelled, passes, wanted.options)
+        return recalibration.accuracy(
+            self._file(),
+            self.publication.path,
+            labelled,
+            self._passes(forbidden),
+            wanted.calibration,
+            told=self.request.stage(Stage.BATCHES),
+        )
 
     # --- the verdict
 
@@ -332,16 +307,16 @@ class StraightLine:
         self, file: OnnxFile, decisions: tuple[Decision, ...]
     ) -> "tuple[Verification | None, tuple[Mapping[str, Any], ...]]":
         """The verdict, and how far the input's own training mode is from what was compared."""
-        options = self.request.verification
-        if options is None:
+        if not self.request.options.verify:
             return None, ()
         from bnfold import equivalence
 
         file.release()
+        options = replace(comparison(self.request.options), told=self.request.stage(Stage.FEEDS))
         if self.substitution[0] is not None:
             options = replace(options, proof="never")  # another function, on purpose
         source, candidate = runnable(self.request.model), self.publication.path
-        if not (self.request.passes.freeze or self.new_statistics):
+        if not (self.request.options.freeze or self.new_statistics):
             return equivalence.verify(source, candidate, options), ()
         stays = {(decision.scope, decision.node) for decision in decisions if decision.action is Action.KEPT}
         found = equivalence.verify_frozen(source, candidate, options, stays=stays, statistics=self.new_statistics)
@@ -368,7 +343,7 @@ def guilty_folds(line: StraightLine, failed: Attempt) -> "Attribution[Place] | N
     """
     request = line.request
     affordable = line.input.nbytes <= _CHEAP_BYTES
-    if failed.verification is None or not (affordable or request.on_mismatch == "rollback"):
+    if failed.verification is None or not (affordable or request.options.on_mismatch == "rollback"):
         return None
     from bnfold.equivalence import attribute
 
@@ -386,11 +361,11 @@ def guilty_folds(line: StraightLine, failed: Attempt) -> "Attribution[Place] | N
         found = attribute(suspects, agrees_without)
         if found.cleared:
             return found
-    return attribute(failed.folds, agrees_without, _MOST_TRIALS[request.on_mismatch])
+    return attribute(failed.folds, agrees_without, _MOST_TRIALS[request.options.on_mismatch])
 
 
 def _forbidden(attribution: "Attribution[Place] | None", request: Request) -> frozenset[Place]:
-    if attribution is None or not attribution.cleared or request.on_mismatch != "rollback":
+    if attribution is None or not attribution.cleared or request.options.on_mismatch != "rollback":
         return frozenset()
     return frozenset(attribution.guilty)
 
@@ -403,11 +378,11 @@ _BUG = "This is a bug in bnfold; please report it."
 
 
 def _report(request: Request, line: StraightLine, attempt: Attempt, attribution: "Attribution[Place] | None") -> Report:
-    publishing, verification = request.publishing, attempt.verification
+    options, verification = request.options, attempt.verification
     good = attempt.verdict in (*GOOD, "substituted")
-    unverified = publishing.allow_unverified and attempt.verdict == "not-verified"
+    unverified = options.allow_unverified and attempt.verdict == "not-verified"
     accepted = verification is None or good or unverified
-    published = accepted and request.output is not None and not publishing.dry_run
+    published = accepted and request.target is not None
     accuracy = line.accuracy(attempt.forbidden)
     return Report(
         verdict=attempt.verdict,
@@ -418,7 +393,7 @@ def _report(request: Request, line: StraightLine, attempt: Attempt, attribution:
         published=os.fspath(request.output) if published and request.output is not None else None,
         verification=None if verification is None else verification.to_dict(),
         explanation=_explanation(attempt, attribution, request),
-        options=request.asked,
+        options=request.options.to_dict(),
         fitted=tuple(each.to_dict() for each in line.substitution[1]),
         training_distance=attempt.training_distance,
         accuracy=None if accuracy is None else accuracy.to_dict(),
@@ -429,12 +404,11 @@ def _report(request: Request, line: StraightLine, attempt: Attempt, attribution:
 
 
 def _explanation(attempt: Attempt, attribution: "Attribution[Place] | None", request: Request) -> str:
-    if attempt.verification is None or request.verification is None:
+    if attempt.verification is None:
         return "Verification was switched off."
     if attempt.verdict == "substituted":
         return _SUBSTITUTED
-    tolerance = request.verification.tolerance
-    report_it = "" if tolerance.is_set else f" {_BUG}"
+    report_it = "" if attempt.verification.tolerance.is_set else f" {_BUG}"
     if attempt.forbidden:
         names = _names(tuple(sorted(attempt.forbidden)))
         return f"Folding {names} made the result differ; that was rolled back, the rest is folded.{report_it}"
@@ -451,7 +425,7 @@ def _blame(attempt: Attempt, attribution: "Attribution[Place] | None", request: 
         return " To find the fold that is wrong, pass --on-mismatch rollback."
     if not attribution.cleared:
         return " Leaving out folds does not help."
-    hint = "" if request.on_mismatch == "rollback" else "; --on-mismatch rollback publishes the rest"
+    hint = "" if request.options.on_mismatch == "rollback" else "; --on-mismatch rollback publishes the rest"
     return f" Without folding {_names(attribution.guilty)} it agrees{hint}."
 
 
@@ -469,11 +443,8 @@ def _attributed(attribution: "Attribution[Place]", attempt: Attempt) -> dict[str
 
 
 def _failure(report: Report, request: Request) -> str:
-    output = request.output
     found = "is not equivalent to the input" if report.verdict == "not-equivalent" else "could not be verified"
-    left = ""
-    if output is not None and not request.publishing.dry_run:
-        left = f"; nothing was written to {os.fspath(output)}"
+    left = "" if request.target is None else f"; nothing was written to {os.fspath(request.target)}"
     advice = "" if report.verdict == "not-equivalent" else " (--allow-unverified publishes what nothing speaks against)"
     return f"the result {found}{left}: {report.explanation}{advice}"
 

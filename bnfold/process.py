@@ -1,4 +1,4 @@
-"""Settings of a whole process: bnfold changes them where it is the command, never where somebody imports it."""
+"""Settings of a whole process: bnfold changes them where it is the command; as a library it only sends nothing."""
 
 import ctypes
 import os
@@ -14,12 +14,22 @@ def own() -> None:
     _owned = True
     # OpenBLAS's threads would spin for a while after they start, and on two cores take one from who works.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    send_nothing()
     give_back_memory()
 
 
 def owned() -> bool:
     """Whether `own` was called."""
     return _owned
+
+
+def send_nothing() -> bool:
+    """Switch the telemetry of onnxruntime off, unless `ORT_DISABLE_TELEMETRY` says something already.
+
+    Returns whether it is off. Its wheels for Linux read the variable while they are imported, and otherwise write an
+    identifier and a database below the home folder, and `.ses` into the folder for temporary files (since 1.29).
+    """
+    return os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1") != "0"
 
 
 def give_back_memory() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import bnfold
 from bnfold.equivalence import ModuleReference, Rule, Verdict
-from bnfold.equivalence.float64 import Unknowable
+from bnfold.equivalence.numbers.float64 import Unknowable
 from bnfold.errors import ProviderError, UsageError
 from tests import architectures, planted
 

@@ -48,8 +48,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def left_in(temporary: Path) -> list[str]:
-    """onnxruntime makes the file .ses when it is imported, whatever is done with it."""
-    return [path.name for path in temporary.iterdir() if path.name != ".ses"]
+    return [path.name for path in temporary.iterdir()]
 
 
 def check_nothing_happened(temporary: Path) -> None:

@@ -12,7 +12,7 @@ from onnx import ModelProto, numpy_helper, parser
 
 import bnfold
 from bnfold.equivalence import Verdict, Verification, VerifyOptions, verify
-from bnfold.equivalence.providers import CUDA
+from bnfold.equivalence.runtime.providers import CUDA
 from tests.planted import half
 from tests.test_equivalence_providers import conv, startable
 
@@ -116,8 +116,8 @@ def test_tf32_shows_beside_the_verdict_and_not_in_it() -> None:
 
 
 def test_two_sessions_answer_alike_to_the_bit() -> None:
-    from bnfold.equivalence.running import Setting, running
-    from bnfold.equivalence.sessions import Optimization
+    from bnfold.equivalence.runtime.opening import Setting, running
+    from bnfold.equivalence.runtime.sessions import Optimization
 
     feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)}
     answers = []

@@ -6,8 +6,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, parser
 from torch.nn import functional
 
-from bnfold.equivalence.float64 import Evaluator, Unknowable, store_constants
-from bnfold.equivalence.torch_reference import ModuleReference
+from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable, store_constants
+from bnfold.equivalence.runtime.torch_reference import ModuleReference
 
 RNG = np.random.default_rng(0)
 

@@ -7,8 +7,8 @@ import pytest
 from onnx import ModelProto
 
 from bnfold.equivalence import Verdict, VerifyOptions, verify_frozen
-from bnfold.equivalence.evaluation import evaluate_in_place, make_runnable
-from bnfold.equivalence.training import has_training_nodes
+from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, make_runnable
+from bnfold.equivalence.structure.training_mode import has_training_nodes
 from bnfold.statistics import Statistics
 from tests.fold_models import Row, batch_norm, every_node, numbers
 from tests.oracle import evaluate

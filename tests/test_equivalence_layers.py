@@ -11,13 +11,15 @@ from onnx import ModelProto, numpy_helper, parser
 
 import bnfold
 from bnfold.cli import main
-from bnfold.equivalence import Layers, Verdict, layers, sizes
-from bnfold.equivalence.behind import Pair
-from bnfold.equivalence.feeds import Plan, build
-from bnfold.equivalence.pairing import pairs
-from bnfold.equivalence.regions import Cutter
-from bnfold.equivalence.running import Setting, running
-from bnfold.equivalence.signature import signature_of
+from bnfold.equivalence import Layers, Verdict
+from bnfold.equivalence.feeds import dynamic_sizes as sizes
+from bnfold.equivalence.feeds.seeded import Plan, build
+from bnfold.equivalence.judging import first_divergence as layers
+from bnfold.equivalence.runtime.opening import Setting, running
+from bnfold.equivalence.structure.output_sources import Pair
+from bnfold.equivalence.structure.scopes import Cutter
+from bnfold.equivalence.structure.signature import signature_of
+from bnfold.equivalence.structure.value_pairs import pairs
 from bnfold.errors import UsageError
 from tests import architectures, light_graphs, planted
 

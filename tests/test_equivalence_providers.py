@@ -13,11 +13,21 @@ import pytest
 from onnx import numpy_helper, parser
 
 from bnfold.equivalence import Verdict, VerifyOptions, verify
-from bnfold.equivalence import providers as module
-from bnfold.equivalence import running as running_module
-from bnfold.equivalence.providers import CPU, CUDA, OPENVINO, PROVIDERS, Placement, Precision, Provider, check, named
-from bnfold.equivalence.running import Setting, running
-from bnfold.equivalence.sessions import Optimization, RunFailed, quiet_options, reason
+from bnfold.equivalence.runtime import opening as running_module
+from bnfold.equivalence.runtime import providers as module
+from bnfold.equivalence.runtime.opening import Setting, running
+from bnfold.equivalence.runtime.providers import (
+    CPU,
+    CUDA,
+    OPENVINO,
+    PROVIDERS,
+    Placement,
+    Precision,
+    Provider,
+    check,
+    named,
+)
+from bnfold.equivalence.runtime.sessions import Optimization, RunFailed, quiet_options, reason
 from bnfold.errors import ProviderError, UsageError
 
 
@@ -400,7 +410,8 @@ def test_a_provider_that_computes_the_reference_otherwise_is_not_held_against_th
     monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     """Seen with CUDA: some kernels are wrong, and then a model does not even equal itself there."""
-    from bnfold.equivalence import references, verification
+    from bnfold.equivalence import verification
+    from bnfold.equivalence.runtime import references
 
     run = references.running
 

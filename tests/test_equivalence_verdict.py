@@ -5,8 +5,8 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 from bnfold.equivalence import Limits, Measurement, Rule, Tolerance, Verdict, VerifyOptions, Where, measure, verify
-from bnfold.equivalence.behind import Pair, behind, tapped
-from bnfold.equivalence.noise import Elsewhere, noise
+from bnfold.equivalence.judging.noise import Elsewhere, noise
+from bnfold.equivalence.structure.output_sources import Pair, behind, tapped
 
 RNG = np.random.default_rng(7)
 

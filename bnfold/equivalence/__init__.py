@@ -1,24 +1,27 @@
 """Whether two models compute the same: feeds, sessions, measurements, tolerances, proofs and the verdict."""
 
-from bnfold.equivalence.answers import answers
-from bnfold.equivalence.attribution import Attribution, attribute
-from bnfold.equivalence.batches import labels_in
-from bnfold.equivalence.evaluation import evaluate_in_place, make_runnable
-from bnfold.equivalence.frozen import FrozenVerification, copied, verify_frozen
-from bnfold.equivalence.layers import Layer, Layers
-from bnfold.equivalence.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
-from bnfold.equivalence.noise import Noise
-from bnfold.equivalence.proof import Proof, Standing
-from bnfold.equivalence.providers import PROVIDERS, Placement, Precision
-from bnfold.equivalence.proving import prove
-from bnfold.equivalence.rejudge import judge_again
-from bnfold.equivalence.sessions import RunFailed
-from bnfold.equivalence.signature import Signature, Source, signature_of
-from bnfold.equivalence.taps import tap
-from bnfold.equivalence.tolerance import Judgement, Limit, Limits, Rule, Tolerance
-from bnfold.equivalence.torch_reference import ModuleReference, is_module
-from bnfold.equivalence.user_feeds import Inputs
-from bnfold.equivalence.verification import Proving, Verdict, Verification, VerifyOptions, verify
+from bnfold.equivalence.feeds.batches import labels_in
+from bnfold.equivalence.feeds.user_data import Inputs
+from bnfold.equivalence.frozen_verification import FrozenVerification, verify_frozen
+from bnfold.equivalence.judging.first_divergence import Layer, Layers
+from bnfold.equivalence.judging.guilty_folds import Attribution, attribute
+from bnfold.equivalence.judging.measurement import HISTOGRAM_EDGES, Measurement, Where, measure
+from bnfold.equivalence.judging.noise import Noise
+from bnfold.equivalence.judging.tolerance import Judgement, Limit, Limits, Rule, Tolerance
+from bnfold.equivalence.options import Proving, VerifyOptions
+from bnfold.equivalence.proofs.model import prove
+from bnfold.equivalence.proofs.piece import Proof, Standing
+from bnfold.equivalence.runtime.inner_values import tap
+from bnfold.equivalence.runtime.providers import PROVIDERS, Placement, Precision
+from bnfold.equivalence.runtime.sessions import RunFailed
+from bnfold.equivalence.runtime.side_by_side import answers
+from bnfold.equivalence.runtime.torch_reference import ModuleReference, is_module
+from bnfold.equivalence.saved_verification import judge_again
+from bnfold.equivalence.structure.copies import copied
+from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, make_runnable
+from bnfold.equivalence.structure.signature import Signature, Source, signature_of
+from bnfold.equivalence.verdict import Verdict, Verification
+from bnfold.equivalence.verification import verify
 
 __all__ = [
     "HISTOGRAM_EDGES",

@@ -5,32 +5,37 @@ the candidate runs without and with them, on every provider asked for. One sessi
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from onnx import ModelProto
 
-from bnfold.equivalence.appeal import Appeal
-from bnfold.equivalence.behind import Sources, behind
-from bnfold.equivalence.findings import Finding, compare, worst
-from bnfold.equivalence.layers import Layers, compare_layers
-from bnfold.equivalence.measurement import Measurement
-from bnfold.equivalence.noise import Noise
-from bnfold.equivalence.proof import Proof, Standing
-from bnfold.equivalence.providers import CPU, Placement, Precision, Provider, check, named, placement
-from bnfold.equivalence.proving import prove_with
-from bnfold.equivalence.reference_run import Answers, conditions, run_seeded_feeds, run_user_feeds
-from bnfold.equivalence.references import ModelReference, Reference, Runner
-from bnfold.equivalence.regions import Cutter
-from bnfold.equivalence.running import Setting, running
-from bnfold.equivalence.sessions import Optimization, RunFailed, quiet_options, runtime
-from bnfold.equivalence.signature import Signature, Source, difference, read_structure, signature_of, weight_count
-from bnfold.equivalence.sizes import check_overrides
-from bnfold.equivalence.tolerance import Judgement, Tolerance
-from bnfold.equivalence.user_feeds import Inputs
+from bnfold.equivalence.feeds.dynamic_sizes import check_overrides
+from bnfold.equivalence.judging.findings import Finding, compare, worst
+from bnfold.equivalence.judging.first_divergence import compare_layers
+from bnfold.equivalence.judging.judge import Appeal
+from bnfold.equivalence.judging.tolerance import Tolerance
+from bnfold.equivalence.options import VerifyOptions
+from bnfold.equivalence.proofs.model import prove_with
+from bnfold.equivalence.proofs.piece import Proof, Standing
+from bnfold.equivalence.runtime.opening import Setting, running
+from bnfold.equivalence.runtime.providers import CPU, Placement, Precision, Provider, check, named, placement
+from bnfold.equivalence.runtime.reference_answers import Answers, conditions, run_seeded_feeds, run_user_feeds
+from bnfold.equivalence.runtime.references import ModelReference, Reference, Runner
+from bnfold.equivalence.runtime.sessions import Optimization, RunFailed, quiet_options, runtime
+from bnfold.equivalence.structure.output_sources import Sources, behind
+from bnfold.equivalence.structure.scopes import Cutter
+from bnfold.equivalence.structure.signature import (
+    Signature,
+    Source,
+    difference,
+    read_structure,
+    signature_of,
+    weight_count,
+)
+from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.errors import UsageError
 
 _PROVED_WEIGHTS, _TENSOR = 40_000, 400
@@ -38,94 +43,6 @@ _PROVED_WEIGHTS, _TENSOR = 40_000, 400
 
 Each tensor counts as some numbers more. Measured by `python -m benchmarks.proof_cost`.
 """
-
-
-class Verdict(StrEnum):
-    """What may be said of the candidate. Only the first and the last allow publishing it."""
-
-    EQUIVALENT = "equivalent"
-    NOT_EQUIVALENT = "not-equivalent"
-    NOT_VERIFIED = "not-verified"
-    PROVED = "proved"
-
-
-Proving = Literal["auto", "always", "never", "instead"]
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """`input_shapes`: sizes for dynamic inputs by name. `inputs`: the caller's own data instead of seeded feeds.
-
-    `proof`: whether every difference between the models is proved in float64 to be a rounding. "always"; "never";
-    "instead", where onnxruntime cannot run the models; "auto", there and where it costs less than running them. Where
-    nothing could be run, proofs that all hold give the verdict PROVED; one that is broken overrules outputs that agree.
-    `told`: is called with how many feeds were compared, and how many there are in all settings (0: not known yet).
-    `layers`: also look at values inside the models, and say which diverges first. `assume_constant_initializers`: no
-    caller replaces an initializer that is also an input, so none is replaced in any feed.
-    `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node may run on another provider.
-    """
-
-    seed: int = 0
-    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    inputs: Inputs | None = None
-    tolerance: Tolerance = field(default_factory=Tolerance)
-    providers: tuple[str, ...] = ("cpu",)
-    strict_placement: bool = False
-    proof: Proving = "instead"
-    told: Callable[[int, int], None] | None = None
-    layers: bool = False
-    assume_constant_initializers: bool = False
-
-    def __post_init__(self) -> None:
-        """Keep what an iterator gives: the feeds are read more than once. Raises UsageError for unknown providers."""
-        named(self.providers)
-        if isinstance(self.inputs, Iterator):
-            object.__setattr__(self, "inputs", list(self.inputs))
-
-
-@dataclass(frozen=True)
-class Verification:
-    """The verdict and everything it rests on. `judgements` and `noises` belong to `measurements`, one to one.
-
-    `explanation`: one sentence on why the candidate is not equivalent or was not verified, "" otherwise. `largest`:
-    the worst measurement. `notes`: what was tried and could not be compared. `feeds`: with the seed they can be
-    replayed. `placements`: which provider ran which operators, where a provider other than cpu was asked for.
-    Measurements at precision "deploy" are shown beside the verdict and do not decide it.
-    `tolerance`: the one that judged. `layers`: where that was asked for, what values inside the models say.
-    """
-
-    verdict: Verdict
-    measurements: tuple[Measurement, ...] = ()
-    judgements: tuple[Judgement, ...] = ()
-    noises: tuple[Noise | None, ...] = ()
-    explanation: str = ""
-    largest: Measurement | None = None
-    notes: tuple[str, ...] = ()
-    feeds: tuple[Mapping[str, Any], ...] = ()
-    placements: tuple[Placement, ...] = ()
-    proofs: tuple[Proof, ...] = ()
-    seed: int = 0
-    tolerance: Tolerance = field(default_factory=Tolerance)
-    layers: Layers | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; the inverse for a single measurement is `Measurement.from_dict`."""
-        return {
-            "verdict": self.verdict.value,
-            "explanation": self.explanation,
-            "measurements": [
-                measured.to_dict() | {"judgement": judged.to_dict(), "noise": noise.to_dict() if noise else None}
-                for measured, judged, noise in zip(self.measurements, self.judgements, self.noises, strict=True)
-            ],
-            "largest": self.largest.to_dict() if self.largest else None,
-            "notes": list(self.notes),
-            "feeds": [dict(feed) for feed in self.feeds],
-            "placements": [found.to_dict() for found in self.placements],
-            "proofs": [proof.to_dict() for proof in self.proofs],
-            "seed": self.seed,
-            "tolerance": self.tolerance.to_dict(),
-            "layers": self.layers.to_dict() if self.layers else None,
-        }
 
 
 def verify(reference: Source | Reference, candidate: Source, options: VerifyOptions | None = None) -> Verification:
@@ -286,9 +203,7 @@ def _answers(
             return _answers(reference, model, signature, {}, options, tapping=False)
         return Answers(refusal=f"onnxruntime cannot load the reference: {failure}."), {}
     if not answers.answers:
-        answers.refusal = (
-            f"The reference runs on none of the feeds tried ({answers.refusal}): pass --input-shape or --inputs."
-        )
+        answers.refusal = f"The reference runs on none of the feeds tried ({answers.refusal}): {answers.advice}."
     return answers, sources
 
 

@@ -87,7 +87,9 @@ def _against_values(
     )
     try:
         with np.errstate(all="ignore"):
-            others = dict(zip(results, ReferenceEvaluator(model).run(None, given), strict=True))
+            evaluator = ReferenceEvaluator(model)
+            others = dict(zip(results, evaluator.run(None, given), strict=True))
+            vars(evaluator).clear()  # it refers to itself
     except Exception as error:  # noqa: BLE001 - whatever it cannot evaluate has no second opinion
         return f"onnx.reference cannot evaluate it: {_line(error)}"
     for index, (name, array) in enumerate(zip(node.output, made, strict=True)):

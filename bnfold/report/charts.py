@@ -2,10 +2,15 @@
 
 import io
 import math
+import os
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from bnfold import process
 from bnfold.report.document import Histogram
 
 _INK, _BAR, _LIMIT = "#010203", "#010204", "#010205"
@@ -32,10 +37,11 @@ def error_histogram(histogram: Histogram, edges: Sequence[float], name: str) -> 
     equal text.
     """
     # The figure is made without pyplot, which would look for a display and keep the figure.
-    from matplotlib import rc_context, rcdefaults, rcParams
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
+    with _without_a_new_cache():
+        from matplotlib import rc_context, rcdefaults, rcParams
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
 
     with rc_context():
         rcdefaults()  # what a user set for plots of their own is not meant for this
@@ -62,6 +68,24 @@ def error_histogram(histogram: Histogram, edges: Sequence[float], name: str) -> 
         no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(drawn, format="svg", transparent=True, metadata=no_metadata)
     return _embedded(drawn.getvalue())
+
+
+@contextmanager
+def _without_a_new_cache() -> Iterator[None]:
+    """Have the command leave no list of fonts below the home folder, where matplotlib writes one when it is imported.
+
+    A list that is there already is used. As a library bnfold leaves matplotlib to the caller.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - never raises
+    if not process.owned() or "MPLCONFIGDIR" in os.environ or (home / "matplotlib").exists():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
 
 
 def _embedded(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from bnfold import __version__
 from bnfold.decisions import Decision
+from bnfold.report.brief import report_line, report_table
 from bnfold.report.environment import this_environment
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class ModelSummary:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What one optimization did.
 
@@ -83,6 +84,17 @@ class Report:
     weights_moved: bool = False
     attribution: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] | None = None
+
+    def __str__(self) -> str:
+        """One line."""
+        return report_line(self)
+
+    def __repr__(self) -> str:
+        return f"<Report {self}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's view of it."""
+        return report_table(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data, the keys in the order a person would read them."""

@@ -1,0 +1,115 @@
+"""Verification of what was frozen: against the input model with evaluation semantics, not against what it ran as.
+
+Both sides are written anew where that is needed and compared as any two models are. How far the input's own training
+mode is from that, on the same feeds, is measured as information: nobody wants those numbers back.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bnfold.equivalence.judging.measurement import Measurement, Where, measure
+from bnfold.equivalence.options import VerifyOptions
+from bnfold.equivalence.runtime.opening import Setting, running
+from bnfold.equivalence.runtime.reference_answers import Answer, run_seeded_feeds, run_user_feeds
+from bnfold.equivalence.runtime.sessions import RunFailed, Session
+from bnfold.equivalence.structure.copies import copied
+from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, make_runnable
+from bnfold.equivalence.structure.signature import Source, signature_of
+from bnfold.equivalence.structure.training_mode import Place, has_training_nodes
+from bnfold.equivalence.verdict import Verification
+from bnfold.equivalence.verification import verify
+from bnfold.onnxfile import read
+from bnfold.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class FrozenVerification:
+    """`verification` is the verdict; `training_distance` the largest difference per output to training mode.
+
+    `training_distance` is empty where nothing ran in training mode or it could not be run.
+    """
+
+    verification: Verification
+    training_distance: tuple[Measurement, ...] = ()
+
+
+def verify_frozen(
+    reference: Source,
+    candidate: Source,
+    options: VerifyOptions | None = None,
+    *,
+    stays: Collection[Place] = (),
+    statistics: Mapping[Place, Statistics] | None = None,
+) -> FrozenVerification:
+    """Compare `candidate` with `reference` under evaluation semantics.
+
+    `stays` are the normalizations that were left in training mode; `statistics` those that were computed anew. Raises
+    what `verify` raises.
+    """
+    options = options or VerifyOptions()
+    constants = options.assume_constant_initializers
+    original = read(reference)
+    if not has_training_nodes(original.proto, assume_constant_initializers=constants) and not statistics:
+        return FrozenVerification(verify(reference, candidate, options))
+    with TemporaryDirectory(prefix="bnfold-evaluation-") as folder:
+        runnable = partial(make_runnable, assume_constant_initializers=constants)
+        trained = copied(original, Path(folder) / "training.onnx", runnable)
+        evaluate = partial(
+            evaluate_in_place, stays=stays, statistics=statistics, assume_constant_initializers=constants
+        )
+        evaluated = copied(original, Path(folder) / "evaluation.onnx", evaluate)
+        del original
+        result = read(candidate)
+        new = " and the new statistics" if statistics else ""
+        notes = [f"The reference is the input model with evaluation semantics{new}."]
+        if has_training_nodes(result.proto, assume_constant_initializers=constants):
+            candidate = copied(result, Path(folder) / "candidate.onnx", runnable)
+            notes.append(
+                "What stays in training mode was compared with the statistics of the batch computed by operators, "
+                "and with Dropout switched off."
+            )
+        del result
+        verification = verify(evaluated, candidate, options)
+        distance = training_distance(evaluated, trained, options) if verification.measurements else ()
+    return FrozenVerification(replace(verification, notes=(*verification.notes, *notes)), distance)
+
+
+def training_distance(evaluated: Path, trained: Path, options: VerifyOptions) -> tuple[Measurement, ...]:
+    """How far the batch's own statistics lead from the stored ones: the largest measurement of each output.
+
+    This is information, not the verdict: where onnxruntime cannot run one of the two it is empty.
+    """
+    model = read(evaluated).proto
+    signature = signature_of(model)
+    if options.assume_constant_initializers:
+        signature = signature.without_overrides()
+    largest: dict[str, Measurement] = {}
+    try:
+        with running(evaluated, Setting()) as session:
+            if options.inputs is not None:
+                answers = run_user_feeds(options.inputs, signature, session.run).answers
+            else:
+                answers = run_seeded_feeds(model, signature, options.input_shapes, options.seed, session.run).answers
+        with running(trained, Setting()) as session:
+            for answer in answers:
+                for found in _distances(answer, session):
+                    name = found.where.output
+                    if name not in largest or found.relative > largest[name].relative:
+                        largest[name] = found
+    except RunFailed:
+        return ()
+    return tuple(largest.values())
+
+
+def _distances(answer: Answer, session: Session) -> list[Measurement]:
+    try:
+        outputs = session.run(answer.feed())
+    except RunFailed:  # as where training mode needs more than one value per channel
+        return []
+    return [
+        measure(Where(name, answer.name, "cpu", "off", "output", "strict"), answer.outputs[name], outputs[name])
+        for name in sorted(set(outputs) & set(answer.contract))
+    ]

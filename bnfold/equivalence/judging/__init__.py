@@ -1,0 +1,1 @@
+"""What measurements mean: tolerance, noise, and which change is to blame."""

@@ -1,0 +1,144 @@
+"""The noise rule: a candidate may be as far from the truth as the original is, times four.
+
+Where an error is larger than rounding usually is, a wrong model and a deep or ill-conditioned right one look alike
+against the reference. The float64 truth tells them apart: the reference's own error says how much noise this model
+makes on this feed, in its worse setting of onnxruntime's optimizations.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bnfold.equivalence.numbers.element_types import Array, rounding_of
+
+ALLOWANCE = 4.0
+SHAKEN_ALLOWANCE = 2.0
+"""The same for what the truth becomes where every stored number is off by one roundoff: few are off by as much."""
+FEW = 256
+"""An output with fewer elements than this may have a small error by luck, so other feeds are asked as well."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Errors against the truth, over the elements where the truth is finite; infinite where an output is not.
+
+    `original`: the larger of the reference's errors with and without optimizations. `floor`: what storing the result
+    in its type may cost, so that an original that happens to be exact does not forbid rounding.
+    """
+
+    candidate_max: float
+    candidate_rms: float
+    original_max: float
+    original_rms: float
+    floor: float
+
+    @property
+    def agrees(self) -> bool:
+        """Both the largest and the mean error: one wrong channel raises the mean before it raises the maximum."""
+        return (
+            self.candidate_max <= ALLOWANCE * self.original_max + self.floor
+            and self.candidate_rms <= ALLOWANCE * self.original_rms + self.floor
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: infinite becomes None."""
+        return {
+            name: value if math.isfinite(value) else None
+            for name, value in (
+                ("candidate_max", self.candidate_max),
+                ("candidate_rms", self.candidate_rms),
+                ("original_max", self.original_max),
+                ("original_rms", self.original_rms),
+                ("floor", self.floor),
+            )
+        }
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The original's largest and mean error on all feeds together.
+
+    `relative_*`: the worst of any, over the largest and the mean value of the truth there. `least_*`: the smallest of
+    any that is not exact, as it is: what counts where the truth is zero throughout and nothing can be relative to it.
+    """
+
+    relative_max: float = 0.0
+    relative_rms: float = 0.0
+    least_max: float = 0.0
+    least_rms: float = 0.0
+
+    def and_on(self, truth: Array, original: Array) -> "Elsewhere":
+        """With one more feed; unchanged where the original's error cannot be told, or is zero."""
+        exact = truth.astype(np.float64)
+        if truth.shape != original.shape or not exact.any() or not np.isfinite(exact).all():
+            return self
+        error = np.abs(original.astype(np.float64) - exact)
+        if not error.any() or not np.isfinite(error).all():
+            return self
+        largest, mean = float(error.max()), _rms(error)
+        return Elsewhere(
+            max(self.relative_max, largest / float(np.abs(exact).max())),
+            max(self.relative_rms, mean / _rms(np.abs(exact))),
+            min(self.least_max or math.inf, largest),
+            min(self.least_rms or math.inf, mean),
+        )
+
+    def errors(self, exact: Array) -> tuple[float, float]:
+        """How large the largest and the mean error may be expected to be where the truth is `exact`."""
+        scale = float(exact.max())
+        if scale == 0:
+            return self.least_max, self.least_rms
+        return self.relative_max * scale, self.relative_rms * _rms(exact)
+
+
+def noise(
+    truth: Array,
+    originals: Sequence[Array],
+    candidate: Array,
+    elsewhere: Elsewhere | None = None,
+    shaken: Sequence[Array] = (),
+) -> Noise | None:
+    """None where the truth cannot be believed: another shape, or the original itself farther from it than sqrt(u).
+
+    `elsewhere`: what the original's error is on other feeds, where its error on this one may be small by luck.
+    `shaken`: the truth where every stored number is off by one roundoff.
+
+    An original that overflowed where the truth is finite has an infinite error there; the candidate is then judged
+    on the rest, and must be finite and within sqrt(u) of the truth where the original is not.
+    """
+    rounding = rounding_of(candidate.dtype)
+    if rounding is None or any(array.shape != truth.shape for array in (*originals, candidate)):
+        return None
+    exact = truth.astype(np.float64)
+    known = np.isfinite(exact) & (np.abs(exact) <= rounding.largest)
+    if not known.any():
+        return None
+    scale = float(np.abs(exact[known]).max())
+    coarse = math.sqrt(rounding.unit) * scale
+    with np.errstate(invalid="ignore"):
+        errors = [np.abs(array.astype(np.float64) - exact)[known] for array in originals]
+        mine = np.abs(candidate.astype(np.float64) - exact)[known]
+    sound = np.all([np.isfinite(error) for error in errors], axis=0)
+    if not sound.any() or not np.isfinite(mine).all() or mine[~sound].max(initial=0.0) > coarse:
+        return None
+    own = max(float(error[sound].max()) for error in errors)
+    expected = (elsewhere or Elsewhere()).errors(np.abs(exact[known]))
+    moved = [np.abs(array - exact)[known][sound] for array in shaken]
+    moved = [error * (SHAKEN_ALLOWANCE / ALLOWANCE) for error in moved if np.isfinite(error).all()]
+    if own > coarse or (scale and expected[0] > coarse):
+        return None
+    return Noise(
+        candidate_max=float(mine[sound].max()),
+        candidate_rms=_rms(mine[sound]),
+        original_max=max(expected[0], own, *(float(error.max()) for error in moved)),
+        original_rms=max(expected[1], *(_rms(error[sound]) for error in errors), *map(_rms, moved)),
+        floor=max(rounding.unit * scale, rounding.tiny),
+    )
+
+
+def _rms(error: Array) -> float:
+    peak = float(error.max(initial=0.0))
+    return peak * math.sqrt(float(np.square(error / peak).mean())) if peak else 0.0

@@ -1,0 +1,1 @@
+"""Element types, and what a model computes in real arithmetic."""

@@ -1,0 +1,60 @@
+"""The element types of ONNX as numpy sees them, and how finely each one rounds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+from onnx.helper import tensor_dtype_to_np_dtype
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Feed = dict[str, Array]
+"""An array for each input, by name."""
+Outputs = dict[str, Array]
+"""An array for each value asked for, by name."""
+
+_FLOATS: dict[int, tuple[float, float, float]] = {
+    TensorProto.DOUBLE: (2.0**-53, 2.0**-1022, 1.8e308),
+    TensorProto.FLOAT: (2.0**-24, 2.0**-126, 3.4e38),
+    TensorProto.FLOAT16: (2.0**-11, 2.0**-24, 65504.0),
+    TensorProto.BFLOAT16: (2.0**-8, 2.0**-126, 3.39e38),
+}
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """`unit`: unit roundoff u, half the distance from 1 to the next number. `tiny`: below this nothing is resolved.
+
+    `tiny` is the smallest normal number, since runtimes may flush what is smaller to zero; for float16 it is the
+    smallest subnormal, since those are kept.
+    """
+
+    unit: float
+    tiny: float
+    largest: float
+
+
+def rounding(elem_type: int) -> Rounding | None:
+    """None for types that do not round: integers, bool, string."""
+    facts = _FLOATS.get(elem_type)
+    return Rounding(*facts) if facts else None
+
+
+def rounding_of(dtype: np.dtype[Any]) -> Rounding | None:
+    """The same question for a numpy (or ml_dtypes) type."""
+    return {
+        "float64": rounding(TensorProto.DOUBLE),
+        "float32": rounding(TensorProto.FLOAT),
+        "float16": rounding(TensorProto.FLOAT16),
+        "bfloat16": rounding(TensorProto.BFLOAT16),
+    }.get(dtype.name)
+
+
+def numpy_type(elem_type: int) -> np.dtype[Any]:
+    """bfloat16 and the 8-bit floats come as ml_dtypes types, strings as object. Raises KeyError for no such type."""
+    return tensor_dtype_to_np_dtype(elem_type)
+
+
+def is_float(elem_type: int) -> bool:
+    """Whether values of this type are rounded real numbers that a feed may draw from a distribution."""
+    return elem_type in _FLOATS or numpy_type(elem_type).name.startswith("float")

@@ -1,0 +1,226 @@
+"""onnx.reference, with what it has slow or wrong in float64 numpy: convolutions, pools, BatchNormalization.
+
+The reference implementation of grouped ConvTranspose fails, and its pools loop in Python over every position. These
+follow the operators' definitions in the ONNX specification and share nothing with the code that folds.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from bnfold.equivalence.numbers.element_types import Array
+from bnfold.lifetime import emptied_at_the_end
+
+Ints = Sequence[int] | None
+
+
+class Conv(OpRun):
+    """Y[n,o,p] = b[o] + sum of W[o,i,k] X[n, group(o)+i, s p + d k - pad]."""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        *,
+        auto_pad: str | None = None,
+        dilations: Ints = None,
+        group: int | None = None,
+        kernel_shape: Ints = None,  # noqa: ARG002 - the weight says it
+        pads: Ints = None,
+        strides: Ints = None,
+    ) -> tuple[Array]:
+        rank, groups = x.ndim - 2, group or 1
+        steps, spread = list(strides or [1] * rank), list(dilations or [1] * rank)
+        around = _pads(auto_pad, pads, x.shape[2:], w.shape[2:], steps, spread)
+        taps = _windows(x, w.shape[2:], steps, spread, around, 0.0)
+        n, places = x.shape[0], taps.shape[2 : 2 + rank]
+        # [N, g, C/g, *places, *taps] -> [g, C/g * taps, N * places]: one product for the whole batch.
+        taps = taps.reshape(n, groups, x.shape[1] // groups, *taps.shape[2:])
+        order = (1, 2, *range(3 + rank, 3 + 2 * rank), 0, *range(3, 3 + rank))
+        columns = taps.transpose(order).reshape(groups, -1, n * math.prod(places))
+        y = np.matmul(w.reshape(groups, w.shape[0] // groups, -1), columns)
+        y = y.reshape(w.shape[0], n, *places).swapaxes(0, 1)
+        return (y if b is None else y + b.reshape(-1, *[1] * rank),)
+
+
+class ConvTranspose(OpRun):
+    """The gradient of Conv: every input position adds its value times the kernel to the output."""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        *,
+        auto_pad: str | None = None,
+        dilations: Ints = None,
+        group: int | None = None,
+        kernel_shape: Ints = None,  # noqa: ARG002 - the weight says it
+        output_padding: Ints = None,
+        output_shape: Ints = None,
+        pads: Ints = None,
+        strides: Ints = None,
+    ) -> tuple[Array]:
+        rank, groups = x.ndim - 2, group or 1
+        steps, spread = list(strides or [1] * rank), list(dilations or [1] * rank)
+        extra = list(output_padding or [0] * rank)
+        kernel, places = w.shape[2:], x.shape[2:]
+        full = [steps[a] * (places[a] - 1) + spread[a] * (kernel[a] - 1) + 1 + extra[a] for a in range(rank)]
+        wanted = list(output_shape) if output_shape else None
+        if wanted is None and auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
+            wanted = [places[a] * steps[a] for a in range(rank)]
+        if wanted is not None:
+            wanted = wanted[-rank:]
+            total = [full[a] - wanted[a] for a in range(rank)]
+            small = [amount // 2 for amount in total]
+            large = [amount - half for amount, half in zip(total, small, strict=True)]
+            around = [*small, *large] if auto_pad == "SAME_UPPER" else [*large, *small]
+        else:
+            around = list(pads or [0] * (2 * rank)) if auto_pad in {None, "NOTSET", ""} else [0] * (2 * rank)
+        n, per_group, outputs = x.shape[0], x.shape[1] // groups, w.shape[1]
+        grouped = x.reshape(n, groups, per_group, -1)
+        weights = w.reshape(groups, per_group, outputs, *kernel)
+        room = [max(full[a], full[a] - around[a] - around[rank + a]) + max(0, -around[a]) for a in range(rank)]
+        y = np.zeros((n, groups, outputs, *room), np.result_type(x, w))
+        for tap in itertools.product(*map(range, kernel)):
+            at: tuple[slice | int, ...] = (slice(None), slice(None), slice(None), *tap)
+            contribution = np.matmul(weights[at].swapaxes(1, 2)[None], grouped)
+            place = tuple(
+                slice(
+                    max(0, -around[a]) + spread[a] * tap[a],
+                    max(0, -around[a]) + spread[a] * tap[a] + steps[a] * (places[a] - 1) + 1,
+                    steps[a],
+                )
+                for a in range(rank)
+            )
+            y[(slice(None), slice(None), slice(None), *place)] += contribution.reshape(n, groups, outputs, *places)
+        crop = tuple(
+            slice(max(0, around[a]), max(0, around[a]) + full[a] - around[a] - around[rank + a]) for a in range(rank)
+        )
+        y = y.reshape(n, groups * outputs, *room)[(slice(None), slice(None), *crop)]
+        return (y if b is None else y + b.reshape(-1, *[1] * rank),)
+
+
+class MaxPool(OpRun):
+    """The largest value of each window; the indices that a second output would hold are not computed."""
+
+    def _run(self, x: Array, **attributes: Any) -> tuple[Array]:
+        if len(self.onnx_node.output) > 1:
+            raise NotImplementedError("MaxPool with indices")
+        taps = _pool_windows(x, attributes, -np.inf)
+        return (taps.max(axis=tuple(range(x.ndim, taps.ndim))),)
+
+
+class AveragePool(OpRun):
+    """Padding counts where count_include_pad is set; how that goes with ceil_mode, runtimes do not agree on."""
+
+    def _run(self, x: Array, **attributes: Any) -> tuple[Array]:
+        include = attributes.get("count_include_pad")
+        if include and attributes.get("ceil_mode"):
+            raise NotImplementedError("AveragePool with count_include_pad and ceil_mode")
+        taps = _pool_windows(x, attributes, 0.0)
+        axes = tuple(range(x.ndim, taps.ndim))
+        if include:
+            return (taps.mean(axis=axes),)
+        counts = _pool_windows(np.ones((1, 1, *x.shape[2:])), attributes, 0.0).sum(axis=axes)
+        return (taps.sum(axis=axes) / counts,)
+
+
+class BatchNormalization(OpRun):
+    """Inference alone, in every opset. From 9 to 13 the reference mixes in the batch's statistics, as in training."""
+
+    def _run(
+        self, x: Array, scale: Array, bias: Array, mean: Array, variance: Array, **attributes: Any
+    ) -> tuple[Array]:
+        opset = self.run_params["opsets"][""]
+        inference = (
+            bool(attributes.get("is_test"))
+            if opset < 7
+            else not attributes.get("training_mode")
+            if opset >= 14
+            else sum(map(bool, self.onnx_node.output)) == 1
+        )
+        if not inference or attributes.get("spatial") == 0:
+            raise NotImplementedError("BatchNormalization in training mode or per position")
+        shape = (-1, *[1] * (x.ndim - 2))
+        factor = scale / np.sqrt(variance + attributes["epsilon"])
+        return ((x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape),)
+
+
+OPERATORS: list[type[OpRun]] = [Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization]
+
+
+class Reference(ReferenceEvaluator):
+    """onnx.reference with the operators above, which it makes for functions and bodies as well.
+
+    Left to itself it hands a function's body no operators but its own.
+    """
+
+    def __init__(self, proto: Any, **options: Any) -> None:
+        emptied_at_the_end(self)
+        super().__init__(proto, **{**options, "new_ops": OPERATORS})
+
+
+def _pool_windows(x: Array, attributes: dict[str, Any], fill: float) -> Array:
+    rank = x.ndim - 2
+    kernel = attributes["kernel_shape"]
+    steps, spread = attributes.get("strides") or [1] * rank, attributes.get("dilations") or [1] * rank
+    around = _pads(attributes.get("auto_pad"), attributes.get("pads"), x.shape[2:], kernel, steps, spread)
+    if attributes.get("ceil_mode"):
+        for axis in range(rank):
+            reach = spread[axis] * (kernel[axis] - 1) + 1
+            size = x.shape[2 + axis] + around[axis] + around[rank + axis]
+            count = math.ceil((size - reach) / steps[axis]) + 1
+            # A window that would start in the padding behind the input is left out.
+            count -= (count - 1) * steps[axis] >= x.shape[2 + axis] + around[axis]
+            around[rank + axis] += max(0, (count - 1) * steps[axis] + reach - size)
+    return _windows(x, kernel, steps, spread, around, fill)
+
+
+def _windows(
+    x: Array, kernel: Sequence[int], steps: Sequence[int], spread: Sequence[int], around: Sequence[int], fill: float
+) -> Array:
+    """A view [N, C, *places, *kernel] of the padded input."""
+    rank = x.ndim - 2
+    margins = [(0, 0), (0, 0), *((around[a], around[rank + a]) for a in range(rank))]
+    padded = np.pad(x, margins, constant_values=fill) if any(around) else x
+    reach = tuple(spread[a] * (kernel[a] - 1) + 1 for a in range(rank))
+    view = sliding_window_view(padded, reach, axis=tuple(range(2, 2 + rank)))
+    every = slice(None)
+    return view[
+        (
+            every,
+            every,
+            *(every if s == 1 else slice(None, None, s) for s in steps),
+            *(slice(None, None, d) for d in spread),
+        )
+    ]
+
+
+def _pads(
+    auto_pad: str | None,
+    pads: Ints,
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    steps: Sequence[int],
+    spread: Sequence[int],
+) -> list[int]:
+    """Begin of every axis, then end of every axis. SAME gives ceil(size / stride) outputs."""
+    rank = len(sizes)
+    if auto_pad in {None, "NOTSET", ""}:
+        return list(pads or [0] * (2 * rank))
+    if auto_pad == "VALID":
+        return [0] * (2 * rank)
+    total = [
+        max(0, (math.ceil(sizes[a] / steps[a]) - 1) * steps[a] + spread[a] * (kernel[a] - 1) + 1 - sizes[a])
+        for a in range(rank)
+    ]
+    small, large = [amount // 2 for amount in total], [amount - amount // 2 for amount in total]
+    return [*small, *large] if auto_pad == "SAME_UPPER" else [*large, *small]

@@ -1,0 +1,42 @@
+"""The options of a verification."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bnfold.equivalence.feeds.user_data import Inputs
+from bnfold.equivalence.judging.tolerance import Tolerance
+from bnfold.equivalence.runtime.providers import named
+
+Proving = Literal["auto", "always", "never", "instead"]
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """`input_shapes`: sizes for dynamic inputs by name. `inputs`: the caller's own data instead of seeded feeds.
+
+    `proof`: whether every difference between the models is proved in float64 to be a rounding. "always"; "never";
+    "instead", where onnxruntime cannot run the models; "auto", there and where it costs less than running them. Where
+    nothing could be run, proofs that all hold give the verdict PROVED; one that is broken overrules outputs that agree.
+    `told`: is called with how many feeds were compared, and how many there are in all settings (0: not known yet).
+    `layers`: also look at values inside the models, and say which diverges first. `assume_constant_initializers`: no
+    caller replaces an initializer that is also an input, so none is replaced in any feed.
+    `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node may run on another provider.
+    """
+
+    seed: int = 0
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    inputs: Inputs | None = None
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    providers: tuple[str, ...] = ("cpu",)
+    strict_placement: bool = False
+    proof: Proving = "instead"
+    told: Callable[[int, int], None] | None = None
+    layers: bool = False
+    assume_constant_initializers: bool = False
+
+    def __post_init__(self) -> None:
+        """Keep what an iterator gives: the feeds are read more than once. Raises UsageError for unknown providers."""
+        named(self.providers)
+        if isinstance(self.inputs, Iterator):
+            object.__setattr__(self, "inputs", list(self.inputs))

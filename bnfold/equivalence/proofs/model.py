@@ -1,0 +1,132 @@
+"""The proof of a whole: every place where two models differ is proved on its own, and nothing else differs.
+
+The places come from the two files alone (`correspondence`), so nothing here trusts the code that folds, nor what it
+says it did.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from onnx import ModelProto
+
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of, reads_part
+from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
+from bnfold.equivalence.proofs.piece import Proof, Standing, prove_piece
+from bnfold.equivalence.structure.scopes import Cutter
+from bnfold.equivalence.structure.signature import difference, signature_of
+
+_MOST_ROUNDS = 20
+
+
+def prove(
+    reference: Path | bytes | ModelProto, candidate: Path | bytes | ModelProto, seed: int = 0
+) -> tuple[Proof, ...]:
+    """One proof per place where the models differ; if all hold, the models are equal up to rounding, and only then.
+
+    What is the same in both needs no proof: none at all means that nothing was changed that the outputs depend on.
+    Raises ModelError for what is not a model.
+    """
+    return prove_with(Cutter(reference), Cutter(candidate), seed)
+
+
+def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...]:
+    """As `prove`, for models that were read already."""
+    reason = _incomparable(before, after)
+    if reason:
+        return (Proof("", Standing.UNDECIDED, reason),)
+    common = Correspondence(before, after)
+    known: dict[tuple[Pair, tuple[Pair, ...]], Proof] = {}
+    for _ in range(_MOST_ROUNDS):
+        obligations, fixed = common.obligations()
+        proofs: dict[Pair, Proof] = {}
+        for pair, obligation in obligations.items():
+            if not obligation.settled:
+                key = pair, obligation.premises
+                if key not in known:
+                    known[key] = prove_piece(obligation, common, seed)
+                proofs[pair] = known[key]
+        wrong = _carried(obligations, fixed, proofs, common) or _carried(
+            obligations, fixed, proofs, common, guessed=True
+        )
+        if not wrong:
+            break
+        common.give_up(wrong)
+    return tuple(proofs.values())
+
+
+def _incomparable(before: Cutter, after: Cutter) -> str:
+    contract = difference(signature_of(before.model), signature_of(after.model))
+    if contract:
+        return contract.rstrip(".")
+    was, now = (
+        {"" if each.domain in DEFAULT_DOMAINS else each.domain: each.version for each in cutter.model.opset_import}
+        for cutter in (before, after)
+    )
+    if any(was.get(domain, version) != version for domain, version in now.items()):
+        return "the models import different operator sets"
+    return ""
+
+
+def _carried(
+    obligations: Mapping[Pair, Obligation],
+    fixed: Collection[Pair],
+    proofs: Mapping[Pair, Proof],
+    common: Correspondence,
+    *,
+    guessed: bool = False,
+) -> set[Pair]:
+    """Pairs that are not equal and need not be: whatever reads them is open as well, and may make up for it.
+
+    What takes equal values to equal ones cannot make up for unequal ones, unless the map that makes the difference
+    crosses it and is made up for behind it. With `guessed`, pairs that were made by use alone may be wrong as well.
+    """
+    readers: dict[Pair, list[Pair]] = {}
+    for pair, obligation in obligations.items():
+        for premise in obligation.premises:
+            readers.setdefault(premise, []).append(pair)
+    unproved = {pair for pair, proof in proofs.items() if proof.standing is not Standing.HOLDS}
+    movable: set[Pair] = set()
+    for pair in reversed(list(obligations)):
+        makes_up = (
+            reader in unproved
+            or (reader in proofs and proofs[reader].blind)
+            or _takes_part(reader, pair, common)
+            or ((reader in movable or (guessed and _is_guessed(pair))) and _is_crossed(obligations[reader], common))
+            for reader in readers.get(pair, ())
+        )
+        if pair not in fixed and pair in readers and all(makes_up):
+            movable.add(pair)
+    broken = {pair for pair, proof in proofs.items() if proof.standing is Standing.BROKEN}
+    before_broken: set[Pair] = set()
+    for pair in reversed(list(obligations)):
+        if any(reader in broken or reader in before_broken for reader in readers.get(pair, ())):
+            before_broken.add(pair)
+    wrong = movable & (broken | (unproved & before_broken))
+    for pair, obligation in obligations.items():  # what lies between is wrong with them
+        if pair in movable and pair not in unproved and any(premise in wrong for premise in obligation.premises):
+            wrong.add(pair)
+    return wrong
+
+
+def _is_guessed(pair: Pair) -> bool:
+    """Whether two values are paired by their use alone: their readers are still paired by name if these are not."""
+    return pair.old.name != pair.new.name
+
+
+def _takes_part(reader: Pair, value: Pair, common: Correspondence) -> bool:
+    """Whether only the shape, the type or a part of a value is read: that may be right where the whole is not."""
+    place = common.before.producer(reader.old)
+    node = None if place is None else common.before.node(place)
+    positions = [] if node is None else [at for at, name in enumerate(node.input) if name == value.old.name]
+    return node is not None and bool(positions) and all(reads_part(node, at) for at in positions)
+
+
+def _is_crossed(obligation: Obligation, common: Correspondence) -> bool:
+    """Whether a map per channel may pass every operator that makes a pair."""
+    sides = [(common.before, obligation.before), (common.after, obligation.after)]
+    places = [(cutter, place) for cutter, piece in sides if piece is not None for place in piece.nodes]
+    if obligation.settled:
+        place = common.before.producer(obligation.pair.old)
+        places = [] if place is None else [(common.before, place)]
+    nodes = [cutter.node(place) for cutter, place in places if not cutter.makes_constants(place)]
+    return bool(places) and all(operator_of(node).crossed for node in nodes)

@@ -1,0 +1,358 @@
+"""What two models have in common, and what has to be proved for the rest: read from the two files alone.
+
+Values of both models are paired: by name, and where only one reader was given another name to read, by their use. A
+pair is an assertion that the two values are equal. It is settled without computing anything where both come out of the
+same operator with the same attributes, the same constants and paired inputs. Every other pair is an `Obligation`: the
+piece of either graph that makes the value out of earlier pairs has to be shown to compute the same. Starting from the
+outputs, every assertion rests on earlier ones and in the end on the inputs, so that obligations which all hold prove
+the whole.
+
+A pair may be wrong although the models are right: where a map moved across other operators, the values between keep
+their names and mean something else. Such a pair is given up (`Correspondence.give_up`), and the pieces around it grow
+together.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from onnx import NodeProto, TensorProto
+
+from bnfold.equivalence.proofs.piece_sizes import InputShapes
+from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Uncut, Value, same_attributes, same_bytes
+
+_MOST_NODES = 1000
+"""What is larger is no piece of one rewrite."""
+
+
+class Pair(NamedTuple):
+    """A value of the reference, and the one of the candidate that is said to equal it."""
+
+    old: Value
+    new: Value
+
+
+@dataclass(frozen=True)
+class Obligation:
+    """`premises`: the pairs that enter. `before`, `after`: the pieces to compare; None where nothing is left to show.
+
+    `reason`: why there are no pieces although there is something to show, "" otherwise.
+    """
+
+    pair: Pair
+    premises: tuple[Pair, ...]
+    before: Piece | None = None
+    after: Piece | None = None
+    reason: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the pair is equal because its premises are."""
+        return self.before is None and not self.reason
+
+
+class Correspondence:
+    """The pairs of two models, and what rests on what."""
+
+    def __init__(self, before: Cutter, after: Cutter) -> None:
+        self.before = before
+        self.after = after
+        self.shapes = InputShapes(before.model)
+        self._partner: dict[Value, Value] = {}
+        self._origins: dict[Value, list[Value]] = {}
+        self._scopes: dict[int, int] = {}
+        self._given_up: set[Value] = set()
+        self._same_tensors: dict[tuple[Value, Value], bool] = {}
+        self._same_nodes: dict[tuple[Place, Place], bool] = {}
+        self._match_scopes(0, 0)
+        for key, scope in before.functions.items():
+            if key in after.functions:
+                self._match_scopes(scope, after.functions[key])
+        self._same_made = self._constants_made_alike()
+        for old in self._scopes:
+            self._match_renamed(before.scopes[old])
+
+    def roots(self) -> list[Pair]:
+        """The outputs of the model, which must be equal."""
+        names = self.before.scopes[0].leaving
+        found = [(self.before.resolve(0, name), self.after.resolve(0, name)) for name in names]
+        return [Pair(old, new) for old, new in found if old is not None and new is not None]
+
+    def give_up(self, pairs: Collection[Pair]) -> None:
+        """Assert these pairs no longer."""
+        self._given_up.update(pair.old for pair in pairs)
+
+    def obligations(self) -> tuple[dict[Pair, Obligation], set[Pair]]:
+        """Everything the outputs rest on, earlier pairs first; and the pairs that nothing may give up."""
+        found: dict[Pair, Obligation] = {}
+        fixed: set[Pair] = set()
+        waiting = self.roots()
+        fixed.update(waiting)
+        while waiting:
+            pair = waiting.pop()
+            if pair in found:
+                continue
+            made, bodies = self._obligation(pair)
+            found[pair] = made
+            fixed.update(bodies)
+            waiting += [*made.premises, *bodies]
+        return dict(sorted(found.items(), key=lambda item: self.before.rank_of(item[0].old))), fixed
+
+    # --- pairs
+
+    def _match_scopes(self, old: int, new: int) -> None:
+        before, after = self.before.scopes[old], self.after.scopes[new]
+        self._scopes[old] = new
+        if before.parent is None and before.key is None:
+            entering = [(name, name) for name in before.entering if name in after.entering]
+        else:
+            entering = list(zip(before.entering, after.entering, strict=False))
+        for was, now in entering:
+            self._join(Value(old, was), Value(new, now))
+        for name in before.producers:
+            if name in after.producers:
+                self._join(Value(old, name), Value(new, name))
+        for position, bodies in before.bodies.items():
+            place = self._counterpart(Place(old, position))
+            others = {} if place is None else self.after.scopes[new].bodies.get(place.position, {})
+            if bodies.keys() == others.keys():
+                for name, body in bodies.items():
+                    self._match_scopes(body, others[name])
+
+    def _join(self, old: Value, new: Value) -> None:
+        self._partner[old] = new
+        self._origins.setdefault(new, []).append(old)
+
+    def _counterpart(self, place: Place) -> Place | None:
+        """The node of the candidate that makes a value of the same name in the same scope."""
+        output = next((name for name in self.before.node(place).output if name), None)
+        scope = self._scopes.get(place.scope)
+        return None if output is None or scope is None else self.after.producer(Value(scope, output))
+
+    def _match_renamed(self, before: Scope) -> None:
+        """A value whose name is gone, and what an operator that is otherwise as before reads instead."""
+        for position in range(len(before.nodes)):
+            place = Place(before.number, position)
+            other = self._counterpart(place)
+            renamed = [] if other is None else self._renamed_inputs(place, other)
+            if other is not None and renamed and self._same_node(place, other):
+                for old, new in renamed:
+                    if old not in self._partner:
+                        self._join(old, new)
+
+    def _renamed_inputs(self, place: Place, other: Place) -> list[Pair]:
+        """Where two nodes read values of different names; nothing if they differ in anything else they read."""
+        renamed: list[Pair] = []
+        for was, now in zip(self.before.node(place).input, self.after.node(other).input, strict=False):
+            old, new = self.before.resolve(place.scope, was), self.after.resolve(other.scope, now)
+            if old is None or new is None:
+                alike = not was and not now
+            elif self._is_computed(old, self.before) and self._is_computed(new, self.after):
+                alike = True
+                if was != now and old not in self._partner:
+                    renamed.append(Pair(old, new))
+            else:
+                alike = self._same_constant(old, new)
+            if not alike:
+                return []
+        return renamed
+
+    def _is_computed(self, value: Value, cutter: Cutter) -> bool:
+        return value not in cutter.constant_made and cutter.stored(value) is None
+
+    def _asserted(self, old: Value) -> Value | None:
+        return None if old in self._given_up else self._partner.get(old)
+
+    # --- what is the same without computing anything
+
+    def _same_node(self, old: Place, new: Place) -> bool:
+        """The same operator and attributes, and the same constants where both read constants."""
+        key = old, new
+        if key not in self._same_nodes:
+            one, other = self.before.node(old), self.after.node(new)
+            self._same_nodes[key] = (
+                len(_inputs(one)) == len(_inputs(other))
+                and [bool(name) for name in one.output] == [bool(name) for name in other.output]
+                and same_attributes(one, other, self.before, self.after)
+            )
+        return self._same_nodes[key]
+
+    def _same_constant(self, old: Value, new: Value) -> bool:
+        """Whether both are stored, or made of what is stored, in the same way from the same numbers."""
+        one, other = self.before.stored(old), self.after.stored(new)
+        if one is None or other is None:
+            return old in self._same_made and self._partner.get(old) == new
+        if (old, new) not in self._same_tensors:
+            self._same_tensors[old, new] = same_bytes(one, other, self.before, self.after)
+        return self._same_tensors[old, new]
+
+    def _constants_made_alike(self) -> set[Value]:
+        same: set[Value] = set()
+        self._same_made = same
+        for place in self.before.rank:
+            node = self.before.node(place)
+            values = [Value(place.scope, name) for name in node.output if name]
+            if not values or values[0] not in self.before.constant_made:
+                continue
+            other = self._counterpart(place)
+            if other is None or not self._same_node(place, other):
+                continue
+            pairs = zip(_inputs(node), _inputs(self.after.node(other)), strict=True)
+            resolved = [
+                (self.before.resolve(place.scope, was), self.after.resolve(other.scope, now))
+                for was, now in pairs
+                if was or now
+            ]
+            if all(old is not None and new is not None and self._same_constant(old, new) for old, new in resolved):
+                same.update(values)
+        return same
+
+    # --- what rests on what
+
+    def _obligation(self, pair: Pair) -> tuple[Obligation, list[Pair]]:
+        """What shows that the pair is equal; and the outputs of nested bodies and functions that belong to it."""
+        if self._same_constant(pair.old, pair.new) or self._is_given(pair):
+            return Obligation(pair, ()), []
+        settled = self._settled(pair)
+        if settled is not None:
+            premises, bodies = settled
+            return Obligation(pair, (*premises, *bodies)), bodies
+        try:
+            return self._to_show(pair), []
+        except Uncut as why:
+            return Obligation(pair, (), reason=str(why)), []
+
+    def _is_given(self, pair: Pair) -> bool:
+        """Whether both come from the caller."""
+        nothing = self.before.producer(pair.old) is None and self.after.producer(pair.new) is None
+        entering = pair.old.name in self.before.scopes[pair.old.scope].entering
+        return nothing and entering and self._partner.get(pair.old) == pair.new
+
+    def _settled(self, pair: Pair) -> tuple[list[Pair], list[Pair]] | None:
+        """The inputs and the bodies that a pair rests on, where both sides are the same operator; None otherwise."""
+        old, new = self.before.producer(pair.old), self.after.producer(pair.new)
+        if old is None or new is None or not self._same_node(old, new):
+            return None
+        one, other = self.before.node(old), self.after.node(new)
+        if one.output[:].index(pair.old.name) != other.output[:].index(pair.new.name):
+            return None
+        premises: list[Pair] = []
+        for was, now in zip(_inputs(one), _inputs(other), strict=True):
+            if not was and not now:
+                continue
+            first, second = self.before.resolve(old.scope, was), self.after.resolve(new.scope, now)
+            if first is None or second is None:
+                return None
+            if self._same_constant(first, second):
+                continue
+            if self._asserted(first) != second or first in self.before.constant_made:
+                return None
+            premises.append(Pair(first, second))
+        bodies = self._bodies(old, new)
+        return None if bodies is None else (premises, bodies)
+
+    def _bodies(self, old: Place, new: Place) -> list[Pair] | None:
+        """The outputs of what two nodes run inside, in pairs; None where that does not match."""
+        one, other = self.before.node(old), self.after.node(new)
+        inner = self.before.scopes[old.scope].bodies.get(old.position, {})
+        outer = self.after.scopes[new.scope].bodies.get(new.position, {})
+        scopes = [(body, outer.get(name)) for name, body in inner.items()]
+        if inner.keys() != outer.keys():
+            return None
+        called = self.before.functions.get((one.domain, one.op_type, one.overload))
+        if called is not None:
+            scopes.append((called, self.after.functions.get((other.domain, other.op_type, other.overload))))
+        elif (other.domain, other.op_type, other.overload) in self.after.functions:
+            return None
+        pairs: list[Pair] = []
+        for was, now in scopes:
+            if now is None or self._scopes.get(was) != now:
+                return None
+            before, after = self.before.scopes[was], self.after.scopes[now]
+            if len(before.leaving) != len(after.leaving) or len(before.entering) != len(after.entering):
+                return None
+            for first, second in zip(before.leaving, after.leaving, strict=True):
+                left, right = self.before.resolve(was, first), self.after.resolve(now, second)
+                if left is None or right is None:
+                    return None
+                pairs.append(Pair(left, right))
+        return pairs
+
+    def _to_show(self, pair: Pair) -> Obligation:
+        rank = self.before.rank_of(pair.old)
+        before, entering = self._walk_old(pair.old, rank)
+        after, also = self._walk_new(pair, rank, entering)
+        premises = {Pair(old, self._partner[old]): None for old in entering} | dict.fromkeys(also)
+        return Obligation(pair, tuple(premises), before, after)
+
+    def _walk_old(self, start: Value, rank: int) -> tuple[Piece, dict[Value, None]]:
+        """Back from a value of the reference to the values of earlier pairs."""
+        entering: dict[Value, None] = {}
+
+        def stops(value: Value) -> bool:
+            if value == start or not self._is_cut(value) or self.before.rank_of(value) >= rank:
+                return False
+            entering[value] = None
+            return True
+
+        return _walk(self.before, start, stops), entering
+
+    def _walk_new(self, pair: Pair, rank: int, entering: Mapping[Value, None]) -> tuple[Piece, list[Pair]]:
+        """The same in the candidate; with the pairs where it stopped."""
+        also: list[Pair] = []
+
+        def stops(value: Value) -> bool:
+            origins = [
+                old
+                for old in self._origins.get(value, ())
+                if old != pair.old and self._is_cut(old) and self.before.rank_of(old) < rank
+            ]
+            if not origins:
+                return False
+            known = [old for old in origins if old in entering]
+            also.extend(Pair(old, value) for old in known or origins[:1])
+            return True
+
+        return _walk(self.after, pair.new, stops), also
+
+    def _is_cut(self, old: Value) -> bool:
+        """Whether a piece may end here: not at constants, nor at integers, which are shapes and indices."""
+        if self._asserted(old) is None or old in self.before.constant_made:
+            return False
+        return self.before.producer(old) is None or not self.shapes.is_integer(old.name)
+
+
+def _walk(cutter: Cutter, start: Value, stops: Callable[[Value], bool]) -> Piece:
+    """Everything `start` is made of up to where `stops` says so. Raises Uncut where something else enters."""
+    nodes: set[Place] = set()
+    constants: dict[str, TensorProto] = {}
+    seen, waiting = {start}, [start]
+    while waiting:
+        value = waiting.pop()
+        if stops(value):
+            continue
+        place, stored = cutter.producer(value), cutter.stored(value)
+        if place is None and stored is None:
+            raise Uncut(f"value {value.name!r} enters it, which has no counterpart")
+        if stored is not None:
+            constants[value.name] = stored
+        elif place is not None and place not in nodes:
+            nodes.add(place)
+            if len(nodes) > _MOST_NODES:
+                raise Uncut(f"more than {_MOST_NODES} operators lie between what can be paired")
+            for name in cutter.reads(place):
+                other = cutter.resolve(place.scope, name)
+                if other is None:
+                    raise Uncut(f"value {name!r} comes from nowhere that is known")
+                if other not in seen:
+                    seen.add(other)
+                    waiting.append(other)
+    return Piece(tuple(sorted(nodes, key=cutter.rank.__getitem__)), constants, start)
+
+
+def _inputs(node: NodeProto) -> list[str]:
+    """Without the empty ones at the end."""
+    names = list(node.input)
+    while names and not names[-1]:
+        names.pop()
+    return names

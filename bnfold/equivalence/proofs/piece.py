@@ -1,0 +1,281 @@
+"""The proof of every single rewrite: the piece of the graph before and after it, in float64, with stored parameters.
+
+Both pieces are affine (or affine between the kinks of operators an affine map may cross), so agreement on random
+points is identity with probability 1. The only difference allowed is what storing the new parameters rounded:
+
+    |after - before| <= 2 u (|W'| |x| + |b'|)
+
+with u the unit roundoff of the type they are stored in. Where several operators went into one, each may have been
+rounded on its own, and the terms of the piece before count where they are larger. Beyond it is a bug, within it is
+rounding: no tolerance is chosen. Nothing here uses the code that folds.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from bnfold.equivalence.numbers.element_types import Array, rounding
+from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable, store_constants
+from bnfold.equivalence.operators import operator_of
+from bnfold.equivalence.proofs.magnitude import MagnitudeBound
+from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
+from bnfold.equivalence.structure.scopes import label
+
+_IMPULSE = 64.0
+_FEWEST_ROWS, _MOST_ROWS, _IMPULSE_COST = 2, 32, 1 << 21
+_ARITHMETIC = 2.0**-44
+"""What float64 itself may lose in sums of a few thousand terms."""
+
+
+class Standing(StrEnum):
+    """HOLDS: identity up to rounding. BROKEN: a bug. UNDECIDED: this piece cannot be evaluated; `reason` says why."""
+
+    HOLDS = "holds"
+    BROKEN = "broken"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One rewrite: the piece of the reference that ends in the value `output` of `scope`, and what stands for it now.
+
+    `nodes`: the operators of the piece in the reference; `normalizations`: those of them that the rewrite is called
+    after. `used`: the largest share of the allowed error, 1 = all. `blind`: the output was the same whatever entered,
+    as behind a scale of zero.
+    """
+
+    output: str
+    standing: Standing
+    reason: str = ""
+    used: float = 0.0
+    max_abs: float = 0.0
+    scope: str = ""
+    nodes: tuple[str, ...] = ()
+    normalizations: tuple[str, ...] = ()
+    blind: bool = False
+
+    @property
+    def name(self) -> str:
+        """What to call the rewrite in messages: the normalizations it is about, else the value it ends in."""
+        return ", ".join(self.normalizations) or self.output or "the models"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "output": self.output,
+            "scope": self.scope,
+            "nodes": list(self.nodes),
+            "normalizations": list(self.normalizations),
+            "standing": self.standing.value,
+            "reason": self.reason,
+            "used": self.used if math.isfinite(self.used) else None,
+            "max_abs": self.max_abs if math.isfinite(self.max_abs) else None,
+        }
+
+
+def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
+    """The proof of one obligation that is not settled."""
+    before, after = common.before, common.after
+    shell = _described(obligation, common)
+    if obligation.before is None or obligation.after is None:
+        return replace(shell, reason=obligation.reason)
+    renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
+    old = before.cut(obligation.before, list(renamed))
+    new = after.cut(obligation.after, list(dict.fromkeys(renamed.values())))
+    for model in (old, new):
+        store_constants(model)
+    changed = _changed(old, new)
+    weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
+    try:
+        run_old, run_new, sizes_of = Evaluator(old), Evaluator(new), [MagnitudeBound(new, changed)]
+    except Unknowable as why:
+        return replace(shell, reason=str(why))
+    if len(old.graph.node) - len(new.graph.node) > 1:
+        with suppress(Unknowable):
+            sizes_of.append(MagnitudeBound(old, {}))
+    output, allowance = obligation.before.output.name, _allowance(new, changed)
+    found: list[Proof] = []
+    reason = "no shapes for its inputs are known"
+    for choice in common.shapes.candidates(old, list(renamed)):
+        for sizes in choice:
+            try:
+                trial = _Trial(shell, sizes, renamed, output, allowance, seed, weights)
+                found.append(_compare(trial, run_old, run_new, sizes_of))
+                break
+            except Unknowable as why:
+                reason = str(why)
+    return _agreed(found) or replace(shell, reason=reason)
+
+
+def _agreed(found: list[Proof]) -> Proof | None:
+    """What every possible choice of ranks says; where they contradict each other, that nothing is known."""
+    if not found:
+        return None
+    if len({proof.standing for proof in found}) > 1:
+        return replace(found[0], standing=Standing.UNDECIDED, reason="the ranks of its inputs are unknown")
+    return max(found, key=lambda proof: proof.used)
+
+
+def _described(obligation: Obligation, common: Correspondence) -> Proof:
+    """A proof that says what it is about, and nothing yet."""
+    value, before, after = obligation.pair.old, common.before, common.after
+    places = obligation.before.nodes if obligation.before is not None else ()
+    nodes = [before.node(place) for place in places if not before.makes_constants(place)]
+    stays = [after.node(place) for place in (obligation.after.nodes if obligation.after is not None else ())]
+    now = {(node.op_type, label(node)) for node in stays}
+    named = [label(node) for node in nodes if node.op_type == "BatchNormalization"]
+    named = named or [label(node) for node in nodes if _is_map(node) and (node.op_type, label(node)) not in now]
+    return Proof(
+        value.name,
+        Standing.UNDECIDED,
+        scope=before.scopes[value.scope].path,
+        nodes=tuple(label(node) for node in nodes),
+        normalizations=tuple(named),
+    )
+
+
+def _is_map(node: NodeProto) -> bool:
+    known = operator_of(node)
+    return known.affine or known.unchanging
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """How two pieces are compared. `allowance`: how much of |W'| |x| + |b'| may differ."""
+
+    proof: Proof
+    sizes: Mapping[str, tuple[int, ...]]
+    renamed: Mapping[str, str]
+    output: str
+    allowance: float
+    seed: int
+    weights: int
+
+
+def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[MagnitudeBound]) -> Proof:
+    used = largest = 0.0
+    blind = True
+    for number, (feed, needed) in enumerate(_feeds(trial.sizes, trial.seed, trial.weights)):
+        alike = {new: feed[old] for old, new in reversed(list(trial.renamed.items()))}
+        try:
+            given = {old: alike[new] for old, new in trial.renamed.items()}
+            was = _only(run_old(given))
+        except Unknowable:
+            if needed:
+                raise
+            continue
+        now = _only(run_new(alike))
+        terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
+        if was.shape != now.shape:
+            raise Unknowable(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # as for sizes that do not fit
+        blind = blind and was.ndim > 0 and bool(np.all(was == was[:1]))
+        share, error = _share(was, now, np.maximum.reduce(terms), trial.allowance)
+        largest, used = max(largest, error), max(used, share)
+        if not share <= 1:
+            text = f"{trial.output!r} is off by {error:.3g} at {list(_place(was, now))}"
+            reason = f"{text}, {share:.3g} times what rounding allows (input {number})"
+            return replace(trial.proof, standing=Standing.BROKEN, reason=reason, used=share, max_abs=error)
+    return replace(trial.proof, standing=Standing.HOLDS, used=used, max_abs=largest, blind=blind)
+
+
+def _only(answers: Mapping[str, Array]) -> Array:
+    """Raises Unknowable for a sequence, which is no array."""
+    for array in answers.values():
+        return array
+    raise Unknowable("its output is no tensor")
+
+
+def _allowance(model: ModelProto, changed: Mapping[str, int]) -> float:
+    """2u, or more u where more than two operators with new constants follow each other: each rounded its own."""
+    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
+    depth: dict[str, int] = {}
+    for node in model.graph.node:
+        before = max((depth.get(name, 0) for name in node.input), default=0)
+        depth.update(dict.fromkeys(node.output, before + any(name in changed for name in node.input)))
+    return max(2, *depth.values(), 0) * unit + _ARITHMETIC
+
+
+def _share(was: Array, now: Array, scale: Array, allowance: float) -> tuple[float, float]:
+    """The largest error as a part of what is allowed, and itself. Infinite where only `now` is not finite."""
+    if not was.size:
+        return 0.0, 0.0
+    if was.dtype.kind != "f" or now.dtype.kind != "f":
+        return (0.0, 0.0) if was.dtype == now.dtype and bool(np.all(was == now)) else (math.inf, math.inf)
+    with np.errstate(all="ignore"):
+        error = np.asarray(np.abs(now - was))  # numpy makes a number of rank 0
+        error[(was == now) | (np.isnan(was) & np.isnan(now))] = 0.0
+        error[np.isnan(error)] = np.inf
+        allowed = allowance * scale
+        parts = np.where(error > 0, error / allowed, 0.0)
+    worst = float(parts.max())
+    return (math.inf if math.isnan(worst) else worst), float(error.max())
+
+
+def _place(was: Array, now: Array) -> tuple[int, ...]:
+    with np.errstate(all="ignore"):
+        differs = np.abs(now - was) if was.dtype.kind == "f" and now.dtype.kind == "f" else (now != was).astype(float)
+    error = np.nan_to_num(differs, nan=np.inf)
+    return tuple(int(index) for index in np.unravel_index(int(error.argmax()), error.shape))
+
+
+def _feeds(sizes: Mapping[str, tuple[int, ...]], seed: int, weights: int) -> Iterator[tuple[dict[str, Array], bool]]:
+    """Zeros leave the shift alone, one impulse per row leaves single weights alone, the others mix everything.
+
+    The last feed has another batch than the rest, which a piece with a fixed batch need not support: the flag says so.
+    Large weights get fewer impulses: the three others find what is wrong with more than a few of their numbers.
+    """
+    generator = np.random.default_rng([seed, 0x9E3779B9])
+    kinds: tuple[Callable[[tuple[int, ...]], Array], ...] = (
+        np.zeros,
+        lambda shape: generator.standard_normal(shape),
+        lambda shape: _border(generator.standard_normal(shape)),
+    )
+    if all(len(shape) > 1 and shape[0] == len(kinds) for shape in sizes.values()):
+        rows = {name: [kind((1, *shape[1:])) for kind in kinds] for name, shape in sizes.items()}
+        yield {name: np.concatenate(arrays) for name, arrays in rows.items()}, True
+    else:
+        for kind in kinds:
+            yield {name: kind(shape) for name, shape in sizes.items()}, True
+    count = max(_FEWEST_ROWS, min(_MOST_ROWS, _IMPULSE_COST // max(weights, 1)))
+    yield {name: _impulses(shape, generator, count) for name, shape in sizes.items()}, False
+
+
+def _impulses(shape: tuple[int, ...], generator: np.random.Generator, count: int) -> Array:
+    """Row i is zero but for one channel in the middle of the map: every weight that reads it shows alone."""
+    if len(shape) < 2:
+        return generator.standard_normal(shape)
+    channel_axis = 1 if len(shape) != 3 or shape[1] >= shape[2] else 2
+    channels = generator.permutation(shape[channel_axis])[:count]
+    values = np.zeros((count, *shape[1:]))
+    for row in range(count):
+        place: list[int] = [row, *(size // 2 for size in shape[1:])]
+        if len(channels):
+            place[channel_axis] = int(channels[row % len(channels)])
+            values[tuple(place)] = _IMPULSE
+    return values
+
+
+def _border(values: Array) -> Array:
+    """Only the first and last position of every spatial axis keep their values."""
+    keep = np.zeros(values.shape, bool)
+    for axis in range(2, values.ndim):
+        edge: list[slice | list[int]] = [slice(None)] * values.ndim
+        edge[axis] = [0, -1]
+        keep[tuple(edge)] = True
+    return np.where(keep, values, 0.0) if values.ndim > 2 else values
+
+
+def _changed(old: ModelProto, new: ModelProto) -> dict[str, int]:
+    """Float constants of the new piece that the old one does not hold under the same name, with their types."""
+    known = {tensor.name: tensor for tensor in old.graph.initializer}
+    return {
+        tensor.name: tensor.data_type
+        for tensor in new.graph.initializer
+        if rounding(tensor.data_type) is not None and known.get(tensor.name) != tensor
+    }

@@ -1,0 +1,148 @@
+"""Sizes for the values that enter a piece of a graph: as small as its kernels allow, so that float64 costs little."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto
+
+from bnfold.equivalence.feeds.dynamic_sizes import windows
+from bnfold.equivalence.numbers.element_types import is_float
+
+_BATCH = 3
+_DYNAMIC = 5
+
+
+def nested(graph: GraphProto) -> Iterator[GraphProto]:
+    """The bodies inside a graph, at any depth."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield body
+                yield from nested(body)
+
+
+class InputShapes:
+    """What shape inference says about the values of one model."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._types: dict[str, TypeProto] = {}
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        except Exception:  # noqa: BLE001 - inference gives up on what it does not know; weights then say what they can
+            inferred = model
+        for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+            self._types[value.name] = value.type
+        for graph in nested(inferred.graph):
+            for value in graph.value_info:
+                self._types.setdefault(value.name, value.type)
+        for tensor in inferred.graph.initializer:
+            self._types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+
+    def is_integer(self, name: str) -> bool:
+        """Whether a value of the main graph is known to hold integers or truth values."""
+        found = self._types.get(name)
+        kind = 0 if found is None else found.tensor_type.elem_type
+        return kind not in {TensorProto.UNDEFINED, TensorProto.STRING} and not is_float(kind)
+
+    def candidates(self, region: ModelProto, inputs: Sequence[str]) -> Iterator[list[dict[str, tuple[int, ...]]]]:
+        """Sizes worth trying, smallest first: shrunken maps, larger ones, then those of the model itself.
+
+        One list for each possible choice of ranks; usually they are known, and there is one choice.
+        """
+        side = max(windows(region).first, _DYNAMIC)
+        guesses = [self._dims(name, region) for name in inputs]
+        for ranks in _ranks(guesses):
+            known = dict(zip(inputs, ranks, strict=True))
+            sizes = [_shrunk(known, side), _shrunk(known, 2 * side)]
+            if any(len(dims) > 2 for dims in known.values()):
+                whole = {
+                    name: tuple(dim or (1 if axis == 0 else side) for axis, dim in enumerate(dims))
+                    for name, dims in known.items()
+                }
+                sizes.append(whole)
+            yield sizes
+
+    def _dims(self, name: str, region: ModelProto) -> list[list[int | None]]:
+        """Possible shapes, None for a dynamic size. From inference where it knows the rank, else from the readers."""
+        found = self._types.get(name)
+        if found is not None and found.tensor_type.HasField("shape"):
+            dims = [
+                dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
+                for dim in found.tensor_type.shape.dim
+            ]
+            return [_with_channels(dims, _channels(name, region))]
+        rank, channels = _rank(name, region), _channels(name, region)
+        return [_with_channels([None] * each, channels) for each in ([rank] if rank else [4, 2, 3, 5])]
+
+
+def _ranks(guesses: list[list[list[int | None]]]) -> Iterator[list[list[int | None]]]:
+    """One guess for each input: values of unknown rank are taken to have the same rank."""
+    for choice in range(max((len(options) for options in guesses), default=1)):
+        yield [options[min(choice, len(options) - 1)] for options in guesses]
+
+
+def _shrunk(known: Mapping[str, list[int | None]], side: int) -> dict[str, tuple[int, ...]]:
+    """Batch 3, spatial sizes cut to `side` and a little more for each further axis, so that no two axes are alike."""
+    shapes = {}
+    for name, dims in known.items():
+        shape = []
+        for axis, dim in enumerate(dims):
+            if axis == 0 and len(dims) > 1:
+                shape.append(dim if dim is not None and dim <= 4 else _BATCH)
+            elif axis < 2 or len(dims) < 3:
+                shape.append(dim if dim is not None else _DYNAMIC)
+            else:
+                shape.append(min(dim, side + axis - 2) if dim is not None else side + axis - 2)
+        shapes[name] = tuple(shape)
+    return shapes
+
+
+def _with_channels(dims: list[int | None], channels: dict[int, int]) -> list[int | None]:
+    for axis, size in channels.items():
+        if -len(dims) <= axis < len(dims) and dims[axis] is None:
+            dims[axis] = size
+    return dims
+
+
+def _weights(region: ModelProto) -> dict[str, list[int]]:
+    return {tensor.name: list(tensor.dims) for tensor in region.graph.initializer}
+
+
+def _rank(name: str, region: ModelProto) -> int:
+    weights = _weights(region)
+    for node in region.graph.node:
+        if name not in node.input:
+            continue
+        if node.op_type in {"Conv", "ConvTranspose"} and len(node.input) > 1 and node.input[1] in weights:
+            return len(weights[node.input[1]])
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type == "Gemm":
+            return 2
+        if node.op_type == "Transpose" and "perm" in attributes:
+            return len(attributes["perm"].ints)
+        if node.op_type in {"AveragePool", "MaxPool"} and "kernel_shape" in attributes:
+            return len(attributes["kernel_shape"].ints) + 2
+    return 0
+
+
+def _channels(name: str, region: ModelProto) -> dict[int, int]:
+    """Axis -> size that the readers of a value leave no choice about."""
+    weights = _weights(region)
+    found: dict[int, int] = {}
+    for node in region.graph.node:
+        if name in node.input and node.op_type in {"Add", "Sub", "Mul", "Div", "Sum"}:
+            for constant in (weights[other] for other in node.input if other in weights):
+                found |= {axis - len(constant): size for axis, size in enumerate(constant) if size > 1}
+        if name not in node.input or len(node.input) < 2 or node.input[1] not in weights:
+            continue
+        dims = weights[node.input[1]]
+        options = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type == "Conv":
+            found[1] = dims[1] * options.get("group", 1)
+        elif node.op_type in {"ConvTranspose", "BatchNormalization"}:
+            found[1] = dims[0]
+        elif node.op_type == "Gemm" and len(dims) == 2:
+            found[0 if options.get("transA") else 1] = dims[1 if options.get("transB") else 0]
+        elif node.op_type == "MatMul" and len(dims) == 2:
+            found[-1] = dims[0]
+    return found

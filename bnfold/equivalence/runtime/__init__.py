@@ -1,0 +1,1 @@
+"""Running models: sessions, execution providers, and what stands in for an ONNX reference."""

@@ -1,0 +1,221 @@
+"""Run the reference on feeds it can run, and keep what it answered.
+
+The reference decides what is a possible feed: sizes it refuses are tried again with others, and at last reported.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from bnfold.equivalence.feeds import dynamic_sizes, seeded
+from bnfold.equivalence.feeds.dynamic_sizes import Shapes
+from bnfold.equivalence.feeds.integer_ranges import integer_ranges
+from bnfold.equivalence.feeds.seeded import Plan, Round
+from bnfold.equivalence.feeds.user_data import Inputs, checked
+from bnfold.equivalence.numbers.element_types import Feed, Outputs, rounding_of
+from bnfold.equivalence.runtime.sessions import RunFailed
+from bnfold.equivalence.structure.signature import Signature
+
+Run = Callable[[Feed], Outputs]
+_DAMPING = (16.0, 256.0, 4096.0)
+_BRANCH_TRIES = 24
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the reference answered to one feed; `feed()` makes the same arrays again, so that none need be kept.
+
+    `contract`: those of `outputs` that a caller gets; the others were looked at behind them.
+    """
+
+    name: str
+    shapes: Shapes
+    feed: Callable[[], Feed]
+    outputs: Outputs
+    contract: frozenset[str] = frozenset()
+    damping: float = 1.0
+    costly: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """How to make this feed again, together with the seed."""
+        return {
+            "name": self.name,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "damping": self.damping,
+        }
+
+
+@dataclass
+class Answers:
+    """All answers, and a note for each feed that the reference could not run or that shows less than it should.
+
+    `refusal`: why the reference did not run, without a full stop. `advice`: what to do about it.
+    """
+
+    answers: list[Answer] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    refusal: str = ""
+    advice: str = "pass --input-shape or --inputs"
+
+
+def conditions(model: ModelProto) -> list[str]:
+    """What the Ifs of the main graph decide by, constants left out."""
+    given = {tensor.name for tensor in model.graph.initializer}
+    given |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    decided = dict.fromkeys(node.input[0] for node in model.graph.node if node.op_type == "If")
+    return [name for name in decided if name not in given]
+
+
+def run_user_feeds(inputs: Inputs, signature: Signature, run: Run, taps: Sequence[str] = ()) -> Answers:
+    """Raises UsageError for data that does not fit; data that fits and cannot be run is a note."""
+    if not signature.outputs:
+        return _without_outputs()
+    found = Answers()
+    for name, feed in checked(inputs, signature):
+        try:
+            outputs = run(feed)
+        except RunFailed as failure:
+            found.refusal = found.refusal or str(failure)
+            found.notes.append(f"The reference cannot run feed {name}: {failure}.")
+            continue
+        shapes = {port: tuple(array.shape) for port, array in feed.items()}
+        found.answers.append(Answer(name, shapes, partial(dict, feed), outputs, _contract(outputs, taps)))
+    return found
+
+
+def run_seeded_feeds(
+    model: ModelProto,
+    signature: Signature,
+    fixed: Mapping[str, tuple[int, ...]],
+    seed: int,
+    run: Run,
+    taps: Sequence[str] = (),
+) -> Answers:
+    """Every kind at every batch of the schedule, at the first sizes that the reference accepts."""
+    if not signature.outputs:
+        return _without_outputs()
+    ports = signature.inputs
+    strange = next((port for port in ports if not port.elem_type), None)
+    if strange is not None:
+        return Answers(refusal=f"input {strange.name!r} is not a tensor, and only tensors can be made up")
+    first = next(dynamic_sizes.variants(model, ports, fixed, 1))
+    if seeded.elements(first) > seeded.LARGEST_FEED:
+        return Answers(refusal=_too_large(first), advice="pass --inputs with data of your own")
+    ranges = integer_ranges(model)
+    runner = _Runner(run, lambda plan: seeded.build(plan, ports, seed, ranges), taps, Answers())
+    batched = first != next(dynamic_sizes.variants(model, ports, fixed, 3))
+    accepted: Shapes | None = None
+    for each in seeded.schedule(ports, first, batched=batched):
+        sizes = dynamic_sizes.variants(model, ports, fixed, each.batch)
+        ran = runner.group(each, [shapes for shapes in sizes if seeded.elements(shapes) <= seeded.LARGEST_FEED])
+        accepted = accepted or ran
+    if accepted is None:
+        return runner.found
+    overrides = seeded.overridable_floats(signature.overridable)
+    if overrides:
+        runner.attempt(Plan("overrides", "normal", accepted, overrides=overrides))
+    smallest = dynamic_sizes.smallest(model, ports, fixed)
+    if smallest not in [answer.shapes for answer in runner.found.answers]:
+        runner.attempt(Plan("smallest", "normal", smallest))
+    runner.reach(conditions(model), accepted)
+    return runner.found
+
+
+def _without_outputs() -> Answers:
+    return Answers(refusal="it has no outputs", advice="there is nothing to compare")
+
+
+def _too_large(shapes: Shapes) -> str:
+    return (
+        f"its inputs hold {seeded.elements(shapes):,} values, and no feed of more than {seeded.LARGEST_FEED:,} is made"
+    )
+
+
+@dataclass
+class _Runner:
+    run: Run
+    build: Callable[[Plan], Feed]
+    taps: Sequence[str]
+    found: Answers
+
+    def group(self, each: Round, shapes: list[Shapes]) -> Shapes | None:
+        """The sizes the reference accepted for this batch, or None. Zeros are tried where other values were refused."""
+        batch, kinds = each.batch, each.kinds
+        for kind in dict.fromkeys((kinds[0], "zero")):
+            for candidate in shapes:
+                if self.attempt(Plan(f"batch{batch}-{kind}", kind, candidate, costly=each.costly), quietly=True):
+                    for other in kinds:
+                        if other != kind:
+                            self.attempt(Plan(f"batch{batch}-{other}", other, candidate, costly=each.costly))
+                    return candidate
+        self.found.notes.append(
+            f"No size tried for batch {batch} can be run by the reference (tried {len(shapes)}): {self.found.refusal}."
+        )
+        return None
+
+    def reach(self, decided: Sequence[str], shapes: Shapes) -> None:
+        """Go on until every condition that can be seen was true once and false once, or enough was tried."""
+        for number in range(_BRANCH_TRIES):
+            open_before = self._undecided(decided)
+            if not open_before:
+                return
+            ran = self.attempt(Plan(f"branch-{number}", "wild", shapes), quietly=True)
+            if ran and self._undecided(decided) == open_before:
+                self.found.answers.pop()
+        self.found.notes += [
+            f"Condition {name!r} of an If was {str(seen).lower()} on every feed: its other branch was not compared."
+            for name, seen in self._undecided(decided)
+        ]
+
+    def _undecided(self, decided: Sequence[str]) -> list[tuple[str, bool]]:
+        """The conditions that had one value only, with that value."""
+        found = []
+        for name in decided:
+            values = {bool(seen[name].all()) for seen in map(_everything, self.found.answers) if name in seen}
+            if len(values) == 1:
+                found.append((name, values.pop()))
+        return found
+
+    def attempt(self, plan: Plan, *, quietly: bool = False) -> bool:
+        """Run one plan; where the reference itself overflows, the same feed smaller is better evidence."""
+        feed = self.build(plan)
+        try:
+            outputs = self.run(feed)
+            for damping in _DAMPING if plan.kind != "zero" and not _finite(outputs, self.taps) else ():
+                damped = replace(plan, damping=damping)
+                retried = self.run(self.build(damped))
+                if _finite(retried, self.taps):
+                    plan, outputs = damped, retried
+                    break
+        except RunFailed as failure:
+            self.found.refusal = self.found.refusal or str(failure)
+            if not quietly:
+                self.found.notes.append(f"The reference cannot run feed {plan.name}: {failure}.")
+            return False
+        if not _finite(outputs, self.taps):
+            self.found.notes.append(f"The reference answers feed {plan.name} with values that are not finite.")
+        contract = _contract(outputs, self.taps)
+        self.found.answers.append(
+            Answer(plan.name, plan.shapes, partial(self.build, plan), outputs, contract, plan.damping, plan.costly)
+        )
+        return True
+
+
+def _everything(answer: Answer) -> Outputs:
+    return answer.feed() | answer.outputs
+
+
+def _contract(outputs: Outputs, taps: Sequence[str]) -> frozenset[str]:
+    return frozenset(outputs) - frozenset(taps)
+
+
+def _finite(outputs: Outputs, taps: Sequence[str]) -> bool:
+    return all(
+        bool(np.isfinite(array.astype(np.float32) if array.dtype.name == "bfloat16" else array).all())
+        for name, array in outputs.items()
+        if name not in taps and rounding_of(array.dtype) is not None
+    )

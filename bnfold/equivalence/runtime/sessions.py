@@ -1,0 +1,213 @@
+"""Running a model in onnxruntime, one session alive at a time.
+
+The only module that touches onnxruntime's API for sessions. The warnings of a session are silenced; what it raises
+becomes one sentence in `RunFailed`.
+"""
+
+import ctypes
+import re
+import resource
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from bnfold import process
+from bnfold.equivalence.numbers.element_types import Array, Feed, Outputs, numpy_type
+from bnfold.equivalence.structure.signature import Source
+from bnfold.errors import BnfoldError
+
+_ERROR, _FATAL = 3, 4
+_LONGEST_REASON = 300
+_ERROR_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+# A file, a line, and the function there: its bare name, or all that the compiler calls it.
+_SOURCE_LOCATION = re.compile(
+    r"(/[^ :]+)+\.(cc|h|cpp):\d+ ([^()]*?::[\w~]+\([^()]*\)(::<lambda\([^()]*\)>)?( const)?( \[with [^]]*\])?|\S+) ?"
+)
+_ALLOCATION = re.compile(r"bad.?alloc|failed to allocate memory", re.IGNORECASE)
+# Types that onnxruntime does not hand over as numpy arrays, by its own name for them.
+_FOREIGN = {
+    "tensor(bfloat16)": TensorProto.BFLOAT16,
+    "tensor(float8e4m3fn)": TensorProto.FLOAT8E4M3FN,
+    "tensor(float8e4m3fnuz)": TensorProto.FLOAT8E4M3FNUZ,
+    "tensor(float8e5m2)": TensorProto.FLOAT8E5M2,
+    "tensor(float8e5m2fnuz)": TensorProto.FLOAT8E5M2FNUZ,
+}
+
+
+class Optimization(StrEnum):
+    """onnxruntime's own graph optimizations: it folds batch normalization itself by default."""
+
+    OFF = "off"
+    ON = "on"
+
+
+class RunFailed(Exception):  # noqa: N818 - what happened to a run, not a mistake of the caller
+    """onnxruntime could not load or run a model; the message is its reason, in one sentence."""
+
+
+def runtime() -> Any:
+    """The onnxruntime module, its telemetry off. Raises BnfoldError that says how to get it."""
+    silent = process.send_nothing()
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BnfoldError(
+            "onnxruntime, which verification needs, is not installed: pip install 'bnfold[cpu]' "
+            "(or 'bnfold[gpu]'), or pass --no-verify."
+        ) from error
+    if silent:
+        onnxruntime.disable_telemetry_events()  # also where somebody imported it before, without the variable
+    if process.owned():
+        # Some providers warn for the process and not for the session: CUDA for each Conv that runs as bnfold asks.
+        onnxruntime.set_default_logger_severity(_ERROR)
+    return onnxruntime
+
+
+def quiet_options(optimization: Optimization) -> Any:
+    """Session options every provider shares. Errors are raised, so they need not be printed as well."""
+    onnxruntime = runtime()
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_DISABLE_ALL if optimization is Optimization.OFF else levels.ORT_ENABLE_ALL
+    )
+    options.log_severity_level = _FATAL
+    options.use_deterministic_compute = True
+    options.enable_mem_pattern = False  # a plan of the memory of each shape, which few feeds have
+    return options
+
+
+class Session:
+    """One loaded model; see `opened`."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._outputs: list[Any] = session.get_outputs()
+        ports = [*session.get_inputs(), *self._outputs]
+        self._by_value = any(port.type in _FOREIGN for port in ports)
+
+    @property
+    def raw(self) -> Any:
+        """The onnxruntime.InferenceSession."""
+        return self._session
+
+    def run(self, feed: Feed) -> Outputs:
+        """Outputs by name; a sequence or map becomes one entry per tensor, named `output[3]`. Raises RunFailed."""
+        names = [output.name for output in self._outputs]
+        try:
+            if self._by_value:
+                onnxruntime = runtime()
+                values = {name: _to_value(onnxruntime, array) for name, array in feed.items()}
+                found = _interruptibly(partial(self._session.run_with_ort_values, names, values))
+                results = [_from_value(value) for value in found]
+            else:
+                results = _interruptibly(partial(self._session.run, names, feed))
+        except Exception as error:  # onnxruntime's exceptions share no other base class
+            raise _failed(error) from error
+        return dict(pair for name, result in zip(names, results, strict=True) for pair in _flat(name, result))
+
+
+@contextmanager
+def opened(source: Source, options: Any, providers: list[Any] | None = None) -> Iterator[Session]:
+    """A session that is gone when the block ends. Raises RunFailed where onnxruntime cannot load the model.
+
+    `providers` None leaves them to `options`, as plugin providers want it. A provider that cannot be started is a
+    failure: onnxruntime's own answer is to print so to standard output and go on with the CPU.
+    """
+    onnxruntime = runtime()
+    model = source if isinstance(source, bytes) else str(source)
+    asked = {"providers": providers} if providers else {}
+    try:
+        raw = onnxruntime.InferenceSession(model, options, enable_fallback=0, **asked)
+    except Exception as error:  # onnxruntime's exceptions share no other base class
+        raise _failed(error) from error
+    session = Session(raw)
+    del raw
+    try:
+        yield session
+    finally:
+        session.__dict__.clear()
+
+
+def _interruptibly(run: Callable[[Any], Any]) -> Any:
+    """`run(run_options)` in a thread of its own, since no signal handler runs while the main thread is in native code.
+
+    A model can run without end (a Loop that never stops); Ctrl-C then ends the run at its next node.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return run(None)
+    options = runtime().RunOptions()
+    outcome: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(run(options))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=work, name="bnfold-run")
+    thread.start()
+    try:
+        return outcome.result()
+    except KeyboardInterrupt:
+        options.terminate = True
+        raise
+    finally:
+        thread.join()
+
+
+def _failed(error: Exception) -> RunFailed:
+    """What to raise for an exception of onnxruntime. Raises MemoryError where the process may use only so much."""
+    limited = resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+    if limited and (isinstance(error, MemoryError) or _ALLOCATION.search(str(error))):
+        raise MemoryError from error
+    return RunFailed(reason(error))
+
+
+def reason(error: Exception) -> str:
+    """What an exception of onnxruntime says, without its code, source locations and line breaks, as one sentence."""
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    text = _SOURCE_LOCATION.sub("", _ERROR_CODE.sub("", text))
+    text = re.sub(r"Status Message: ", "", text)
+    if len(text) > _LONGEST_REASON:
+        text = text[: _LONGEST_REASON - 1].rstrip() + "…"
+    return text.rstrip(".") or type(error).__name__
+
+
+def _to_value(onnxruntime: Any, array: Array) -> Any:
+    kinds = {numpy_type(elem_type): elem_type for elem_type in _FOREIGN.values()}
+    if array.dtype in kinds:
+        bits = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, kinds[array.dtype])
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _from_value(value: Any) -> Any:
+    """bfloat16 and float8 have no numpy type of their own: their bytes are copied out of the CPU tensor."""
+    elem_type = _FOREIGN.get(value.data_type())
+    if elem_type is None:
+        return value.numpy() if value.is_tensor() else []
+    dtype, shape = numpy_type(elem_type), tuple(value.shape())
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    return np.frombuffer(ctypes.string_at(value.data_ptr(), nbytes), dtype).reshape(shape)
+
+
+def _flat(name: str, result: Any) -> Iterator[tuple[str, Array]]:
+    if isinstance(result, Mapping):
+        for key in sorted(result, key=str):
+            yield from _flat(f"{name}[{key}]", result[key])
+    elif isinstance(result, list):
+        yield f"{name}.length", np.array(len(result))
+        for number, item in enumerate(result):
+            yield from _flat(f"{name}[{number}]", item)
+    elif result is None:
+        yield name, np.array([], dtype=np.float32)
+    else:
+        yield name, np.asarray(result)

@@ -1,0 +1,1 @@
+"""What the two model files hold, read without running anything."""

@@ -1,0 +1,21 @@
+"""Copies of a model with edited structure, weights copied as bytes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from onnx import ModelProto
+
+from bnfold.onnxfile import OnnxFile, Publication
+
+
+def copied(file: OnnxFile, target: Path, edit: Callable[[ModelProto], None]) -> Path:
+    """A copy of `file` at `target`, edited by `edit`; `file` stays as it is. Weights are copied as bytes."""
+    structure = file.proto.SerializeToString()
+    try:
+        edit(file.proto)
+        with Publication(target) as publication:
+            publication.write(file, untouched=False)
+            publication.publish()
+    finally:
+        file.proto.ParseFromString(structure)
+    return target

@@ -1,0 +1,221 @@
+"""A model with evaluation semantics, written from the protobuf alone: what a train-mode export was meant to compute.
+
+Independent of the passes that freeze, so that one mistake is not made twice. No copy made here holds a
+BatchNormalization in training mode whose running statistics nobody reads: such a node writes into the buffers of its
+initializers while it runs (onnxruntime#29790), and with a single output it does not load at all. Where the statistics
+of the batch are really meant, they are computed by operators of their own.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from bnfold.equivalence.structure.training_mode import Place, Scope, drops, is_batch_norm, scopes, trains
+from bnfold.statistics import Statistics
+
+
+def evaluate_in_place(
+    model: ModelProto,
+    *,
+    stays: Collection[Place] = (),
+    statistics: Mapping[Place, Statistics] | None = None,
+    assume_constant_initializers: bool = False,
+) -> None:
+    """Give `model` evaluation semantics: stored statistics, or those in `statistics`; Dropout lets everything through.
+
+    The statistics of the batch stay where they are really meant: for data that is constant, between a Reshape to one
+    row and a Reshape back (an InstanceNormalization), and at the places in `stays`. `assume_constant_initializers`: no
+    caller overrides one.
+    """
+
+    def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
+        if drops(node, scope):
+            _let_through(node, scope.opset)
+        if not is_batch_norm(node):
+            return []
+        place = scope.place(node)
+        if statistics and place in statistics:
+            made = _store(node, statistics[place], scope, model)
+            _use_stored(node, scope.opset)
+            return made
+        if not trains(node, scope.opset):
+            return []
+        if place in stays or node.input[0] in scope.stored or _is_instance_norm(node, scope):
+            return _write_out(node, scope)
+        _use_stored(node, scope.opset)
+        return []
+
+    _edit_all(model, edit, assume_constant_initializers=assume_constant_initializers)
+
+
+def make_runnable(model: ModelProto, *, assume_constant_initializers: bool = False) -> None:
+    """Let every BatchNormalization in training mode use the batch by operators of their own, and no Dropout drop."""
+
+    def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
+        if drops(node, scope):
+            _let_through(node, scope.opset)
+        return _write_out(node, scope) if is_batch_norm(node) and trains(node, scope.opset) else []
+
+    _edit_all(model, edit, assume_constant_initializers=assume_constant_initializers)
+
+
+def use_batch_in_place(model: ModelProto, places: Collection[Place]) -> None:
+    """Let the normalizations at `places` use the statistics of the batch, whatever mode they are in."""
+    chosen = set(places)
+
+    def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
+        return _write_out(node, scope) if is_batch_norm(node) and scope.place(node) in chosen else []
+
+    _edit_all(model, edit)
+
+
+def _edit_all(
+    model: ModelProto,
+    edit: Callable[[NodeProto, Scope], list[NodeProto]],
+    *,
+    assume_constant_initializers: bool = False,
+) -> None:
+    """Let `edit` change each node and say what is to stand before it. Inner scopes first: outer nodes are copied."""
+    for scope in reversed(list(scopes(model, assume_constant_initializers=assume_constant_initializers))):
+        ordered: list[NodeProto] = []
+        for node in scope.body.node:
+            ordered += [*edit(node, scope), node]
+        if len(ordered) > len(scope.body.node):
+            del scope.body.node[:]
+            scope.body.node.extend(ordered)
+
+
+def _use_stored(node: NodeProto, opset: int) -> None:
+    if opset < 7:
+        _set(node, "is_test", 1)
+    elif opset >= 14:
+        _set(node, "training_mode", 0)
+    del node.output[1:]
+
+
+def _let_through(node: NodeProto, opset: int) -> None:
+    if opset < 7:
+        _set(node, "is_test", 1)
+    else:
+        del node.input[2:]
+
+
+def _store(node: NodeProto, statistics: Statistics, scope: Scope, model: ModelProto) -> list[NodeProto]:
+    """Let the node read `statistics` from Constant nodes of their own, in the dtype of what it reads now."""
+    dtype = _stored_dtype(node, scope, model)
+    made: list[NodeProto] = []
+    for index, values in ((3, statistics.mean), (4, statistics.variance)):
+        name = f"{node.output[0]}__statistics_{index}"
+        tensor = numpy_helper.from_array(values.astype(dtype), name)
+        made.append(helper.make_node("Constant", [], [name], value=tensor))
+        node.input[index] = name
+    return made
+
+
+def _stored_dtype(node: NodeProto, scope: Scope, model: ModelProto) -> np.dtype[np.generic]:
+    for value in (node.input[3], node.input[4], node.input[1]):
+        for body in (scope.body, model.graph):
+            for tensor in getattr(body, "initializer", ()):
+                if tensor.name == value:
+                    return np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    return np.dtype(np.float32)
+
+
+def _write_out(node: NodeProto, scope: Scope) -> list[NodeProto]:
+    """The statistics of the batch as operators: Reshape to [N, C, S], two averages, and an inference operator.
+
+    Its other outputs become what onnxruntime gives out: running statistics and, up to opset 13, the mean of the batch
+    and the inverse of its deviation.
+    """
+    if scope.opset < 5:
+        return []
+    made = _Operators(node.output[0], scope.opset)
+    axes = made.constant([0, 2], "axes")
+
+    def average(value: str, name: str) -> str:
+        if scope.opset >= 18:
+            return made.add("ReduceMean", [value, axes], name, keepdims=1)
+        return made.add("ReduceMean", [value], name, keepdims=1, axes=[0, 2])
+
+    flat = made.constant([-1], "flat")
+    rows = made.add("Reshape", [node.input[0], made.constant([0, 0, -1], "rows_shape")], "rows")
+    mean = average(rows, "mean")
+    centred = made.add("Sub", [rows, mean], "centred")
+    variance = average(made.add("Mul", [centred, centred], "squares"), "variance")
+    batch = [made.add("Reshape", [value, flat], f"batch_{i}") for i, value in enumerate((mean, variance))]
+    for output, old, new in zip(node.output[1:3], node.input[3:5], batch, strict=False):
+        if scope.is_read(output):
+            _write_running(output, old, new, _float(node, "momentum", 0.9), made)
+    for index, output in enumerate(node.output[3:5]):
+        if scope.is_read(output):
+            _write_saved(output, index, batch[index], _float(node, "epsilon", 1e-5), made)
+    node.input[3], node.input[4] = batch
+    _use_stored(node, scope.opset)
+    return made.nodes
+
+
+def _write_running(output: str, old: str, new: str, momentum: float, made: "_Operators") -> None:
+    """momentum old + (1 - momentum) new."""
+    parts = []
+    for value, factor, name in ((old, momentum, "old"), (new, 1 - momentum, "new")):
+        weight = made.constant(factor, f"{output}_{name}_factor", np.float32)
+        if made.opset >= 15:
+            weight = made.add("CastLike", [weight, value], f"{output}_f{name}")
+        parts.append(made.add("Mul", [value, weight], f"{output}_{name}"))
+    made.nodes.append(helper.make_node("Add", parts, [output]))
+
+
+def _write_saved(output: str, index: int, value: str, epsilon: float, made: "_Operators") -> None:
+    """The mean of the batch (`index` 0), or the inverse of its deviation."""
+    if not index:
+        made.nodes.append(helper.make_node("Identity", [value], [output]))
+        return
+    raised = made.add("Add", [value, made.constant([epsilon], f"{output}_epsilon", np.float32)], f"{output}_raised")
+    root = made.add("Sqrt", [raised], f"{output}_root")
+    made.nodes.append(helper.make_node("Reciprocal", [root], [output]))
+
+
+class _Operators:
+    """Nodes whose values are named after `base`, for one version of the operator set."""
+
+    def __init__(self, base: str, opset: int) -> None:
+        self.opset = opset
+        self.nodes: list[NodeProto] = []
+        self._base = base
+
+    def add(self, op_type: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        """A node of one output, whose name is returned."""
+        output = f"{self._base}__{name}"
+        self.nodes.append(helper.make_node(op_type, inputs, [output], **attributes))
+        return output
+
+    def constant(self, values: object, name: str, dtype: type = np.int64) -> str:
+        """A Constant, whose output is returned."""
+        return self.add("Constant", [], name, value=numpy_helper.from_array(np.asarray(values, dtype)))
+
+
+def _float(node: NodeProto, name: str, default: float) -> float:
+    return next((attribute.f for attribute in node.attribute if attribute.name == name), default)
+
+
+def _is_instance_norm(node: NodeProto, scope: Scope) -> bool:
+    """Between a Reshape to one row and Reshapes alone: each channel of each image has its own statistics."""
+    before = scope.producers.get(node.input[0])
+    if before is None or before.op_type != "Reshape" or len(before.input) < 2:
+        return False
+    target = scope.constant(before.input[1])
+    behind = scope.readers(node.output[0])
+    outputs = [item if isinstance(item, str) else item.name for item in scope.body.output]
+    if target is None or target.size < 3 or target[0] != 1 or node.output[0] in outputs:
+        return False
+    return bool(behind) and all(each.op_type == "Reshape" and each.input[0] == node.output[0] for each in behind)
+
+
+def _set(node: NodeProto, name: str, value: int) -> None:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            attribute.CopyFrom(helper.make_attribute(name, value))
+            return
+    node.attribute.append(helper.make_attribute(name, value))

@@ -1,0 +1,293 @@
+"""The scopes of one model, who makes what in them, and pieces of it cut out as models of their own.
+
+The weights stay in their file until a piece needs them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    OperatorSetIdProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+)
+
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
+from bnfold.onnxfile import OnnxFile, payload_index, read
+
+
+class Uncut(Exception):  # noqa: N818 - a fact about the model, not a mistake of the caller
+    """There is no such piece; the message says why, without a full stop."""
+
+
+class Value(NamedTuple):
+    """A value by the number of the scope that makes it, and its name there."""
+
+    scope: int
+    name: str
+
+
+class Place(NamedTuple):
+    """A node by the number of its scope and its position there."""
+
+    scope: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`nodes` in an order in which they can run, the `constants` they read, and the value they are there for."""
+
+    nodes: tuple[Place, ...]
+    constants: Mapping[str, TensorProto]
+    output: Value
+
+
+@dataclass
+class Scope:
+    """One graph, nested body or function: who makes what, and which constants are stored there.
+
+    `entering`: what callers give, overridable constants included. `key`: how a function is called, None in a graph.
+    """
+
+    number: int
+    nodes: Sequence[NodeProto]
+    parent: "Scope | None"
+    opsets: Sequence[OperatorSetIdProto]
+    path: str = ""
+    initializers: dict[str, TensorProto] = field(default_factory=dict)
+    entering: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
+    key: tuple[str, str, str] | None = None
+    bodies: dict[int, dict[str, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
+        self._entering = frozenset(self.entering)
+
+    def holds(self, name: str) -> bool:
+        """Whether a value of that name belongs to this scope itself."""
+        return name in self.producers or name in self._entering or name in self.initializers
+
+
+class Cutter:
+    """All scopes of one model. `rank` numbers nodes in an order in which they run, nested bodies before their owner.
+
+    `assume_constant_initializers`: no caller overrides one.
+    """
+
+    def __init__(self, source: Path | bytes | ModelProto, *, assume_constant_initializers: bool = False) -> None:
+        self.file: OnnxFile = read(source)
+        self.model = self.file.proto
+        self.scopes: list[Scope] = []
+        self.rank: dict[Place, int] = {}
+        graph = self.model.graph
+        constant = assume_constant_initializers or self.model.ir_version < 4
+        listed = set() if constant else {value.name for value in graph.input}
+        self._add_graph(graph, None, self.model.opset_import, "", overridable=listed)
+        self.functions = {
+            (each.domain, each.name, each.overload): self._add_function(each) for each in self.model.functions
+        }
+        self.constant_made = self._constant_made()
+
+    # --- questions
+
+    def resolve(self, scope: int, name: str) -> Value | None:
+        """The value that a node in `scope` reads as `name`; None where nothing makes it."""
+        home: Scope | None = self.scopes[scope]
+        while home is not None:
+            if home.holds(name):
+                return Value(home.number, name)
+            home = home.parent
+        return None
+
+    def node(self, place: Place) -> NodeProto:
+        """The node at `place`."""
+        return self.scopes[place.scope].nodes[place.position]
+
+    def producer(self, value: Value) -> Place | None:
+        """The node that makes a value; None for stored constants and for what callers give."""
+        position = self.scopes[value.scope].producers.get(value.name)
+        return None if position is None else Place(value.scope, position)
+
+    def stored(self, value: Value) -> TensorProto | None:
+        """The initializer that a value is, where no caller can override it."""
+        scope = self.scopes[value.scope]
+        return None if value.name in scope.entering else scope.initializers.get(value.name)
+
+    def makes_constants(self, place: Place) -> bool:
+        """Whether a node makes what no caller can influence."""
+        return any(Value(place.scope, name) in self.constant_made for name in self.node(place).output)
+
+    def rank_of(self, value: Value) -> int:
+        """That of its node; -1 for what no node makes."""
+        place = self.producer(value)
+        return -1 if place is None else self.rank[place]
+
+    def reads(self, place: Place) -> Iterator[str]:
+        """The names a node reads, and what nested bodies read from outside."""
+        return reads(self.node(place))
+
+    def with_bytes(self, tensor: TensorProto) -> TensorProto:
+        """The tensor itself where it holds its bytes, else a copy that does."""
+        index = payload_index(tensor)
+        if index is None:
+            return tensor
+        whole = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        whole.raw_data = b"".join(bytes(chunk) for chunk in self.file.payloads[index].payload.chunks())
+        return whole
+
+    def cut(self, piece: Piece, inputs: Sequence[str]) -> ModelProto:
+        """A model of the piece alone, its inputs and its output untyped."""
+        graph = GraphProto(name="piece")
+        called = False
+        for place in piece.nodes:
+            copied = graph.node.add()
+            copied.CopyFrom(self.node(place))
+            called = called or copied.domain not in DEFAULT_DOMAINS or any(a.HasField("g") for a in copied.attribute)
+            for attribute in copied.attribute:
+                if attribute.HasField("t"):
+                    attribute.t.CopyFrom(self.with_bytes(attribute.t))
+        for name, tensor in piece.constants.items():
+            whole = graph.initializer.add()
+            whole.CopyFrom(self.with_bytes(tensor))
+            whole.name = name
+        graph.input.extend(ValueInfoProto(name=name) for name in inputs)
+        graph.output.append(ValueInfoProto(name=piece.output.name))
+        return helper.make_model(
+            graph,
+            ir_version=self.model.ir_version,
+            opset_imports=self.scopes[piece.output.scope].opsets,
+            functions=self.model.functions if called else (),
+        )
+
+    # --- reading the model
+
+    def _add_graph(
+        self,
+        graph: GraphProto,
+        parent: Scope | None,
+        opsets: Sequence[OperatorSetIdProto],
+        path: str,
+        *,
+        overridable: set[str] | None = None,
+    ) -> int:
+        initializers = {tensor.name: tensor for tensor in graph.initializer}
+        entering = [value.name for value in graph.input]
+        if parent is None and not overridable:
+            entering = [name for name in entering if name not in initializers]
+        leaving = tuple(value.name for value in graph.output)
+        scope = Scope(len(self.scopes), graph.node, parent, opsets, path, initializers, tuple(entering), leaving)
+        self._add(scope)
+        return scope.number
+
+    def _add_function(self, function: FunctionProto) -> int:
+        key = (function.domain, function.name, function.overload)
+        path = f"{function.domain}::{function.name}"
+        entering, leaving = tuple(function.input), tuple(function.output)
+        scope = Scope(len(self.scopes), function.node, None, function.opset_import, path, {}, entering, leaving, key)
+        self._add(scope)
+        return scope.number
+
+    def _add(self, scope: Scope) -> None:
+        self.scopes.append(scope)
+        for position, node in enumerate(scope.nodes):
+            for attribute in node.attribute:
+                graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+                for number, graph in enumerate(graphs):
+                    name = attribute.name if attribute.HasField("g") else f"{attribute.name}[{number}]"
+                    path = f"{scope.path}/{label(node)}.{name}".lstrip("/")
+                    scope.bodies.setdefault(position, {})[name] = self._add_graph(graph, scope, scope.opsets, path)
+            self.rank[Place(scope.number, position)] = len(self.rank)
+
+    def _constant_made(self) -> set[Value]:
+        """Values that nodes make of stored constants alone, whoever calls the model."""
+        made: set[Value] = set()
+        for place in self.rank:
+            node = self.node(place)
+            nested = place.position in self.scopes[place.scope].bodies
+            if nested or node.domain not in DEFAULT_DOMAINS or operator_of(node).random:
+                continue
+            if all(self._is_constant(place.scope, name, made) for name in node.input if name):
+                made.update(Value(place.scope, name) for name in node.output if name)
+        return made
+
+    def _is_constant(self, scope: int, name: str, made: set[Value]) -> bool:
+        value = self.resolve(scope, name)
+        return value is not None and (value in made or self.stored(value) is not None)
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """Inputs, and what nested bodies read from outside."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            inside = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            inside |= {name for inner in graph.node for name in inner.output}
+            for inner in graph.node:
+                yield from (name for name in reads(inner) if name not in inside)
+            yield from (value.name for value in graph.output if value.name not in inside)
+
+
+def label(node: NodeProto) -> str:
+    """The name a person knows a node by: its own, else that of its first output."""
+    return node.name or next((name for name in node.output if name), node.op_type)
+
+
+def same_bytes(one: TensorProto, other: TensorProto, first: Cutter, second: Cutter) -> bool:
+    """Whether two tensors, each of its own model, hold the same numbers."""
+    if one.data_type != other.data_type or list(one.dims) != list(other.dims):
+        return False
+    a, b = first.with_bytes(one), second.with_bytes(other)
+    if a.HasField("raw_data") and b.HasField("raw_data"):
+        return bool(a.raw_data == b.raw_data)
+    blank_a, blank_b = TensorProto(), TensorProto()
+    blank_a.CopyFrom(a)
+    blank_b.CopyFrom(b)
+    for blank in (blank_a, blank_b):
+        blank.name = blank.doc_string = ""
+    return blank_a == blank_b
+
+
+def same_attributes(one: NodeProto, other: NodeProto, first: Cutter, second: Cutter) -> bool:
+    """Whether two nodes do the same with their inputs, apart from nested bodies, which are scopes of their own."""
+    if (one.op_type, one.domain or "", one.overload) != (other.op_type, other.domain or "", other.overload):
+        return False
+    if len(one.attribute) != len(other.attribute):
+        return False
+    by_name = {attribute.name: attribute for attribute in other.attribute}
+    for was in one.attribute:
+        now = by_name.get(was.name)
+        if now is None or was.type != now.type:
+            return False
+        if pairs := _tensors(was, now):
+            if not all(same_bytes(a, b, first, second) for a, b in pairs):
+                return False
+        elif not (was.HasField("g") or was.graphs or was == now):
+            blank = type(was)()
+            blank.CopyFrom(was)
+            blank.doc_string = now.doc_string
+            if blank != now:
+                return False
+    return True
+
+
+def _tensors(was: AttributeProto, now: AttributeProto) -> list[tuple[TensorProto, TensorProto]]:
+    """The tensors two attributes of one type hold, in pairs. What has no partner is paired with an empty one."""
+
+    def held(attribute: AttributeProto) -> list[TensorProto]:
+        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else list(attribute.sparse_tensors)
+        dense = [attribute.t] if attribute.HasField("t") else list(attribute.tensors)
+        shapes = [TensorProto(data_type=TensorProto.INT64, dims=each.dims) for each in sparse]
+        return [*dense, *(part for each in sparse for part in (each.values, each.indices)), *shapes]
+
+    return list(zip_longest(held(was), held(now), fillvalue=TensorProto()))

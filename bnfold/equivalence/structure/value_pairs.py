@@ -1,0 +1,211 @@
+"""Which values inside two models mean the same, where one was made from the other by rewrites nobody tells about.
+
+Names alone do not say: a fold may leave the scaled result of Conv under the name that the unscaled one had, or give it
+the name of the normalization's. Use does. Two nodes that are alike (operator, attributes, constants) make the same of
+the same; and where what they make means the same, so does what they read. So pairs spread forward from the inputs as
+long as nothing was changed, and backward from the outputs. A node whose constants changed ends neither: going backward
+through it, the operators that are one affine map per channel are passed over, since they are what a fold moves into
+constants. In front of it a value is paired again where its name is the same and what makes it is *settled*: nothing on
+the way to it was changed, or a whole affine map went into constants. Where a part of one is left (the scale moved on,
+an Add for the shift stays), a value may carry another scale under its old name, and is not paired.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from onnx import NodeProto
+
+from bnfold.equivalence.operators import operator_of
+from bnfold.equivalence.structure.output_sources import Pair
+from bnfold.equivalence.structure.scopes import Cutter, reads, same_bytes
+
+
+def pairs(reference: Cutter, candidate: Cutter) -> tuple[Pair, ...]:
+    """Values of the main graphs that are computed and comparable, outputs included, in the order of the reference."""
+    search = _Search(_Side(reference), _Side(candidate))
+    search.forward()
+    search.settle()
+    search.backward()
+    return tuple(Pair(old, new) for old, new in search.found.items())
+
+
+class _Trust(Enum):
+    """What is known of two values. SAME: they mean the same. INSIDE: an affine map apart, within what was folded."""
+
+    SAME = auto()
+    INSIDE = auto()
+    BEFORE = auto()  # in front of a node whose constants changed: the same again once nothing folded lies between
+
+
+@dataclass(frozen=True)
+class _Use:
+    """One computed input of a node."""
+
+    position: int
+    name: str
+
+
+class _Side:
+    def __init__(self, cutter: Cutter) -> None:
+        self.cutter = cutter
+        self.scope = cutter.scopes[0]
+        self.nodes = list(self.scope.nodes)
+        self.computed = {value.name for value in cutter.model.graph.input if not self._is_constant(value.name)}
+        self.producers: dict[str, NodeProto] = {}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(reads(node)):
+                self.readers.setdefault(name, []).append(node)
+            # What is made from constants alone is a constant; what is made from nothing is random.
+            if any(name in self.computed for name in reads(node)) or (not node.input and node.op_type != "Constant"):
+                self.computed.update(name for name in node.output if name)
+            self.producers.update((name, node) for name in node.output if name)
+
+    def _is_constant(self, name: str) -> bool:
+        return name in self.scope.initializers
+
+    def uses(self, node: NodeProto) -> list[_Use]:
+        return [_Use(position, name) for position, name in enumerate(node.input) if name in self.computed]
+
+    def constants(self, node: NodeProto) -> dict[int, str]:
+        return {at: name for at, name in enumerate(node.input) if name and name not in self.computed}
+
+
+class _Search:
+    def __init__(self, before: _Side, after: _Side) -> None:
+        self.before = before
+        self.after = after
+        self.found: dict[str, str] = {}
+        self.settled = set[str]()
+        self._same: dict[tuple[str, str], bool] = {}
+        self._kinds: dict[int, bytes] = {}
+
+    def forward(self) -> None:
+        """From the inputs: alike nodes that read the same make the same."""
+        meanings = {name: name for name in self.before.computed - set(self.before.producers)}
+        readers: dict[tuple[bytes, tuple[_Use, ...]], list[NodeProto]] = {}
+        for node in self.after.nodes:
+            readers.setdefault((self._kind(node), tuple(self.after.uses(node))), []).append(node)
+        for node in self.before.nodes:
+            uses = self.before.uses(node)
+            if not uses or any(use.name not in meanings for use in uses):
+                continue
+            key = self._kind(node), tuple(_Use(use.position, meanings[use.name]) for use in uses)
+            alike = next((other for other in readers.get(key, ()) if self._same_constants(node, other)), None)
+            if alike is not None and len(alike.output) == len(node.output):
+                found = {old: new for old, new in zip(node.output, alike.output, strict=True) if old and new}
+                meanings |= found
+                self.found |= found
+
+    def settle(self) -> None:
+        """Names that both models have and that mean the same in both as far as what makes them can tell."""
+        self.settled = self.before.computed - set(self.before.producers)
+        for node in self.before.nodes:
+            for name in node.output:
+                if name in self.after.producers and name in self.before.computed and self._is_settled(node, name):
+                    self.settled.add(name)
+
+    def _is_settled(self, before: NodeProto, name: str) -> bool:
+        after = self.after.producers[name]
+        if self.found.get(name) == name:
+            return True
+        if self._kind(before) != self._kind(after):
+            return _passed_over(before, self.before) is not None and not operator_of(after).affine
+        inputs = _matched(before, self.before.uses(before), self.after.uses(after))
+        if self._same_constants(before, after):
+            return bool(inputs) and all(was == now and was in self.settled for was, now in inputs)
+        # Its constants took up a map: one in front of it that is gone, and none behind it.
+        return all(self._is_gone(was, now) for was, now in inputs) and self._keeps_readers(name)
+
+    def _is_gone(self, was: str, now: str) -> bool:
+        before = self.before.producers.get(was)
+        return was != now and before is not None and _passed_over(before, self.before) is not None
+
+    def _keeps_readers(self, name: str) -> bool:
+        def affine_readers(side: _Side) -> list[bytes]:
+            return sorted(self._kind(node) for node in side.readers.get(name, ()) if operator_of(node).affine)
+
+        return affine_readers(self.before) == affine_readers(self.after)
+
+    def backward(self) -> None:
+        """From the outputs: what alike nodes read to make the same means the same."""
+        waiting = [(value.name, value.name, _Trust.SAME) for value in self.before.cutter.model.graph.output]
+        seen: set[tuple[str, str, _Trust]] = set()
+        while waiting:
+            old, new, trust = step = waiting.pop()
+            if step in seen or old not in self.before.producers or new not in self.after.producers:
+                continue
+            seen.add(step)
+            if trust is _Trust.BEFORE and old == new and old in self.settled:
+                trust = _Trust.SAME
+            if trust is _Trust.SAME:
+                self.found.setdefault(old, new)
+            waiting += self._beyond(old, new, trust)
+        order = [name for node in self.before.nodes for name in node.output if name in self.found]
+        self.found = {name: self.found[name] for name in order if name in self.before.computed}
+
+    def _beyond(self, old: str, new: str, trust: _Trust) -> Iterator[tuple[str, str, _Trust]]:
+        before, after = self.before.producers[old], self.after.producers[new]
+        if self._kind(before) == self._kind(after) and list(before.output).index(old) == list(after.output).index(new):
+            inputs = _matched(before, self.before.uses(before), self.after.uses(after))
+            changed = not self._same_constants(before, after)
+            for was, now in inputs:
+                if changed:
+                    yield was, now, _Trust.SAME if was == now and was in self.settled else _Trust.BEFORE
+                else:
+                    yield was, now, trust
+            return
+        inside = _Trust.INSIDE if trust is _Trust.SAME else trust
+        for side, node, mine in ((self.before, before, True), (self.after, after, False)):
+            through = _passed_over(node, side)
+            if through is not None:
+                yield (through, new, inside) if mine else (old, through, inside)
+                return
+
+    def _made_alike(self, old: str, new: str) -> bool:
+        before, after = self.before.producers[old], self.after.producers[new]
+        return self._kind(before) == self._kind(after) and self._same_constants(before, after)
+
+    def _same_constants(self, before: NodeProto, after: NodeProto) -> bool:
+        was, now = self.before.constants(before), self.after.constants(after)
+        return was.keys() == now.keys() and all(self._same_constant(was[at], now[at]) for at in was)
+
+    def _same_constant(self, old: str, new: str) -> bool:
+        if (old, new) not in self._same:
+            was, now = self.before.scope.initializers.get(old), self.after.scope.initializers.get(new)
+            if was is not None and now is not None:
+                same = same_bytes(was, now, self.before.cutter, self.after.cutter)
+            else:
+                makers = self.before.producers.get(old), self.after.producers.get(new)
+                same = None not in makers and self._made_alike(old, new)
+            self._same[old, new] = same
+        return self._same[old, new]
+
+    def _kind(self, node: NodeProto) -> bytes:
+        """Operator and attributes, without names."""
+        if id(node) not in self._kinds:
+            plain = NodeProto(op_type=node.op_type, domain=node.domain)
+            plain.attribute.extend(sorted(node.attribute, key=lambda attribute: attribute.name))
+            for attribute in plain.attribute:
+                attribute.ClearField("doc_string")
+            self._kinds[id(node)] = plain.SerializeToString(deterministic=True)
+        return self._kinds[id(node)]
+
+
+def _matched(node: NodeProto, before: list[_Use], after: list[_Use]) -> list[tuple[str, str]]:
+    """Inputs by position; those of a commutative operator by name where the names are the same in another order."""
+    old, new = [use.name for use in before], [use.name for use in after]
+    if operator_of(node).commutative and sorted(old) == sorted(new):
+        return [(name, name) for name in old]
+    if [use.position for use in before] != [use.position for use in after]:
+        return []
+    return list(zip(old, new, strict=True))
+
+
+def _passed_over(node: NodeProto, side: _Side) -> str | None:
+    """The data that one affine map per channel, or nothing at all, is applied to; None for any other node."""
+    uses, known = side.uses(node), operator_of(node)
+    if (known.unchanging or known.affine) and len(uses) == 1:
+        return uses[0].name
+    return None

@@ -1,0 +1,77 @@
+"""The verdict on two models, and everything it rests on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from bnfold.equivalence.judging.first_divergence import Layers
+from bnfold.equivalence.judging.measurement import Measurement
+from bnfold.equivalence.judging.noise import Noise
+from bnfold.equivalence.judging.tolerance import Judgement, Tolerance
+from bnfold.equivalence.proofs.piece import Proof
+from bnfold.equivalence.runtime.providers import Placement
+
+
+class Verdict(StrEnum):
+    """What may be said of the candidate. Only the first and the last allow publishing it."""
+
+    EQUIVALENT = "equivalent"
+    NOT_EQUIVALENT = "not-equivalent"
+    NOT_VERIFIED = "not-verified"
+    PROVED = "proved"
+
+
+@dataclass(frozen=True, repr=False)
+class Verification:
+    """The verdict and everything it rests on. `judgements` and `noises` belong to `measurements`, one to one.
+
+    `explanation`: one sentence on why the candidate is not equivalent or was not verified, "" otherwise. `largest`:
+    the worst measurement. `notes`: what was tried and could not be compared. `feeds`: with the seed they can be
+    replayed. `placements`: which provider ran which operators, where a provider other than cpu was asked for.
+    Measurements at precision "deploy" are shown beside the verdict and do not decide it.
+    `tolerance`: the one that judged. `layers`: where that was asked for, what values inside the models say.
+    """
+
+    verdict: Verdict
+    measurements: tuple[Measurement, ...] = ()
+    judgements: tuple[Judgement, ...] = ()
+    noises: tuple[Noise | None, ...] = ()
+    explanation: str = ""
+    largest: Measurement | None = None
+    notes: tuple[str, ...] = ()
+    feeds: tuple[Mapping[str, Any], ...] = ()
+    placements: tuple[Placement, ...] = ()
+    proofs: tuple[Proof, ...] = ()
+    seed: int = 0
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    layers: Layers | None = None
+
+    def __str__(self) -> str:
+        """The verdict, and why, or how large the largest deviation is."""
+        found = self.explanation
+        if not found and self.largest is not None:
+            found = f"largest deviation {self.largest.max_abs:.3g} in {self.largest.where}"
+        return f"{self.verdict}: {found}" if found else self.verdict.value
+
+    def __repr__(self) -> str:
+        return f"<Verification {self}>"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; the inverse for a single measurement is `Measurement.from_dict`."""
+        return {
+            "verdict": self.verdict.value,
+            "explanation": self.explanation,
+            "measurements": [
+                measured.to_dict() | {"judgement": judged.to_dict(), "noise": noise.to_dict() if noise else None}
+                for measured, judged, noise in zip(self.measurements, self.judgements, self.noises, strict=True)
+            ],
+            "largest": self.largest.to_dict() if self.largest else None,
+            "notes": list(self.notes),
+            "feeds": [dict(feed) for feed in self.feeds],
+            "placements": [found.to_dict() for found in self.placements],
+            "proofs": [proof.to_dict() for proof in self.proofs],
+            "seed": self.seed,
+            "tolerance": self.tolerance.to_dict(),
+            "layers": self.layers.to_dict() if self.layers else None,
+        }
