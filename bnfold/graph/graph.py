@@ -228,6 +228,24 @@ class Graph:
             for dim in type_proto.tensor_type.shape.dim
         )
 
+    def value_type(self, value: str) -> TypeProto | None:
+        """The type of `value`, None where nothing tells."""
+        found = self._type(value)
+        if found is not None:
+            return found
+        constant = self.constant(value)
+        if constant is None or constant.dtype == np.dtype(object):
+            return None
+        return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(constant.dtype), constant.shape)
+
+    def partly(self, value: str) -> PartlyKnown | None:
+        """Integers of rank 1 of which some are known, where `value` is such; None also where all are."""
+        home = self.resolve(value)
+        if home is None or self.constant(value) is not None:
+            return None
+        found = home._partly.get(value)
+        return found if found is not None and found.values.ndim == 1 else None
+
     def rank(self, value: str) -> int | None:
         """The number of dims of `value`, or None where it is unknown."""
         shape = self.shape(value)
@@ -456,6 +474,10 @@ class Graph:
             _keep(self.body.value_info, lambda value: value.name not in gone)
         if gone and isinstance(self.body, GraphProto):
             _keep(self.body.quantization_annotation, lambda annotation: annotation.tensor_name not in gone)
+
+    def forget_declaration(self, value: str) -> None:
+        """Drop what the file says about the type of `value`, which is there: it contradicts what the operators make."""
+        _keep(self.body.value_info, lambda declared: declared.name != value)
 
     # ------------------------------------------------------------------ how the index is kept true
 
