@@ -28,6 +28,8 @@ _CONTENTS: tuple[Any, ...] = (
     *("dims", "data_type", "segment", "external_data", "data_location", "raw_data"),
     *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
 )
+# Operators with a weight at input 1.
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _TYPE_READERS = frozenset({"Shape", "Size", "CastLike"})
 # Computed tensors of at least this many bytes are streamed into the output; smaller ones stand in the structure.
 _STREAMED_BYTES = 4096
@@ -162,6 +164,23 @@ class Graph:
             return None
         return home._disputes.get(value)
 
+    def stored_bytes(self, value: str) -> int:
+        """How many bytes of the file constant `value` is computed from; each tensor counts once."""
+        waiting, seen, total = [(self, value)], set[tuple[int, str]](), 0
+        while waiting:
+            graph, name = waiting.pop()
+            home = graph.resolve(name)
+            if home is None or (id(home), name) in seen:
+                continue
+            seen.add((id(home), name))
+            node = home._producers.get(name)
+            if node is None or node.op_type == "Constant":
+                tensor = home.constant(name)
+                total += 0 if tensor is None else tensor.nbytes
+            else:
+                waiting += [(home, operand) for operand in node.input if operand]
+        return total
+
     def require_undisputed(self, value: str) -> None:
         """Raise `Refused` where `value` is computed from constants alone and the evaluators do not agree on it."""
         against = self.dispute(value)
@@ -292,6 +311,8 @@ class Graph:
         else:
             base = f"{old}_{suffix}" if old else f"{self.label(node)}_{suffix}"
             graph.set_input(node, index, graph._new_constant(self.model.fresh_name(base), tensor, before=node))
+        if node.op_type in _WEIGHTED and len(node.input) > 1:
+            graph._as_initializer(node.input[1])
 
     def set_input(self, node: NodeProto, index: int, value: str) -> None:
         """Let input `index` of `node` read `value`; inputs up to it that are absent become ""."""
@@ -561,15 +582,40 @@ class Graph:
             if value in home._input_set and not home.model.lists_initializers:
                 return False
         else:
-            node = home._producers.get(value)
-            if node is None or node.op_type != "Constant" or [a.name for a in node.attribute] != ["value"]:
+            node = home._constant_node(value)
+            if node is None:
                 return False
             proto = node.attribute[0].t
         if _dims(proto) != tensor.shape:
             return False
         home._store(proto, tensor)
+        home._as_initializer(value)
         home._constants[value] = tensor
         return True
+
+    def _constant_node(self, value: str) -> NodeProto | None:
+        """The Constant node of this scope that holds `value` as a tensor."""
+        node = self._producers.get(value)
+        plain = node is not None and node.op_type == "Constant" and [a.name for a in node.attribute] == ["value"]
+        return node if plain else None
+
+    def _as_initializer(self, value: str) -> None:
+        """Store `value` as an initializer where it is in a Constant node of a scope that has any.
+
+        What was folded into is a weight, and other tools take weights for initializers: onnxruntime's quantize_dynamic
+        refuses a Conv whose weight is none.
+        """
+        home = self.resolve(value)
+        node = None if home is None else home._constant_node(value)
+        if home is None or node is None or self.model.lists_initializers or value in home._outputs:
+            return
+        if isinstance(home.body, GraphProto):
+            proto = home.body.initializer.add()
+            proto.CopyFrom(node.attribute[0].t)
+            proto.name = value
+            home.remove(node)
+            home._initializers[value] = proto
+            home._defined.add(value)
 
     def _new_constant(self, name: str, tensor: Tensor, before: NodeProto) -> str:
         """An initializer, or a Constant node in a function, which has no initializers.

@@ -147,7 +147,7 @@ class Model:
         value = self._aliases.get(value, value)
         settled = self.settled_types(graph)
         if value not in settled:
-            found = self._types[id(graph)].get(value) if self._types else None
+            found = self.noted_type(graph, value)
             if has_rank(found) or not graph.defines(value):
                 settled[value] = self.believed(graph, value, found)
             else:
@@ -166,10 +166,9 @@ class Model:
                 self._note_types(graph_, function)
         return self._settled.setdefault(id(graph), {})
 
-    def is_typed(self, graph: Graph, value: str) -> bool:
-        """Whether inference knows the rank of `value`, or nothing in front of it can tell."""
-        assert self._types is not None
-        return has_rank(self._types[id(graph)].get(value))
+    def noted_type(self, graph: Graph, value: str) -> TypeProto | None:
+        """What inference says of `value`, once `settled_types` has been asked."""
+        return None if self._types is None else self._types[id(graph)].get(value)
 
     def believed(self, graph: Graph, value: str, found: TypeProto | None) -> TypeProto | None:
         """What was `found` to be the type of `value`, with what the file declares where that does not contradict it."""

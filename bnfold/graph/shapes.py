@@ -96,14 +96,12 @@ def merged(declared: TypeProto | None, found: TypeProto | None) -> TypeProto | N
     """What both say together, where they do not contradict each other: numbers first, then the names of the file."""
     if declared is None or found is None:
         return found if declared is None else declared
-    if not has_rank(found):
-        return declared
-    if not (found.HasField("tensor_type") and declared.HasField("tensor_type") and has_rank(declared)):
+    if not (found.HasField("tensor_type") and declared.HasField("tensor_type")):
         return found
-    both = TypeProto()
-    both.CopyFrom(found)
-    both.tensor_type.elem_type = found.tensor_type.elem_type or declared.tensor_type.elem_type
-    for dim, said in zip(both.tensor_type.shape.dim, declared.tensor_type.shape.dim, strict=True):
+    both, other = TypeProto(), declared if has_rank(found) else found
+    both.CopyFrom(found if has_rank(found) else declared)
+    both.tensor_type.elem_type = both.tensor_type.elem_type or other.tensor_type.elem_type
+    for dim, said in zip(both.tensor_type.shape.dim, other.tensor_type.shape.dim, strict=False):
         if not dim.HasField("dim_value") and said.WhichOneof("value") is not None:
             dim.CopyFrom(said)
     return both
@@ -127,7 +125,8 @@ def follow(model: "Model", graph: "Graph", value: str) -> TypeProto | None:
             made = {} if node is None else _outputs(model, home, node)
             for output in [name] if node is None else [name, *node.output]:
                 if output and output not in settled and home.defines(output):
-                    settled[output] = model.believed(home, output, made.get(output))
+                    found = merged(model.noted_type(home, output), made.get(output))
+                    settled[output] = model.believed(home, output, found)
         waiting.pop()
     return model.settled_types(graph)[value]
 
@@ -137,7 +136,9 @@ def _unsettled_operands(model: "Model", graph: "Graph", node: NodeProto) -> list
     return [
         (home, operand)
         for home, operand in homes
-        if home is not None and not model.is_typed(home, operand) and operand not in model.settled_types(home)
+        if home is not None
+        and not has_rank(model.noted_type(home, operand))
+        and operand not in model.settled_types(home)
     ]
 
 
