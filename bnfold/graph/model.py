@@ -12,7 +12,7 @@ from bnfold.graph.shapes import contradicts, follow, has_rank, inferred, merged
 from bnfold.graph.soundness import check_soundness
 from bnfold.graph.tensor import TensorPayload
 from bnfold.lifetime import closed_at_the_end
-from bnfold.onnxfile import OnnxFile, Stored
+from bnfold.onnxfile import OnnxFile, Stored, without_negative_dims
 
 
 class Edit(NamedTuple):
@@ -158,7 +158,7 @@ class Model:
         """The types that values of `graph` were found to have, as far as anybody asked."""
         if self._types is None:
             self._types = {}
-            structure = self._before_edits or self.proto.SerializeToString()
+            structure = without_negative_dims(self._before_edits or self.proto.SerializeToString())
             self._before_edits = None
             found = inferred(structure, lists_initializers=self.lists_initializers)
             self._note_types(self.main, found.graph)

@@ -89,7 +89,9 @@ def contradicts(declared: TypeProto, found: TypeProto) -> bool:
 
 
 def _sizes(tensor: TypeProto) -> list[int | None]:
-    return [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.tensor_type.shape.dim]
+    """The size of each dim, None where it is not known: a number below zero is how some exporters say that."""
+    dims = tensor.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims]
 
 
 def merged(declared: TypeProto | None, found: TypeProto | None) -> TypeProto | None:
@@ -102,7 +104,7 @@ def merged(declared: TypeProto | None, found: TypeProto | None) -> TypeProto | N
     both.CopyFrom(found if has_rank(found) else declared)
     both.tensor_type.elem_type = both.tensor_type.elem_type or other.tensor_type.elem_type
     for dim, said in zip(both.tensor_type.shape.dim, other.tensor_type.shape.dim, strict=False):
-        if not dim.HasField("dim_value") and said.WhichOneof("value") is not None:
+        if not dim.HasField("dim_value") and (said.dim_value > 0 or said.dim_param):
             dim.CopyFrom(said)
     return both
 

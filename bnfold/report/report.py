@@ -62,7 +62,8 @@ class Report:
     normalization before and after it was fitted. `accuracy`: where the data held labels, how many were answered
     rightly before and after. `attribution`: where the result differed, the `guilty` folds (`node`, `scope`), whether it
     agrees without them (`cleared`), how many models were `tried`, and whether the guilty were `rolled_back`.
-    `environment`: what the run was made with, this process where it is None.
+    `passes`: those that ran, in order, as `name` and what each `preserves`. `environment`: what the run was made with,
+    this process where it is None.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -84,6 +85,7 @@ class Report:
     weights_moved: bool = False
     attribution: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] | None = None
+    passes: tuple[Mapping[str, str], ...] = ()
 
     def __str__(self) -> str:
         """One line."""
@@ -103,6 +105,7 @@ class Report:
             "output": None if self.output is None else self.output.to_dict(),
             "published": self.published,
             "weights_moved": self.weights_moved,
+            "passes": [dict(each) for each in self.passes],
             "decisions": [decision.to_dict() for decision in self.decisions],
             "verification": None if self.verification is None else dict(self.verification),
             "attribution": None if self.attribution is None else dict(self.attribution),
