@@ -15,6 +15,7 @@ from bnfold import optimization
 from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
+from bnfold.lifetime import gives_back
 from bnfold.optimization import Request, Result, comparison, input_summary
 from bnfold.options import (
     DataOptions,
@@ -91,6 +92,7 @@ def _verifies(
     return lambda function: keywords(options, function)
 
 
+@gives_back
 def optimize_with(
     model: AnyModel, output: _Destination, options: OptimizeOptions | FreezeOptions | RecalibrateOptions
 ) -> Result:
@@ -173,6 +175,7 @@ def inspect(model: AnyModel, options: InspectOptions) -> Inspection:
     return inspect_with(model, options)
 
 
+@gives_back
 def inspect_with(model: AnyModel, options: InspectOptions) -> Inspection:
     """Do what `inspect` does with these options."""
     file = read_model(model, strict=options.strict_external_data)
@@ -213,6 +216,7 @@ def verify(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> 
     return verify_with(reference, candidate, options)
 
 
+@gives_back
 def verify_with(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
     """Do what `verify` does with these options."""
     from bnfold import equivalence

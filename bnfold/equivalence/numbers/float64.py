@@ -13,6 +13,7 @@ from bnfold.equivalence.numbers.element_types import Array, Feed, is_float, roun
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.equivalence.structure.signature import Source, every_node
 from bnfold.errors import ModelError
+from bnfold.lifetime import emptied_at_the_end
 from bnfold.onnxfile import read, to_proto
 
 _SLOW_ELEMENTS = 20_000
@@ -111,7 +112,8 @@ def store_constants(model: ModelProto) -> None:
     constants.graph.output.extend(ValueInfoProto(name=name) for name in names)
     try:
         with np.errstate(all="ignore"):
-            values = ReferenceEvaluator(constants, new_ops=[BatchNormalization]).run(names, {})
+            reference = emptied_at_the_end(ReferenceEvaluator(constants, new_ops=[BatchNormalization]))
+            values = reference.run(names, {})
         tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in zip(names, values, strict=True)]
     except Exception:  # noqa: BLE001 - onnx.reference raises what numpy and it see fit; float64 is as good
         return
