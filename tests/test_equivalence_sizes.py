@@ -67,6 +67,11 @@ SOLVED: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, tuple[int, ..
         {"w": (50, 5)},
         {"x": (1, 2, 10, 10)},
     ),
+    "what Reshape is given, far from the first guess": (
+        "(float[N,3,H,W] x) => (float[A,B] y) <int64[2] s = {1, 150528}> { y = Reshape(x, s) }",
+        {},
+        {"x": (1, 3, 224, 224)},
+    ),
     "two inputs that are multiplied": (
         "(float[a,b] x, float[c,d] z) => (float[p,q] y) { u = MatMul(x, w) y = MatMul(u, z) }",
         {"w": (11, 12)},

@@ -19,6 +19,8 @@ from bnfold.equivalence.structure.signature import Dim, Port, every_node
 from bnfold.errors import UsageError
 
 LARGEST_SIDE = 512
+SOLVED_FIRST = 2000
+"""Nodes up to which sizes are inferred, at some 40 microseconds a node, before anything is run."""
 FALLBACK_SIDES = (224, 256, 64, 299, 32, 28, 16, 8, 4, 2)
 FALLBACK_ELEMENTS = LARGEST_INPUT
 """Larger inputs are not tried: a side of 256 is 64 Ki pixels of a picture, but 16 Mi voxels of a volume."""
@@ -78,6 +80,7 @@ class Sizes:
         check_overrides(ports, fixed)
         self._ports, self._fixed = ports, fixed
         self._sides = windows(model)
+        self._orders = (True, False) if len(model.graph.node) <= SOLVED_FIRST else (False, True)
         self._unknowns = Unknowns(ports, fixed)
         self._solver = SizeSolver(model, self._unknowns)
         self._reasons: dict[tuple[tuple[str, tuple[int, ...]], ...], Mapping[Unknown, str]] = {}
@@ -85,13 +88,14 @@ class Sizes:
     def variants(self, batch: int, like: Shapes | None = None) -> Iterator[Shapes]:
         """Every set of shapes worth trying at one batch size, without repetition: solved ones, then guesses alone.
 
-        `like`: what the reference took at another batch size.
+        Of a large model, where solving costs much, guesses come first. `like`: what the reference took at another batch
+        size.
         """
         seen: list[Shapes] = []
         if like is not None:
-            seen.append(self._solved(self._rebatched(like, batch)))
+            seen.append(self._rebatched(like, batch))
             yield seen[0]
-        for solving in (True, False):
+        for solving in self._orders:
             for first in self._guesses(batch):
                 shapes = self._solved(first) if solving else first
                 if shapes not in seen:
@@ -99,13 +103,28 @@ class Sizes:
                     yield shapes
 
     def _rebatched(self, like: Shapes, batch: int) -> Shapes:
-        """`like` where the dimensions that come first have another size, wherever else they stand."""
-        values = self._unknowns.values(like)
-        return self._unknowns.shapes(like, values | dict.fromkeys(self._unknowns.leading(), batch))
+        """`like`, one row, with another batch size."""
+        values = self._unknowns.values(like) | dict.fromkeys(self._batch(like), batch)
+        shapes = self._unknowns.shapes(like, values)
+        self._reasons[tuple(shapes.items())] = self._reasons.get(tuple(like.items()), {})
+        return shapes
 
-    def smallest(self) -> Shapes:
-        """Every dynamic dimension as small as the nodes accept: a size many models do not support."""
-        return self._solved(_assign(self._ports, self._fixed, 1, 1, 0))
+    def smallest(self) -> Iterator[Shapes]:
+        """Every dynamic dimension at 1, or as small as the nodes accept: sizes many models do not support."""
+        ones = _assign(self._ports, self._fixed, 1, 1, 0)
+        yield ones
+        solved = self._solved(ones)
+        if solved != ones:
+            yield solved
+
+    def batched(self, first: Shapes) -> bool:
+        """Whether a dimension that comes first somewhere may have another size than in `first`."""
+        return bool(self._batch(first))
+
+    def _batch(self, shapes: Shapes) -> list[Unknown]:
+        """The unknowns that are 1 as a batch is in `shapes`, and that no node decided."""
+        values = self._unknowns.values(shapes)
+        return [unknown for unknown in self._unknowns.leading() if values[unknown] == 1]
 
     def after(self, refusal: str, shapes: Shapes) -> Iterator[Shapes]:
         """Other shapes, from the numbers in what a runtime said when it refused `shapes`."""

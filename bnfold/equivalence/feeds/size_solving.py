@@ -26,7 +26,7 @@ LARGEST_INPUT = 8 << 20
 """Values in one input up to which sizes are grown: a picture of 1024 by 1024 with eight channels."""
 _INFERRED_NODES, _FEWEST, _MOST = 300_000, 12, 300
 """Nodes through which sizes are inferred for one first guess, and how many inferences that is."""
-_SECANTS, _AROUND, _MULTIPLES, _DOUBLINGS = 8, 3, 64, 10
+_SECANTS, _AROUND, _MULTIPLES, _DOUBLINGS, _STEEP = 8, 3, 64, 10, 16.0
 
 
 class Unknowns:
@@ -94,7 +94,8 @@ class SizeSolver:
 
     def __init__(self, model: ModelProto, unknowns: Unknowns) -> None:
         self.unknowns = unknowns
-        self._trial = _Trial(model) if unknowns else None
+        self._model = model
+        self._prepared: _Trial | None = None
         self._values: dict[Unknown, int] = {}
         self._like: Shapes = {}
         self._given_up: set[tuple[int, str]] = set()
@@ -102,7 +103,7 @@ class SizeSolver:
 
     def solve(self, first: Shapes, kept: Mapping[Unknown, int] | None = None) -> Solution:
         """The sizes nearest to the first guess that the nodes accept; those in `kept` are not changed."""
-        if self._trial is None or not self._trial.works:
+        if not self.unknowns or not self._trial.works:
             return Solution(first)
         self._like, self._values = first, self.unknowns.values(first) | dict(kept or {})
         self._given_up = set()
@@ -127,8 +128,14 @@ class SizeSolver:
                 self._given_up.add((position, misfit.words))
         return Solution(self.unknowns.shapes(first, self._values), reasons)
 
+    @property
+    def _trial(self) -> "_Trial":
+        """Made when the first sizes are solved, since a large model may be run on guesses alone."""
+        if self._prepared is None:
+            self._prepared = _Trial(self._model)
+        return self._prepared
+
     def _infer(self, values: Mapping[Unknown, int]) -> "_Inferred":
-        assert self._trial is not None
         shapes = self.unknowns.shapes(self._like, values)
         if not self._trial.has(shapes):
             self._left -= 1
@@ -186,7 +193,7 @@ class SizeSolver:
         if way.relation is Relation.MULTIPLE:
             several: Iterator[int] = iter(range(start + 1, start + 1 + min(way.wanted, _MULTIPLES)))
         else:
-            several = _secants(start, before, way.wanted, tried)
+            several = _secants(start, before, way.wanted, tried, product=way.axis is None)
         found = next((number for number in several if holds(number)), None)
         if found is None and way.relation is Relation.LEAST:
             found = _least(start, holds)
@@ -199,8 +206,13 @@ class SizeSolver:
         return way.size(shape)
 
 
-def _secants(start: int, before: int, wanted: int, tried: Callable[[int], int | None]) -> Iterator[int]:
-    """Numbers at which a function that grows with its argument may be `wanted`, the likeliest last one first."""
+def _secants(
+    start: int, before: int, wanted: int, tried: Callable[[int], int | None], *, product: bool
+) -> Iterator[int]:
+    """Numbers at which a function that grows with its argument may be `wanted`, each from the last two.
+
+    `product`: a number of elements, which grows as a power of a size.
+    """
     low, at_low = start, before
     high = 2 * start
     at_high = tried(high)
@@ -212,7 +224,11 @@ def _secants(start: int, before: int, wanted: int, tried: Callable[[int], int | 
         if at_high is None or at_high == at_low:
             return
         yield high
-        guess = high + math.ceil((wanted - at_high) * (high - low) / (at_high - at_low))
+        if product and min(at_low, at_high) > 0 and wanted > 0:
+            power = math.log(at_high / at_low) / math.log(high / low)
+            guess = round(high * math.exp(max(min(math.log(wanted / at_high) / power, _STEEP), -_STEEP)))
+        else:
+            guess = high + math.ceil((wanted - at_high) * (high - low) / (at_high - at_low))
         guess = max(guess, 1)
         if guess in {low, high}:
             break

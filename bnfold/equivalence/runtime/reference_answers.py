@@ -116,7 +116,7 @@ def run_seeded_feeds(
         return Answers(refusal=_too_large(first), advice="pass --inputs with data of your own")
     ranges = integer_ranges(model)
     runner = _Runner(run, lambda plan: seeded.build(plan, ports, seed, ranges), taps, sizes, Answers())
-    batched = first != next(sizes.variants(3))
+    batched = sizes.batched(first)
     accepted: Shapes | None = None
     for each in seeded.schedule(ports, first, batched=batched):
         ran = runner.group(each)
@@ -126,9 +126,7 @@ def run_seeded_feeds(
     overrides = seeded.overridable_floats(signature.overridable)
     if overrides:
         runner.attempt(Plan("overrides", "normal", accepted, overrides=overrides))
-    smallest = sizes.smallest()
-    if smallest not in [answer.shapes for answer in runner.found.answers]:
-        runner.attempt(Plan("smallest", "normal", smallest))
+    runner.smallest()
     runner.reach(conditions(model), accepted)
     return runner.found
 
@@ -201,6 +199,14 @@ class _Runner:
             if changed is None:
                 return
             shapes, self.refused = changed
+
+    def smallest(self) -> None:
+        """The least sizes that the reference takes, where they were not run before."""
+        ran = [answer.shapes for answer in self.found.answers]
+        several = [shapes for shapes in self.sizes.smallest() if shapes not in ran]
+        for number, shapes in enumerate(several, 1):
+            if self.attempt(Plan("smallest", "normal", shapes), quietly=number < len(several)):
+                return
 
     def reach(self, decided: Sequence[str], shapes: Shapes) -> None:
         """Go on until every condition that can be seen was true once and false once, or enough was tried."""
