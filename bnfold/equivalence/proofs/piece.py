@@ -25,7 +25,6 @@ from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable, store_cons
 from bnfold.equivalence.operators import operator_of
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.structure.scopes import label
 
 _IMPULSE = 64.0
 _FEWEST_ROWS, _MOST_ROWS, _IMPULSE_COST = 2, 32, 1 << 21
@@ -126,16 +125,16 @@ def _described(obligation: Obligation, common: Correspondence) -> Proof:
     """A proof that says what it is about, and nothing yet."""
     value, before, after = obligation.pair.old, common.before, common.after
     places = obligation.before.nodes if obligation.before is not None else ()
-    nodes = [before.node(place) for place in places if not before.makes_constants(place)]
-    stays = [after.node(place) for place in (obligation.after.nodes if obligation.after is not None else ())]
-    now = {(node.op_type, label(node)) for node in stays}
-    named = [label(node) for node in nodes if node.op_type == "BatchNormalization"]
-    named = named or [label(node) for node in nodes if _is_map(node) and (node.op_type, label(node)) not in now]
+    nodes = [(before.node(place), before.label(place)) for place in places if not before.makes_constants(place)]
+    stays = obligation.after.nodes if obligation.after is not None else ()
+    now = {(after.node(place).op_type, after.label(place)) for place in stays}
+    named = [label for node, label in nodes if node.op_type == "BatchNormalization"]
+    named = named or [label for node, label in nodes if _is_map(node) and (node.op_type, label) not in now]
     return Proof(
         value.name,
         Standing.UNDECIDED,
         scope=before.scopes[value.scope].path,
-        nodes=tuple(label(node) for node in nodes),
+        nodes=tuple(label for _, label in nodes),
         normalizations=tuple(named),
     )
 

@@ -22,7 +22,7 @@ from onnx import (
 )
 
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
-from bnfold.onnxfile import OnnxFile, payload_index, read
+from bnfold.onnxfile import OnnxFile, label, payload_index, read, shared_names
 
 
 class Uncut(Exception):  # noqa: N818 - a fact about the model, not a mistake of the caller
@@ -73,6 +73,7 @@ class Scope:
     def __post_init__(self) -> None:
         self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         self._entering = frozenset(self.entering)
+        self.shared_names = shared_names(self.nodes)
 
     def holds(self, name: str) -> bool:
         """Whether a value of that name belongs to this scope itself."""
@@ -113,6 +114,10 @@ class Cutter:
     def node(self, place: Place) -> NodeProto:
         """The node at `place`."""
         return self.scopes[place.scope].nodes[place.position]
+
+    def label(self, place: Place) -> str:
+        """What a person knows the node at `place` by."""
+        return label(self.node(place), self.scopes[place.scope].shared_names)
 
     def producer(self, value: Value) -> Place | None:
         """The node that makes a value; None for stored constants and for what callers give."""
@@ -205,7 +210,7 @@ class Cutter:
                 graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
                 for number, graph in enumerate(graphs):
                     name = attribute.name if attribute.HasField("g") else f"{attribute.name}[{number}]"
-                    path = f"{scope.path}/{label(node)}.{name}".lstrip("/")
+                    path = f"{scope.path}/{label(node, scope.shared_names)}.{name}".lstrip("/")
                     scope.bodies.setdefault(position, {})[name] = self._add_graph(graph, scope, scope.opsets, path)
             self.rank[Place(scope.number, position)] = len(self.rank)
 
@@ -236,11 +241,6 @@ def reads(node: NodeProto) -> Iterator[str]:
             for inner in graph.node:
                 yield from (name for name in reads(inner) if name not in inside)
             yield from (value.name for value in graph.output if value.name not in inside)
-
-
-def label(node: NodeProto) -> str:
-    """The name a person knows a node by: its own, else that of its first output."""
-    return node.name or next((name for name in node.output if name), node.op_type)
 
 
 def same_bytes(one: TensorProto, other: TensorProto, first: Cutter, second: Cutter) -> bool:
