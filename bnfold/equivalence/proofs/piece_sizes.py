@@ -46,6 +46,13 @@ class InputShapes:
         kind = 0 if found is None else found.tensor_type.elem_type
         return kind not in {TensorProto.UNDEFINED, TensorProto.STRING} and not is_float(kind)
 
+    def dims(self, name: str) -> tuple[int | None, ...] | None:
+        """The sizes of a value of the main graph or a body, None for each that is dynamic; None where the rank is."""
+        found = self._types.get(name)
+        if found is None or not found.tensor_type.HasField("shape"):
+            return None
+        return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in found.tensor_type.shape.dim)
+
     def candidates(self, region: ModelProto, inputs: Sequence[str]) -> Iterator[list[dict[str, tuple[int, ...]]]]:
         """Sizes worth trying, smallest first: shrunken maps, larger ones, then those of the model itself.
 
