@@ -54,6 +54,7 @@ FLOORS = {
     "verification": 7,
     "frozen_verification": 8,
     "saved_verification": 8,
+    "unrelated_verification": 8,
 }
 
 # The packages a room may import outside the standard library: when it is imported, and inside functions only.
