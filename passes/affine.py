@@ -1,6 +1,7 @@
-"""`ChannelAffine`: y_c = scale_c * x_c + shift_c for each channel c on one axis, in float64."""
+"""`Affine`: y = S x + T for each element of a value, in float64, with S and T no larger than they have to be."""
 
 import math
+from collections.abc import Callable
 from typing import Self
 
 import numpy as np
@@ -9,53 +10,74 @@ from numpy.typing import NDArray
 from bnfold.decisions import Reason, Refused
 
 Vector = NDArray[np.float64]
+Array = NDArray[np.float64]
+
+# Elements of one map. No weight has so many channels; a shape of a few bytes may say so, and fill memory.
+MOST_ELEMENTS = 1 << 24
 
 
-def all_finite(values: NDArray[np.float64]) -> bool:
+def all_finite(values: Array) -> bool:
     """Whether no element is NaN or infinite. The sum of squares is the quickest look that none can hide from."""
     flat = values.reshape(-1)
     return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
-class ChannelAffine:
-    """The map y = scale * x + shift along `axis` of a value, counted from the front. Immutable.
+class Affine:
+    """The map y = scale * x + shift of every element of a value. Immutable.
 
-    `scale` and `shift` are float64 of shape [C]. With C = 1 the map is *uniform*: the same number everywhere, so that
-    it means the same on every axis and at every shape. Who knows them may give `has_scale` and `has_shift`.
+    `scale` and `shift` are float64 arrays of one shape. Their axes are those of the value, counted from the front: an
+    axis along which neither varies has size 1, and such axes at the end are left out, so that the rank of the value
+    need not be known. A map per channel of axis 1 has shape [1, C]; one number everywhere, which is *uniform*, has
+    shape []. Who knows them may give `has_scale` and `has_shift`.
     """
 
-    __slots__ = ("_has_scale", "_has_shift", "axis", "scale", "shift")
+    __slots__ = ("_has_scale", "_has_shift", "scale", "shift")
 
     def __init__(
-        self, scale: Vector, shift: Vector, axis: int, has_scale: bool | None = None, has_shift: bool | None = None
+        self, scale: Array, shift: Array, has_scale: bool | None = None, has_shift: bool | None = None
     ) -> None:
         self.scale = scale
         self.shift = shift
-        self.axis = axis
         self._has_scale = has_scale
         self._has_shift = has_shift
 
     def __repr__(self) -> str:
-        return f"ChannelAffine({self.scale}, {self.shift}, axis={self.axis})"
+        return f"Affine({self.scale.tolist()}, {self.shift.tolist()})"
 
     @classmethod
-    def of(cls, scale: Vector, shift: Vector, axis: int) -> Self:
-        """The map with `scale` and `shift` brought to one shape. Raises `Refused` where a number is not finite."""
+    def of(cls, scale: Array, shift: Array) -> Self:
+        """The map of two arrays, their axes from the front. Raises `Refused` where it is not finite or too large."""
+        rank = max(scale.ndim, shift.ndim)
+        scale, shift = _padded(scale, rank), _padded(shift, rank)
         if scale.shape != shift.shape:
+            if math.prod(np.broadcast_shapes(scale.shape, shift.shape)) > MOST_ELEMENTS:
+                raise Refused(Reason.SEARCH_LIMIT, f"scales of shape {scale.shape} and shifts of shape {shift.shape}")
             scale, shift = (np.ascontiguousarray(a) for a in np.broadcast_arrays(scale, shift))
         if not (all_finite(scale) and all_finite(shift)):
             raise Refused(Reason.NOT_FINITE)
-        return cls(scale, shift, axis)
+        form = _without_ones_behind(scale.shape)
+        return cls(scale.reshape(form), shift.reshape(form))
+
+    @classmethod
+    def along(cls, scale: Vector, shift: Vector, axis: int) -> Self:
+        """The map of vectors of shape [C] or [1] along `axis`. Raises `Refused` where a number is not finite."""
+        form = (1,) * axis + (-1,)
+        return cls.of(scale.reshape(form), shift.reshape(form))
 
     @property
-    def channels(self) -> int:
-        """C, or 1 for a uniform map."""
-        return self.scale.size
+    def axes(self) -> tuple[int, ...]:
+        """The axes along which it varies."""
+        return tuple(axis for axis, size in enumerate(self.scale.shape) if size > 1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of `scale` and `shift`."""
+        return self.scale.shape
 
     @property
     def is_uniform(self) -> bool:
-        """Whether one number serves all channels."""
-        return self.scale.size == 1
+        """Whether one number serves all elements, so that it means the same on every axis and at every shape."""
+        return not self.scale.ndim
 
     @property
     def is_identity(self) -> bool:
@@ -76,37 +98,45 @@ class ChannelAffine:
             self._has_shift = bool(self.shift.any())
         return self._has_shift
 
-    def then(self, later: "ChannelAffine") -> "ChannelAffine":
+    def then(self, later: "Affine") -> "Affine":
         """This map followed by `later`: x -> later.scale * (scale * x + shift) + later.shift."""
-        axis = later.axis if self.is_uniform else self.axis
+        rank = max(len(self.shape), len(later.shape))
+        one, two = self.at_rank(rank), later.at_rank(rank)
         with np.errstate(over="ignore", invalid="ignore"):
-            return ChannelAffine.of(later.scale * self.scale, later.scale * self.shift + later.shift, axis)
+            return Affine.of(two.scale * one.scale, two.scale * one.shift + two.shift)
 
-    def on_axis(self, axis: int) -> "ChannelAffine":
-        """The same numbers along another axis."""
-        return ChannelAffine(self.scale, self.shift, axis)
-
-    def only_scale(self) -> "ChannelAffine":
+    def only_scale(self) -> "Affine":
         """The map without its shift."""
-        return ChannelAffine(self.scale, np.zeros_like(self.shift), self.axis)
+        return Affine.of(self.scale, np.zeros(()))
 
-    def expanded(self, channels: int) -> "ChannelAffine":
-        """A uniform map written out for `channels` channels; any other map as it is."""
-        if not self.is_uniform:
-            return self
-        return ChannelAffine(np.repeat(self.scale, channels), np.repeat(self.shift, channels), self.axis)
+    def at_rank(self, rank: int) -> "Affine":
+        """The same numbers in arrays of `rank` axes. Raises ValueError where it has more."""
+        return Affine(_padded(self.scale, rank), _padded(self.shift, rank), self._has_scale, self._has_shift)
 
-    def rearranged(self, channels: NDArray[np.int64], axis: int) -> "ChannelAffine":
-        """The map whose channel i is channel `channels[i]` of this one, along `axis`."""
-        if self.is_uniform:
-            return self.on_axis(axis)
-        return ChannelAffine(self.scale[channels], self.shift[channels], axis)
+    def moved(self, move: Callable[[Array, float], Array]) -> "Affine":
+        """The map after `move`, which rearranges scales and shifts; its second argument is what changes nothing.
 
-    def embedded(self, channels: NDArray[np.int64], total: int) -> "ChannelAffine":
-        """The map on `total` channels that is this one on `channels` and changes nothing on the others."""
-        scale, shift = np.ones(total), np.zeros(total)
-        scale[channels], shift[channels] = self.scale, self.shift
-        return ChannelAffine(scale, shift, self.axis)
+        An axis along which every number is the same then is one along which nothing varies.
+        """
+        scale, shift = move(self.scale, 1.0), move(self.shift, 0.0)
+        for axis, size in enumerate(scale.shape):
+            first = (slice(None),) * axis + (slice(0, 1),)
+            if size > 1 and (scale == scale[first]).all() and (shift == shift[first]).all():
+                scale, shift = scale[first], shift[first]
+        return Affine.of(scale, shift)
 
 
-IDENTITY = ChannelAffine(np.ones(1), np.zeros(1), 0)
+def _padded(array: Array, rank: int) -> Array:
+    if array.ndim > rank:
+        raise ValueError(f"a map of {array.ndim} axes for a value of {rank}")
+    return array if array.ndim == rank else array.reshape(array.shape + (1,) * (rank - array.ndim))
+
+
+def _without_ones_behind(shape: tuple[int, ...]) -> tuple[int, ...]:
+    rank = len(shape)
+    while rank and shape[rank - 1] == 1:
+        rank -= 1
+    return shape[:rank]
+
+
+IDENTITY = Affine(np.ones(()), np.zeros(()))

@@ -5,6 +5,7 @@ and detection models write it. Constants align with the last axis, as broadcasti
 axis 1 of four.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,8 +15,9 @@ from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, FLOAT_TYPES, FLOATS, Graph, Tensor, attribute, number
-from bnfold.passes.affine import IDENTITY, ChannelAffine
+from bnfold.passes.affine import IDENTITY, MOST_ELEMENTS, Affine, Array
 from bnfold.passes.classification import dropout_mode
+from bnfold.passes.layout import Unsqueezed
 from bnfold.passes.normalization import BatchNorm, Mode, read_batch_norm
 from bnfold.passes.step import (
     Handler,
@@ -24,8 +26,10 @@ from bnfold.passes.step import (
     constant_input,
     known_rank,
     known_shape,
-    require_axis,
+    pass_on,
+    require_axes,
     stored_vector,
+    vectors,
 )
 
 _ML_DOMAIN = ("ai.onnx.ml",)
@@ -36,7 +40,7 @@ class AffineOp(NamedTuple):
 
     node: NodeProto
     data: int
-    affine: ChannelAffine
+    affine: Affine
 
 
 def read_affine(node: NodeProto, graph: Graph) -> AffineOp:
@@ -95,7 +99,7 @@ def _scaler(node: NodeProto, graph: Graph) -> AffineOp:
     shape = known_shape(graph, node.input[0]) if scale.size > 1 else ()
     if scale.size > 1 and (len(shape) != 2 or shape[1] != scale.size):
         raise Refused(Reason.NOT_PER_CHANNEL, f"{scale.size} scales for a value of shape {list(shape)}")
-    return AffineOp(node, 0, ChannelAffine.of(scale, -offset * scale, len(shape) - 1 if shape else 0))
+    return AffineOp(node, 0, Affine.along(scale, -offset * scale, 1))
 
 
 def _arithmetic(node: NodeProto, graph: Graph) -> AffineOp:
@@ -107,15 +111,15 @@ def _arithmetic(node: NodeProto, graph: Graph) -> AffineOp:
     with np.errstate(divide="ignore", invalid="ignore"):
         match node.op_type:
             case "Mul":
-                affine = ChannelAffine.of(numbers, zero, axis)
+                affine = Affine.along(numbers, zero, axis)
             case "Add":
-                affine = ChannelAffine.of(one, numbers, axis)
+                affine = Affine.along(one, numbers, axis)
             case "Sub" if index == 1:
-                affine = ChannelAffine.of(one, -numbers, axis)
+                affine = Affine.along(one, -numbers, axis)
             case "Sub":
-                affine = ChannelAffine.of(-one, numbers, axis)
+                affine = Affine.along(-one, numbers, axis)
             case "Div" if index == 1:
-                affine = ChannelAffine.of(1 / numbers, zero, axis)
+                affine = Affine.along(1 / numbers, zero, axis)
             case _:  # c / x
                 raise Refused(Reason.BARRIER, f"{graph.label(node)} divides a constant by its input")
     return AffineOp(node, data, affine)
@@ -153,9 +157,11 @@ def per_channel(tensor: Tensor, data: str, graph: Graph) -> tuple[NDArray[np.flo
     return tensor.exact().reshape(-1), axis
 
 
-def as_constant(vector: NDArray[np.float64], axis: int, rank: int) -> NDArray[np.float64]:
-    """`vector` as a constant operand for a value of `rank` dims: shape [C, 1, ..., 1], or [] for one number."""
-    return vector.reshape(()) if vector.size == 1 else vector.reshape(-1, *[1] * (rank - axis - 1))
+def as_constant(array: Array, rank: int) -> Array:
+    """Numbers whose axes count from the front as a constant operand for a value of `rank` dims: [C, 1, 1], or []."""
+    form = array.shape + (1,) * (rank - array.ndim)
+    leading = next((axis for axis, size in enumerate(form) if size != 1), len(form))
+    return array.reshape(form[leading:])
 
 
 def stored_scale(new: NDArray[np.float64], dtype: np.dtype, old: NDArray[np.float64] | None = None) -> Tensor:
@@ -176,158 +182,176 @@ def stored_scale(new: NDArray[np.float64], dtype: np.dtype, old: NDArray[np.floa
 # ---------------------------------------------------------------------- taking up another map, at the output
 
 
-def output_batch_normalization(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def output_batch_normalization(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
     """k (s x + b) + t: scale and B take it up, the statistics stay."""
-    require_axis(affine, 1, node, graph)
+    require_axes(affine, (1,), node, graph)
     batch_norm = read_batch_norm(node, graph)
     return [_new_parameters(node, batch_norm, batch_norm.affine.then(affine))]
 
 
-def input_batch_normalization(node: NodeProto, _input: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def input_batch_normalization(node: NodeProto, _input: int, affine: Affine, graph: Graph) -> list[Step]:
     """s (k x + t) + b: scale and B take it up, the statistics stay."""
-    require_axis(affine, 1, node, graph)
+    require_axes(affine, (1,), node, graph)
     batch_norm = read_batch_norm(node, graph)
     return [_new_parameters(node, batch_norm, affine.then(batch_norm.affine))]
 
 
-def _new_parameters(node: NodeProto, batch_norm: BatchNorm, affine: ChannelAffine) -> Step:
+def _new_parameters(node: NodeProto, batch_norm: BatchNorm, affine: Affine) -> Step:
     scale, bias = checked_parameters(batch_norm, affine)
     return Step((NewConstant(node, 1, scale), NewConstant(node, 2, bias)))
 
 
-def checked_parameters(batch_norm: BatchNorm, affine: ChannelAffine) -> tuple[Tensor, Tensor]:
+def checked_parameters(batch_norm: BatchNorm, affine: Affine) -> tuple[Tensor, Tensor]:
     """New `scale` and `B` with which `batch_norm` computes `affine`. Raises `Refused` where they cannot be stored."""
     scale, bias = batch_norm.parameters_for(affine)
     return stored_scale(scale.exact(), scale.dtype, batch_norm.scale), stored_vector(bias.exact(), bias.dtype)
 
 
-def output_scaled_normalization(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def output_scaled_normalization(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
     """InstanceNormalization: y = scale_c * n(x) + B_c, with n independent of both parameters."""
-    require_axis(affine, 1, node, graph)
-    scale = constant_input(node, 1, graph)
+    old = constant_input(node, 1, graph)
     bias = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
-    if scale.shape != bias.shape or len(scale.shape) != 1 or affine.channels not in (1, scale.size):
+    if old.shape != bias.shape or len(old.shape) != 1:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} and {node.input[2]!r} of {graph.label(node)}")
-    new_scale = stored_scale(affine.scale * scale.exact(), scale.dtype, scale.exact())
-    new_bias = stored_vector(affine.scale * bias.exact() + affine.shift, bias.dtype)
+    scale, shift = vectors(affine, 1, old.size, node, graph)
+    new_scale = stored_scale(scale * old.exact(), old.dtype, old.exact())
+    new_bias = stored_vector(scale * bias.exact() + shift, bias.dtype)
     return [Step((NewConstant(node, 1, new_scale), NewConstant(node, 2, new_bias)))]
 
 
-class Aligned(NamedTuple):
-    """A map as constants that broadcast at the output of a node, and the axis it has on the computed operand."""
-
-    scale: NDArray[np.float64]
-    shift: NDArray[np.float64]
-    data_axis: int
+# ---------------------------------------------------------------------- beside a constant operand
 
 
-def aligned(affine: ChannelAffine, node: NodeProto, data: int, graph: Graph, *, outward: bool) -> Aligned:
-    """Align a map with the constant operand of `node`; input `data` is the computed one.
-
-    The map lies on an axis of the node's output (`outward`) or of its computed operand. Raises `Refused` where that
-    operand does not have the whole channel axis: k would not be one number per channel of it.
-    """
+def on_operand(affine: Affine, node: NodeProto, index: int, graph: Graph) -> Affine:
+    """A map of the output as a map of operand `index`, which must be whole along every axis that the map varies on."""
     if affine.is_uniform:
-        return Aligned(affine.scale.reshape(()), affine.shift.reshape(()), affine.axis)
-    rank = known_rank(graph, node.output[0])
-    shape = known_shape(graph, node.input[data])
-    data_axis = affine.axis - (rank - len(shape)) if outward else affine.axis
-    if data_axis < 0 or shape[data_axis] == 1:
-        raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.label(node)} broadcasts {node.input[data]!r}")
-    if shape[data_axis] != affine.channels:
-        raise Refused(Reason.SHAPE_UNKNOWN, f"dim {data_axis} of {node.input[data]!r}")
-    scale, shift = (as_constant(vector, data_axis, len(shape)) for vector in (affine.scale, affine.shift))
-    return Aligned(scale, shift, data_axis)
+        return affine
+    broadcasts_from_the_right(node, graph)
+    shape = known_shape(graph, node.input[index])
+    offset = known_rank(graph, node.output[0]) - len(shape)
+    for axis in affine.axes:
+        size = shape[axis - offset] if axis >= offset else 1
+        if size != affine.shape[axis]:
+            reason = Reason.NOT_PER_CHANNEL if isinstance(size, int) else Reason.SHAPE_UNKNOWN
+            raise Refused(reason, f"{graph.label(node)} broadcasts {node.input[index]!r}")
+    return affine.moved(Unsqueezed(offset).back)
 
 
-def output_add_constant(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def of_output(affine: Affine, node: NodeProto, index: int, graph: Graph) -> Affine:
+    """A map of operand `index` as a map of the output, which may have more dims in front."""
+    if affine.is_uniform:
+        return affine
+    broadcasts_from_the_right(node, graph)
+    shape = known_shape(graph, node.input[index])
+    if any(shape[axis] != affine.shape[axis] for axis in affine.axes):
+        raise Refused(Reason.SHAPE_UNKNOWN, f"{node.input[index]!r} has shape {list(shape)}")
+    offset = known_rank(graph, node.output[0]) - len(shape)
+    return affine.moved(Unsqueezed(offset).onward)
+
+
+def broadcasts_from_the_right(node: NodeProto, graph: Graph) -> None:
+    """Raise `Refused` where attributes, which are of opsets before 7, say how it broadcasts."""
+    if node.attribute:
+        raise Refused(Reason.MALFORMED, f"{graph.label(node)} says by attributes how it broadcasts")
+
+
+def _operands(affine: Affine, tensor: Tensor, data: str, graph: Graph) -> tuple[Array, Array, Array]:
+    """Scale and shift of a map of value `data`, and the constant beside it, so that all broadcast together."""
+    scale, shift, constant = affine.scale, affine.shift, tensor.exact()
+    if not affine.is_uniform:
+        rank = known_rank(graph, data)
+        scale, shift = as_constant(scale, rank), as_constant(shift, rank)
+    if math.prod(np.broadcast_shapes(scale.shape, constant.shape)) > MOST_ELEMENTS:
+        raise Refused(Reason.SEARCH_LIMIT, f"a constant of shape {list(constant.shape)} and a map of {affine.shape}")
+    return scale, shift, constant
+
+
+def output_add_constant(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
     """k (x + S) + t = (k x) + (k S + t), for a constant S of any shape; Sub likewise, in both orders."""
     index, tensor = constant_operand(node, graph)
     data = 1 - index
-    scale, shift, axis = aligned(affine, node, data, graph, outward=True)
+    affine = on_operand(affine, node, data, graph)
+    scale, shift, constant = _operands(affine, tensor, node.input[data], graph)
     if node.op_type == "Sub" and index == 1:
         shift = -shift  # k (x - S) + t = k x - (k S - t)
-    constants = (NewConstant(node, index, stored_vector(scale * tensor.exact() + shift, tensor.dtype)),)
-    return [_step(constants, data, affine.only_scale().on_axis(axis))]
+    constants = (NewConstant(node, index, stored_vector(scale * constant + shift, tensor.dtype)),)
+    return [pass_on((data, affine.only_scale()))._replace(constants=constants)]
 
 
-def output_mul_constant(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def output_mul_constant(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
     """k (c x) + t = (k c) (x + t / (k c)): the constant takes the scale; a shift goes on where no k c is zero.
 
     Div by a constant: k x / c + t = (x + t c / k) / (c / k), where no k is zero.
     """
     index, tensor = constant_operand(node, graph)
     data = 1 - index
-    scale, _, axis = aligned(affine, node, data, graph, outward=True)
+    affine = on_operand(affine, node, data, graph)
+    scale, _, constant = _operands(affine, tensor, node.input[data], graph)
     with np.errstate(all="ignore"):
         if node.op_type == "Mul":
-            new = scale * tensor.exact()
+            new = scale * constant
             factor = 1 / new
         elif index == 1:
-            factor = new = tensor.exact() / scale
+            factor = new = constant / scale
         else:
             raise Refused(Reason.BARRIER, f"{graph.label(node)} divides a constant by its input")
-    constants = (NewConstant(node, index, stored_scale(new, tensor.dtype, tensor.exact())),) if affine.has_scale else ()
-    return [_step(constants, data, _shift_times(affine, factor, tensor.dtype, axis, node.input[data], graph))]
+    shift = _shift_times(affine, factor, node.input[data], graph)
+    return [_with_factor(node, index, tensor, new, affine)._replace(passes_on=pass_on((data, shift)).passes_on)]
 
 
-def input_add_constant(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def input_add_constant(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
     """(k x + t) + S = k (x + (S + t) / k): the constant takes the shift, a scale goes on where none is zero.
 
     Sub: (k x + t) - S = k (x - (S - t) / k) and S - (k x + t) = k ((S - t) / k - x).
     """
     constant_index, tensor = constant_operand(node, graph)
-    scale, shift, axis = aligned(affine, node, index, graph, outward=False)
+    whole = of_output(affine, node, index, graph)
+    scale, shift, constant = _operands(affine, tensor, node.input[index], graph)
     with np.errstate(all="ignore"):
-        new = (tensor.exact() + (-shift if node.op_type == "Sub" else shift)) / scale
+        new = (constant + (-shift if node.op_type == "Sub" else shift)) / scale
     constants = (NewConstant(node, constant_index, stored_vector(new, tensor.dtype)),)
-    return [_step(constants, 0, _outward(affine.only_scale(), axis, node, index, graph))]
+    return [pass_on((0, whole.only_scale()))._replace(constants=constants)]
 
 
-def input_mul_constant(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
-    """c (k x + t) = (c k) x + c t: the constant takes the scale, a shift goes on where c is one number per channel.
+def input_mul_constant(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
+    """c (k x + t) = (c k) x + c t: the constant takes the scale, a shift goes on.
 
     Div by a constant: (k x + t) / c = x / (c / k) + t / c, where no k is zero.
     """
     constant_index, tensor = constant_operand(node, graph)
-    scale, _, axis = aligned(affine, node, index, graph, outward=False)
-    value = tensor.exact()
+    of_output(affine, node, index, graph)
+    scale, _, constant = _operands(affine, tensor, node.input[index], graph)
     with np.errstate(all="ignore"):
         if node.op_type == "Mul":
-            new, factor = value * scale, value
+            new, factor = constant * scale, constant
         elif constant_index == 1:
-            new, factor = value / scale, 1 / value
+            new, factor = constant / scale, 1 / constant
         else:
             raise Refused(Reason.BARRIER, f"{graph.label(node)} divides a constant by its input")
-    constants: tuple[NewConstant, ...] = ()
-    if affine.has_scale:
-        constants = (NewConstant(node, constant_index, stored_scale(new, tensor.dtype, value)),)
-    shift = _shift_times(affine, factor, tensor.dtype, axis, node.input[index], graph)
-    return [_step(constants, 0, _outward(shift, shift.axis, node, index, graph))]
+    shift = of_output(_shift_times(affine, factor, node.input[index], graph), node, index, graph)
+    return [_with_factor(node, constant_index, tensor, new, affine)._replace(passes_on=pass_on((0, shift)).passes_on)]
 
 
-def _step(constants: tuple[NewConstant, ...], index: int, rest: ChannelAffine) -> Step:
-    return Step(constants, passes_on=() if rest.is_identity else ((index, rest),))
+def _with_factor(node: NodeProto, index: int, tensor: Tensor, new: Array, affine: Affine) -> Step:
+    """The new factor, where a scale asks for one."""
+    if not affine.has_scale:
+        return Step()
+    return Step((NewConstant(node, index, stored_scale(new, tensor.dtype, tensor.exact())),))
 
 
-def _shift_times(
-    affine: ChannelAffine, factor: NDArray[np.float64], dtype: np.dtype, axis: int, data: str, graph: Graph
-) -> ChannelAffine:
-    """The shift of `affine`, times a constant of the node, as a map of the computed operand `data`."""
+def _shift_times(affine: Affine, factor: Array, data: str, graph: Graph) -> Affine:
+    """The shift of `affine` times a constant operand, as a map of the computed operand `data`."""
     if not affine.has_shift:
         return IDENTITY
-    numbers, own_axis = per_channel(Tensor.of(factor, dtype), data, graph)
-    if numbers.size > 1 and not affine.is_uniform and own_axis != axis:
-        raise Refused(Reason.NOT_PER_CHANNEL, f"a shift on axis {axis} times a constant on axis {own_axis}")
-    return ChannelAffine.of(np.ones(1), affine.shift * numbers, own_axis if affine.is_uniform else axis)
-
-
-def _outward(affine: ChannelAffine, axis: int, node: NodeProto, index: int, graph: Graph) -> ChannelAffine:
-    """A map of the computed operand as a map of the output, which may have more dims in front."""
-    if affine.is_uniform:
-        return affine
-    offset = known_rank(graph, node.output[0]) - known_rank(graph, node.input[index])
-    return affine.on_axis(axis + offset)
+    if factor.ndim and factor.size == 1:
+        factor = factor.reshape(())
+    shape = known_shape(graph, data) if factor.ndim else ()
+    if factor.ndim > len(shape) or any(
+        size not in (1, own) for size, own in zip(factor.shape[::-1], shape[::-1], strict=False)
+    ):
+        raise Refused(Reason.NOT_PER_CHANNEL, f"a constant of shape {list(factor.shape)} broadcasts {data!r}")
+    rank = max(len(shape), affine.shift.ndim)
+    return Affine.of(np.ones(()), affine.at_rank(rank).shift * factor)
 
 
 AFFINE_OPS: dict[str, Callable[[NodeProto, Graph], AffineOp]] = {

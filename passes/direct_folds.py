@@ -14,7 +14,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Refused
 from bnfold.graph import DEFAULT_DOMAINS, Graph, PlainConstant, Tensor
-from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine import Affine
 from bnfold.passes.affine_ops import is_affine_op
 from bnfold.passes.linear_ops import ABSORB_OUTPUT
 
@@ -29,7 +29,7 @@ class Pair(NamedTuple):
 
     node: NodeProto
     conv: NodeProto
-    affine: ChannelAffine
+    affine: Affine
     weight: PlainConstant
     bias: PlainConstant | None
 
@@ -63,7 +63,7 @@ class DirectFolds:
     They do not come between each other, so only after another edit does one need a new look.
     """
 
-    def __init__(self, nodes: Iterable[NodeProto], known: Mapping[int, ChannelAffine], graph: Graph) -> None:
+    def __init__(self, nodes: Iterable[NodeProto], known: Mapping[int, Affine], graph: Graph) -> None:
         self._folds = direct_folds(nodes, known, graph)
         self._graph = graph
         self._edits = graph.model.edits
@@ -83,7 +83,7 @@ class DirectFolds:
         return label
 
 
-def direct_folds(nodes: Iterable[NodeProto], known: Mapping[int, ChannelAffine], graph: Graph) -> dict[int, DirectFold]:
+def direct_folds(nodes: Iterable[NodeProto], known: Mapping[int, Affine], graph: Graph) -> dict[int, DirectFold]:
     """The folds among `nodes`, BatchNormalizations whose maps are `known` by the id of the node; by that id, too."""
     groups: dict[tuple[tuple[int, ...], bool], list[Pair]] = {}
     for node in nodes if len(known) >= WORTH_JOINING else ():
@@ -94,7 +94,7 @@ def direct_folds(nodes: Iterable[NodeProto], known: Mapping[int, ChannelAffine],
     return {id(fold.node): fold for pairs in groups.values() for part in _parts(pairs) for fold in _folds(part, graph)}
 
 
-def _pair(node: NodeProto, affine: ChannelAffine, graph: Graph) -> Pair | None:
+def _pair(node: NodeProto, affine: Affine, graph: Graph) -> Pair | None:
     value, output = node.input[0], node.output[0]
     conv = graph.producer(value)
     if conv is None or conv.op_type != "Conv" or conv.domain not in DEFAULT_DOMAINS:
@@ -106,9 +106,9 @@ def _pair(node: NodeProto, affine: ChannelAffine, graph: Graph) -> Pair | None:
         return None
     constants = conv.input[1:]
     plain = [graph.plain_constant(constant) for constant in constants]
-    if len(plain) not in (1, 2) or plain[0] is None or plain[0].shape[0] != affine.channels:
+    if len(plain) not in (1, 2) or plain[0] is None or (1, plain[0].shape[0]) != affine.shape:
         return None
-    if len(plain) == 2 and (plain[1] is None or plain[1].shape != (affine.channels,)):
+    if len(plain) == 2 and (plain[1] is None or (1, *plain[1].shape) != affine.shape):
         return None
     return Pair(node, conv, affine, plain[0], plain[1] if len(plain) == 2 else None)
 
@@ -121,20 +121,20 @@ def _parts(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
 
 def _folds(pairs: Sequence[Pair], graph: Graph) -> Iterator[DirectFold]:
     """What the table says to all channels of all `pairs`, for each pair. Nothing where it refuses one of them."""
-    scale = np.concatenate([pair.affine.scale for pair in pairs])
-    shift = np.concatenate([pair.affine.shift for pair in pairs])
+    scale = np.concatenate([pair.affine.scale for pair in pairs], axis=1)
+    shift = np.concatenate([pair.affine.shift for pair in pairs], axis=1)
     constants = {"weight": _stacked([pair.weight for pair in pairs])}
     if pairs[0].bias is not None:
         constants["bias"] = _stacked([pair.bias for pair in pairs if pair.bias is not None])
     conv = NodeProto(op_type="Conv", input=["", *constants])
     try:
-        (step,) = ABSORB_OUTPUT["Conv"](conv, 0, ChannelAffine(scale, shift, 1, True, True), graph.sketch(constants))
+        (step,) = ABSORB_OUTPUT["Conv"](conv, 0, Affine(scale, shift, True, True), graph.sketch(constants))
     except Refused:
         return
     new = [(position, tensor.numpy()) for _, position, tensor in step.constants]
     start = 0
     for pair in pairs:
-        end = start + pair.affine.channels
+        end = start + pair.affine.scale.size
         cut = [(position, Tensor.of(values[start:end], _FLOAT)) for position, values in new]
         yield DirectFold(pair.node, pair.conv, cut)
         start = end

@@ -12,7 +12,7 @@ from onnx import NodeProto
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor
 from bnfold.passes import affine_ops, carriers, linear_ops
-from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine import Affine
 from bnfold.passes.step import Handler, NewAttribute, NewConstant, Step, stored_vector
 
 MOST_STEPS = 10_000
@@ -93,23 +93,24 @@ class Search:
         self._trace = trace
         self._steps = 0
         self._depth = 0
-        self._refused: dict[tuple[str, bool], Refused] = {}
+        self._refused: dict[tuple[str, bool, tuple[int, ...]], Refused] = {}
 
-    def toward_producer(self, reader: NodeProto, index: int, affine: ChannelAffine) -> Plan:
+    def toward_producer(self, reader: NodeProto, index: int, affine: Affine) -> Plan:
         """A plan after which input `index` of `reader` holds affine(what it holds now). Raises `Refused`."""
         if affine.is_identity:
             return Plan()
         value = reader.input[index]
-        known = self._refused.get((value, affine.has_shift))
+        asked = value, affine.has_shift, affine.shape
+        known = self._refused.get(asked)
         if known is not None:
             raise known
         try:
             return self._toward_producer(reader, index, value, affine)
         except Refused as refused:
-            self._refused[value, affine.has_shift] = refused
+            self._refused[asked] = refused
             raise
 
-    def _toward_producer(self, reader: NodeProto, index: int, value: str, affine: ChannelAffine) -> Plan:
+    def _toward_producer(self, reader: NodeProto, index: int, value: str, affine: Affine) -> Plan:
         graph = self.graph.model.owner(reader)
         constant = None if self._near else graph.constant(value)
         if constant is not None:
@@ -134,7 +135,7 @@ class Search:
             raise Refused(Reason.OTHER_CONSUMER, f"{value!r} is read by {names}")
         return node
 
-    def toward_consumers(self, value: str, affine: ChannelAffine) -> Plan:
+    def toward_consumers(self, value: str, affine: Affine) -> Plan:
         """A plan after which every reader of `value` computes from x what it computes now from affine(x).
 
         Raises `Refused` where one of them cannot.
@@ -192,7 +193,7 @@ class Search:
             self._trace.append(f"  {graph.label(node)} ({node.op_type}) takes it up")
         return plan
 
-    def _down(self, graph: Graph, value: str, affine: ChannelAffine) -> Plan:
+    def _down(self, graph: Graph, value: str, affine: Affine) -> Plan:
         outer, self.graph = self.graph, graph
         try:
             return self.toward_consumers(value, affine)
@@ -210,27 +211,26 @@ class Search:
             raise Refused(reason, f"{graph.label(node)} is {node.op_type}")
         return handler
 
-    def _note(self, node: NodeProto, graph: Graph, rest: ChannelAffine) -> None:
+    def _note(self, node: NodeProto, graph: Graph, rest: Affine) -> None:
         if self._trace is not None:
             parts = [name for name, there in (("scale", rest.has_scale), ("shift", rest.has_shift)) if there]
             self._trace.append(f"  {graph.label(node)} ({node.op_type}) passes on {' and '.join(parts)}")
 
 
-def _ask(handler: Handler, node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def _ask(handler: Handler, node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
     try:
         return handler(node, index, affine, graph)
     except DO_NOT_FIT as error:
         raise Refused(Reason.MALFORMED, f"the operands of {graph.label(node)} do not fit together") from error
 
 
-def _mapped(constant: Tensor, affine: ChannelAffine) -> Tensor:
-    """A constant branch, mapped. Raises `Refused` where its channel axis is not whole."""
+def _mapped(constant: Tensor, affine: Affine) -> Tensor:
+    """A constant branch, mapped. Raises `Refused` where an axis that the map varies along is not whole."""
     if constant.dtype not in FLOATS:
         raise Refused(Reason.UNSUPPORTED_DTYPE, f"a constant of {constant.dtype}")
-    scale, shift = affine.scale.reshape(()) if affine.is_uniform else affine.scale, affine.shift
-    if affine.is_uniform:
-        return stored_vector(scale * constant.exact() + shift.reshape(()), constant.dtype)
-    if affine.axis >= len(constant.shape) or constant.shape[affine.axis] != affine.channels:
+    if len(affine.shape) > len(constant.shape) or any(
+        constant.shape[axis] != affine.shape[axis] for axis in affine.axes
+    ):
         raise Refused(Reason.NOT_PER_CHANNEL, f"a constant of shape {list(constant.shape)}")
-    form = [-1 if axis == affine.axis else 1 for axis in range(len(constant.shape))]
-    return stored_vector(scale.reshape(form) * constant.exact() + shift.reshape(form), constant.dtype)
+    own = affine.at_rank(len(constant.shape))
+    return stored_vector(own.scale * constant.exact() + own.shift, constant.dtype)

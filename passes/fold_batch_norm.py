@@ -18,7 +18,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import Graph, Model, Tensor, paused_collector
-from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine import Affine
 from bnfold.passes.affine_ops import AffineOp, as_constant, checked_parameters, is_affine_op, stored_scale
 from bnfold.passes.direct_folds import DirectFolds
 from bnfold.passes.fold import Plan, Search
@@ -286,7 +286,7 @@ def _into_producers(run: Run, graph: Graph, search: Callable[[], Search]) -> Rew
     return max(reversed(rewrites), key=lambda rewrite: rewrite.nodes)  # the later one where they are equal
 
 
-def _up(run: Run, affine: ChannelAffine, graph: Graph, search: Callable[[], Search]) -> Rewrite:
+def _up(run: Run, affine: Affine, graph: Graph, search: Callable[[], Search]) -> Rewrite:
     node, data = run.first.node, run.first.data
     plan = search().toward_producer(node, data, affine)
     constant = graph.constant(node.input[data]) is not None  # the plan may put another one in its place
@@ -351,7 +351,7 @@ def _scale_into_consumers(run: Run, graph: Graph, search: Callable[[], Search]) 
         return _with_add(run, plan, affine.shift / affine.scale, graph)
 
 
-def _only_scale(run: Run, find: Callable[[ChannelAffine], Plan]) -> Plan:
+def _only_scale(run: Run, find: Callable[[Affine], Plan]) -> Plan:
     """A plan for the scale alone, where there is a shift to leave."""
     affine = run.affine
     if not affine.has_scale or not affine.has_shift:
@@ -360,7 +360,7 @@ def _only_scale(run: Run, find: Callable[[ChannelAffine], Plan]) -> Plan:
 
 
 def _with_add(run: Run, plan: Plan, shift: np.ndarray, graph: Graph) -> Rewrite:
-    operators = _operators(run, ChannelAffine.of(np.ones(1), shift, run.affine.axis), graph)
+    operators = _operators(run, Affine.of(np.ones(()), shift), graph)
 
     def apply() -> tuple[str, ...]:
         targets = _labels(plan, graph)
@@ -370,7 +370,7 @@ def _with_add(run: Run, plan: Plan, shift: np.ndarray, graph: Graph) -> Rewrite:
     return Rewrite(Action.FOLDED, run.size - 1, apply, "its scale was folded; its shift stays as an Add")
 
 
-def _operators(run: Run, affine: ChannelAffine, graph: Graph) -> list[tuple[str, Tensor]]:
+def _operators(run: Run, affine: Affine, graph: Graph) -> list[tuple[str, Tensor]]:
     """`affine` as at most one Mul and one Add with constants, in the dtype of the run's own."""
     if graph.opset < 7:
         raise Refused(Reason.OLD_OPSET, f"opset {graph.opset}")
@@ -381,9 +381,9 @@ def _operators(run: Run, affine: ChannelAffine, graph: Graph) -> list[tuple[str,
         raise Refused(Reason.NAME_TAKEN, repr(data))
     operators = []
     if affine.has_scale:
-        operators.append(("Mul", stored_scale(as_constant(affine.scale, affine.axis, rank), dtype)))
+        operators.append(("Mul", stored_scale(as_constant(affine.scale, rank), dtype)))
     if affine.has_shift:
-        operators.append(("Add", stored_vector(as_constant(affine.shift, affine.axis, rank), dtype)))
+        operators.append(("Add", stored_vector(as_constant(affine.shift, rank), dtype)))
     return operators
 
 

@@ -5,12 +5,11 @@ weights of each input channel, and the shift becomes part of the bias: exact onl
 """
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
-from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine import Affine, Array, Vector
 from bnfold.passes.affine_ops import as_constant, is_transparent
 from bnfold.passes.step import (
     Handler,
@@ -20,20 +19,20 @@ from bnfold.passes.step import (
     known_rank,
     optional_constant_input,
     pads_with_zeros,
-    require_axis,
     stored_vector,
+    vectors,
 )
 from bnfold.passes.weights import Weight, read_weight
 
 
-def new_bias(node: NodeProto, affine: ChannelAffine, dtype: np.dtype, graph: Graph) -> list[NewConstant]:
+def new_bias(node: NodeProto, scale: Vector, shift: Vector, dtype: np.dtype, graph: Graph) -> list[NewConstant]:
     """b' = k b + t at input 2, where an absent or empty bias is zero; nothing where it stays absent."""
     bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
     if bias is None:
-        return [NewConstant(node, 2, stored_vector(affine.shift, dtype))] if affine.has_shift else []
-    if bias.shape != affine.scale.shape:
+        return [NewConstant(node, 2, stored_vector(shift, dtype))] if shift.any() else []
+    if bias.shape != shift.shape:
         raise Refused(Reason.WEIGHT_SHAPE, f"bias {node.input[2]!r} has shape {list(bias.shape)}")
-    return [NewConstant(node, 2, stored_vector(affine.scale * bias.exact() + affine.shift, bias.dtype))]
+    return [NewConstant(node, 2, stored_vector(scale * bias.exact() + shift, bias.dtype))]
 
 
 def _kernel(node: NodeProto, graph: Graph) -> Weight:
@@ -62,49 +61,45 @@ def _group(node: NodeProto, divided: int, graph: Graph) -> int:
 # ---------------------------------------------------------------------- at the output
 
 
-def output_conv(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def output_conv(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
     """W is [Cout, Cin/g, *kernel]: W'[o] = k_o W[o], b' = k b + t. The group is irrelevant.
 
     Sound for every stride, dilation and padding: the bias reaches each output position once.
     """
-    require_axis(affine, 1, node, graph)
     weight = _kernel(node, graph)
-    shape = weight.shape
-    affine = _fitted(affine, shape[0], node, graph)
-    scaled = weight.scaled(affine, affine.scale, (0,))
-    return [scaled.also(new_bias(node, affine, weight.dtype, graph))]
+    scale, shift = vectors(affine, 1, weight.shape[0], node, graph)
+    scaled = weight.scaled(affine, scale, (0,))
+    return [scaled.also(new_bias(node, scale, shift, weight.dtype, graph))]
 
 
-def output_conv_transpose(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def output_conv_transpose(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
     """W is [Cin, Cout/g, *kernel]: output channel c is column c % (Cout/g) of the rows of group c // (Cout/g).
 
     Sound for every group, stride, dilation and output_padding: the bias reaches each output position once.
     """
-    require_axis(affine, 1, node, graph)
     weight = _kernel(node, graph)
     shape = weight.shape
     group = _group(node, shape[0], graph)
-    affine = _fitted(affine, shape[1] * group, node, graph)
-    factor = np.repeat(affine.scale.reshape(group, shape[1]), shape[0] // group, axis=0)
+    scale, shift = vectors(affine, 1, shape[1] * group, node, graph)
+    factor = np.repeat(scale.reshape(group, shape[1]), shape[0] // group, axis=0)
     scaled = weight.scaled(affine, factor, (0, 1))
-    return [scaled.also(new_bias(node, affine, weight.dtype, graph))]
+    return [scaled.also(new_bias(node, scale, shift, weight.dtype, graph))]
 
 
-def output_gemm(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def output_gemm(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
     """Y = alpha A' B' + beta C: the columns of B' take k, and C' = k (beta C) + t with beta := 1."""
-    require_axis(affine, 1, node, graph)
     weight = _matrix(node, graph)
     columns = 0 if number(node, "transB", 0) else 1
-    affine = _fitted(affine, weight.shape[columns], node, graph)
-    scaled = weight.scaled(affine, affine.scale, (columns,))
-    return [_with_gemm_bias(node, scaled, affine.scale, affine.shift, weight.dtype, graph)]
+    scale, shift = vectors(affine, 1, weight.shape[columns], node, graph)
+    scaled = weight.scaled(affine, scale, (columns,))
+    return [_with_gemm_bias(node, scaled, scale, shift, weight.dtype, graph)]
 
 
 def _with_gemm_bias(
     node: NodeProto,
     scaled: Step,
-    scale: NDArray[np.float64],
-    shift: NDArray[np.float64],
+    scale: Array,
+    shift: Array,
     dtype: np.dtype,
     graph: Graph,
 ) -> Step:
@@ -123,7 +118,7 @@ def _with_gemm_bias(
     return scaled.also([new], attributes)
 
 
-def output_matmul(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def output_matmul(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
     """A constant right operand [..., K, N] has the map on the last axis of the output, a left one [..., M, K] on the
     last but one, or on the last where it meets a vector. MatMul has no bias: a shift needs an Add behind it.
     """
@@ -133,11 +128,15 @@ def output_matmul(node: NodeProto, _output: int, affine: ChannelAffine, graph: G
     own = len(weight.shape) - (1 if index == 1 else 2)
     last = index == 1 or (placed and known_rank(graph, node.input[1]) == 1)
     axis = rank - (1 if last else 2)
-    require_axis(affine, axis, node, graph)
-    affine = _fitted(affine, weight.shape[own], node, graph)
-    scaled = weight.scaled(affine, affine.scale, (own,))
-    add = stored_vector(as_constant(affine.shift, axis, rank), weight.dtype) if affine.has_shift else None
+    scale, shift = vectors(affine, axis, weight.shape[own], node, graph)
+    scaled = weight.scaled(affine, scale, (own,))
+    add = stored_vector(_operand(shift, axis, rank), weight.dtype) if affine.has_shift else None
     return [scaled._replace(add=add)]
+
+
+def _operand(vector: Vector, axis: int, rank: int) -> Array:
+    """`vector` along `axis` as a constant operand for a value of `rank` dims."""
+    return as_constant(vector.reshape((1,) * axis + (-1,)), rank)
 
 
 def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Weight]:
@@ -167,100 +166,88 @@ def _is_weight(value: str, graph: Graph) -> bool:
     return graph.constant(value) is not None or (maker is not None and maker.op_type == "DequantizeLinear")
 
 
-def _fitted(affine: ChannelAffine, channels: int, node: NodeProto, graph: Graph, verb: str = "makes") -> ChannelAffine:
-    """The map written out for the channels that `node` makes, or reads. Raises `Refused` where it has others."""
-    if not affine.is_uniform and affine.channels != channels:
-        raise Refused(
-            Reason.WEIGHT_SHAPE, f"{graph.label(node)} {verb} {channels} channels, the map has {affine.channels}"
-        )
-    return affine.expanded(channels)
-
-
 # ---------------------------------------------------------------------- at the input
 
 
-def input_conv(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def input_conv(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
     """W'[o,i] = W[o,i] k_ch and b'_o = b_o + sum over i and taps of W[o,i] t_ch, with ch = group(o) * Cin/g + i.
 
     A shift is sound only where no zero padding is read: every position then sees every tap.
     """
     require_data_input(node, index, graph)
-    require_axis(affine, 1, node, graph)
     weight = _kernel(node, graph)
     shape = weight.shape
     group = _group(node, shape[0], graph)
-    affine = _fitted(affine, shape[1] * group, node, graph, "reads")
+    scale, shift = vectors(affine, 1, shape[1] * group, node, graph, "reads")
     if affine.has_shift and pads_with_zeros(node):
         raise Refused(Reason.PADDED_BORDER, graph.label(node))
     per_output = np.repeat(np.arange(group), shape[0] // group)
-    factor = affine.scale.reshape(group, shape[1])[per_output]
+    factor = scale.reshape(group, shape[1])[per_output]
     scaled = weight.scaled(affine, factor, (0, 1))
     if not affine.has_shift:
         return [scaled]
     taps = weight.tensor.sum(tuple(range(2, len(shape)))).reshape(shape[:2])
-    shift = (taps * affine.shift.reshape(group, shape[1])[per_output]).sum(axis=1)
-    bias = new_bias(node, ChannelAffine.of(np.ones(shape[0]), shift, 1), weight.dtype, graph)
+    shift = (taps * shift.reshape(group, shape[1])[per_output]).sum(axis=1)
+    bias = new_bias(node, np.ones(shape[0]), shift, weight.dtype, graph)
     return [scaled.also(bias)]
 
 
-def input_conv_transpose(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def input_conv_transpose(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
     """W is [Cin, Cout/g, *kernel]: row i takes k_i, always.
 
     A shift is sound only where every output position receives every tap exactly once: kernel 1 and stride 1, with no
     padding of either kind. Then b' = b + sum over i of W[i] t_i.
     """
     require_data_input(node, index, graph)
-    require_axis(affine, 1, node, graph)
     weight = _kernel(node, graph)
     shape = weight.shape
     group = _group(node, shape[0], graph)
-    affine = _fitted(affine, shape[0], node, graph, "reads")
+    scale, shift = vectors(affine, 1, shape[0], node, graph, "reads")
     pointwise = all(size == 1 for size in (*shape[2:], *numbers(node, "strides")))
     padded = pads_with_zeros(node) or any(numbers(node, "output_padding")) or numbers(node, "output_shape")
     if affine.has_shift and (not pointwise or padded):
         raise Refused(Reason.PADDED_BORDER, graph.label(node))
-    scaled = weight.scaled(affine, affine.scale, (0,))
+    scaled = weight.scaled(affine, scale, (0,))
     if not affine.has_shift:
         return [scaled]
     taps = weight.tensor.exact().reshape(group, shape[0] // group, shape[1])
-    shift = (taps * affine.shift.reshape(group, -1, 1)).sum(axis=1).reshape(-1)
-    bias = new_bias(node, ChannelAffine.of(np.ones(shift.size), shift, 1), weight.dtype, graph)
+    shift = (taps * shift.reshape(group, -1, 1)).sum(axis=1).reshape(-1)
+    bias = new_bias(node, np.ones(shift.size), shift, weight.dtype, graph)
     return [scaled.also(bias)]
 
 
-def input_gemm(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def input_gemm(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
     """A = k x + t on the axis that is summed over: the rows of B' take k, C' = beta C + alpha (t B') with beta := 1."""
     require_data_input(node, index, graph)
-    require_axis(affine, 0 if number(node, "transA", 0) else 1, node, graph)
     weight = _matrix(node, graph)
     rows = 1 if number(node, "transB", 0) else 0
-    affine = _fitted(affine, weight.shape[rows], node, graph, "reads")
-    scaled = weight.scaled(affine, affine.scale, (rows,))
+    axis = 0 if number(node, "transA", 0) else 1
+    scale, shift = vectors(affine, axis, weight.shape[rows], node, graph, "reads")
+    scaled = weight.scaled(affine, scale, (rows,))
     if not affine.has_shift:
         return [scaled]
-    shift = number(node, "alpha", 1.0) * weight.tensor.scaled(affine.shift, rows).sum((rows,)).reshape(-1)
+    shift = number(node, "alpha", 1.0) * weight.tensor.scaled(shift, rows).sum((rows,)).reshape(-1)
     return [_with_gemm_bias(node, scaled, np.ones(()), shift, weight.dtype, graph)]
 
 
-def input_matmul(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+def input_matmul(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
     """The axis that is summed over: always exact. A shift comes out as t W, for whoever follows or for a new Add."""
     weight_index, weight = _matmul_weight(node, graph)
     require_data_input(node, index, graph, data=1 - weight_index)
     rank = known_rank(graph, node.input[index])
-    require_axis(affine, rank - (1 if index == 0 else 2), node, graph)
     if rank < 2:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has {rank} dim")
     summed = len(weight.shape) - (2 if index == 0 else 1)
-    affine = _fitted(affine, weight.shape[summed], node, graph, "reads")
-    scaled = weight.scaled(affine, affine.scale, (summed,))
+    axis = rank - (1 if index == 0 else 2)
+    scale, shift = vectors(affine, axis, weight.shape[summed], node, graph, "reads")
+    scaled = weight.scaled(affine, scale, (summed,))
     if not affine.has_shift:
         return [scaled]
     if len(weight.shape) != 2:
         raise Refused(Reason.NOT_PER_CHANNEL, f"{node.input[weight_index]!r} has {len(weight.shape)} dims")
-    shift = weight.tensor.scaled(affine.shift, summed).sum((summed,)).reshape(-1)
-    axis = rank - (1 if index == 0 else 2)
-    rest = ChannelAffine.of(np.ones(1), shift, axis)
-    add = stored_vector(as_constant(shift, axis, rank), weight.dtype)
+    shift = weight.tensor.scaled(shift, summed).sum((summed,)).reshape(-1)
+    rest = Affine.along(np.ones(1), shift, axis)
+    add = stored_vector(_operand(shift, axis, rank), weight.dtype)
     return [scaled._replace(passes_on=((0, rest),)), scaled._replace(add=add)]
 
 

@@ -13,7 +13,7 @@ from onnx import AttributeProto, NodeProto
 
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor, number
-from bnfold.passes.affine import ChannelAffine, Vector
+from bnfold.passes.affine import Affine, Vector
 
 DEFAULT_EPSILON = float(np.float32(1e-5))  # attributes are float32
 DEFAULT_MOMENTUM = float(np.float32(0.9))
@@ -99,18 +99,15 @@ class BatchNorm:
         return np.sqrt(self.variance + self.epsilon)
 
     @property
-    def affine(self) -> ChannelAffine:
+    def affine(self) -> Affine:
         """The map on axis 1: see `scale_and_shift`."""
         with np.errstate(all="ignore"):
-            return ChannelAffine.of(*scale_and_shift(self.scale, self.bias, self.mean, self.deviation), 1)
+            return Affine.along(*scale_and_shift(self.scale, self.bias, self.mean, self.deviation), 1)
 
-    def parameters_for(self, affine: ChannelAffine) -> tuple[Tensor, Tensor]:
+    def parameters_for(self, affine: Affine) -> tuple[Tensor, Tensor]:
         """New `scale` and `B` with which this operator, its statistics unchanged, computes `affine`."""
-        k = affine.expanded(self.scale.size)
-        return (
-            Tensor.of(k.scale * self.deviation, self.dtype),
-            Tensor.of(k.shift + k.scale * self.mean, self.dtype),
-        )
+        k, t = affine.scale.reshape(-1), affine.shift.reshape(-1)
+        return Tensor.of(k * self.deviation, self.dtype), Tensor.of(t + k * self.mean, self.dtype)
 
 
 def read_batch_norm(node: NodeProto, graph: Graph) -> BatchNorm:
@@ -157,7 +154,7 @@ def _has_more_channels(value: str, graph: Graph) -> bool:
     return isinstance(size, int) and size != 1
 
 
-def plain_affines(nodes: Sequence[NodeProto], graph: Graph) -> dict[int, ChannelAffine]:
+def plain_affines(nodes: Sequence[NodeProto], graph: Graph) -> dict[int, Affine]:
     """The maps of the BatchNormalizations among `nodes` of `graph`, by the id of the node, where nothing is unusual.
 
     Every plain one (inference mode, four stored float32 vectors of one length, finite, positive variance) has the
@@ -185,8 +182,9 @@ def plain_affines(nodes: Sequence[NodeProto], graph: Graph) -> dict[int, Channel
     found = np.logical_and.reduceat(sound, starts)
     scales, shifts = np.logical_or.reduceat(k != 1, starts), np.logical_or.reduceat(t != 0, starts)
     columns = (array.tolist() for array in (starts, ends, found, scales, shifts))
+    k, t = k.reshape(1, -1), t.reshape(1, -1)
     return {
-        id(node): ChannelAffine(k[start:end], t[start:end], 1, has_scale, has_shift)
+        id(node): Affine(k[:, start:end], t[:, start:end], has_scale, has_shift)
         for node, start, end, fine, has_scale, has_shift in zip(plain, *columns, strict=True)
         if fine and end > start + 1
     }

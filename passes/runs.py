@@ -14,11 +14,11 @@ from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import Graph
-from bnfold.passes.affine import IDENTITY, ChannelAffine
+from bnfold.passes.affine import IDENTITY, Affine
 from bnfold.passes.affine_ops import AffineOp, constant_operand, is_affine_op, is_transparent, read_affine
 from bnfold.passes.normalization import is_batch_norm
 
-_NOTHING: Mapping[int, ChannelAffine] = MappingProxyType({})
+_NOTHING: Mapping[int, Affine] = MappingProxyType({})
 
 
 class Run:
@@ -44,7 +44,7 @@ class Run:
         return self.members[0]
 
     @property
-    def affine(self) -> ChannelAffine:
+    def affine(self) -> Affine:
         """The map of the whole run."""
         affine = self.members[0].affine
         for member in self.members[1:]:
@@ -73,9 +73,7 @@ def _scales_channels(member: AffineOp) -> bool:
     return member.node.op_type in ("Mul", "Div", "Scaler") and member.affine.has_scale and not member.affine.is_uniform
 
 
-def collect_run(
-    node: NodeProto, graph: Graph, seen: AbstractSet[int], known: Mapping[int, ChannelAffine] = _NOTHING
-) -> Run:
+def collect_run(node: NodeProto, graph: Graph, seen: AbstractSet[int], known: Mapping[int, Affine] = _NOTHING) -> Run:
     """The run that starts at `node`. Raises `Refused` where `node` is no affine map.
 
     It goes on while the next operator is the only one that reads the value and is a map on the same axis (that of a
@@ -111,8 +109,8 @@ def collect_run(
 def _place(member: AffineOp) -> tuple[int, int] | None:
     """The axis and the number of channels of a map; None for one number everywhere, which fits all."""
     if is_batch_norm(member.node):
-        return 1, member.affine.channels
-    return None if member.affine.is_uniform else (member.affine.axis, member.affine.channels)
+        return 1, member.affine.scale.size
+    return None if member.affine.is_uniform else (len(member.affine.shape) - 1, member.affine.scale.size)
 
 
 def may_be_normalization(node: NodeProto, graph: Graph, refused: Refused) -> bool:

@@ -4,7 +4,7 @@ A handler of a table looks at one node, changes nothing, and returns the steps t
 It raises `Refused` with the reason where none is.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +13,9 @@ from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import FLOATS, Graph, Tensor, numbers, text
-from bnfold.passes.affine import ChannelAffine, all_finite
+from bnfold.passes.affine import MOST_ELEMENTS, Affine, Vector, all_finite
 
 Dims = tuple[int | str | None, ...]
-
-# Channels of one value. No weight has so many; a shape of a few bytes may say so, and a map for it would fill memory.
-MOST_CHANNELS = 1 << 24
 
 # What the sum of the squares of numbers that fit stays below; for float64 no more than that it is finite.
 _LARGEST_SQUARES = {dtype: limits.largest ** (1 if dtype == np.float64 else 2) for dtype, limits in FLOATS.items()}
@@ -49,7 +46,7 @@ class Step(NamedTuple):
 
     constants: tuple[NewConstant, ...] = ()
     attributes: tuple[NewAttribute, ...] = ()
-    passes_on: tuple[tuple[int, ChannelAffine], ...] = ()
+    passes_on: tuple[tuple[int, Affine], ...] = ()
     add: Tensor | None = None
 
     def also(self, constants: Iterable[NewConstant], attributes: Iterable[NewAttribute] = ()) -> "Step":
@@ -58,10 +55,10 @@ class Step(NamedTuple):
 
 
 # (node, output or input index, map, graph) -> possible steps, the best first
-Handler = Callable[[NodeProto, int, ChannelAffine, Graph], list[Step]]
+Handler = Callable[[NodeProto, int, Affine, Graph], list[Step]]
 
 
-def pass_on(*pairs: tuple[int, ChannelAffine]) -> Step:
+def pass_on(*pairs: tuple[int, Affine]) -> Step:
     """A step that takes nothing and passes `pairs` on."""
     return Step(passes_on=tuple((index, affine) for index, affine in pairs if not affine.is_identity))
 
@@ -114,17 +111,30 @@ def known_dim(graph: Graph, value: str, axis: int) -> int:
     size = known_shape(graph, value)[axis]
     if not isinstance(size, int):
         raise Refused(Reason.SHAPE_UNKNOWN, f"dim {axis} of {value!r}")
-    if not 0 <= size <= MOST_CHANNELS:
+    if not 0 <= size <= MOST_ELEMENTS:
         raise Refused(Reason.SEARCH_LIMIT, f"dim {axis} of {value!r} is {size}")
     return size
 
 
-def require_axis(affine: ChannelAffine, axis: int, node: NodeProto, graph: Graph) -> None:
-    """Raise `Refused` unless the map lies along `axis` or is uniform."""
-    if not affine.is_uniform and affine.axis != axis:
-        raise Refused(
-            Reason.WRONG_AXIS, f"axis {affine.axis}, where {graph.label(node)} has its channels on axis {axis}"
-        )
+def require_axes(affine: Affine, axes: Collection[int], node: NodeProto, graph: Graph) -> None:
+    """Raise `Refused` where the map varies along other axes."""
+    others = [axis for axis in affine.axes if axis not in axes]
+    if others:
+        raise Refused(Reason.WRONG_AXIS, f"axis {others[0]}, along which {graph.label(node)} takes no map")
+
+
+def vectors(
+    affine: Affine, axis: int, size: int, node: NodeProto, graph: Graph, verb: str = "makes"
+) -> tuple[Vector, Vector]:
+    """Scale and shift of the map along the one `axis` where `node` can take it up, each of shape [size].
+
+    Raises `Refused` where it varies along another axis, or has another number of channels.
+    """
+    require_axes(affine, (axis,), node, graph)
+    scale, shift = affine.scale.reshape(-1), affine.shift.reshape(-1)
+    if scale.size not in (1, size):
+        raise Refused(Reason.WEIGHT_SHAPE, f"{graph.label(node)} {verb} {size} channels, the map has {scale.size}")
+    return (scale, shift) if scale.size == size else (np.repeat(scale, size), np.repeat(shift, size))
 
 
 def pads_with_zeros(node: NodeProto) -> bool:

@@ -151,7 +151,7 @@ def _by_groups(node: NodeProto, groups: int, rank: int, fit: tuple[Tensor, Tenso
     target = constant(Tensor.of(np.array([0, groups, -1]), np.dtype(np.int64)), "grouped_shape")
     unit = (constant(Tensor.of(np.ones(groups), dtype), "ones"), constant(Tensor.of(np.zeros(groups), dtype), "zeros"))
     scale, bias = (
-        constant(Tensor.of(as_constant(tensor.exact(), 1, rank), dtype), part)
+        constant(Tensor.of(as_constant(tensor.exact().reshape(1, -1), rank), dtype), part)
         for tensor, part in zip(fit, ("scale", "bias"), strict=True)
     )
     insert("Shape", [data], names["shape"])

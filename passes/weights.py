@@ -16,7 +16,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor, number
-from bnfold.passes.affine import ChannelAffine, Vector
+from bnfold.passes.affine import Affine, Vector
 from bnfold.passes.step import NewAttribute, NewConstant, Step, constant_input, stored_vector
 
 
@@ -36,7 +36,7 @@ class FloatWeight:
         self.shape = tensor.shape
         self.dtype = tensor.dtype
 
-    def scaled(self, affine: ChannelAffine, factor: Vector, axes: tuple[int, ...]) -> Step:
+    def scaled(self, affine: Affine, factor: Vector, axes: tuple[int, ...]) -> Step:
         """The weight times `factor`, the scales of `affine` along `axes`. Raises `Refused` where that has no room."""
         if not affine.has_scale:
             return Step()
@@ -84,7 +84,7 @@ class QuantizedWeight:
             form[self.axis] = values.size
         return values.reshape(form)
 
-    def scaled(self, affine: ChannelAffine, factor: Vector, axes: tuple[int, ...]) -> Step:
+    def scaled(self, affine: Affine, factor: Vector, axes: tuple[int, ...]) -> Step:
         """The weight times `factor`, by way of its quantization scales. Raises `Refused` where that is impossible."""
         if not affine.has_scale:
             return Step()
@@ -159,7 +159,7 @@ class FactoredWeight:
         """The dtype of the weight."""
         return self.tensor.dtype
 
-    def scaled(self, affine: ChannelAffine, factor: Vector, axes: tuple[int, ...]) -> Step:
+    def scaled(self, affine: Affine, factor: Vector, axes: tuple[int, ...]) -> Step:
         """The weight times `factor`, by way of its own factor. Raises `Refused` where that has no room."""
         if not affine.has_scale:
             return Step()

@@ -444,6 +444,62 @@ def space_to_depth(scope: Scope, x: Value) -> None:
     scope.add("SpaceToDepth", [x], (batch, 4 * channels, height // 2, width // 2), blocksize=2)
 
 
+def gather(scope: Scope, x: Value) -> None:
+    """Of one axis, by constant indices: an order, some, some twice, counted from the end, a matrix, one."""
+    dice = scope.dice
+    if not x.rank:
+        return
+    axis = dice.one_of([min(1, x.rank - 1), x.rank - 1, 0])
+    size = x.shape[axis]
+    style = dice.one_of(["order", "some", "again", "matrix", "one"])
+    if style in ("order", "some"):
+        chosen = np.arange(size)[:: -1 if style == "order" else 2]
+    else:
+        chosen = np.asarray([dice.number(-size if scope.opset >= 11 else 0, size - 1) for _ in range(4)])
+    chosen = chosen.reshape(-1, 2) if style == "matrix" else chosen[0] if style == "one" else chosen
+    shape = (*x.shape[:axis], *np.shape(chosen), *x.shape[axis + 1 :])
+    if math.prod(shape) <= LARGEST and len(shape) <= 5:
+        indices = scope._plainly(np.asarray(chosen, np.int64), "i")
+        scope.add("Gather", [x, indices], shape, axis=axis)
+
+
+def repeat(scope: Scope, x: Value) -> None:
+    """Tile, or Expand of an axis of size 1 and of new ones in front."""
+    dice = scope.dice
+    counts = [dice.one_of([1, 1, 2]) for _ in x.shape]
+    if dice.chance(50) and x.rank:
+        shape = [size * count for size, count in zip(x.shape, counts, strict=True)]
+        if math.prod(shape) <= LARGEST and (len(shape) < 2 or shape[1] <= 24):
+            scope.add("Tile", [x, scope.integers(counts)], shape)
+    elif scope.opset >= 8:
+        shape = [2 if size == 1 else size for size in x.shape]
+        shape = [2, *shape] if dice.chance(30) and x.rank < 5 else shape
+        if math.prod(shape) <= LARGEST:
+            scope.add("Expand", [x, scope.integers(shape)], shape)
+
+
+def channel_shuffle(scope: Scope, x: Value) -> None:
+    """Reshape, Transpose, Reshape, and a normalization behind it, or in front."""
+    dice = scope.dice
+    if x.rank != 4 or x.shape[1] > 12:
+        return
+    made = dice.one_of([4, 6, 8])
+    weight = scope.constant(scope.normal([made, x.shape[1], 1, 1], 1 / math.sqrt(x.shape[1])))
+    y = scope.add("Conv", [x, weight], (x.shape[0], made, *x.shape[2:]))
+    if dice.chance(40):
+        before = len(scope.values)
+        batch_normalization(scope, y)
+        y = scope.values[-1] if len(scope.values) > before else y
+    split = [y.shape[0], 2, made // 2, *y.shape[2:]]
+    apart = scope.add("Reshape", [y, scope.integers(split)], split, keep=False)
+    order = dice.one_of([[0, 2, 1, 3, 4], [0, 2, 1, 4, 3], [1, 0, 2, 3, 4]])
+    turned = [split[axis] for axis in order]
+    turn = scope.add("Transpose", [apart], turned, keep=False, perm=order)
+    joined = [turned[0], turned[1] * turned[2], *turned[3:]]
+    z = scope.add("Reshape", [turn, scope.integers(joined)], joined)
+    dice.one_of([batch_normalization, disguised, conv])(scope, z)
+
+
 # --- pooling, padding, resizing ---------------------------------------------------------------------------------------
 
 
@@ -798,11 +854,11 @@ def look_at_shape(scope: Scope, x: Value) -> None:
         scope.integer_outputs.append((name, (x.rank,)))
 
 
-PATTERNS: list[Operator] = [join, join, fan_out, fan_out, shuffle]
+PATTERNS: list[Operator] = [join, join, fan_out, fan_out, shuffle, channel_shuffle]
 AFFINE: list[Operator] = [batch_normalization] * 4 + [disguised, disguised, arithmetic, arithmetic]
 LINEAR: list[Operator] = [conv] * 3 + [conv_transpose, conv_transpose, matmul, gemm, instance_normalization]
 CARRIERS: list[Operator] = [
-    *(pass_through, transpose, reshape, flatten, squeeze, unsqueeze, concat, split, slices),
+    *(pass_through, transpose, reshape, flatten, squeeze, unsqueeze, concat, split, slices, gather, repeat),
     *(depth_to_space, space_to_depth, pool, pool, global_pool, reduce_mean, pad, pad, resize),
     *(combine, combine, add_all, rectify, rectify, cast),
 ]

@@ -18,7 +18,7 @@ from bnfold.decisions import Action, Reason
 from bnfold.errors import VerificationError
 from bnfold.graph import Graph
 from bnfold.passes import fold
-from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine import Affine
 from bnfold.passes.step import Step
 from tests.fold_models import CONSTANTS, INPUTS, build, numbers
 from tests.oracle import evaluate
@@ -48,9 +48,9 @@ def plant(monkeypatch: pytest.MonkeyPatch, wrong: Callable[[NodeProto], bool]) -
     """Let Conv absorb a map as if its shift were 1 % larger, at the nodes that are `wrong`."""
     right = fold.TOWARD_PRODUCER["Conv"]
 
-    def planted(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    def planted(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
         if wrong(node):
-            affine = ChannelAffine(affine.scale, affine.shift * 1.01, affine.axis, affine.has_scale, affine.has_shift)
+            affine = Affine(affine.scale, affine.shift * 1.01, affine.has_scale, affine.has_shift)
         return right(node, index, affine, graph)
 
     monkeypatch.setitem(fold.TOWARD_PRODUCER, "Conv", planted)

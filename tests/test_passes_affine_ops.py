@@ -272,6 +272,16 @@ TAKES_UP = {
     "in front of full shape minus": Row(f"d = {_BN}(p, g, h, m, v) e = Sub(s_whole, d) y = Conv(e, w4)"),
     "in front of a Mul by a full shape": Row(f"d = {_BN}(p, g, o, o, v) e = Mul(d, s_whole) y = Relu(e)"),
     "in front of a Div by a full shape": Row(f"d = {_BN}(p, g, o, o, v) e = Div(d, s_whole) y = Relu(e)"),
+    "a shift behind a Mul by a plane": Row(
+        f"r = Relu(p) a = Add(r, s_whole) d = Mul(a, s_plane) f = {_POOL}(d) "
+        f"y = {_BN}<epsilon=0.0>(f, ones4, h, z4, ones4)"
+    ),
+    "a shift in front of a Mul by a plane": Row(
+        f"d = {_BN}<epsilon=0.0>(p, ones4, h, z4, ones4) f = {_POOL}(d) e = Mul(f, s_plane) y = Add(e, s_whole)"
+    ),
+    "a shift on the channels in front of a Mul on the rows": Row(
+        f"d = {_BN}<epsilon=0.0>(p, ones4, h, z4, ones4) f = {_POOL}(d) e = Mul(f, c_row) y = Add(e, s_whole)"
+    ),
     "in front of a pool and Mul": Row(
         f"d = {_BN}(p, g, h, m, v) f = {_POOL}(d) e = Mul(f, c) a = Add(e, s_whole) y = Relu(a)"
     ),
@@ -292,7 +302,12 @@ TAKES_UP = {
         f"d = {_BN}(p, g, h, m, v) f = {_POOL}(d) e = Mul(one, f) a = Sub(s_whole, e) y = Relu(a)"
     ),
 }
-_TAKES_UP = {"w4": numbers(3, 4, 1, 1), "o": np.zeros(4, np.float32)}
+_TAKES_UP = {
+    "w4": numbers(3, 4, 1, 1),
+    "o": np.zeros(4, np.float32),
+    "z4": np.zeros(4, np.float32),
+    "ones4": np.ones(4, np.float32),
+}
 
 
 @pytest.mark.parametrize("name", TAKES_UP)
@@ -314,12 +329,6 @@ NOT_TAKEN = {
     "SHAPE_UNKNOWN: the channels of the other operand are unknown": Row(
         f"e = Mul(/p|free/, s_slice) d = Add(e, s_whole) y = {_BN}(d, g_positive, o, o, v)"
     ),
-    "NOT_PER_CHANNEL: a shift behind a Mul by a plane": Row(
-        f"a = Add(p, s_whole) d = Mul(a, /one|s_plane/) f = {_POOL}(d) y = {_BN}<epsilon=0.0>(f, ones, h, o, ones)"
-    ),
-    "NOT_PER_CHANNEL: a shift in front of a Mul by a plane": Row(
-        f"d = {_BN}<epsilon=0.0>(p, ones, h, o, ones) f = {_POOL}(d) e = Mul(f, /one|s_plane/) y = Add(e, s_whole)"
-    ),
     "BARRIER: constant divided by it": Row(f"d = {_BN}(p, g, o, o, v) f = {_POOL}(d) y = Div(/f, s_whole|s_whole, f/)"),
     "BARRIER: constant divided by what comes before": Row(
         f"e = Sigmoid(p) d = Div(/e, s_whole|s_whole, e/) y = {_BN}(d, g_positive, o, o, v)"
@@ -334,13 +343,3 @@ def test_not_taken(name: str) -> None:
     ones = np.ones(4, np.float32)
     row = _row(NOT_TAKEN[name])
     check_left_alone(name, Row(row.text, row.inputs, {**row.constants, **_TAKES_UP, "g_zero": zero, "ones": ones}))
-
-
-def test_a_shift_on_the_channels_does_not_pass_a_scale_on_the_rows() -> None:
-    text = "d = BatchNormalization<epsilon=0.0>(p, ones, h, o, ones) e = Mul(d, c_row) y = Add(e, s_whole)"
-    row = Row(text, _INPUTS, {**_CONSTANTS, **_TAKES_UP, "ones": np.ones(4, np.float32)})
-    done = fold(row.model())
-    assert not done.modified
-    reason = done.decision("d").reason
-    assert reason is not None
-    assert reason.code == "NOT_PER_CHANNEL"

@@ -380,10 +380,10 @@ NOT_UP = {
     "WRONG_AXIS: Unsqueeze puts the batch on axis 1": Row(
         f"d = Conv(line, w_line) c = Unsqueeze(d, /at2|at0/) {B}", {"line": "float[4,3,5]"}
     ),
-    "NOT_PER_CHANNEL: Reshape mixes channels and rows": Row(
+    "WRONG_AXIS: Reshape mixes channels and rows": Row(
         f"d = Conv(cube, w44) c = Reshape(d, /to_square|to_mixed/) /{B}|{B5}/"
     ),
-    "NOT_PER_CHANNEL: Flatten with several positions": Row(
+    "WRONG_AXIS: Flatten with several positions": Row(
         "d = Conv(small, w_two) e = /GlobalAveragePool|Identity/(d) c = Flatten(e)"
         "y = BatchNormalization(c, /g2, h2, m2, v2|g24, h24, m24, v24/)",
         {"small": "float[N,3,3,4]"},
@@ -542,7 +542,7 @@ NOT_UP = {
         "z = Sigmoid(/x|e/)",
         outputs=("y", "z"),
     ),
-    "NOT_PER_CHANNEL: Split of the rows": Row(
+    "WRONG_AXIS: Split of the rows": Row(
         "d = Conv(x, w, b) c, e = Split<axis=/1|2/>(d, halves)y = BatchNormalization(c, /g2, h2, m2, v2|g, h, m, v/)",
         outputs=("y", "e"),
     ),
@@ -564,10 +564,10 @@ NOT_UP = {
     "SHAPE_UNKNOWN: Slice in computed steps": Row(
         f"d = Conv(x, w, b) c = Slice(d, start, end, at2, /step2|loose_index/) {B}"
     ),
-    "NOT_PER_CHANNEL: SpaceToDepth, numbers differ": Row(
+    "WRONG_AXIS: SpaceToDepth, numbers differ": Row(
         "d = Conv(p, w44) c = SpaceToDepth<blocksize=2>(d) y = BatchNormalization(c, /g4x4|g4r4/, h4x4, m4x4, v4x4)"
     ),
-    "NOT_PER_CHANNEL: SpaceToDepth, shifts differ": Row(
+    "WRONG_AXIS: SpaceToDepth, shifts differ": Row(
         "d = Conv(p, w44) c = SpaceToDepth<blocksize=2>(d)"
         "y = BatchNormalization<epsilon=0.0>(c, ones16, /h4x4|h4r4/, zeros16, ones16)"
     ),
@@ -711,7 +711,7 @@ ON_THE_ROWS = {
 @pytest.mark.parametrize("name", ON_THE_ROWS)
 def test_what_has_its_channels_on_axis_1_lets_no_map_of_the_rows_pass(name: str) -> None:
     text = f"{ON_THE_ROWS[name]} c = Transpose<perm=/[0,1,3,2]|[0,2,1,3]/>(e) "
-    text += "y = BatchNormalization(c, same, same, o, same)"
+    text += "y = BatchNormalization(c, g_positive, h, o, v)"
     inputs = {"rows_five": "float[N,3,5,7]", "rows_two": "float[N,3,4,3]", "rows_eight": "float[N,3,8,6]"}
     row = Row(text, {**_INPUTS, **inputs}, {**_CONSTANTS, "w_single": numbers(1, 3, 1, 1)})
     check_left_alone(f"WRONG_AXIS: {name}", row)

@@ -6,7 +6,7 @@ import pytest
 from bnfold.decisions import Action, Refused
 from bnfold.graph import Model
 from bnfold.onnxfile import read
-from bnfold.passes.affine import ChannelAffine
+from bnfold.passes.affine import Affine
 from bnfold.passes.linear_ops import ABSORB_INPUT
 from tests.fold_models import CONSTANTS, Row, batch_norm, check_folds, check_left_alone, fold, numbers
 
@@ -346,7 +346,7 @@ def test_only_the_data_of_an_operator_is_mapped(text: str, operand: int) -> None
     """A map of its weight, even of one number for all, is not what the handlers work out."""
     graph = Model(read(_row(Row(text)).model().SerializeToString())).main
     (node,) = graph.nodes()
-    twice = ChannelAffine(np.full(1, 2.0), np.zeros(1), 0)
+    twice = Affine(np.full((), 2.0), np.zeros(()))
     assert ABSORB_INPUT[node.op_type](node, 1 - operand, twice, graph)
     with pytest.raises(Refused, match="WRONG_AXIS"):
         ABSORB_INPUT[node.op_type](node, operand, twice, graph)
