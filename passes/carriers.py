@@ -6,6 +6,8 @@ most conditions are the same in both directions, so they stand here once.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -55,15 +57,18 @@ def both_ways(condition: Condition) -> tuple[Handler, Handler]:
 def rearranging(moves: Moves, condition: Condition | None = None) -> tuple[Handler, Handler]:
     """The two handlers of an operator that makes its first output of the elements of its first input.
 
-    One number for all elements needs no look at how. Where what is not read matters, the second step of
-    `toward_producer` leaves it as it is.
+    One number for all elements needs no look at how. Where others read the value too, the second step toward the
+    producer leaves what this operator does not read as it is.
     """
 
     def toward_producer(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
         if condition is not None:
             condition(node, affine, graph)
-        plain = affine if affine.is_uniform else _back(moves(node, graph), affine)
-        return [pass_on((0, plain))]
+        steps = [pass_on((0, affine if affine.is_uniform else _back(moves(node, graph), affine)))]
+        if len(graph.readers(node.input[0])) > 1:
+            with suppress(Refused):
+                steps.append(pass_on((0, alone(moves, node, affine, graph))))
+        return steps
 
     def toward_consumers(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
         _first(index, node, graph)
@@ -73,6 +78,16 @@ def rearranging(moves: Moves, condition: Condition | None = None) -> tuple[Handl
 
     toward_producer.__doc__ = toward_consumers.__doc__ = moves.__doc__
     return toward_producer, toward_consumers
+
+
+def alone(moves: Moves, node: NodeProto, affine: Affine, graph: Graph) -> Affine:
+    """The map of the output as one of the input that changes nothing where `node` reads nothing. Raises `Refused`."""
+    return _back(leaving_the_rest(moves(node, graph)), affine)
+
+
+def leaving_the_rest(moves: Sequence[Move]) -> list[Move]:
+    """The same moves where what they do not read is somebody else's."""
+    return [replace(move, alone=True) if isinstance(move, Taken) else move for move in moves]
 
 
 def _onward(moves: Sequence[Move], affine: Affine) -> Affine:
@@ -104,7 +119,7 @@ def _others_unused(node: NodeProto, graph: Graph) -> None:
 
 
 def transparent(node: NodeProto, _affine: Affine, graph: Graph) -> None:
-    """Identity always; Dropout in inference mode, its mask unused."""
+    """Dropout in inference mode, its mask unused."""
     if not is_transparent(node, graph):
         raise Refused(Reason.BARRIER, f"{graph.label(node)} is, or may be, in training mode, or its mask is read")
 
@@ -319,9 +334,11 @@ def spread(node: NodeProto, graph: Graph) -> list[Move]:
 def _blocks(node: NodeProto, deep: str, flat: str, graph: Graph) -> tuple[Dims, Dims, Dims, tuple[int, ...]]:
     """The shapes of both sides; the deep one with its channels split into blocks; the order of its axes on the flat."""
     size = number(node, "blocksize", 0)
-    depth, shallow = known_shape(graph, deep), known_shape(graph, flat)
-    if size < 1 or len(depth) != 4 or len(shallow) != 4:
+    if size < 1:
         raise Refused(Reason.MALFORMED, f"{graph.label(node)} has blocksize {size}")
+    depth, shallow = known_shape(graph, deep), known_shape(graph, flat)
+    if len(depth) != 4 or len(shallow) != 4:
+        raise Refused(Reason.MALFORMED, f"{graph.label(node)} reads {len(depth)} dims")
     batch, _, height, width = depth
     if text(node, "mode", "DCR") == "CRD":
         return depth, shallow, (batch, shallow[1], size, size, height, width), (0, 1, 4, 2, 5, 3)
@@ -440,7 +457,7 @@ def _new_padding(
 # ---------------------------------------------------------------------- joining and taking apart
 
 
-def _part(axis: int, sizes: Sequence[int], number_: int, *, alone: bool = True) -> Taken:
+def part(axis: int, sizes: Sequence[int], number_: int, *, alone: bool = True) -> Taken:
     """Part `number_` of an axis that is cut into `sizes`; the other parts are somebody else's."""
     start = sum(sizes[:number_])
     return Taken(axis, sum(sizes), lambda _: np.arange(start, start + sizes[number_]), alone=alone)
@@ -449,25 +466,26 @@ def _part(axis: int, sizes: Sequence[int], number_: int, *, alone: bool = True) 
 def output_concat(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
     """Every branch gets its part of the map; all of it where it does not vary along the axis."""
     everything = [(index, affine) for index in range(len(node.input))]
-    axis = _axis(node, 1, node.output[0], graph) if not affine.is_uniform else 0
+    axis = joined_axis(node, 1, node.output[0], graph) if not affine.is_uniform else 0
     if axis not in affine.axes:
         return [pass_on(*everything)]
     sizes = [known_dim(graph, value, axis) for value in node.input]
     if sum(sizes) != affine.shape[axis]:
         raise Refused(Reason.MALFORMED, f"{graph.label(node)} joins {sum(sizes)} channels")
-    return [pass_on(*((i, affine.moved(_part(axis, sizes, i).onward)) for i in range(len(sizes))))]
+    return [pass_on(*((i, affine.moved(part(axis, sizes, i).onward)) for i in range(len(sizes))))]
 
 
 def input_concat(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
     """What the other branches give passes unchanged."""
     if len(node.input) == 1:
         return [pass_on((0, affine))]
-    axis = _axis(node, 1, node.output[0], graph)
+    axis = joined_axis(node, 1, node.output[0], graph)
     sizes = [known_dim(graph, value, axis) for value in node.input]
-    return [pass_on((0, affine.moved(_part(axis, sizes, index).back)))]
+    return [pass_on((0, affine.moved(part(axis, sizes, index).back)))]
 
 
-def _axis(node: NodeProto, default: int, value: str, graph: Graph) -> int:
+def joined_axis(node: NodeProto, default: int, value: str, graph: Graph) -> int:
+    """The axis of a Concat or Split, from the front; `value` has its rank."""
     axis = number(node, "axis", default)
     return axis if axis >= 0 else axis + known_rank(graph, value)
 
@@ -476,18 +494,18 @@ def output_split(node: NodeProto, output: int, affine: Affine, graph: Graph) -> 
     """What the other outputs show passes unchanged."""
     if len(node.output) == 1:
         return [pass_on((0, affine))]
-    axis = _axis(node, 0, node.input[0], graph)
+    axis = joined_axis(node, 0, node.input[0], graph)
     sizes = [known_dim(graph, value, axis) for value in node.output]
-    return [pass_on((0, affine.moved(_part(axis, sizes, output).back)))]
+    return [pass_on((0, affine.moved(part(axis, sizes, output).back)))]
 
 
 def input_split(node: NodeProto, _input: int, affine: Affine, graph: Graph) -> list[Step]:
     """Every output gets its part of the map; all of it where it does not vary along the axis."""
-    axis = _axis(node, 0, node.input[0], graph)
+    axis = joined_axis(node, 0, node.input[0], graph)
     if axis not in affine.axes:
         return [pass_on(*((index, affine) for index in range(len(node.output))))]
     sizes = [known_dim(graph, value, axis) for value in node.output]
-    return [pass_on(*((i, affine.moved(_part(axis, sizes, i).onward)) for i in range(len(sizes))))]
+    return [pass_on(*((i, affine.moved(part(axis, sizes, i).onward)) for i in range(len(sizes))))]
 
 
 # ---------------------------------------------------------------------- branches
@@ -551,7 +569,6 @@ def input_product(node: NodeProto, index: int, affine: Affine, graph: Graph) -> 
 
 
 _SAME: dict[str, Condition] = {
-    "Identity": transparent,
     "Dropout": transparent,
     "GlobalAveragePool": global_pool,
     "AveragePool": average_pool,
@@ -561,16 +578,21 @@ _SAME: dict[str, Condition] = {
     "LeakyRelu": rectifier,
     "PRelu": rectifier,
 }
+# Operators that show some elements of a value, anywhere and any number of times, and change none.
+REARRANGING: dict[str, Moves] = {
+    "Identity": lambda _node, _graph: (),
+    "Transpose": transposed,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), laid_anew),
+    "Slice": sliced,
+    "Gather": gathered,
+    "Tile": tiled,
+    "Expand": expanded,
+    "DepthToSpace": spread,
+    "SpaceToDepth": deepened,
+}
 _BOTH_WAYS = {
     **{name: both_ways(condition) for name, condition in _SAME.items()},
-    "Transpose": rearranging(transposed),
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), rearranging(laid_anew)),
-    "Slice": rearranging(sliced),
-    "Gather": rearranging(gathered),
-    "Tile": rearranging(tiled),
-    "Expand": rearranging(expanded),
-    "DepthToSpace": rearranging(spread),
-    "SpaceToDepth": rearranging(deepened),
+    **{name: rearranging(moves) for name, moves in REARRANGING.items()},
     "ReduceMean": rearranging(averaged),
     **dict.fromkeys(("Resize", "Upsample"), rearranging(resized, resize)),
     **dict.fromkeys(("Cast", "CastLike"), (output_cast, input_cast)),

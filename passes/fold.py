@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor
+from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor, Use
 from bnfold.passes import affine_ops, carriers, linear_ops
 from bnfold.passes.affine import Affine
 from bnfold.passes.step import Handler, NewAttribute, NewConstant, Step, stored_vector
@@ -115,14 +115,18 @@ class Search:
         constant = None if self._near else graph.constant(value)
         if constant is not None:
             return Plan([NewConstant(reader, index, _mapped(constant, affine))], absorbers=[reader])
-        node = self._maker(graph, value, reader)
+        return self.into_maker(self._maker(graph, value, reader, affine), value, affine)
+
+    def into_maker(self, node: NodeProto, value: str, affine: Affine) -> Plan:
+        """A plan after which `node` makes affine(value) where it makes `value`. Raises `Refused`."""
+        graph = self.graph.model.owner(node)
         handler = self._handler(TOWARD_PRODUCER, node, graph)
         output = node.output[:].index(value)
         home = graph.model.owner(node)
         return self._first_possible(node, home, _ask(handler, node, output, affine, home), toward_producer=True)
 
-    def _maker(self, graph: Graph, value: str, reader: NodeProto) -> NodeProto:
-        """The node that makes `value`, where `reader` is the only one that sees it."""
+    def _maker(self, graph: Graph, value: str, reader: NodeProto, affine: Affine) -> NodeProto:
+        """The node that makes `value`, where `reader` is the only one that sees what `affine` changes of it."""
         node = graph.producer(value)
         if node is None:
             raise Refused(Reason.GRAPH_INPUT if graph.is_input(value) else Reason.NO_PRODUCER, repr(value))
@@ -131,8 +135,10 @@ class Search:
         uses = graph.readers(value)
         if len(uses) != 1:
             others = [use for use in uses if use.node is not reader]
-            names = ", ".join(sorted({use.graph.label(use.node) for use in others})[:3]) or graph.label(reader)
-            raise Refused(Reason.OTHER_CONSUMER, f"{value!r} is read by {names}")
+            twice = len(uses) - len(others) > 1
+            if twice or not all(_sees_nothing(use, affine) for use in others):
+                names = ", ".join(sorted({use.graph.label(use.node) for use in others})[:3]) or graph.label(reader)
+                raise Refused(Reason.OTHER_CONSUMER, f"{value!r} is read by {names}")
         return node
 
     def toward_consumers(self, value: str, affine: Affine) -> Plan:
@@ -185,7 +191,10 @@ class Search:
             if index >= len(ends):
                 raise Refused(Reason.MALFORMED, f"{graph.label(node)} has {len(ends)} of its inputs or outputs")
             self._note(node, graph, rest)
-            if toward_producer:
+            if toward_producer and (maker := _shared_maker(node, index, step, graph)) is not None:
+                if index == node.input[:].index(node.input[index]):  # once for all positions
+                    plan.extend(self.into_maker(maker, node.input[index], rest))
+            elif toward_producer:
                 plan.extend(self.toward_producer(node, index, rest))
             else:
                 plan.extend(self._down(graph, node.output[index], rest))
@@ -222,6 +231,36 @@ def _ask(handler: Handler, node: NodeProto, index: int, affine: Affine, graph: G
         return handler(node, index, affine, graph)
     except DO_NOT_FIT as error:
         raise Refused(Reason.MALFORMED, f"the operands of {graph.label(node)} do not fit together") from error
+
+
+def _shared_maker(node: NodeProto, index: int, step: Step, graph: Graph) -> NodeProto | None:
+    """What makes a value that `node` alone reads, more than once, where `step` wants the same map of it each time."""
+    value = node.input[index]
+    wanted = [rest for position, rest in step.passes_on if node.input[position] == value]
+    if len(wanted) < 2 or len(graph.readers(value)) != len(wanted) or graph.is_output(value):
+        return None
+    alike = all(each.shape == wanted[0].shape and _same(each, wanted[0]) for each in wanted[1:])
+    return graph.producer(value) if alike and graph.constant(value) is None else None
+
+
+def _same(one: Affine, other: Affine) -> bool:
+    return bool((one.scale == other.scale).all() and (one.shift == other.shift).all())
+
+
+def _sees_nothing(use: Use, affine: Affine) -> bool:
+    """Whether `use` reads nothing that `affine` changes, however the elements it reads are laid out behind it."""
+    node, graph = use.node, use.graph
+    if not (node.op_type in carriers.REARRANGING or node.op_type == "Split") or node.domain not in DEFAULT_DOMAINS:
+        return False
+    try:
+        step = _ask(TOWARD_CONSUMERS[node.op_type], node, use.position, affine, graph)[0]
+    except Refused:
+        return False
+    seen = [(node.output[index], rest) for index, rest in step.passes_on]
+    return all(
+        not graph.is_output(value) and all(_sees_nothing(other, rest) for other in graph.readers(value))
+        for value, rest in seen
+    )
 
 
 def _mapped(constant: Tensor, affine: Affine) -> Tensor:

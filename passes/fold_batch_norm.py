@@ -18,6 +18,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import Graph, Model, Tensor, paused_collector
+from bnfold.passes import fold
 from bnfold.passes.affine import Affine
 from bnfold.passes.affine_ops import AffineOp, as_constant, checked_parameters, is_affine_op, stored_scale
 from bnfold.passes.direct_folds import DirectFolds
@@ -31,6 +32,7 @@ from bnfold.passes.runs import (
     may_be_normalization,
     scales_a_computed_normalization,
 )
+from bnfold.passes.siblings import family
 from bnfold.passes.step import known_rank, stored_vector
 
 _TOLD_EVERY = 256
@@ -61,6 +63,7 @@ class Rewrite(NamedTuple):
     nodes: int
     apply: Callable[[], tuple[str, ...]]
     detail: str = ""
+    siblings: tuple[Run, ...] = ()  # other runs that it rewrites as well
 
 
 class FoldBatchNorm:
@@ -130,7 +133,7 @@ class FoldBatchNorm:
             if any(self._is_forbidden(each, graph, original) for each in run.nodes):
                 decisions += _kept(_labels_of(run, original), graph, Refused(Reason.ROLLED_BACK))
                 continue
-            decisions += self._decide(run, graph, original)
+            decisions += self._decide(run, graph, original, seen)
         return decisions
 
     def _counted(self, candidates: Sequence[NodeProto]) -> Iterator[NodeProto]:
@@ -176,15 +179,24 @@ class FoldBatchNorm:
         decision = Decision(label or "", run.op_types, graph.scope, rewrite.action, target, detail=detail, walk=told)
         return [] if label is None else [decision]
 
-    def _decide(self, run: Run, graph: Graph, original: Mapping[int, str]) -> list[Decision]:
+    def _decide(self, run: Run, graph: Graph, original: Mapping[int, str], seen: set[int]) -> list[Decision]:
         labels = _labels_of(run, original)
         asked = self.options.explain in [label for label, _ in labels]
         walk: list[str] | None = [] if asked else None
         try:
-            rewrite = best_rewrite(run, graph, lower=self.options.lower, trace=walk)
+            rewrite = best_rewrite(
+                run,
+                graph,
+                lower=self.options.lower,
+                trace=walk,
+                held=lambda node: self._is_kept(node, original) or self._is_forbidden(node, graph, original),
+            )
         except Refused as refused:
             return _kept(labels, graph, refused, walk)
         target = rewrite.apply()
+        for sibling in rewrite.siblings:
+            seen.update(map(id, sibling.nodes))
+            labels += _labels_of(sibling, original)
         return [
             Decision(label, op_type, graph.scope, rewrite.action, target, detail=rewrite.detail, walk=tuple(walk or ()))
             for label, op_type in labels
@@ -225,26 +237,35 @@ def _kept(
 
 
 def best_rewrite(
-    run: Run, graph: Graph, *, lower: bool = False, trace: list[str] | None = None, near: bool = False
+    run: Run,
+    graph: Graph,
+    *,
+    lower: bool = False,
+    trace: list[str] | None = None,
+    near: bool = False,
+    held: Callable[[NodeProto], bool] = lambda _: False,
 ) -> Rewrite:
     """The best rewrite of `run`: into the producers, else into the consumers, else the scale alone, else merged.
 
-    With `near` only into a linear operator right beside it. Raises `Refused` with the reason of the nearest miss where
-    there is none. Nothing is edited before `apply`.
+    With `near` only into a linear operator right beside it. Operators that are `held` stay. Raises `Refused` with the
+    reason of the nearest miss where there is none. Nothing is edited before `apply`.
     """
     search = partial(Search, graph, trace, near=near)
     misses: list[Refused] = []
     for find, heading in _WAYS.items():
-        if near and find is _merged:
+        if near and find in (_merged, _with_siblings):
             continue
         if trace is not None:
             trace.append(heading)
         try:
-            return find(run, graph, search)
+            rewrite = find(run, graph, search)
         except Refused as refused:
             misses.append(refused)
             if trace is not None:
                 trace.append(f"  stopped: {refused.reason.sentence} [{refused}]")
+        else:
+            if not any(held(node) for sibling in rewrite.siblings for node in sibling.nodes):
+                return rewrite
     if lower and run.batch_norms:
         return _lowered(run, graph)
     raise _nearest_miss(*misses[:2])
@@ -332,6 +353,34 @@ def _growth(plan: Plan, graph: Graph) -> str:
         if 0 < before < tensor.nbytes:
             told.append(f"{value!r} was computed from {before:,} bytes and is stored in {tensor.nbytes:,}")
     return "; ".join(told)
+
+
+def _with_siblings(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewrite:
+    """With the runs that read other parts of the same value: what makes that takes all of them up."""
+    try:
+        value, maker, runs, affine = family(run, graph)
+    except fold.DO_NOT_FIT as error:
+        raise Refused(Reason.MALFORMED, f"what reads parts of {run.first.node.input[run.first.data]!r}") from error
+    if not any(each.first.node is run.first.node for each in runs):
+        raise Refused(Reason.OTHER_CONSUMER, repr(value))
+    plan = search().into_maker(maker, value, affine)
+    toward_producer = [_can_bypass(each.members, graph, toward_producer=True) for each in runs]
+    for each, possible in zip(runs, toward_producer, strict=True):
+        if not possible:
+            _require_bypass(each.members, graph)
+    if plan.adds:
+        raise Refused(Reason.MORE_NODES)
+
+    def apply() -> tuple[str, ...]:
+        targets = _labels(plan, graph)
+        plan.apply(graph)
+        for each, possible in zip(runs, toward_producer, strict=True):
+            for member in each.members:
+                graph.bypass(member.node, member.data, toward_producer=possible)
+        return targets
+
+    others = tuple(each for each in runs if each.first.node is not run.first.node)
+    return Rewrite(Action.FOLDED, sum(each.size for each in runs), apply, siblings=others)
 
 
 def _scale_into_producers(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewrite:
@@ -473,6 +522,7 @@ def _labels(plan: Plan, graph: Graph) -> tuple[str, ...]:
 _WAYS: dict[Callable[[Run, Graph, Callable[[], Search]], Rewrite], str] = {
     _into_producers: "into the operators before it:",
     _into_consumers: "into all operators behind it:",
+    _with_siblings: "with what reads other parts of the same value, into the operators before that:",
     _scale_into_producers: "its scale alone into the operators before it:",
     _scale_into_consumers: "its scale alone into all operators behind it:",
     _merged: "merged with its neighbours:",

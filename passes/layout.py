@@ -34,6 +34,8 @@ class Move(Protocol):
 
 def padded(array: Array, rank: int) -> Array:
     """`array` with axes of size 1 behind, up to `rank`. Raises ValueError where it has more."""
+    if array.ndim > rank:
+        raise ValueError(f"a map of {array.ndim} axes for a value of {rank}")
     return array.reshape(array.shape + (1,) * (rank - array.ndim))
 
 
@@ -84,7 +86,7 @@ class Taken:
         result = np.full(whole, unchanged)
         where = (slice(None),) * self.axis + (indices,)
         result[where] = values
-        if (result[where] != values).any():
+        if not np.array_equal(result[where], values, equal_nan=True):
             raise Refused(Reason.NOT_PER_CHANNEL, f"an element of axis {self.axis} is read under two of its numbers")
         return result
 

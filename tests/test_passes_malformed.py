@@ -103,7 +103,7 @@ LEFT_ALONE = {
     "MALFORMED: Transpose of one axis": (
         f"d = Conv(x, w) c = Transpose<perm=/[0,1,3,2]|[0]/>(d) y = {B}(c, g, h, m, v)"
     ),
-    "NOT_PER_CHANNEL: a normalization of a vector": (
+    "MALFORMED: a normalization of a vector": (
         f"d = Conv(x, w, b) c = ReduceMean<keepdims=0>(d, /at23|at123/) y = {B}(c, g, h, m, v)"
     ),
     "NOT_BROADCASTABLE: Gemm, C too short": f"d = Gemm(flat, k, /b|three/) y = {B}(d, g, h, m, v)",
