@@ -3,6 +3,7 @@
 from bnfold.onnxfile.assembly import Written
 from bnfold.onnxfile.layout import SIZE_THRESHOLD, Layout, Weights
 from bnfold.onnxfile.model_file import OnnxFile, read, to_proto
+from bnfold.onnxfile.old_data import named_data
 from bnfold.onnxfile.payload import PAYLOAD_KEY, Payload, Span, Stored, payload_index, set_payload
 from bnfold.onnxfile.publication import Publication
 
@@ -17,6 +18,7 @@ __all__ = [
     "Stored",
     "Weights",
     "Written",
+    "named_data",
     "payload_index",
     "read",
     "set_payload",

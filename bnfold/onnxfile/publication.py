@@ -15,7 +15,7 @@ from bnfold.onnxfile.claim import Claim
 from bnfold.onnxfile.layout import Layout, Weights
 from bnfold.onnxfile.model_file import OnnxFile
 from bnfold.onnxfile.new_files import NewFiles, sync
-from bnfold.onnxfile.old_data import locations_of, superseded
+from bnfold.onnxfile.old_data import named_data, superseded
 
 
 class Publication:
@@ -36,6 +36,8 @@ class Publication:
         self._claim: Claim | None = None
         self._made: NewFiles | None = None
         self._written: Written | None = None
+        self.left: tuple[Path, ...] = ()
+        """Data of the output before this one, which was left because other files may name it."""
 
     def _inspect(self) -> os.stat_result | None:
         """Refuse early; the status of what is at the target now."""
@@ -149,7 +151,7 @@ class Publication:
         return self._made
 
     def _sweep(self, leftovers: list[Path]) -> None:
-        used = locations_of(self.target) if leftovers and self._old is not None else frozenset()
+        used = named_data(self.target) if leftovers and self._old is not None else frozenset()
         for path in leftovers:
             if used is not None and path.relative_to(self.target.parent).as_posix() not in used:
                 path.unlink(missing_ok=True)
@@ -165,14 +167,16 @@ class Publication:
         with self._errors():
             self._made.sync()
             sync(self.path)
-            before = locations_of(place) if place.exists() else None
+            before = named_data(place) if place.exists() else None
             now = self._written.data_files
             self.path.replace(place)
             self._written = None
             self._made.keep()
         with suppress(OSError):  # it is published already
             sync(place.parent)
-            for path in superseded(place, before or (), now):
+            old = superseded(place, before or (), now)
+            self.left = old.left
+            for path in old.removable:
                 path.unlink()
 
     def _discard(self) -> None:
