@@ -37,8 +37,8 @@ def refuse_conflicts(read: Iterable[Use], written: Iterable[Use]) -> None:
         for place in outputs:
             if is_same(use.path, place.path) or _holds(use.path, place.path):
                 raise UsageError(
-                    f"{place.path}: {place.what} would be written over {use.what}, which this run reads; "
-                    "choose another name"
+                    f"{place.path}: {place.what} would be written over {use.what}, which this run uses for something "
+                    "else; choose another name"
                 )
 
 
@@ -70,6 +70,26 @@ def uses_of_model(path: str | os.PathLike[str], what: str) -> Iterator[Use]:
     model = Path(path)
     yield Use(what, model)
     yield from (Use(f"external data of {what}", model.parent / name) for name in sorted(named_data(model) or ()))
+
+
+def uses_of_output(
+    output: str | os.PathLike[str], data_name: str | None, model: str | os.PathLike[str]
+) -> Iterator[Use]:
+    """An output, the data that an output before it names there, and names that its own data may get."""
+    from bnfold.onnxfile import data_names, named_data
+
+    target = Path(output)
+    yield Use("OUTPUT", target)
+    yield from (Use("the data of OUTPUT", target.parent / name) for name in sorted(named_data(target) or ()))
+    for name in (data_name or f"{target.name}.data", *sorted(named_data(Path(model)) or ())):
+        for place in data_names.candidates(target.parent / name, Path(model).name, target.name, str):
+            yield Use("the data of OUTPUT", place)
+
+
+def failed_copy(output: str | os.PathLike[str]) -> Path:
+    """Where a result that failed is kept: NAME.failed.onnx beside `output`."""
+    path = Path(output)
+    return path.with_name(f"{path.stem}.failed{path.suffix or '.onnx'}")
 
 
 def require_regular(path: str | os.PathLike[str], what: str) -> None:

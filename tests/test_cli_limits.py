@@ -152,7 +152,7 @@ DEAF = """
             publication.write(read(model), untouched=False)
             {act}
 
-    sys.modules["bnfold.api"] = bnfold.api = types.SimpleNamespace(optimize=optimize)
+    sys.modules["bnfold.api"] = bnfold.api = types.SimpleNamespace(optimize_with=optimize)
     sys.argv = ["bnfold", "optimize", "in.onnx", "out/o.onnx", *sys.argv[1:]]
     run()
 """

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,21 +9,13 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from bnfold.errors import ModelError
+from bnfold.onnxfile.marks import OUTPUT, mark_of
 from bnfold.onnxfile.skeleton import take_payloads
 from bnfold.onnxfile.source import File
 from bnfold.onnxfile.tensors import tensors
 
-ATTRIBUTE = "user.bnfold.output"  # an extended attribute: the name of the model that a data file was written for
-
 SMALL = 16 << 20  # bytes: searching a file of this size is faster than looking through its structure
 MOST_FILES = 5000  # looked through for a name, before that is given up
-
-
-def mark(path: Path, target: Path) -> None:
-    """Mark a data file as written for `target`; where the file system cannot, it will simply never be removed."""
-    if hasattr(os, "setxattr"):
-        with suppress(OSError):
-            os.setxattr(path, ATTRIBUTE, os.fsencode(target.name))
 
 
 def named_data(model: Path) -> frozenset[str] | None:
@@ -58,7 +49,7 @@ def superseded(target: Path, before: Collection[str], now: Collection[Path]) -> 
     one cannot be looked at, all stays.
     """
     old = {target.parent / location for location in before} - set(now)
-    old = {path for path in old if _is_marked(path, target)}
+    old = {path for path in old if mark_of(path, OUTPUT) == os.fsencode(target.name)}
     if not old:
         return Superseded()
     ours = {path for path in old if path.parent == target.parent}
@@ -105,11 +96,3 @@ def _may_name(other: Path, data: Path) -> bool:
     return any(os.path.realpath(other.parent / name) == os.path.realpath(data) for name in named) or any(
         os.path.realpath(Path(os.path.realpath(other)).parent / name) == os.path.realpath(data) for name in named
     )
-
-
-def _is_marked(path: Path, target: Path) -> bool:
-    if not hasattr(os, "getxattr"):
-        return False
-    with suppress(OSError):
-        return os.getxattr(path, ATTRIBUTE, follow_symlinks=False) == os.fsencode(target.name)
-    return False

@@ -13,6 +13,7 @@ from bnfold.errors import OutputError
 from bnfold.onnxfile.assembly import Assembly, Written
 from bnfold.onnxfile.claim import Claim
 from bnfold.onnxfile.layout import Layout, Weights
+from bnfold.onnxfile.marks import SOURCE, set_mark
 from bnfold.onnxfile.model_file import OnnxFile
 from bnfold.onnxfile.new_files import NewFiles, sync
 from bnfold.onnxfile.old_data import named_data, superseded
@@ -103,8 +104,13 @@ class Publication:
             self._discard()
             raise
 
-    def publish(self) -> None:
-        """Make what was written durable and put it in its place: from here on it is the output."""
+    def publish(self, source: bytes | None = None) -> None:
+        """Make what was written durable and put it in its place: from here on it is the output.
+
+        `source` marks it as made from that (`marks.SOURCE`), outside of its bytes.
+        """
+        if source is not None:
+            set_mark(self.path, SOURCE, source)
         self._commit(self.target)
 
     def keep_as(self, path: str | os.PathLike[str]) -> None:
