@@ -199,6 +199,8 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
         for measurement in measurements:
             _line(console, f"{_measured(measurement)}{_judged(measurement)}")
         _print_notes(map(str, verification.get("notes", ())), console)
+        for size in verification.get("sizes", ()):
+            _line(console, f"size of {one_line(str(size))}")
     if verification.get("layers"):
         _print_layers(verification["layers"], console, every=every)
     text = str(report.verdict)
