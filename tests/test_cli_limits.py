@@ -147,7 +147,7 @@ DEAF = """
     from bnfold.__main__ import run
     from bnfold.onnxfile import Publication, read
 
-    def optimize(model, output, **options):
+    def optimize(model, output, options):
         with Publication(output) as publication:
             publication.write(read(model), untouched=False)
             {act}
