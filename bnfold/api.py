@@ -90,9 +90,9 @@ def optimize(
     another function: the verdict is "substituted", and the report holds the measured change.
 
     `assume_constant_initializers`: those that are also inputs are folded as well, and verification replaces none.
-    `proof`: whether every rewrite is proved in float64 as well: "always", "never", or "auto" for where that is cheap or
-    onnxruntime cannot run the model; proofs that all hold then give the verdict "proved". `on_mismatch`: where the
-    result differs, the folds that are guilty are named, and with "rollback" the rest is published, verified.
+    `proof`: every rewrite is proved in float64 as well, unless "never"; where onnxruntime cannot run the model, proofs
+    that all hold give the verdict "proved". `on_mismatch`: where the result differs, the folds that are guilty are
+    named, and with "rollback" the rest is published, verified.
 
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
     and no time is spent on them. `progress` is called now and then with what is
@@ -270,15 +270,14 @@ def verify(
 
     The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. It may also
     be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. `layers` also compares values inside
-    the two models, and says which diverges first. `proof` "always": every difference between the two files is proved to
-    be rounding as well; "auto": only where onnxruntime cannot run them. In one of the feeds initializers that
-    are also inputs are replaced, unless `assume_constant_initializers`.
+    the two models, and says which diverges first. Every difference between the two files is proved to be rounding as
+    well where that can be, unless `proof` is "never". In one of the feeds initializers that are also inputs are
+    replaced, unless `assume_constant_initializers`.
 
     Raises UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
     """
     from bnfold import equivalence
 
-    how: Proving = "instead" if proof == "auto" else proof
     options = _verify_options(
         seed,
         input_shapes,
@@ -286,7 +285,7 @@ def verify(
         rtol,
         atol,
         providers,
-        how,
+        proof,
         strict_placement=strict_placement,
         assume_constant_initializers=assume_constant_initializers,
     )
@@ -324,7 +323,7 @@ def _verify_options(
         providers=tuple(providers),
         strict_placement=strict_placement,
         assume_constant_initializers=assume_constant_initializers,
-        proof=_one_of("proof", proof, ("auto", "always", "never", "instead")),
+        proof=_one_of("proof", proof, ("auto", "always", "never")),
     )
 
 

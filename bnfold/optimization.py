@@ -138,7 +138,7 @@ def optimize(request: Request) -> Result:
         attribution = None
         if attempt.verdict == "not-equivalent":
             attribution = guilty_folds(line, attempt)
-            attempt = line.run(_forbidden(attribution, request))
+            attempt = replace(line.run(_forbidden(attribution, request)), has_bug=attempt.has_bug)
         report = _report(request, line, attempt, attribution)
         if report.exit_code:
             if publishing.keep_failed and request.output is not None and not publishing.dry_run:
@@ -155,7 +155,10 @@ def optimize(request: Request) -> Result:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way along the line: what was decided without the `forbidden` folds, written, and found."""
+    """One way along the line: what was decided without the `forbidden` folds, written, and found.
+
+    `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for.
+    """
 
     forbidden: frozenset[Place]
     file: OnnxFile
@@ -165,6 +168,7 @@ class Attempt:
     verdict: str
     verification: "Verification | None"
     training_distance: tuple[Mapping[str, Any], ...]
+    has_bug: bool = False
 
     @property
     def folds(self) -> tuple[Place, ...]:
@@ -209,7 +213,8 @@ class StraightLine:
         verdict = "not-verified" if verification is None else verification.verdict.value
         if verification is not None and _is_substituted(decisions, passes.substitute, verification):
             verdict = "substituted"
-        return Attempt(forbidden, edited.file, decisions, output, moved, verdict, verification, distance)
+        bug = verification is not None and any(proof.standing == "broken" for proof in verification.proofs)
+        return Attempt(forbidden, edited.file, decisions, output, moved, verdict, verification, distance, bug)
 
     def _written(self, passes: PassOptions) -> tuple[Model, tuple[Decision, ...], ModelSummary, bool]:
         """The edited model, what was decided, what was written, and whether its weights moved to another file."""
@@ -340,6 +345,8 @@ class StraightLine:
         file.release()
         if self.substitution[0] is not None:
             options = replace(options, proof="never")  # another function, on purpose
+        elif options.proof == "auto":
+            options = replace(options, proof="always")  # of its own folds
         source, candidate = runnable(self.request.model), self.publication.path
         if not (self.request.passes.freeze or self.new_statistics):
             return equivalence.verify(source, candidate, options), ()
@@ -433,8 +440,7 @@ def _explanation(attempt: Attempt, attribution: "Attribution[Place] | None", req
         return "Verification was switched off."
     if attempt.verdict == "substituted":
         return _SUBSTITUTED
-    tolerance = request.verification.tolerance
-    report_it = "" if tolerance.is_set else f" {_BUG}"
+    report_it = f" {_BUG}" if attempt.has_bug else ""
     if attempt.forbidden:
         names = _names(tuple(sorted(attempt.forbidden)))
         return f"Folding {names} made the result differ; that was rolled back, the rest is folded.{report_it}"

@@ -117,7 +117,7 @@ def test_it_says_what_there_is_to_say() -> None:
         "had no statistics",
         "Left as they were: kept1 in if0/then NO_PRODUCER",
         "bn 2 0.8 0.125",
-        "1 holds, 1 undecided",
+        "1 holds, 1 compared by running only",
         "Guilty folds Without these folds the result agrees. The result was made without them. bn7 bn8 in if0/then",
         "9 models made and compared",
         "Of y on 1,000 labels: Model Right Accuracy before 995 99.50 % after 990 99.00 %",

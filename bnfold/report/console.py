@@ -199,6 +199,11 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
     if verification.get("largest") is not None:
         text += f": largest {_measured(verification['largest'])}; {_count(len(measurements), 'comparison')}"
     _line(console, text, style="bold green" if report.verdict in GOOD else "bold red")
+    if measurements and verification.get("shown"):
+        _line(console, one_line(str(verification["shown"])))
+    for change in verification.get("by_running_only", ()) if every else ():
+        where = _placed(change["output"] or "the whole", change["scope"])
+        _line(console, f"compared by running only: {where}: {one_line(str(change['reason']))}")
     for line in _providers(verification, every=every):
         _line(console, line)
     if report.explanation and report.exit_code == 0:
