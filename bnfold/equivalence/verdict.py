@@ -23,7 +23,7 @@ class Verdict(StrEnum):
     PROVED = "proved"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """The verdict and everything it rests on. `judgements` and `noises` belong to `measurements`, one to one.
 
@@ -56,6 +56,16 @@ class Verification:
     def by_running_only(self) -> tuple[Proof, ...]:
         """The changes that are neither proved nor refuted: only running the models has compared them."""
         return tuple(proof for proof in self.proofs if proof.standing is Standing.UNDECIDED)
+
+    def __str__(self) -> str:
+        """The verdict, and why, or how large the largest deviation is."""
+        found = self.explanation
+        if not found and self.largest is not None:
+            found = f"largest deviation {self.largest.max_abs:.3g} in {self.largest.where}"
+        return f"{self.verdict}: {found}" if found else self.verdict.value
+
+    def __repr__(self) -> str:
+        return f"<Verification {self}>"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the inverse for a single measurement is `Measurement.from_dict`."""
