@@ -124,7 +124,7 @@ def test_it_says_what_there_is_to_say() -> None:
         "The first that diverges is 'r'.",
         "c conv ✓ agrees 1e-07 1e-08",
         "r relu ✗ differs it is int8",
-        "bn2, bn3 ! undecided – Custom is not known",
+        "bn2, bn3 y ! by running only – Custom is not known",
         "openvino, optimization on, strict OpenVINOExecutionProvider 7 5 Conv, 2 Relu",
         "bnfold optimize fold.onnx r.onnx --inputs x.npz --recalibrate x.npz",
         "onnxruntime 1.24.0",

@@ -393,7 +393,7 @@ def _fickle(reference: Reference, finding: Finding) -> bool:
     except RunFailed:
         return False
     return any(
-        not other.judgement.agrees
+        other.value == finding.value and not other.judgement.agrees
         for outputs in again
         for other in compare(finding.answer, outputs, Setting(), Comparing(Tolerance()), {})
     )

@@ -5,6 +5,7 @@ What an instrument answers is kept, since many outputs ask the same.
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from statistics import median
 
 from bnfold.equivalence.judging.noise import Elsewhere, Moved
 from bnfold.equivalence.numbers.element_types import Array, Outputs
@@ -122,10 +123,14 @@ class ShakenRuns:
         return [run[answer.name, value] for run in self._runs[:shakes] if (answer.name, value) in run]
 
     def elsewhere(self, value: str, shakes: int) -> float:
-        """The most that it moved on any feed, as a part of its largest value there."""
+        """How far it moved on most feeds, as a part of its largest value there."""
         self._run(shakes)
-        moved = (moved for run in self._runs for (_, name), moved in run.items() if name == value)
-        return max((each.relative for each in moved), default=0.0)
+        most: dict[str, float] = {}
+        for run in self._runs:
+            for (feed, name), moved in run.items():
+                if name == value:
+                    most[feed] = max(most.get(feed, 0.0), moved.relative)
+        return median(most.values()) if most else 0.0
 
     def _run(self, shakes: int) -> None:
         while len(self._runs) < shakes:

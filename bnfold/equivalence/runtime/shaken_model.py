@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from bnfold.equivalence.numbers.element_types import Array, Feed
+from bnfold.equivalence.numbers.element_types import Array, Feed, numpy_type
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.signature import every_node
 from bnfold.onnxfile import Span, payload_index, read
@@ -86,6 +86,8 @@ def _shake_file(span: Span, kind: int, generator: np.random.Generator) -> None:
     assert span.source is not None
     integers = np.dtype(f"<u{_BYTES[kind]}")
     bits = np.memmap(span.source, integers, "r+", span.offset, (span.nbytes // _BYTES[kind],))
+    if bits.size <= _FEW and _is_count(bits.view(numpy_type(kind))):
+        return
     for start in range(0, bits.size, _AT_ONCE):
         _shake_bits(bits[start : start + _AT_ONCE], kind, generator)
     bits.flush()
