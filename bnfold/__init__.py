@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from bnfold.report import NormalizationInfo as NormalizationInfo
     from bnfold.report import Report as Report
     from bnfold.report import render as render
+    from bnfold.service.client import Client as Client
+    from bnfold.service.client import RemoteJob as RemoteJob
+    from bnfold.service.client import ServiceError as ServiceError
 
 __version__ = "0.1.0"
 
@@ -70,6 +73,7 @@ _HOME = {
     **dict.fromkeys(("RecalibrateOptions", "VerifyOptions"), "bnfold.options"),
     "Stage": "bnfold.progress",
     **dict.fromkeys(("Inspection", "NormalizationInfo", "Report", "render"), "bnfold.report"),
+    **dict.fromkeys(("Client", "RemoteJob", "ServiceError"), "bnfold.service.client"),
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -16,7 +16,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.constants import evaluate
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
-from bnfold.onnxfile import payload_index, set_payload
+from bnfold.onnxfile import label, payload_index, set_payload, shared_names
 
 if TYPE_CHECKING:
     from bnfold.graph.model import Model
@@ -59,6 +59,7 @@ class Graph:
         self._before: dict[int, list[NodeProto]] = {}
         self._after: dict[int, list[NodeProto]] = {}
         self._original = list(self._nodes.values())
+        self.shared_names = shared_names(self._original)
         self._producers: dict[str, NodeProto] = {}
         self._uses: dict[str, list[Use]] = {}
         self._constants: dict[str, Tensor | None] = {}
@@ -214,7 +215,7 @@ class Graph:
         if not type_proto.tensor_type.HasField("shape"):
             return None
         return tuple(
-            dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None)
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else (dim.dim_param or None)
             for dim in type_proto.tensor_type.shape.dim
         )
 
@@ -243,8 +244,8 @@ class Graph:
         return self._defined.union(self._outputs, (node.name for node in self._nodes.values()), described)
 
     def label(self, node: NodeProto) -> str:
-        """How people may call `node`: its name, or its first output where it has none."""
-        return node.name or next((output for output in node.output if output), node.op_type)
+        """How people may call `node`: its name, or its first output where it has none of its own."""
+        return label(node, self.shared_names)
 
     # ------------------------------------------------------------------ the door
 

@@ -12,7 +12,7 @@ from bnfold.graph.graph import Graph, scopes
 from bnfold.graph.soundness import check_soundness
 from bnfold.graph.tensor import TensorPayload
 from bnfold.lifetime import closed_at_the_end
-from bnfold.onnxfile import OnnxFile, Stored
+from bnfold.onnxfile import OnnxFile, Stored, without_negative_dims
 
 
 class Edit(NamedTuple):
@@ -155,7 +155,7 @@ class Model:
         return [graph for graph in self.graphs if isinstance(graph.body, FunctionProto)]
 
     def _inferred(self) -> ModelProto:
-        structure = self._before_edits or self.proto.SerializeToString()
+        structure = without_negative_dims(self._before_edits or self.proto.SerializeToString())
         self._before_edits = None
         try:
             return onnx.shape_inference.infer_shapes(structure, data_prop=True)

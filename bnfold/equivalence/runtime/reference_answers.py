@@ -65,8 +65,8 @@ class Answers:
 def conditions(model: ModelProto) -> list[str]:
     """What the Ifs of the main graph decide by, constants left out."""
     given = {tensor.name for tensor in model.graph.initializer}
-    given |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
-    decided = dict.fromkeys(node.input[0] for node in model.graph.node if node.op_type == "If")
+    given |= {value for node in model.graph.node if node.op_type == "Constant" for value in node.output}
+    decided = dict.fromkeys(value for node in model.graph.node if node.op_type == "If" for value in node.input[:1])
     return [name for name in decided if name not in given]
 
 
