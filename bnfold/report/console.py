@@ -193,18 +193,15 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
             _line(console, f"{_measured(measurement)}{_judged(measurement)}")
         for note in verification.get("notes", ()):
             _line(console, f"note: {one_line(str(note))}")
+        for size in verification.get("sizes", ()):
+            _line(console, f"size of {one_line(str(size))}")
     if verification.get("layers"):
         _print_layers(verification["layers"], console, every=every)
     text = str(report.verdict)
     if verification.get("largest") is not None:
         text += f": largest {_measured(verification['largest'])}; {_count(len(measurements), 'comparison')}"
     _line(console, text, style="bold green" if report.verdict in GOOD else "bold red")
-    if measurements and verification.get("shown"):
-        _line(console, one_line(str(verification["shown"])))
-    for change in verification.get("by_running_only", ()) if every else ():
-        where = _placed(change["output"] or "the whole", change["scope"])
-        _line(console, f"compared by running only: {where}: {one_line(str(change['reason']))}")
-    for line in _providers(verification, every=every):
+    for line in (*_shown(verification, every=every), *_providers(verification, every=every)):
         _line(console, line)
     if report.explanation and report.exit_code == 0:
         _line(console, one_line(report.explanation))
@@ -217,6 +214,15 @@ def _print_layers(layers: Mapping[str, Any], console: "Console", *, every: bool)
         error = f"deviation {_deviation(layer['max_abs'])} ({_deviation(layer['relative'])} of the largest value)"
         _line(console, f"  {one_line(layer['reference'])}, {one_line(layer['node'])}: {error}: {state}")
     _line(console, one_line(layers["sentence"]))
+
+
+def _shown(verification: Mapping[str, Any], *, every: bool) -> Iterable[str]:
+    """What of the changes is proved, where anything was run, and what was compared by running only."""
+    if verification.get("measurements") and verification.get("shown"):
+        yield one_line(str(verification["shown"]))
+    for change in verification.get("by_running_only", ()) if every else ():
+        where = _placed(change["output"] or "the whole", change["scope"])
+        yield f"compared by running only: {where}: {one_line(str(change['reason']))}"
 
 
 def _providers(verification: Mapping[str, Any], *, every: bool) -> Iterable[str]:
