@@ -237,7 +237,7 @@ def _verified(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) 
         Model(read_model(model, strict=False))  # raises where the structure is not sound
     other = runnable(candidate)
     original = equivalence.ModuleReference.of(reference, other) if module else runnable(reference)
-    return equivalence.verify(original, other, comparison(options))
+    return equivalence.verify_unrelated(original, other, comparison(options))
 
 
 # ---------------------------------------------------------------------- what is known of a node
