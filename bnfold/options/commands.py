@@ -122,6 +122,9 @@ class _Rewriting(_Reading):
     """What `optimize` does, and `inspect` says it would do."""
 
     freeze: bool = option(Flag(), True, "Leave what runs in training mode as it is, Dropout included.")
+    bias_adds: bool = option(
+        Flag(), True, "Leave a constant gain or bias beside a linear operator where it is: fold normalizations alone."
+    )
     lower: bool = option(
         Flag(),
         False,
