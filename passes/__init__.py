@@ -45,7 +45,9 @@ def _fold(options: PassOptions) -> Pass | None:
     if not options.fold:
         return None
     return FoldBatchNorm(
-        FoldBatchNormOptions(options.keep, options.lower, options.explain, options.told, options.forbidden)
+        FoldBatchNormOptions(
+            options.keep, options.lower, options.explain, options.told, options.forbidden, options.bias_adds
+        )
     )
 
 
