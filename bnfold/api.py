@@ -4,10 +4,10 @@ What is done with them is in `optimization`, where the data flows one way.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 
 from onnx import NodeProto
 
@@ -15,60 +15,93 @@ from bnfold import optimization
 from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
-from bnfold.onnxfile import Layout
-from bnfold.optimization import NewStatistics, OnMismatch, Publishing, Reading, Request, Result, input_summary
+from bnfold.lifetime import gives_back
+from bnfold.optimization import Request, Result, comparison, input_summary
+from bnfold.options import (
+    DataOptions,
+    FreezeOptions,
+    InspectOptions,
+    OptimizeOptions,
+    RecalibrateOptions,
+    SomeData,
+    VerifyOptions,
+    keywords,
+)
 from bnfold.passes import PassOptions, default_passes
 from bnfold.passes.affine_ops import is_affine_op
 from bnfold.passes.classification import Kind, classify, find_disguise, is_dropout, is_in_train_mode
 from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Description, Mode, describe, is_batch_norm
 from bnfold.pipeline import run_on
-from bnfold.progress import Progress
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
 from bnfold.sources import AnyModel, read_model, runnable
 
 if TYPE_CHECKING:
-    from bnfold.batches import Data
-    from bnfold.equivalence import Limit, Proving, Verification, VerifyOptions
-    from bnfold.equivalence.feeds.user_data import Inputs
-    from bnfold.recalibration import CalibrationOptions
+    from bnfold.equivalence import Verification
+
+_O = TypeVar("_O")
+_P = ParamSpec("_P")
+_Destination = str | os.PathLike[str] | None
 
 
-def optimize(
-    model: AnyModel,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    verify: bool = True,
-    allow_unverified: bool = False,
-    keep_failed: bool = False,
-    dry_run: bool = False,
-    seed: int = 0,
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    inputs: "Inputs | None" = None,
-    rtol: "Limit | None" = None,
-    atol: "Limit | None" = None,
-    providers: Iterable[str] = ("cpu",),
-    strict_placement: bool = False,
-    proof: "Proving" = "auto",
-    on_mismatch: OnMismatch = "fail",
-    keep: Iterable[str] = (),
-    lower: bool = False,
-    fold: bool = True,
-    freeze: bool = True,
-    keep_dropout: bool = False,
-    accept_initial_statistics: bool = False,
-    recalibrate: "Data | str | os.PathLike[str] | None" = None,
-    calibration: "CalibrationOptions | None" = None,
-    statistics_from: str | os.PathLike[str] | None = None,
-    substitute: str | None = None,
-    substitute_only: Iterable[str] = (),
-    data: "Data | str | os.PathLike[str] | None" = None,
-    assume_constant_initializers: bool = False,
-    strict_external_data: bool = False,
-    layout: Layout | None = None,
-    checksums: bool = True,
-    progress: Progress | None = None,
+class _Writes(Protocol[_P]):
+    """The shape of a function that writes a model; `_P` are the fields of its options."""
+
+    def __call__(
+        self, model: AnyModel, output: _Destination = None, *args: _P.args, **options: _P.kwargs
+    ) -> Result: ...
+
+
+class _WritesFrom(Protocol[_P]):
+    """The same with data behind the model."""
+
+    def __call__(
+        self, model: AnyModel, batches: SomeData, output: _Destination = None, *args: _P.args, **options: _P.kwargs
+    ) -> Result: ...
+
+
+class _Inspects(Protocol[_P]):
+    def __call__(self, model: AnyModel, *args: _P.args, **options: _P.kwargs) -> Inspection: ...
+
+
+class _Verifies(Protocol[_P]):
+    def __call__(
+        self, reference: AnyModel, candidate: AnyModel, *args: _P.args, **options: _P.kwargs
+    ) -> "Verification": ...
+
+
+def _writes(
+    options: Callable[_P, _O],
+) -> Callable[[Callable[[AnyModel, _Destination, _O], Result]], _Writes[_P]]:
+    return lambda function: keywords(options, function, output=None)
+
+
+def _writes_from(
+    options: Callable[_P, _O],
+) -> Callable[[Callable[[AnyModel, SomeData, _Destination, _O], Result]], _WritesFrom[_P]]:
+    return lambda function: keywords(options, function, output=None)
+
+
+def _inspects(options: Callable[_P, _O]) -> Callable[[Callable[[AnyModel, _O], Inspection]], _Inspects[_P]]:
+    return lambda function: keywords(options, function)
+
+
+def _verifies(
+    options: Callable[_P, _O],
+) -> "Callable[[Callable[[AnyModel, AnyModel, _O], Verification]], _Verifies[_P]]":
+    return lambda function: keywords(options, function)
+
+
+@gives_back
+def optimize_with(
+    model: AnyModel, output: _Destination, options: OptimizeOptions | FreezeOptions | RecalibrateOptions
 ) -> Result:
+    """Do what `optimize`, `freeze` or `recalibrate` does with these options."""
+    return optimization.optimize(Request(model, output, OptimizeOptions.of(options)))
+
+
+@_writes(OptimizeOptions)
+def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) -> Result:
     """Freeze and fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
 
     `model` is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, and is never modified. Without `output` the
@@ -90,100 +123,30 @@ def optimize(
     another function: the verdict is "substituted", and the report holds the measured change.
 
     `assume_constant_initializers`: those that are also inputs are folded as well, and verification replaces none.
-    `proof`: whether every rewrite is proved in float64 as well: "always", "never", or "auto" for where that is cheap or
-    onnxruntime cannot run the model; proofs that all hold then give the verdict "proved". `on_mismatch`: where the
-    result differs, the folds that are guilty are named, and with "rollback" the rest is published, verified.
+    `proof`: whether every rewrite is proved in float64 as well: "always", "never", "instead" for where onnxruntime
+    cannot run the model, or "auto" for there and where that is cheap; where nothing could be run, proofs that all hold
+    give the verdict "proved". `on_mismatch`: where the result differs, the folds that are guilty are named, and with
+    "rollback" the rest is published, verified.
 
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
-    and no time is spent on them. `progress` is called now and then with what is
-    being counted (`bnfold.progress.Stage`), how much of it is done, and about how much there is.
+    and no time is spent on them. `progress` is called now and then with what is being counted
+    (`bnfold.progress.Stage`), how much of it is done, and about how much there is.
 
     Raises VerificationError, which carries the report, where the result was not shown to be equivalent (nothing is
     published then; `keep_failed` writes it beside `output` as NAME.failed.onnx), and the other classes of
     `bnfold.errors` for models that cannot be read, outputs that cannot be written, and requests that make no sense.
     """
-    request = Request(
-        model,
-        output,
-        PassOptions(
-            tuple(keep),
-            lower,
-            fold,
-            freeze,
-            keep_dropout=keep_dropout,
-            accept_initial_statistics=accept_initial_statistics,
-        ),
-        _verify_options(
-            seed,
-            input_shapes,
-            inputs,
-            rtol,
-            atol,
-            providers,
-            proof,
-            strict_placement=strict_placement,
-            assume_constant_initializers=assume_constant_initializers,
-        )
-        if verify
-        else None,
-        Reading(strict_external_data, assume_constant_initializers),
-        Publishing(dry_run, allow_unverified, keep_failed, layout, checksums),
-        NewStatistics(recalibrate, statistics_from, substitute, tuple(substitute_only), data, calibration),
-        _one_of("on_mismatch", on_mismatch, ("fail", "rollback")),
-        progress,
-        asked={
-            "verify": verify,
-            "allow_unverified": allow_unverified,
-            "keep_failed": keep_failed,
-            "dry_run": dry_run,
-            "seed": seed,
-            "input_shapes": {name: list(shape) for name, shape in (input_shapes or {}).items()},
-            "inputs": _shown(inputs),
-            "rtol": rtol,
-            "atol": atol,
-            "providers": list(providers),
-            "strict_placement": strict_placement,
-            "proof": proof,
-            "on_mismatch": on_mismatch,
-            "keep": list(keep),
-            "lower": lower,
-            "fold": fold,
-            "freeze": freeze,
-            "keep_dropout": keep_dropout,
-            "accept_initial_statistics": accept_initial_statistics,
-            "recalibrate": _shown(recalibrate),
-            "calibration": None if calibration is None else calibration.to_dict(),
-            "statistics_from": None if statistics_from is None else os.fspath(statistics_from),
-            "substitute": substitute,
-            "substitute_only": list(substitute_only),
-            "data": _shown(data),
-            "assume_constant_initializers": assume_constant_initializers,
-            "strict_external_data": strict_external_data,
-            "layout": None if layout is None else asdict(layout),
-        },
-    )
-    return optimization.optimize(request.telling())
+    return optimize_with(model, output, options)
 
 
-def freeze(model: AnyModel, output: str | os.PathLike[str] | None = None, **options: Any) -> Result:
-    """Give `model` the meaning it has in evaluation, and fold nothing; otherwise as `optimize`, options included."""
-    return optimize(model, output, fold=False, freeze=True, **options)
+@_writes(FreezeOptions)
+def freeze(model: AnyModel, output: _Destination, options: FreezeOptions) -> Result:
+    """Give `model` the meaning it has in evaluation, and fold nothing; otherwise as `optimize`."""
+    return optimize_with(model, output, options)
 
 
-def recalibrate(
-    model: AnyModel,
-    batches: "Data | str | os.PathLike[str]",
-    output: str | os.PathLike[str] | None = None,
-    *,
-    mode: str = "exact",
-    statistics: str = "population",
-    batch_size: int = 64,
-    mean: Iterable[float] = (0.0,),
-    std: Iterable[float] = (1.0,),
-    image_layout: str = "NCHW",
-    labels: str | None = None,
-    **options: Any,
-) -> Result:
+@_writes_from(DataOptions)
+def recalibrate(model: AnyModel, batches: SomeData, output: _Destination, options: DataOptions) -> Result:
     """Give every BatchNormalization of `model` the statistics of data, in inference mode, and fold nothing.
 
     `batches` is an iterable of batches (a list, a DataLoader, a function that returns an iterator), each a mapping of
@@ -196,34 +159,26 @@ def recalibrate(
     and after.
 
     `mode` "exact" reads the data once for each level of normalizations, "fast" once. `statistics` "torch" gives what
-    `torch.optim.swa_utils.update_bn` does. `options` are those of `optimize`. Raises UsageError for data that does
-    not fit, and what `optimize` raises.
+    `torch.optim.swa_utils.update_bn` does. The other options are those of `optimize`. Raises UsageError for data that
+    does not fit, and what `optimize` raises.
     """
-    from bnfold.recalibration import CalibrationOptions, ImageOptions
-
-    images = ImageOptions(tuple(mean), tuple(std), image_layout)
-    calibration = CalibrationOptions(mode, statistics, batch_size, images, labels)
-    return optimize(model, output, fold=False, recalibrate=batches, calibration=calibration, **options)
+    return optimize_with(model, output, RecalibrateOptions(**options.shared_with(RecalibrateOptions), data=batches))
 
 
-def inspect(
-    model: AnyModel,
-    *,
-    keep: Iterable[str] = (),
-    lower: bool = False,
-    freeze: bool = True,
-    keep_dropout: bool = False,
-    accept_initial_statistics: bool = False,
-    assume_constant_initializers: bool = False,
-    strict_external_data: bool = False,
-    explain: str | None = None,
-) -> Inspection:
+@_inspects(InspectOptions)
+def inspect(model: AnyModel, options: InspectOptions) -> Inspection:
     """List every normalization of `model`, and what `optimize` with the same options would do with it and why.
 
     Nothing is written and nothing is run; `model` may be what `optimize` takes, and is not modified. `explain` names
     one normalization: its decision then tells the walk, what was tried and where it stopped.
     """
-    file = read_model(model, strict=strict_external_data)
+    return inspect_with(model, options)
+
+
+@gives_back
+def inspect_with(model: AnyModel, options: InspectOptions) -> Inspection:
+    """Do what `inspect` does with these options."""
+    file = read_model(model, strict=options.strict_external_data)
     found = {}
     summaries: list[ModelSummary] = []
 
@@ -234,109 +189,44 @@ def inspect(
                 if is_affine_op(node) or is_dropout(node):
                     found[graph.scope, graph.label(node)] = _looked_at(node, graph)
 
-    passes = PassOptions(
-        tuple(keep),
-        lower,
-        freeze=freeze,
-        keep_dropout=keep_dropout,
-        accept_initial_statistics=accept_initial_statistics,
-        explain=explain,
-    )
+    passes = PassOptions(**options.shared_with(PassOptions))
     _, decisions = run_on(
-        file, default_passes(passes), assume_constant_initializers=assume_constant_initializers, look=look
+        file, default_passes(passes), assume_constant_initializers=options.assume_constant_initializers, look=look
     )
-    if explain is not None and not any(decision.walk for decision in decisions):
-        raise UsageError(f"no walk to explain: {explain!r} is no normalization that could be folded in this model")
+    if options.explain is not None and not any(decision.walk for decision in decisions):
+        raise UsageError(
+            f"no walk to explain: {options.explain!r} is no normalization that could be folded in this model"
+        )
     infos = [_info(decision, found.get((decision.scope, decision.node), _BRANCH)) for decision in decisions]
     return Inspection(summaries[0], tuple(infos))
 
 
-def verify(
-    reference: AnyModel,
-    candidate: AnyModel,
-    *,
-    seed: int = 0,
-    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
-    inputs: "Inputs | None" = None,
-    rtol: "Limit | None" = None,
-    atol: "Limit | None" = None,
-    providers: Iterable[str] = ("cpu",),
-    strict_placement: bool = False,
-    proof: "Proving" = "auto",
-    layers: bool = False,
-    assume_constant_initializers: bool = False,
-) -> "Verification":
+@_verifies(VerifyOptions)
+def verify(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
     """Run both models on the same feeds and compare every output; the verdict and every measurement.
 
     The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. It may also
     be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. `layers` also compares values inside
-    the two models, and says which diverges first. `proof` "always": every difference between the two files is proved to
-    be rounding as well; "auto": only where onnxruntime cannot run them. In one of the feeds initializers that
-    are also inputs are replaced, unless `assume_constant_initializers`.
+    the two models, and says which diverges first. `proof`, as for `optimize`, says whether every difference between the
+    two files is proved to be rounding as well; by default ("instead") only where onnxruntime cannot run them. In one of
+    the feeds initializers that are also inputs are replaced, unless `assume_constant_initializers`.
 
     Raises UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
     """
+    return verify_with(reference, candidate, options)
+
+
+@gives_back
+def verify_with(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
+    """Do what `verify` does with these options."""
     from bnfold import equivalence
 
-    how: Proving = "instead" if proof == "auto" else proof
-    options = _verify_options(
-        seed,
-        input_shapes,
-        inputs,
-        rtol,
-        atol,
-        providers,
-        how,
-        strict_placement=strict_placement,
-        assume_constant_initializers=assume_constant_initializers,
-    )
-    options = replace(options, layers=layers)
     module = equivalence.is_module(reference)
     for model in [candidate] if module else [reference, candidate]:
         Model(read_model(model, strict=False))  # raises where the structure is not sound
     other = runnable(candidate)
     original = equivalence.ModuleReference.of(reference, other) if module else runnable(reference)
-    return equivalence.verify(original, other, options)
-
-
-# ---------------------------------------------------------------------- verification
-
-
-def _verify_options(
-    seed: int,
-    input_shapes: Mapping[str, tuple[int, ...]] | None,
-    inputs: "Inputs | None",
-    rtol: "Limit | None",
-    atol: "Limit | None",
-    providers: Iterable[str],
-    proof: "Proving",
-    *,
-    strict_placement: bool,
-    assume_constant_initializers: bool,
-) -> "VerifyOptions":
-    from bnfold.equivalence import Tolerance, VerifyOptions
-
-    return VerifyOptions(
-        seed=seed,
-        input_shapes=dict(input_shapes or {}),
-        inputs=inputs,
-        tolerance=Tolerance.of(rtol, atol),
-        providers=tuple(providers),
-        strict_placement=strict_placement,
-        assume_constant_initializers=assume_constant_initializers,
-        proof=_one_of("proof", proof, ("auto", "always", "never", "instead")),
-    )
-
-
-def _one_of(name: str, value: Any, words: tuple[str, ...]) -> Any:
-    if value not in words:
-        raise UsageError(f"{name} is one of {', '.join(words)}, not {value!r}")
-    return value
-
-
-def _shown(data: Any) -> str | bool:
-    """Data as the report names it: its path, else whether there is any."""
-    return os.fspath(data) if isinstance(data, str | os.PathLike) else data is not None
+    return equivalence.verify(original, other, comparison(options))
 
 
 # ---------------------------------------------------------------------- what is known of a node
@@ -394,4 +284,14 @@ def _info(decision: Decision, look: _Look) -> NormalizationInfo:
     )
 
 
-__all__ = ["Result", "freeze", "inspect", "optimize", "recalibrate", "verify"]
+__all__ = [
+    "Result",
+    "freeze",
+    "inspect",
+    "inspect_with",
+    "optimize",
+    "optimize_with",
+    "recalibrate",
+    "verify",
+    "verify_with",
+]

@@ -4,8 +4,11 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from bnfold.errors import restored
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Judgement, Measurement, Verification
@@ -20,6 +23,10 @@ class NotEquivalentError(AssertionError):
     def __init__(self, message: str, verification: "Verification") -> None:
         super().__init__(message)
         self.verification = verification
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As every error of bnfold pickles."""
+        return restored, (type(self), self.args, self.__dict__)
 
 
 def assert_equivalent(reference: Any, candidate: Any, **options: Any) -> "Verification":
@@ -104,12 +111,19 @@ def _call(reference: Any, candidate: Any, options: Mapping[str, Any]) -> str:
     return f"bnfold.verify({', '.join(arguments)})"
 
 
+@cache
+def _version(package: str) -> str:
+    """That of an installed package, "" where it is not. Each look leaves objects behind that refer to each other."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 def _environment() -> Iterator[str]:
     for package in _PACKAGES:
         if package == "torch" and "torch" not in sys.modules:
             continue
-        try:
-            yield f"{package} {version(package)}"
-        except PackageNotFoundError:
-            continue
+        if found := _version(package):
+            yield f"{package} {found}"
     yield f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"

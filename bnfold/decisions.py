@@ -74,6 +74,10 @@ class Reason(Told):
     WRONG_AXIS = "Its channels are not the output channels of the operator beside it."
     NEGATIVE_SCALE = "The operator beside it lets only positive scales pass, and one of its scales is not positive."
     SHIFT_BLOCKED = "The operator beside it lets a scale pass but no shift."
+    ROUNDING_CAST = (
+        "The Cast beside it rounds to another float type, and its scale or shift would be rounded by more than the "
+        "weight it would be folded into is."
+    )
     PADDED_BORDER = "The operator beside it pads with zeros, so a shift would be wrong along the border."
     NO_CONSUMER = "Nothing reads its output."
     ZERO_SCALE = "One of its scales is zero, so its shift cannot be moved in front of it."
@@ -137,6 +141,9 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
         super().__init__(f"{reason.code}: {detail}" if detail else reason.code)
         self.reason = reason
         self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.detail)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ class BnfoldError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy by what it holds, whatever arguments its constructor takes."""
+        return restored, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         """The message, with escapes for whatever a name out of a model could break the line or a terminal with."""
         text = super().__str__()
@@ -25,6 +29,14 @@ class BnfoldError(Exception):
             half = LONGEST_MESSAGE // 2
             text = f"{text[:half]} [...] {text[-half:]}"
         return text if text.isprintable() else "".join(map(_escaped, " ".join(text.split())))
+
+
+def restored(kind: type[Any], args: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    """The exception that `__reduce__` took apart: its constructor, which may take other arguments, is not called."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 class UsageError(BnfoldError):

@@ -231,6 +231,13 @@ EXAMPLES: dict[Reason, Example] = {
         note="`one` holds 1 and `zero` 0, so that only a shift is left",
         constants={"one": ONES, "zero": 0 * ONES, "w2": numbers(4, 3, 3, 3, seed=5)},
     ),
+    Reason.ROUNDING_CAST: Example(
+        f"d = Conv(x, w, b) c = Cast<to=11>(d) y = {N}<epsilon=0.0>(c, k, t, o, k)",
+        "Run the normalization in the type of the convolution, or the convolution in the wider type. A scale passes a "
+        "Cast from the narrower type, whose weights are rounded as much as the value is.",
+        note="`k` are ones, `o` zeros and `t` shifts, all double",
+        constants={"k": np.ones(4), "o": np.zeros(4), "t": numbers(4, dtype=np.float64)},
+    ),
     Reason.PADDED_BORDER: Example(
         f"c = {N}<epsilon=0.0>(x, one3, h3, zero3, one3) y = Conv<pads=[1,1,1,1]>(c, w, b)",
         "The padding is zero behind the normalization; in front of it, it would have to be another number for each "

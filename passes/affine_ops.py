@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor
+from bnfold.graph import DEFAULT_DOMAINS, FLOAT_TYPES, FLOATS, Graph, Tensor, number
 from bnfold.passes.affine import IDENTITY, ChannelAffine
-from bnfold.passes.normalization import BatchNorm, read_batch_norm
+from bnfold.passes.classification import dropout_mode
+from bnfold.passes.normalization import BatchNorm, Mode, read_batch_norm
 from bnfold.passes.step import (
     Handler,
     NewConstant,
@@ -44,6 +45,32 @@ def read_affine(node: NodeProto, graph: Graph) -> AffineOp:
 def is_affine_op(node: NodeProto) -> bool:
     """Whether the operator can be a per-channel map at all."""
     return node.op_type in AFFINE_OPS and node.domain in DEFAULT_DOMAINS
+
+
+def is_transparent(node: NodeProto, graph: Graph) -> bool:
+    """Whether the first output of `node` is its first input: Identity, a Cast to the type it has, inference Dropout."""
+    if node.domain not in DEFAULT_DOMAINS or not node.input or not node.output:
+        return False
+    if node.op_type in ("Cast", "CastLike"):
+        before, after = cast_dtypes(node, graph)
+        return before is not None and before == after
+    if node.op_type == "Dropout":
+        unread = not any(graph.consumers(mask) or graph.is_output(mask) for mask in node.output[1:] if mask)
+        return unread and dropout_mode(node, graph) is Mode.INFERENCE
+    return node.op_type == "Identity"
+
+
+def cast_dtypes(node: NodeProto, graph: Graph) -> tuple[np.dtype | None, np.dtype | None]:
+    """The dtypes of what a Cast or CastLike reads and makes; None for one that is unknown, or no float to be scaled.
+
+    The operator itself says what it makes, whatever the file says of its output.
+    """
+    if node.op_type == "Cast":
+        made = FLOAT_TYPES.get(number(node, "to", 0))
+    else:
+        made = graph.dtype(node.input[1]) if len(node.input) > 1 else None
+    read = graph.dtype(node.input[0])
+    return read if read in FLOATS else None, made if made in FLOATS else None
 
 
 def _batch_normalization(node: NodeProto, graph: Graph) -> AffineOp:

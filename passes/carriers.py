@@ -14,14 +14,14 @@ from bnfold.decisions import Reason, Refused
 from bnfold.graph import Graph, number, numbers, text
 from bnfold.passes.affine import ChannelAffine
 from bnfold.passes.affine_ops import (
+    cast_dtypes,
     input_add_constant,
     input_mul_constant,
+    is_transparent,
     output_add_constant,
     output_mul_constant,
 )
-from bnfold.passes.classification import dropout_mode
 from bnfold.passes.layout import relabelled
-from bnfold.passes.normalization import Mode
 from bnfold.passes.step import (
     Handler,
     NewAttribute,
@@ -72,15 +72,10 @@ def _others_unused(node: NodeProto, graph: Graph) -> None:
 # ---------------------------------------------------------------------- conditions
 
 
-def identity(_node: NodeProto, _affine: ChannelAffine, _graph: Graph) -> None:
-    """Identity: always."""
-
-
-def dropout(node: NodeProto, _affine: ChannelAffine, graph: Graph) -> None:
-    """Dropout in inference mode, its mask unused."""
-    if dropout_mode(node, graph) is not Mode.INFERENCE:
-        raise Refused(Reason.BARRIER, f"{graph.label(node)} is, or may be, in training mode")
-    _others_unused(node, graph)
+def transparent(node: NodeProto, _affine: ChannelAffine, graph: Graph) -> None:
+    """Identity always; Dropout in inference mode, its mask unused."""
+    if not is_transparent(node, graph):
+        raise Refused(Reason.BARRIER, f"{graph.label(node)} is, or may be, in training mode, or its mask is read")
 
 
 def global_average_pool(node: NodeProto, affine: ChannelAffine, graph: Graph) -> None:
@@ -144,6 +139,38 @@ def _stretches(node: NodeProto, axis: int, graph: Graph) -> bool:
     if len(scales) not in (0, len(axes)):
         raise Refused(Reason.MALFORMED, f"{graph.label(node)} has {len(scales)} scales")
     return bool(scales) and scales[axes.index(axis)] != 1
+
+
+# ---------------------------------------------------------------------- types
+
+
+def _cast(node: NodeProto, affine: ChannelAffine, graph: Graph, *, outward: bool) -> list[Step]:
+    """A Cast to the type a value has: always. To another float type: a scale, and only into the narrower one.
+
+    The rounding to the narrower type is relative, so it commutes with a scale up to one roundoff of that type, and what
+    takes the scale up rounds its weights to it anyway. A shift would round another number; a weight of the wider type
+    rounds less than the Cast does.
+    """
+    if is_transparent(node, graph):
+        return [pass_on((0, affine))]
+    read, made = cast_dtypes(node, graph)
+    if read is None or made is None:
+        raise Refused(Reason.BARRIER, f"{graph.label(node)} makes of a float something else, or a type is unknown")
+    beyond, here = (made, read) if outward else (read, made)
+    if affine.has_shift or beyond.itemsize >= here.itemsize:
+        raise Refused(Reason.ROUNDING_CAST, f"{graph.label(node)} makes {made} of {read}")
+    return [pass_on((0, affine))]
+
+
+def output_cast(node: NodeProto, _output: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    """Toward the producer: see `_cast`."""
+    return _cast(node, affine, graph, outward=False)
+
+
+def input_cast(node: NodeProto, index: int, affine: ChannelAffine, graph: Graph) -> list[Step]:
+    """Toward the consumers: see `_cast`."""
+    _first(index, node, graph)
+    return _cast(node, affine, graph, outward=True)
 
 
 # ---------------------------------------------------------------------- operators that move the axis
@@ -537,8 +564,8 @@ def _from_branch(affine: ChannelAffine, node: NodeProto, index: int, graph: Grap
 
 
 _SAME_AXIS: dict[str, Condition] = {
-    "Identity": identity,
-    "Dropout": dropout,
+    "Identity": transparent,
+    "Dropout": transparent,
     "GlobalAveragePool": global_average_pool,
     "AveragePool": average_pool,
     "MaxPool": max_pool,
@@ -553,6 +580,7 @@ _BOTH_WAYS = {name: both_ways(condition) for name, condition in _SAME_AXIS.items
 
 TOWARD_PRODUCER: dict[str, Handler] = {
     **{name: handlers[0] for name, handlers in _BOTH_WAYS.items()},
+    **dict.fromkeys(("Cast", "CastLike"), output_cast),
     "Transpose": output_transpose,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), output_reshape),
     "ReduceMean": output_reduce_mean,
@@ -567,6 +595,7 @@ TOWARD_PRODUCER: dict[str, Handler] = {
 }
 TOWARD_CONSUMERS: dict[str, Handler] = {
     **{name: handlers[1] for name, handlers in _BOTH_WAYS.items()},
+    **dict.fromkeys(("Cast", "CastLike"), input_cast),
     "Transpose": input_transpose,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), input_reshape),
     "ReduceMean": input_reduce_mean,
@@ -588,8 +617,6 @@ BARRIERS = frozenset(
         "ArgMin",
         "Asin",
         "Atan",
-        "Cast",
-        "CastLike",
         "Celu",
         "Ceil",
         "Clip",

@@ -317,7 +317,7 @@ def _with_add(run: Run, plan: Plan, shift: np.ndarray, graph: Graph) -> Rewrite:
         plan.apply(graph)
         return (*targets, *_replaced(run, operators, graph))
 
-    return Rewrite(Action.FOLDED, len(run.members) - 1, apply, "its scale was folded; its shift stays as an Add")
+    return Rewrite(Action.FOLDED, run.size - 1, apply, "its scale was folded; its shift stays as an Add")
 
 
 def _operators(run: Run, affine: ChannelAffine, graph: Graph) -> list[tuple[str, Tensor]]:
@@ -347,14 +347,14 @@ def _data_dtype(run: Run, graph: Graph) -> np.dtype:
 
 def _merged(run: Run, graph: Graph, _trace: list[str] | None) -> Rewrite:
     """A run that nothing absorbs becomes one BatchNormalization, or a Mul and an Add, where that is fewer."""
-    if len(run.members) == 1:
+    if run.size == 1:
         raise Refused(Reason.MORE_NODES, "there is nothing to merge it with")
     if run.batch_norms:
         return _merged_into_batch_norm(run, graph)
     operators = _operators(run, run.affine, graph)
-    if not operators or len(operators) >= len(run.members):
+    if not operators or len(operators) >= run.size:
         raise Refused(Reason.MORE_NODES, run.op_types)
-    return Rewrite(Action.MERGED, len(run.members) - len(operators), lambda: _replaced(run, operators, graph))
+    return Rewrite(Action.MERGED, run.size - len(operators), lambda: _replaced(run, operators, graph))
 
 
 def _replaced(run: Run, operators: Sequence[tuple[str, Tensor]], graph: Graph) -> tuple[str, ...]:
@@ -381,7 +381,7 @@ def _merged_into_batch_norm(run: Run, graph: Graph) -> Rewrite:
             graph.bypass(member.node, member.data, toward_producer=True)
         return (graph.label(survivor.node),)
 
-    return Rewrite(Action.MERGED, len(run.members) - 1, apply)
+    return Rewrite(Action.MERGED, run.size - 1, apply)
 
 
 def _can_bypass(members: Sequence[AffineOp], graph: Graph, *, toward_producer: bool) -> bool:
@@ -401,13 +401,13 @@ def _lowered(run: Run, graph: Graph) -> Rewrite:
     operators = _operators(run, run.affine, graph)
     if not operators:
         raise Refused(Reason.MORE_NODES, "it changes nothing")
-    fewer = len(run.members) - len(operators)
+    fewer = run.size - len(operators)
     return Rewrite(Action.LOWERED, fewer, lambda: _replaced(run, operators, graph), "written as Mul and Add")
 
 
 def _saved(run: Run, plan: Plan, graph: Graph) -> int:
     """How many operators fewer. A BatchNormalization may become an Add, which is less work; nothing else may."""
-    saved = len(run.members) - len(plan.adds)
+    saved = run.size - len(plan.adds)
     if saved < (0 if run.batch_norms else 1):
         raise Refused(Reason.MORE_NODES, f"{len(plan.adds)} operators of Add for {graph.label(run.first.node)}")
     if any(graph.model.owner(add.node).opset < 7 for add in plan.adds):

@@ -38,7 +38,7 @@ class FreezeBatchNorm:
     """Give every BatchNormalization and Dropout in training mode the meaning it has in evaluation."""
 
     name: Final = "freeze-batch-norm"
-    preserves: Final = Preserves.NOTHING
+    preserves: Final = Preserves.EVALUATION
 
     def __init__(self, options: FreezeBatchNormOptions | None = None) -> None:
         self.options = options or FreezeBatchNormOptions()

@@ -20,7 +20,7 @@ from onnx import NodeProto
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, Graph, Model, Tensor, number, numbers, paused_collector, text
 from bnfold.passes.affine import ChannelAffine, Vector
-from bnfold.passes.affine_ops import constant_operand, is_affine_op, read_affine
+from bnfold.passes.affine_ops import constant_operand, is_affine_op, is_transparent, read_affine
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.passes.linear_kernel import (
     Kernel,
@@ -283,7 +283,7 @@ def _data_input(node: NodeProto, graph: Graph) -> int | None:
     """The input that a linear operator is linear in; None for what is no linear operator or lacks one."""
     if node.domain not in DEFAULT_DOMAINS or not node.input or len(node.output) != 1:
         return None
-    if node.op_type in ("Conv", "Gemm", "BatchNormalization", "AveragePool", "Identity"):
+    if node.op_type in ("Conv", "Gemm", "BatchNormalization", "AveragePool") or is_transparent(node, graph):
         return 0
     try:
         if node.op_type == "MatMul":
@@ -326,7 +326,7 @@ def _kernel_of(branch: Branch, kind: str, alike: Sequence[Branch], graph: Graph)
         elif node.op_type == "AveragePool":
             kernel = kernel or _neutral(kind, alike, graph)
             kernel = kernel.then(read_average_pool(node, kernel.channels[1], graph))
-        elif node.op_type != "Identity":
+        elif not is_transparent(node, graph):
             kernel = kernel or _neutral(kind, alike, graph)
             kernel = kernel.mapped(_on_channels(node, kind, graph), graph)
     return kernel or _neutral(kind, alike, graph)
@@ -590,7 +590,7 @@ def _decisions(cluster: Cluster, change: Change, summing: Summing, graph: Graph)
     root = summing.nodes[0]
     target, detail = (label_of(change.linear, graph),), f"a branch of {label_of(root, graph)}"
     for part in cluster.parts:
-        nodes = [node for node in part.branch.nodes if node.op_type != "Identity"]
+        nodes = [node for node in part.branch.nodes if not is_transparent(node, graph)]
         told = False
         for node in nodes:
             if node is not change.linear and (is_batch_norm(node) or node.op_type in LINEAR):

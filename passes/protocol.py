@@ -8,10 +8,15 @@ from bnfold.graph import Model
 
 
 class Preserves(StrEnum):
-    """What stays the same: every bit, the function in real arithmetic (rounding differs), or nothing."""
+    """What stays the same, and so what the result is compared with.
+
+    Every bit; the function in real arithmetic (rounding differs); what the model computes in evaluation, with the
+    statistics that it has or is given; or nothing: another function that was asked for, whose change is measured.
+    """
 
     EXACT = "exact"
     ALGEBRAIC = "algebraic"
+    EVALUATION = "evaluation"
     NOTHING = "nothing"
 
 

@@ -31,7 +31,7 @@ class RecalibrateBatchNorm:
     """Give BatchNormalizations new statistics."""
 
     name: Final = "recalibrate-batch-norm"
-    preserves: Final = Preserves.NOTHING
+    preserves: Final = Preserves.EVALUATION
 
     def __init__(self, options: RecalibrateBatchNormOptions | None = None) -> None:
         self.options = options or RecalibrateBatchNormOptions()

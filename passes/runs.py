@@ -1,8 +1,9 @@
 """Runs: maximal chains of affine operators, each the only reader of the one before. A run is one map.
 
 BatchNormalization, and what stands for it in models that were converted or frozen: up to four of Mul, Add, Sub, Div
-with constants. A run is a normalization if it holds a BatchNormalization, or scales its channels one by one. A lone Add
-is a bias and a lone multiplication by one number a temperature or a gain: neither is a normalization.
+with constants. What leaves a value as it is (Identity, a Cast to the type it has) belongs to the run it stands in. A
+run is a normalization if it holds a BatchNormalization, or scales its channels one by one. A lone Add is a bias and a
+lone multiplication by one number a temperature or a gain: neither is a normalization.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,8 @@ from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
 from bnfold.graph import Graph
-from bnfold.passes.affine import ChannelAffine
-from bnfold.passes.affine_ops import AffineOp, constant_operand, is_affine_op, read_affine
+from bnfold.passes.affine import IDENTITY, ChannelAffine
+from bnfold.passes.affine_ops import AffineOp, constant_operand, is_affine_op, is_transparent, read_affine
 from bnfold.passes.normalization import is_batch_norm
 
 _NOTHING: Mapping[int, ChannelAffine] = MappingProxyType({})
@@ -23,16 +24,19 @@ _NOTHING: Mapping[int, ChannelAffine] = MappingProxyType({})
 class Run:
     """Affine operators in order, each the only reader of the one before; together they are `affine`.
 
-    `nodes` are theirs, `batch_norms` the BatchNormalizations among these, `output` is the value the run makes.
+    `nodes` are theirs, `batch_norms` the BatchNormalizations among these, `output` is the value the run makes. It
+    begins and ends with an operator that does something; `size` is the number of those.
     """
 
-    __slots__ = ("batch_norms", "members", "nodes", "output")
+    __slots__ = ("batch_norms", "members", "nodes", "output", "size")
 
     def __init__(self, members: Sequence[AffineOp]) -> None:
-        self.members = tuple(members)
-        self.nodes = [member.node for member in members]
+        active = [number for number, member in enumerate(members) if member.affine is not IDENTITY]
+        self.members = tuple(members[active[0] : active[-1] + 1]) if active else ()
+        self.size = len(active)
+        self.nodes = [member.node for member in self.members]
         self.batch_norms = [node for node in self.nodes if is_batch_norm(node)]
-        self.output = self.nodes[-1].output[0] if members else ""
+        self.output = self.nodes[-1].output[0] if self.nodes else ""
 
     @property
     def first(self) -> AffineOp:
@@ -61,7 +65,7 @@ class Run:
     @property
     def op_types(self) -> str:
         """What it is made of, as in "Sub+Div+Mul+Add"."""
-        return "+".join(node.op_type for node in self.nodes)
+        return "+".join(member.node.op_type for member in self.members if member.affine is not IDENTITY)
 
 
 def _scales_channels(member: AffineOp) -> bool:
@@ -87,6 +91,9 @@ def collect_run(
         if len(uses) != 1 or graph.is_output(value) or uses[0].graph is not graph or id(uses[0].node) in seen:
             return Run(members)
         follower = uses[0].node
+        if uses[0].position == 0 and is_transparent(follower, graph):
+            members.append(AffineOp(follower, 0, IDENTITY))
+            continue
         if not is_affine_op(follower) or not follower.output:
             return Run(members)
         try:

@@ -169,8 +169,9 @@ def _close(name: str, expected: Array, found: Array, bound: float, where: str) -
 
 
 def _bounds(model: ModelProto, feed: dict[str, Array], truth: Mapping[str, Array]) -> dict[str, float]:
-    """How far rounding may move each output."""
-    dtype = _float_type(model)
+    """How far rounding may move each output: to the coarsest type that anything is stored in."""
+    stored = (tensor.data_type for tensor in _float_constants(model))
+    dtype = max((_float_type(model), *stored), key=lambda kind: np.finfo(helper.tensor_dtype_to_np_dtype(kind)).eps)
     unit = float(np.finfo(helper.tensor_dtype_to_np_dtype(dtype)).eps)
     moved = dict.fromkeys(truth, 0.0)
     for seed in range(3):

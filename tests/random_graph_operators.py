@@ -755,6 +755,27 @@ def pass_through(scope: Scope, x: Value) -> None:
     scope.add("Dropout", inputs, x.shape, ratio=ratio)
 
 
+_TYPES = [TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE]
+
+
+def cast(scope: Scope, x: Value) -> None:
+    """To the type it has; to another and back; or into float16 around a MatMul, as mixed precision writes it."""
+    dice, own = scope.dice, scope.setting.dtype
+    style = dice.one_of(["none", "none", "like", "around", "back and forth"])
+    if style == "like" and scope.opset >= 15:
+        scope.add("CastLike", [x, dice.one_of(scope.visible())], x.shape)
+    elif style == "around" and own == TensorProto.FLOAT and x.rank > 1 and x.shape[-1] <= 40:
+        narrow = scope.add("Cast", [x], x.shape, keep=False, to=TensorProto.FLOAT16)
+        weight = scope.normal([x.shape[-1], 3], 1 / math.sqrt(x.shape[-1])).astype(np.float16)
+        product = scope.add("MatMul", [narrow, scope._plainly(weight, "c")], (*x.shape[:-1], 3), keep=False)
+        scope.add("Cast", [product], product.shape, to=own)
+    elif style == "back and forth":
+        other = scope.add("Cast", [x], x.shape, keep=False, to=dice.one_of(_TYPES))
+        scope.add("Cast", [other], x.shape, to=own)
+    else:
+        scope.add("Cast", [x], x.shape, to=own)
+
+
 def barrier(scope: Scope, x: Value) -> None:
     dice = scope.dice
     op_type = dice.one_of(["Sigmoid", "Tanh", "Clip", "Abs", "Neg", "Softmax"])
@@ -861,6 +882,6 @@ LINEAR: list[Operator] = [conv] * 3 + [conv_transpose, conv_transpose, matmul, g
 CARRIERS: list[Operator] = [
     *(pass_through, transpose, reshape, flatten, squeeze, unsqueeze, concat, split, slices),
     *(depth_to_space, space_to_depth, pool, pool, global_pool, reduce_mean, pad, pad, resize),
-    *(combine, combine, add_all, rectify, rectify),
+    *(combine, combine, add_all, rectify, rectify, cast),
 ]
 BARRIERS: list[Operator] = [barrier, look_at_shape]

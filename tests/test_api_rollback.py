@@ -1,5 +1,6 @@
 """A fold that is wrong is found, named, and taken back alone: bugs planted in the table of the passes."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,7 @@ def test_rollback_takes_back_the_guilty_folds_alone(
     assert len(report.decisions) - len(kept) == LAYERS - len(layers)
     assert ", ".join(names) in report.explanation
     assert "report" in report.explanation
+    assert report.input.sha256 == hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
     feeds = {"x": numbers(2, 3, 6 + 2, 7 + 2)}
     published = onnx.load(output)

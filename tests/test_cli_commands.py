@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,6 +24,14 @@ from bnfold.errors import (
     VerificationError,
 )
 from bnfold.onnxfile import Layout, Weights
+from bnfold.options import (
+    FreezeOptions,
+    InspectOptions,
+    OptimizeOptions,
+    Options,
+    RecalibrateOptions,
+    VerifyOptions,
+)
 from bnfold.report import Inspection, ModelSummary, NormalizationInfo, Report
 
 SUMMARY = ModelSummary("in.onnx", "a" * 64, 41_234, 17, 3, 18, 9)
@@ -36,34 +45,26 @@ class FakeApi(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("bnfold.api")
-        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.outcome: Any = EQUIVALENT
         self.verdict = "equivalent"
 
-    def _do(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.calls.append((name, args, kwargs))
+    def _do(self, args: tuple[Any, ...]) -> None:
+        self.calls.append(args)
         if isinstance(self.outcome, BaseException):
             raise self.outcome
 
-    def optimize(self, *args: Any, **kwargs: Any) -> Any:
-        self._do("optimize", args, kwargs)
+    def optimize_with(self, *args: Any) -> Any:
+        self._do(args)
         return SimpleNamespace(model=None, report=self.outcome)
 
-    def freeze(self, *args: Any, **kwargs: Any) -> Any:
-        self._do("freeze", args, kwargs)
-        return SimpleNamespace(model=None, report=self.outcome)
-
-    def recalibrate(self, model: str, data: str, output: str, **kwargs: Any) -> Any:
-        self._do("recalibrate", (model, output, "--data", data), kwargs)
-        return SimpleNamespace(model=None, report=self.outcome)
-
-    def inspect(self, *args: Any, **kwargs: Any) -> Any:
-        self._do("inspect", args, kwargs)
+    def inspect_with(self, *args: Any) -> Any:
+        self._do(args)
         info = NormalizationInfo("bn", "BatchNormalization", "", "inference", 8, 1e-5, 0.9, "Relu r", KEPT)
         return Inspection(SUMMARY, (info,))
 
-    def verify(self, *args: Any, **kwargs: Any) -> Any:
-        self._do("verify", args, kwargs)
+    def verify_with(self, *args: Any) -> Any:
+        self._do(args)
         return SimpleNamespace(verdict=self.verdict, explanation="They differ.", to_dict=lambda: {"largest": None})
 
 
@@ -80,6 +81,7 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.onnx").write_bytes(b"a model")
     (tmp_path / "in.py").write_text("")
+    (tmp_path / "data.npz").write_bytes(b"data")
     yield
     assert (tmp_path / "in.onnx").read_bytes() == b"a model"
 
@@ -88,53 +90,12 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-DEFAULT_FEEDS = {
-    "seed": 0,
-    "input_shapes": {},
-    "inputs": None,
-    "rtol": None,
-    "atol": None,
-    "providers": ("cpu",),
-    "strict_placement": False,
-    "proof": "auto",
-}
-DEFAULT_REWRITES = {
-    "keep": (),
-    "assume_constant_initializers": False,
-    "lower": False,
-    "strict_external_data": False,
-}
-DEFAULT_FREEZING = {"keep_dropout": False, "accept_initial_statistics": False}
-DEFAULT_OUTPUT = {"dry_run": False, "verify": True, "allow_unverified": False, "keep_failed": False, "checksums": False}
-DEFAULT_WRITING = {"layout": None, "progress": None}
-DEFAULT_CALIBRATION = {
-    "mode": "exact",
-    "statistics": "population",
-    "batch_size": 64,
-    "mean": (0.0,),
-    "std": (1.0,),
-    "image_layout": "NCHW",
-    "labels": None,
-}
-DEFAULTS = {
-    "optimize": DEFAULT_FEEDS
-    | DEFAULT_REWRITES
-    | DEFAULT_FREEZING
-    | DEFAULT_OUTPUT
-    | DEFAULT_WRITING
-    | {"freeze": True, "statistics_from": None, "substitute": None, "substitute_only": (), "data": None}
-    | {"on_mismatch": "fail"},
-    "freeze": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
-    | DEFAULT_FREEZING
-    | DEFAULT_OUTPUT
-    | DEFAULT_WRITING,
-    "recalibrate": {name: value for name, value in (DEFAULT_FEEDS | DEFAULT_REWRITES).items() if name != "lower"}
-    | DEFAULT_FREEZING
-    | DEFAULT_OUTPUT
-    | DEFAULT_WRITING
-    | DEFAULT_CALIBRATION,
-    "inspect": DEFAULT_REWRITES | DEFAULT_FREEZING | {"explain": None},
-    "verify": DEFAULT_FEEDS | {"layers": False, "assume_constant_initializers": False},
+DEFAULTS: dict[str, Options] = {
+    "optimize": OptimizeOptions(checksums=False),
+    "freeze": FreezeOptions(checksums=False),
+    "recalibrate": RecalibrateOptions(checksums=False, data="data.npz"),
+    "inspect": InspectOptions(),
+    "verify": VerifyOptions(),
 }
 ARGUMENTS = {
     "optimize": ["in.onnx", "out.onnx"],
@@ -143,12 +104,13 @@ ARGUMENTS = {
     "inspect": ["in.onnx"],
     "verify": ["in.onnx", "out.onnx"],
 }
+MODELS = {command: [word for word in words if word.endswith(".onnx")] for command, words in ARGUMENTS.items()}
 
 
 @pytest.mark.parametrize("command", ARGUMENTS)
 def test_the_defaults(api: FakeApi, command: str) -> None:
     assert run(command, *ARGUMENTS[command]).exit_code == 0
-    assert api.calls == [(command, tuple(ARGUMENTS[command]), DEFAULTS[command])]
+    assert api.calls == [(*MODELS[command], DEFAULTS[command])]
 
 
 FEED_OPTIONS = [
@@ -182,7 +144,7 @@ CALIBRATION_OPTIONS = [
     (["--statistics", "torch"], {"statistics": "torch"}),
     (["--batch-size", "7"], {"batch_size": 7}),
     (["--mean", "0.485,0.456,0.406", "--std", "0.229"], {"mean": (0.485, 0.456, 0.406), "std": (0.229,)}),
-    (["--layout", "NHWC"], {"image_layout": "NHWC"}),
+    (["--image-layout", "NHWC"], {"image_layout": "NHWC"}),
     (["--labels", "answers"], {"labels": "answers"}),
     (["--labels", ""], {"labels": ""}),
 ]
@@ -219,7 +181,7 @@ OPTIMIZE_OPTIONS = [
 def test_an_option_reaches_the_api(api: FakeApi, command: str, options: list[str], changes: dict[str, Any]) -> None:
     result = run(command, *options, *ARGUMENTS[command])
     assert result.exit_code == 0, result.stderr
-    assert api.calls == [(command, tuple(ARGUMENTS[command]), DEFAULTS[command] | changes)]
+    assert api.calls == [(*MODELS[command], replace(DEFAULTS[command], **changes))]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +231,7 @@ def test_a_wrong_request_is_refused_before_any_work(api: FakeApi, arguments: lis
 
 def test_a_dry_run_needs_no_output(api: FakeApi) -> None:
     assert run("optimize", "in.onnx", "--dry-run").exit_code == 0
-    assert api.calls[0][1] == ("in.onnx", None)
+    assert api.calls[0][:2] == ("in.onnx", None)
 
 
 FAILURES = [

@@ -186,7 +186,8 @@ def test_colours_become_numbers_as_they_do_in_pytorch(layout: str, size: tuple[i
         image.save(tmp_path / "pictures" / f"{index}.png")
         small = image.convert("RGB").resize((7, 6), Image.Resampling.BILINEAR)
         pixels.append((np.asarray(small, np.float64) / 255 - mean) / std)
-    options = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", "--layout", layout, "--batch-size", "2")
+    colours_of = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
+    options = (*colours_of, "--image-layout", layout, "--batch-size", "2")
     report = tmp_path / "r.json"
     source = tmp_path / "in.onnx"
     arguments = ("--data", tmp_path / "pictures", *options, "--report", report)
@@ -302,7 +303,7 @@ def no_function(folder: Path) -> str:
 
 
 MISTAKES = {
-    "nowhere": (lambda folder: folder / "missing.npz", "is no .npz file"),
+    "nowhere": (lambda folder: folder / "missing.npz", "does not exist"),
     "broken": (broken, "cannot be read"),
     "truncated": (truncated, "bad.npz: cannot be read as an array"),
     "a truncated array": (truncated_array, "ends in the middle of an array"),
@@ -317,7 +318,7 @@ MISTAKES = {
     "another name": (other_name, "no array for input 'images'"),
     "another shape": (other_shape, "has shape"),
     "no such function": (no_function, "has no function 'batches'"),
-    "no such script": (lambda folder: f"{folder}/none.py:f", "no such script"),
+    "no such script": (lambda folder: f"{folder}/none.py:f", "does not exist"),
 }
 
 

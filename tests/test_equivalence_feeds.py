@@ -8,7 +8,8 @@ from onnx import ModelProto, TensorProto, parser
 
 from bnfold.equivalence import Verdict, VerifyOptions, verify
 from bnfold.equivalence.feeds import dynamic_sizes as sizes
-from bnfold.equivalence.feeds.seeded import KINDS, Plan, build, schedule
+from bnfold.equivalence.feeds.integer_ranges import IntegerRange
+from bnfold.equivalence.feeds.seeded import KINDS, LARGEST_FEED, Plan, build, schedule
 from bnfold.equivalence.structure.signature import Port, signature_of
 
 IMAGE = Port("x", TensorProto.FLOAT, ("N", 3, "H", "W"))
@@ -82,7 +83,8 @@ def test_extreme_values_fit_into_float16() -> None:
 
 def test_integers_reach_the_ends_of_their_range_and_conditions_both_values() -> None:
     def values(elem_type: int, kind: str, limit: dict[str, int], shape: tuple[int, ...] = (400,)) -> np.ndarray:
-        return build(Plan("i", kind, {"x": shape}), [Port("x", elem_type, ("N",))], 0, limit)["x"]
+        ranges = {name: IntegerRange(limit=size) for name, size in limit.items()}
+        return build(Plan("i", kind, {"x": shape}), [Port("x", elem_type, ("N",))], 0, ranges)["x"]
 
     pixels = values(TensorProto.UINT8, "normal", {})
     assert (pixels.min() < 10, pixels.max() > 245) == (True, True)
@@ -213,3 +215,58 @@ def test_sides_that_are_tried_in_turn_do_not_make_a_volume_of_gigabytes() -> Non
     assert max(map(math.prod, tried)) <= sizes.FALLBACK_ELEMENTS
     assert {64, 32, 16} <= {shape[2] for shape in tried}
     assert [shape["x"] for shape in sizes.variants(model, declared, {}, 1)] == [(1, 6, 256, 256, 256)]
+
+
+# --- feeds that hurt no one ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rank", "most"), [(3, 3), (4, 9), (5, 27), (6, 81), (16, 81)])
+def test_impulses_are_few_whatever_the_rank(rank: int, most: int) -> None:
+    shape = (1, 1, *[3 if rank < 8 else 2] * (rank - 2))
+    dims: tuple[int | str | None, ...] = shape
+    found = build(Plan("i", "impulses", {"x": shape}), [Port("x", TensorProto.FLOAT, dims)], 0, {})["x"]
+    assert (1 if rank < 8 else 40) <= np.count_nonzero(found) <= most
+    corners = [found[(0, 0, *[place] * (rank - 2))] for place in (0, shape[2] // 2, shape[2] - 1)]
+    assert all(corners)
+
+
+def test_a_model_of_sixteen_dimensions_is_verified() -> None:
+    ones = ",".join("1" * 16)
+    model = graph("y = Relu(x)", f"(float[{ones}] x) => (float[{ones}] y)").SerializeToString()
+    assert verify(model, model).verdict is Verdict.EQUIVALENT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("elem_type", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL])
+def test_an_input_of_rank_0_is_an_array(kind: str, elem_type: int) -> None:
+    found = build(Plan("s", kind, {"x": ()}), [Port("x", elem_type, ())], 0, {})["x"]
+    assert isinstance(found, np.ndarray)
+    assert found.shape == ()
+
+
+def test_a_model_with_a_float_of_rank_0_runs() -> None:
+    model = graph("y = Max(x, floor)", "(float[N,4] x, float floor) => (float[N,4] y)").SerializeToString()
+    found = verify(model, model)
+    assert (found.verdict, found.notes) == (Verdict.EQUIVALENT, ())
+
+
+def test_no_feed_is_made_that_is_larger_than_the_budget() -> None:
+    side = math.isqrt(LARGEST_FEED) + 1
+    signature = f"(float[{side},{side}] x) => (float y)"
+    model = graph("y = ReduceMax<keepdims=0>(x)", signature).SerializeToString()
+    other = graph("z = Identity(x) y = ReduceMax<keepdims=0>(z)", signature).SerializeToString()
+    found = verify(model, other)
+    assert (found.feeds, found.measurements) == ((), ())
+    assert f"{side * side:,} values" in found.explanation
+    assert "--inputs" in found.explanation
+
+
+def test_a_model_without_outputs_says_so_and_is_fed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnfold.equivalence.feeds import seeded
+
+    monkeypatch.setattr(seeded, "build", lambda *_: pytest.fail("a feed was made"))
+    protos = [graph("y = Relu(x)"), graph("z = Identity(x) y = Relu(z)")]
+    for proto in protos:
+        del proto.graph.output[:]
+    found = verify(*(proto.SerializeToString() for proto in protos))
+    assert "no outputs" in found.explanation

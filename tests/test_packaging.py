@@ -23,6 +23,8 @@ HEAVY = {
 DATA = {"bnfold/py.typed"} | {
     f"bnfold/report/{name}" for name in ("schema-1.json", "page/report.html.jinja", "page/style.css")
 }
+DATA |= {f"bnfold/service/page/static/{name}" for name in ("page.js", "style.css")}
+DATA |= {f"bnfold/service/page/templates/{name}.html" for name in ("base", "index", "job", "missing", "sign_in")}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,8 @@ def test_the_wheel_names_its_license_entry_point_and_extras(built: Path) -> None
     metadata = HeaderParser().parsestr(files["METADATA"])
     assert metadata["License-Expression"] == "Apache-2.0"
     assert files["licenses/LICENSE"] == (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
-    assert set(metadata.get_all("Provides-Extra", [])) == {"cpu", "gpu", "benchmarks", "dev", "images", "report"}
+    extras = {"cpu", "gpu", "benchmarks", "dev", "graphsurgeon", "images", "report", "serve"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert "bnfold = bnfold.__main__:run" in files["entry_points.txt"]
     assert "bnfold = bnfold.pytest_plugin" in files["entry_points.txt"]
     unconditional = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
@@ -126,3 +129,14 @@ def test_the_api_imports_no_runtime_and_no_framework() -> None:
     loaded = loaded_after("import bnfold\nbnfold.optimize, bnfold.inspect, bnfold.verify")
     assert "numpy" in loaded
     assert loaded & {"onnxruntime", "torch", "matplotlib", "rich", "onnx_graphsurgeon"} == set()
+
+
+def test_no_extra_is_needed_for_a_model_that_is_no_graph_of_graphsurgeon() -> None:
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    assert not [name for name in project["dependencies"] if name.startswith("onnx-graphsurgeon")]
+    assert project["optional-dependencies"]["graphsurgeon"]
+    missing = "import sys; sys.modules['onnx_graphsurgeon'] = None\n"
+    model = "from pathlib import Path\nmodel = Path('models/digits_cnn.onnx').read_bytes()\n"
+    made = "import bnfold; assert isinstance(bnfold.optimize(model, verify=False).model, bytes)"
+    assert "bnfold.sources" in loaded_after(missing + model + made)

@@ -385,11 +385,7 @@ NOT_DOWN = {
 
 # Not linear in each channel, or not with the numbers the channels have there.
 BARRIERS = {
-    "Cast to float16": "c = Cast<to=10>(n)",
-    "Cast to bfloat16": "c = Cast<to=16>(n)",
     "Cast to int32": "c = Cast<to=6>(n)",
-    "Cast to double": "c = Cast<to=11>(n)",
-    "CastLike": "c = CastLike(n, narrow_)",
     "Clip": "c = Clip(n, value, half)",
     "Gelu": "c = Gelu(n)",
     "HardSigmoid": "c = HardSigmoid(n)",

@@ -1,9 +1,13 @@
 """Which passes run, and in which order: statistics first, then their meaning, then what can be folded of it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from bnfold.passes import PassOptions, SubstituteBatchNormOptions, default_passes
+import bnfold
+from bnfold import equivalence
+from bnfold.passes import FreezeBatchNorm, PassOptions, Preserves, SubstituteBatchNormOptions, default_passes
 from bnfold.statistics import Statistics
 
 STATISTICS = {("", "bn"): Statistics(np.zeros(1), np.ones(1))}
@@ -31,3 +35,35 @@ ASKED = {
 def test_the_passes_that_are_asked_for_in_order(name: str) -> None:
     options, expected = ASKED[name]
     assert [each.name for each in default_passes(options)] == expected
+
+
+PRESERVES = {
+    "freeze-batch-norm": "evaluation",
+    "recalibrate-batch-norm": "evaluation",
+    "substitute-batch-norm": "nothing",
+    "fold-batch-norm": "algebraic",
+    "merge-branches": "algebraic",
+}
+
+
+def test_every_pass_says_what_it_preserves() -> None:
+    everything = PassOptions(freeze=True, statistics=STATISTICS, substitute=SubstituteBatchNormOptions())
+    assert {each.name: each.preserves for each in default_passes(everything)} == PRESERVES
+
+
+@pytest.mark.parametrize(("preserves", "compared"), [("evaluation", "evaluation"), ("algebraic", "as it runs")])
+def test_what_the_passes_preserve_decides_what_the_result_is_compared_with(
+    preserves: str, compared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[str] = []
+    for name, word in {"verify": "as it runs", "verify_frozen": "evaluation"}.items():
+
+        def stand_in(*_args: object, word: str = word, **_options: object) -> None:
+            used.append(word)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(equivalence, name, stand_in)
+    monkeypatch.setattr(FreezeBatchNorm, "preserves", Preserves(preserves))
+    with pytest.raises(KeyboardInterrupt):
+        bnfold.optimize(Path(__file__).parents[1] / "models/digits_cnn.onnx")
+    assert used == [compared]

@@ -15,8 +15,8 @@ from bnfold import recalibration
 from bnfold.api import Result
 from bnfold.errors import UsageError
 from bnfold.onnxfile import read
+from bnfold.options import CalibrationOptions
 from bnfold.passes import PassOptions
-from bnfold.recalibration import CalibrationOptions
 from tests.fold_models import Row
 from tests.test_freeze_digits import MODELS, TRAIN, logits, run, without_statistics
 
@@ -249,6 +249,9 @@ def test_a_result_that_cannot_be_run_is_for_verification_to_judge(tmp_path: Path
 def test_labels_do_not_need_an_array_named_like_the_input(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", data=IMAGES, labels=LABELS)
     result = bnfold.optimize(
-        TRAIN, recalibrate=tmp_path / "d.npz", calibration=CalibrationOptions("fast", labels="labels"), verify=False
+        TRAIN,
+        recalibrate=tmp_path / "d.npz",
+        calibration=CalibrationOptions(mode="fast", labels="labels"),
+        verify=False,
     )
     assert accuracy_of(result)["labels"] == 500

@@ -47,6 +47,7 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "output",
         "published",
         "weights_moved",
+        "passes",
         "decisions",
         "verification",
         "attribution",

@@ -30,7 +30,7 @@ COMMANDS = [
     f"freeze {MODELS} --no-proof",
     f"optimize {MODELS} --rtol y:0:0.001 --rtol 0.01 --atol z:1e-08 --strict-placement --inputs f.py:feeds",
     f"optimize {MODELS} --recalibrate data --mode fast --statistics torch --batch-size 8 --mean 0.5,0.25 --std 0.5",
-    f"optimize {MODELS} --recalibrate data --layout NHWC",
+    f"optimize {MODELS} --recalibrate data --image-layout NHWC",
     f"optimize {MODELS} --substitute group-norm:2 --substitute-only 'a*' --data d.npz --batch-size 4",
     f"optimize {MODELS} --statistics-from w.safetensors",
     f"freeze {MODELS} --keep bn",
@@ -47,9 +47,11 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.chdir(tmp_path)
     Path("x.npz").touch()
     Path("f.py").touch()
+    Path("d.npz").touch()
+    Path("data").mkdir()
 
     def stopped(request: optimization.Request) -> Any:
-        made.append({**request.asked, "model": request.model, "output": request.output})
+        made.append({**request.options.to_dict(), "model": request.model, "output": request.output})
         raise click.exceptions.Exit(0)
 
     monkeypatch.setattr(optimization, "optimize", stopped)

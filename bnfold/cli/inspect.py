@@ -6,16 +6,11 @@ from typing import Any
 import click
 
 from bnfold.cli.delivery import show, write_out
-from bnfold.cli.options import (
-    external_data_option,
-    freeze_options,
-    rewrite_options,
-    verbosity_of,
-    verbosity_options,
-)
+from bnfold.cli.options import flags_of, values_of, verbosity_of, verbosity_options
 from bnfold.cli.parameters import known_codes
 from bnfold.cli.shell import fail
 from bnfold.errors import BnfoldError, UsageError
+from bnfold.options import InspectOptions
 
 
 @click.command("inspect", short_help="List every normalization and what optimize would do with it, and why.")
@@ -28,18 +23,11 @@ from bnfold.errors import BnfoldError, UsageError
     callback=known_codes,
     help="Exit with 1 where a normalization has this diagnosis, or would be kept for this reason. Repeatable.",
 )
-@click.option(
-    "--explain",
-    metavar="NODE",
-    help="Tell the walk of this normalization: what was tried and where it stopped.",
-)
-@freeze_options
-@rewrite_options
-@external_data_option
+@flags_of(InspectOptions)
 @verbosity_options
 @click.pass_context
 def command(
-    ctx: click.Context, /, models: tuple[str, ...], as_json: bool, fail_on: tuple[str, ...], **options: Any
+    ctx: click.Context, /, models: tuple[str, ...], as_json: bool, fail_on: tuple[str, ...], **given: Any
 ) -> None:
     """List every normalization of each MODEL: where it is, its mode, channels, epsilon and momentum, what feeds it,
     and what `bnfold optimize` with the same options would do with it and why; and what a person should know of it,
@@ -50,9 +38,10 @@ def command(
 
     if as_json and len(models) > 1:
         raise UsageError("--json prints one model: inspect them one by one")
+    options = values_of(InspectOptions, given)
     found: list[str] = []
     for model in models:
-        inspection = api.inspect(model, **options)
+        inspection = api.inspect_with(model, options)
         if as_json:
             write_out(to_json(inspection))
         else:

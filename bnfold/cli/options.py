@@ -1,13 +1,35 @@
 """Options that several commands share, with the same words and the same meaning in each."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bnfold.cli.parameters import data_path, input_shape, limit_per_output, numbers, one_shape_per_name, output_limit
+from bnfold.errors import UsageError
+from bnfold.options import Option, Options, options_of
+from bnfold.options.kinds import (
+    DataSet,
+    Flag,
+    Group,
+    Kind,
+    Limit,
+    Names,
+    Numbers,
+    Path,
+    Shapes,
+    Text,
+    Weights,
+    Whole,
+    Word,
+    commas,
+)
+
+if TYPE_CHECKING:
+    from bnfold.onnxfile import Layout
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 _VERBOSITY = "bnfold.verbosity"
 _NO_PROGRESS = "bnfold.no_progress"
@@ -106,40 +128,7 @@ report_option = _applied(
     ),
 )
 
-output_options = _applied(
-    click.option("--dry-run", is_flag=True, help="Do everything but write OUTPUT, which may then be left out."),
-    click.option("--no-verify", is_flag=True, help="Publish without running the models."),
-    click.option("--allow-unverified", is_flag=True, help="Publish also what could not be run and so not compared."),
-    click.option("--keep-failed", is_flag=True, help="Write a result that failed beside OUTPUT, as NAME.failed.onnx."),
-)
-
-keep_option = click.option(
-    "--keep",
-    multiple=True,
-    metavar="PATTERN",
-    help="Keep the normalizations whose node name matches this shell pattern (* and ?). Repeatable.",
-)
-
-constants_option = click.option(
-    "--assume-constant-initializers",
-    is_flag=True,
-    help="Treat initializers that are also graph inputs as constants: no caller overrides them, nor does verification.",
-)
-
-freeze_options = _applied(
-    click.option(
-        "--keep-dropout",
-        is_flag=True,
-        help="Let Dropout in training mode go on dropping, as for Monte-Carlo dropout.",
-    ),
-    click.option(
-        "--accept-initial-statistics",
-        is_flag=True,
-        help="Freeze also where the stored mean is 0 and the variance 1 everywhere, as in a new layer.",
-    ),
-)
-
-layout_options = _applied(
+_LAYOUT = (
     click.option(
         "--external-data",
         is_flag=False,
@@ -164,148 +153,91 @@ progress_option = click.option(
     help="Show no bar on standard error, where one would be shown to a terminal.",
 )
 
-lower_option = click.option(
-    "--lower",
-    is_flag=True,
-    help="Turn a normalization that stays into Mul and Add, for targets without BatchNormalization.",
-)
 
-rewrite_options = _applied(keep_option, constants_option, lower_option)
-
-data_options = _applied(
-    click.option(
-        "--mode",
-        type=click.Choice(["exact", "fast"]),
-        default="exact",
-        show_default=True,
-        help="Read the data once per level of normalizations, or once with each using its batch.",
-    ),
-    click.option(
-        "--statistics",
-        type=click.Choice(["population", "torch"]),
-        default="population",
-        show_default=True,
-        help="Over all values, or as torch.optim.swa_utils.update_bn: averages over batches, unbiased.",
-    ),
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        default=64,
-        show_default=True,
-        metavar="NUMBER",
-        help="Rows of a file, or images, that run together.",
-    ),
-    click.option("--mean", type=numbers, default="0", metavar="A,B,C", help="Of images, per channel, in [0, 1]."),
-    click.option("--std", type=numbers, default="1", metavar="A,B,C", help="Of images, per channel, in [0, 1]."),
-    click.option(
-        "--layout",
-        "image_layout",
-        type=click.Choice(["NCHW", "NHWC"]),
-        default="NCHW",
-        show_default=True,
-        help="Of images.",
-    ),
-    click.option(
-        "--labels",
-        metavar="NAME",
-        help="The array of DATA that holds the right answers, for the task accuracy; '' for none.  [default: labels]",
-    ),
-)
-_DATA_OPTIONS = ("mode", "statistics", "batch_size", "mean", "std", "image_layout", "labels")
+def flags_of(options: type[Options]) -> Callable[[AnyFunction], AnyFunction]:
+    """Decorate a command with one flag for each option; `values_of` turns what it is given into the options."""
+    return _applied(*_flags(options))
 
 
-def given_data_options(ctx: click.Context) -> list[str]:
-    """Those of `data_options` that the command line holds, as they are spelled there."""
-    spelled = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+def _flags(options: type[Options]) -> Iterator[Callable[[AnyFunction], AnyFunction]]:
+    for each in options_of(options):
+        match each.kind:
+            case Group(inner):
+                yield from _flags(inner)
+            case Weights():
+                yield from _LAYOUT
+            case _ if each.flag:
+                yield _flag(each)
+
+
+_SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
+    Names: lambda each: {"multiple": True, "show_default": bool(each.default)},
+    Shapes: lambda _: {"type": input_shape, "multiple": True, "default": (), "callback": one_shape_per_name},
+    Limit: lambda _: {"type": output_limit, "multiple": True, "default": (), "callback": limit_per_output},
+    Numbers: lambda each: {"type": numbers, "default": commas(each.default), "show_default": True},
+    DataSet: lambda _: {"type": data_path},
+    Path: lambda _: {"type": click.Path()},
+    Text: lambda _: {},
+}
+"""How click reads the kinds that have no settings of their own."""
+
+
+def _flag(each: Option) -> Callable[[AnyFunction], AnyFunction]:
+    settings: dict[str, Any] = {"help": each.help, "metavar": each.metavar or None, "default": each.default}
+    flag = each.flag
+    match each.kind:
+        case Flag():
+            settings |= {"is_flag": True, "default": False}
+            if each.default:
+                settings["callback"] = lambda _ctx, _param, value: not value
+        case Whole(least):
+            settings |= {"type": click.IntRange(min=least), "show_default": True}
+        case Word(words, ()):
+            settings |= {"type": click.Choice(words), "show_default": True}
+        case Word(_, ((on, first), (off, second))):
+            flag = f"{on}/{off}"
+            chosen = {None: each.default, True: first, False: second}
+            settings |= {"default": None, "callback": lambda _ctx, _param, value: chosen[value]}
+        case kind:
+            settings |= _SETTINGS[type(kind)](each)
+    return click.option(flag, each.name, **settings)
+
+
+def values_of(options: type[AnyOptions], given: Mapping[str, Any]) -> AnyOptions:
+    """The options, from the values that a command was called with. Raises UsageError."""
+    values = {each.name: given[each.name] for each in options_of(options) if each.name in given}
+    if any(isinstance(each.kind, Weights) for each in options_of(options)):
+        values["layout"] = _layout(given["external_data"], given["size_threshold"], inline=given["inline"])
+    for each in options_of(options):
+        if isinstance(each.kind, Group):
+            values[each.name] = values_of(each.kind.options, given)
+    return options(**values)
+
+
+def _layout(external_data: str | None, size_threshold: int | None, *, inline: bool) -> "Layout | None":
+    """Where the weights go; None for where the input has them. Raises UsageError for a contradiction."""
+    if external_data is None:
+        if size_threshold is not None:
+            raise UsageError("--size-threshold says what --external-data moves: add that, or leave it out")
+        if not inline:
+            return None
+    elif inline:
+        raise UsageError("--external-data and --inline contradict each other")
+    from bnfold import onnxfile
+
+    if inline:
+        return onnxfile.Layout(onnxfile.Weights.INLINE)
+    threshold = onnxfile.SIZE_THRESHOLD if size_threshold is None else size_threshold
+    return onnxfile.Layout(onnxfile.Weights.EXTERNAL, external_data or None, threshold)
+
+
+def given_flags(ctx: click.Context, options: type[Options]) -> list[str]:
+    """Those of the flags of `options` that the command line holds."""
     given = click.core.ParameterSource.COMMANDLINE
-    return [spelled[name] for name in _DATA_OPTIONS if ctx.get_parameter_source(name) is given]
+    return [each.flag for each in options_of(options) if ctx.get_parameter_source(each.name) is given]
 
 
-proof_option = click.option(
-    "--proof/--no-proof",
-    "proof",
-    default=None,
-    callback=lambda _ctx, _param, value: {None: "auto", True: "always", False: "never"}[value],
-    help="Prove in float64 that each change is rounding alone. By default: where the models cannot be run, and where "
-    "bnfold changed a small one.",
-)
-
-mismatch_option = click.option(
-    "--on-mismatch",
-    type=click.Choice(["fail", "rollback"]),
-    default="fail",
-    show_default=True,
-    help="Where the result differs: publish nothing, or take back the guilty folds and publish the rest.",
-)
-
-external_data_option = click.option(
-    "--strict-external-data",
-    is_flag=True,
-    help="Refuse external data behind symbolic links.",
-)
-
-feed_options = _applied(
-    click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        metavar="NUMBER",
-        help="Seed of the random feeds.",
-    ),
-    click.option(
-        "--input-shape",
-        "input_shapes",
-        type=input_shape,
-        multiple=True,
-        callback=one_shape_per_name,
-        metavar="NAME:DIMS",
-        help="Run this input at this shape, like input:1,3,224,224. Repeatable.",
-    ),
-    click.option(
-        "--inputs",
-        type=data_path,
-        metavar="DATA",
-        help="Compare on these inputs, not on random feeds: an .npz file, a folder of them, or script.py:function.",
-    ),
-    *(
-        click.option(
-            f"--{name}",
-            type=output_limit,
-            multiple=True,
-            callback=limit_per_output,
-            metavar="[OUTPUT:]NUMBER",
-            help=f"{kind} tolerance, instead of the dtype's own, for all outputs or for one. Repeatable.",
-        )
-        for name, kind in (("rtol", "Relative"), ("atol", "Absolute"))
-    ),
-    click.option(
-        "--provider",
-        "providers",
-        multiple=True,
-        default=("cpu",),
-        show_default=True,
-        metavar="NAME",
-        help="Execution provider to verify on. Repeatable.",
-    ),
-    click.option(
-        "--strict-placement", is_flag=True, help="Not one node may run elsewhere than on the providers asked for."
-    ),
-)
-
-# MODEL, OUTPUT and what every command that writes a model takes; `bnfold.cli.writing` turns it into what the api takes.
-writing_options = _applied(
+model_and_output = _applied(
     click.argument("model", type=click.Path()),
     click.argument("output", type=click.Path(), required=False),
-    output_options,
-    report_option,
-    freeze_options,
-    keep_option,
-    constants_option,
-    external_data_option,
-    layout_options,
-    feed_options,
-    proof_option,
-    progress_option,
-    verbosity_options,
 )

@@ -93,15 +93,21 @@ SMALLEST_MEMORY = 256 << 20
 """Python, numpy, onnx and onnxruntime alone take half of it."""
 
 
-def size(text: str) -> int:
-    """A number of bytes, with a unit of powers of 1024: `500M`, `2G`, `1.5GiB`. At least `SMALLEST_MEMORY`."""
+def nbytes(text: str) -> int:
+    """A number of bytes, with a unit of powers of 1024: `500M`, `2G`, `1.5GiB`."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if found is None or len(text) > 30:
+    number = int(float(found[1]) * _UNITS[found[2].upper()]) if found is not None and len(text) <= 30 else 0
+    if not 0 < number < 1 << 62:
         raise click.BadParameter(f"{text!r} is not a size: write it like 500M or 2G")
-    nbytes = int(float(found[1]) * _UNITS[found[2].upper()])
-    if not SMALLEST_MEMORY <= nbytes < 1 << 62:
-        raise click.BadParameter(f"{text!r} is too little: the programs alone need 256M, or too much to be a limit")
-    return nbytes
+    return number
+
+
+def size(text: str) -> int:
+    """A limit on memory in bytes, written as for `nbytes`. At least `SMALLEST_MEMORY`."""
+    number = nbytes(text)
+    if number < SMALLEST_MEMORY:
+        raise click.BadParameter(f"{text!r} is too little: the programs alone need 256M")
+    return number
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -5,37 +5,31 @@ from typing import Any
 import click
 
 from bnfold.cli.delivery import reserve_reports, show, write_report
-from bnfold.cli.options import (
-    constants_option,
-    feed_options,
-    proof_option,
-    report_option,
-    verbosity_of,
-    verbosity_options,
-)
+from bnfold.cli.options import flags_of, report_option, values_of, verbosity_of, verbosity_options
 from bnfold.cli.shell import fail
+from bnfold.options import VerifyOptions
 
 
 @click.command("verify", short_help="Compare two models on the same feeds.")
 @click.argument("reference", type=click.Path())
 @click.argument("candidate", type=click.Path())
+@flags_of(VerifyOptions)
 @report_option
-@feed_options
-@proof_option
-@constants_option
-@click.option("--layers", is_flag=True, help="Compare values inside the models too, and name the first that diverges.")
 @verbosity_options
 @click.pass_context
-def command(ctx: click.Context, /, reference: str, candidate: str, **options: Any) -> None:
+def command(ctx: click.Context, /, reference: str, candidate: str, **given: Any) -> None:
     """Run REFERENCE, without any graph optimization, and CANDIDATE, without and with, on the same feeds, and compare.
 
     Exits 0 if they are equivalent or proved so, 1 if they are not or could not be compared.
     """
-    reserve_reports(ctx, reference, candidate, options["inputs"])
+    options = values_of(VerifyOptions, given)
+    reserve_reports(ctx, reference, candidate, *(path for _, path in options.paths_read()))
     from bnfold import api
     from bnfold.report import ComparisonReport, print_comparison
 
-    report = ComparisonReport.of(api.verify(reference, candidate, **options), reference, candidate, options)
+    report = ComparisonReport.of(
+        api.verify_with(reference, candidate, options), reference, candidate, options.to_dict()
+    )
     try:
         show(ctx, lambda console: print_comparison(report, console, verbosity_of(ctx)))
     finally:

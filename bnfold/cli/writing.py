@@ -1,65 +1,46 @@
 """What the commands that write a model do alike: check where the result may go, make it, show and write the report."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import click
 
 from bnfold.cli.delivery import owed_report, reserve_reports, show, write_report
-from bnfold.cli.options import verbosity_of, wants_progress
+from bnfold.cli.options import values_of, verbosity_of, wants_progress
 from bnfold.cli.shell import fail
 from bnfold.cli.waiting import bars
 from bnfold.errors import StatisticsError, UsageError, VerificationError
+from bnfold.options import FreezeOptions, OptimizeOptions, RecalibrateOptions
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bnfold.onnxfile import Layout
-    from bnfold.progress import Progress
+WritingOptions = TypeVar("WritingOptions", FreezeOptions, OptimizeOptions, RecalibrateOptions)
 
 
-def prepared(ctx: click.Context, options: dict[str, Any], *read: str | None) -> dict[str, Any]:
-    """`writing_options` as keyword arguments of the api, after checking that result and report have a place.
+def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[str, Any]) -> WritingOptions:
+    """The options that the command was given, after checking that result and report have a place.
 
-    `read` are files that the command reads besides MODEL and --inputs. Raises UsageError and OutputError.
+    Raises UsageError and OutputError.
     """
     model, output = ctx.params["model"], ctx.params["output"]
-    made = dict(options)
-    if output is None and not made["dry_run"]:
+    made = values_of(options, given)
+    if output is None and not made.dry_run:
         name = ctx.info_name
         raise UsageError(f"say where the result goes: bnfold {name} MODEL OUTPUT, or add --dry-run to write nothing")
-    reserve_reports(ctx, model, output, made["inputs"], *read)
-    made["checksums"] = owed_report(ctx)
-    made["verify"] = not made.pop("no_verify")
-    made["layout"] = _layout(made.pop("external_data"), made.pop("size_threshold"), inline=made.pop("inline"))
-    return made
+    reserve_reports(ctx, model, output, *(path for _, path in made.paths_read()))
+    return replace(made, checksums=owed_report(ctx))
 
 
-def _layout(external_data: str | None, size_threshold: int | None, *, inline: bool) -> "Layout | None":
-    """Where the weights go; None for where the input has them. Raises UsageError for a contradiction."""
-    if external_data is None:
-        if size_threshold is not None:
-            raise UsageError("--size-threshold says what --external-data moves: add that, or leave it out")
-        if not inline:
-            return None
-    elif inline:
-        raise UsageError("--external-data and --inline contradict each other")
-    from bnfold.onnxfile import SIZE_THRESHOLD, Layout, Weights
-
-    threshold = SIZE_THRESHOLD if size_threshold is None else size_threshold
-    return Layout(Weights.INLINE) if inline else Layout(Weights.EXTERNAL, external_data or None, threshold)
-
-
-def deliver(ctx: click.Context, make: "Callable[[Progress | None], Any]") -> None:
-    """Show and write the report of what `make` makes, also where it raises one; leave with its exit code.
-
-    `make` is given what to tell of its progress: bars on standard error, where that is a terminal.
-    """
+def deliver(
+    ctx: click.Context, model: str, output: str | None, options: FreezeOptions | OptimizeOptions | RecalibrateOptions
+) -> None:
+    """Make the model, show and write its report, also that of a failure, and leave with its exit code."""
+    from bnfold import api
     from bnfold.report import print_console
 
     failure: StatisticsError | VerificationError | None = None
     try:
         with bars(wanted=wants_progress(ctx)) as progress:
-            report = make(progress).report
+            report = api.optimize_with(model, output, replace(options, progress=progress)).report
     except (StatisticsError, VerificationError) as error:
         failure, report = error, error.report
     try:

@@ -22,7 +22,7 @@ class Verdict(StrEnum):
     PROVED = "proved"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """The verdict and everything it rests on. `judgements` and `noises` belong to `measurements`, one to one.
 
@@ -46,6 +46,16 @@ class Verification:
     seed: int = 0
     tolerance: Tolerance = field(default_factory=Tolerance)
     layers: Layers | None = None
+
+    def __str__(self) -> str:
+        """The verdict, and why, or how large the largest deviation is."""
+        found = self.explanation
+        if not found and self.largest is not None:
+            found = f"largest deviation {self.largest.max_abs:.3g} in {self.largest.where}"
+        return f"{self.verdict}: {found}" if found else self.verdict.value
+
+    def __repr__(self) -> str:
+        return f"<Verification {self}>"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the inverse for a single measurement is `Measurement.from_dict`."""

@@ -203,9 +203,7 @@ def _answers(
             return _answers(reference, model, signature, {}, options, tapping=False)
         return Answers(refusal=f"onnxruntime cannot load the reference: {failure}."), {}
     if not answers.answers:
-        answers.refusal = (
-            f"The reference runs on none of the feeds tried ({answers.refusal}): pass --input-shape or --inputs."
-        )
+        answers.refusal = f"The reference runs on none of the feeds tried ({answers.refusal}): {answers.advice}."
     return answers, sources
 
 

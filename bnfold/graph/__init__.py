@@ -9,11 +9,12 @@ from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, PlainConstant, Use
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
-from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
+from bnfold.graph.tensor import FLOAT_TYPES, FLOATS, Tensor, TensorPayload
 
 __all__ = [
     "DEFAULT_DOMAINS",
     "FLOATS",
+    "FLOAT_TYPES",
     "Edit",
     "Graph",
     "Model",

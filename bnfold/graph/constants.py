@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto, helper
 from bnfold.decisions import Refused
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number
 from bnfold.graph.tensor import FLOATS, Tensor
+from bnfold.lifetime import emptied_at_the_end
 
 if TYPE_CHECKING:
     from bnfold.graph.graph import Graph
@@ -163,7 +164,7 @@ def _by_reference(graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Te
     )
     feeds = {name: operand.numpy() for name, operand in zip(node.input, operands, strict=True)}
     try:
-        (value,) = ReferenceEvaluator(model).run(None, feeds)
+        (value,) = emptied_at_the_end(ReferenceEvaluator(model)).run(None, feeds)
     except Exception:  # noqa: BLE001 - whatever the reference cannot evaluate is no constant to us
         return None
     return Tensor.of(value, value.dtype) if isinstance(value, np.ndarray) else None

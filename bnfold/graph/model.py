@@ -11,6 +11,7 @@ from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, scopes
 from bnfold.graph.soundness import check_soundness
 from bnfold.graph.tensor import TensorPayload
+from bnfold.lifetime import closed_at_the_end
 from bnfold.onnxfile import OnnxFile, Stored
 
 
@@ -51,6 +52,7 @@ class Model:
         self._aliases: dict[str, str] = {}
         self._before_edits: bytes | None = None
         self._gone: dict[int, set[str]] = {}  # by scope: values that no node makes any more
+        closed_at_the_end(self)
         self._opsets = {opset.domain: opset.version for opset in self.proto.opset_import}
         self.functions = {(function.domain, function.name): function for function in self.proto.functions}
         with paused_collector():
@@ -70,6 +72,12 @@ class Model:
             self._bodies.setdefault(id(graph), []).append(body_graph)
             self.holders[id(body_graph)] = node
         return graph
+
+    def close(self) -> None:
+        """Let go of everything: the model and its scopes, which refer to each other, hold the file."""
+        for graph in vars(self).get("graphs", ()):
+            vars(graph).clear()
+        vars(self).clear()
 
     @property
     def modified(self) -> bool:

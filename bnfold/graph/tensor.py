@@ -44,7 +44,8 @@ FLOATS: dict[np.dtype, Limits] = {
 
 
 _LITTLE = {dtype: dtype.newbyteorder("<") for dtype in FLOATS}
-_FLOAT_TYPES: dict[int, np.dtype] = {helper.np_dtype_to_tensor_dtype(dtype): dtype for dtype in FLOATS}
+# The same by the number that ONNX gives each.
+FLOAT_TYPES: dict[int, np.dtype] = {helper.np_dtype_to_tensor_dtype(dtype): dtype for dtype in FLOATS}
 
 
 Block: TypeAlias = tuple[slice, ...]
@@ -106,7 +107,7 @@ class Tensor:
         if isinstance(payload, TensorPayload):
             return payload.tensor
         shape = tuple(proto.dims[:])
-        dtype = _FLOAT_TYPES.get(proto.data_type)
+        dtype = FLOAT_TYPES.get(proto.data_type)
         if payload is None and dtype is not None and (raw := proto.raw_data):  # by far the most frequent kind
             return cls(dtype, shape, np.ndarray(shape, _LITTLE[dtype], raw))
         if proto.data_type == TensorProto.STRING:  # whose bytes need not be UTF-8

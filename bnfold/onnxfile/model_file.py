@@ -54,7 +54,11 @@ class OnnxFile:
     def start_hash(self) -> None:
         """Begin computing `sha256` beside whatever comes next."""
         if self._hash is None and isinstance(self.source, File):
-            self._hash = RunningHash(self.source.descriptor)
+            descriptor = self.source.duplicate()
+            try:
+                self._hash = RunningHash(descriptor)
+            finally:
+                os.close(descriptor)
             self._hash.advance(self.nbytes)
             self._hash.complete()
 

@@ -1,12 +1,15 @@
 """Where bytes come from: a regular file that is opened once, mapped while somebody looks, and never loaded whole.
 
 Mapped pages count towards a process's memory for as long as they stay mapped, so `release` hands them back; a file on
-disk loses nothing by that. Bulk copies do not go through the map at all (see stream.py).
+disk loses nothing by that. Bulk copies do not go through the map at all (see stream.py). A small file is read instead:
+a map holds a descriptor of its own.
 """
 
+import errno
 import hashlib
 import mmap
 import os
+import resource
 import stat
 import threading
 from collections import OrderedDict
@@ -16,6 +19,7 @@ from typing import ClassVar, TypeAlias
 from weakref import ReferenceType, ref
 
 from bnfold.errors import ModelError
+from bnfold.lifetime import closed_at_the_end
 
 BLOCK = 1 << 20
 
@@ -49,6 +53,8 @@ class File:
     """
 
     MAX_OPEN = 64  # far below the usual limit of 1024: a model may have one data file per tensor
+    MAX_SHARE = 4  # of a lower limit at most this part
+    SMALL = 256 << 10  # bytes, up to which a file is read and not mapped
     _opened: ClassVar[OrderedDict[int, "ReferenceType[File]"]] = OrderedDict()
     _lock: ClassVar[threading.RLock] = threading.RLock()  # of all that is opened and closed
 
@@ -56,23 +62,36 @@ class File:
         self.path: Path = path
         self.what = what
         self._map: mmap.mmap | None = None
+        self._content: bytes | None = None  # of a small file, in place of the map
         self._descriptor = -1
         self.users = 0  # how many threads read it at this moment
         self._identity: tuple[int, ...] | None = None
         self.status: os.stat_result
+        closed_at_the_end(self)
         _ = self.descriptor
         self.nbytes = self.status.st_size
 
     def __del__(self) -> None:
-        self._opened.pop(id(self), None)
-        self.close()
+        self._let_go()
 
     def close(self) -> None:
-        """Give the descriptor and the map back; the file is opened again when needed."""
-        self._map = None
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Give the descriptor and the map back; the file is opened again when needed.
+
+        Raises BufferError where somebody still looks at the map, which then goes with the last who does.
+        """
+        with self._lock:
+            mapped = self._map
+            self._let_go()
+        if mapped is not None:
+            mapped.close()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._opened.pop(id(self), None)
+            self._map = self._content = None
+            if self._descriptor >= 0:
+                descriptor, self._descriptor = self._descriptor, -1
+                os.close(descriptor)
 
     @property
     def descriptor(self) -> int:
@@ -91,21 +110,30 @@ class File:
         with self._lock:
             return os.dup(self.descriptor)
 
-    def _close_others(self) -> None:
+    def _close_others(self, most: int | None = None) -> None:
         """Close those that were not used for the longest time, until few enough are open."""
+        if most is None:
+            soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            most = self.MAX_OPEN if soft < 0 else min(self.MAX_OPEN, soft // self.MAX_SHARE)
         for key in list(self._opened):
-            if len(self._opened) <= self.MAX_OPEN:
+            if len(self._opened) <= most:
                 return
             other = self._opened[key]()
             if other is not None and (other is self or other.users):
                 continue
             self._opened.pop(key, None)
             if other is not None:
-                other.close()
+                other._let_go()  # noqa: SLF001 - of the same class
 
     def _open(self) -> None:
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+            try:
+                descriptor = self._new_descriptor()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                self._close_others(0)
+                descriptor = self._new_descriptor()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise ModelError(
@@ -114,11 +142,14 @@ class File:
         self._descriptor = descriptor
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            self.close()
+            self._let_go()
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ModelError(f"{self.path}: {self.what} is {kind}; pass a regular file")
         self.status = status
         self._check(status)
+
+    def _new_descriptor(self) -> int:
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
     def _check(self, status: os.stat_result) -> None:
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -129,7 +160,9 @@ class File:
 
     def check_unchanged(self) -> None:
         """Raise ModelError if the file was written to since it was first opened."""
-        self._check(os.fstat(self.descriptor))
+        with self._lock:
+            status = os.fstat(self.descriptor)
+        self._check(status)
 
     def is_same_file(self, status: os.stat_result) -> bool:
         """Whether `status` is of this very file (device and inode)."""
@@ -137,12 +170,17 @@ class File:
 
     def view(self) -> memoryview:
         """All of it, mapped."""
-        descriptor = self.descriptor
-        if self.nbytes == 0:
-            return memoryview(b"")
-        if self._map is None:
-            self._map = mmap.mmap(descriptor, self.nbytes, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
-        return memoryview(self._map)
+        with self._lock:
+            descriptor = self.descriptor
+            if self.nbytes <= self.SMALL:
+                if self._content is None:
+                    content = bytearray(self.nbytes)
+                    self.read_into(memoryview(content), 0)
+                    self._content = bytes(content)
+                return memoryview(self._content)
+            if self._map is None:
+                self._map = mmap.mmap(descriptor, self.nbytes, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
+            return memoryview(self._map)
 
     def read_into(self, memory: memoryview, offset: int) -> None:
         """Fill `memory` with the bytes from `offset` on. Any thread may."""
@@ -162,6 +200,7 @@ class File:
 
     def release(self) -> None:
         """Drop the mapped pages from this process; they come back from the file when they are looked at again."""
+        self._content = None
         mapped = self._map
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
@@ -186,7 +225,9 @@ class RunningHash:
     THREAD_FROM = 8 << 20
 
     def __init__(self, descriptor: int) -> None:
+        self._descriptor = -1
         self._descriptor = os.dup(descriptor)
+        closed_at_the_end(self)
         self._hash = hashlib.sha256()
         self._ready = 0
         self._done = 0
@@ -230,6 +271,12 @@ class RunningHash:
         with self._news:
             self._closed = True
             self._news.notify()
+        if self._thread is None and self._descriptor >= 0:
+            try:
+                self._digest_ready()
+            except (OSError, ModelError) as error:
+                self._error = error
+            self._let_go()
 
     def stop(self) -> None:
         """End the thread as soon as possible; the result is not wanted any more."""
@@ -243,14 +290,22 @@ class RunningHash:
         self.complete()
         if self._thread is not None:
             self._thread.join()
-        else:
-            self._digest_ready()
         if self._error is not None:
             raise self._error
         return self._hash.hexdigest()
 
+    def close(self) -> None:
+        """End the thread and close the file; without a result, unless there is one already."""
+        self.stop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
     def __del__(self) -> None:
-        os.close(self._descriptor)
+        self._let_go()
 
 
 def sha256_of(path: Path) -> str:

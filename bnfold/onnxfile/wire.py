@@ -29,6 +29,9 @@ class WireError(ValueError):
         self.problem = problem
         self.offset = offset
 
+    def __reduce__(self) -> tuple[type["WireError"], tuple[str, int]]:
+        return WireError, (self.problem, self.offset)
+
 
 @dataclass(frozen=True, eq=False)
 class Message:

@@ -4,14 +4,13 @@ from bnfold.batches import ImageOptions, data_source
 from bnfold.recalibration.accuracy import Accuracy
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.fitting import Fitted
-from bnfold.recalibration.request import CalibrationOptions, accuracy, calibration, substitution
+from bnfold.recalibration.request import accuracy, calibration, substitution
 from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
 from bnfold.recalibration.targets import Target, targets_of
 
 __all__ = [
     "Accuracy",
     "Calibration",
-    "CalibrationOptions",
     "Drift",
     "Fitted",
     "ImageOptions",

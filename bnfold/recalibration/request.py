@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from bnfold.equivalence import signature_of
 from bnfold.errors import UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
+from bnfold.options import CalibrationOptions
 from bnfold.passes import PassOptions, SubstituteBatchNormOptions
 from bnfold.passes.substitute_batch_norm import KINDS
 from bnfold.recalibration.accuracy import DEFAULT_LABELS, Accuracy, labels_of, task_accuracy
@@ -18,34 +19,6 @@ from bnfold.recalibration.fitting import Fitted, fit
 from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
 from bnfold.recalibration.weights import statistics_from
 from bnfold.statistics import Statistics
-
-
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """`mode`: "exact" or "fast". `statistics`: "population" or "torch". `batch_size`: for files and images.
-
-    `images`: how images become numbers. `labels`: which array of the data holds labels, see `task_accuracy`. `told`:
-    see `Source`.
-    """
-
-    mode: str = "exact"
-    statistics: str = "population"
-    batch_size: int = 64
-    images: ImageOptions = field(default_factory=ImageOptions)
-    labels: str | None = None
-    told: Told | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As the report writes it."""
-        return {
-            "mode": self.mode,
-            "statistics": self.statistics,
-            "batch_size": self.batch_size,
-            "mean": list(self.images.mean),
-            "std": list(self.images.std),
-            "layout": self.images.layout,
-            "labels": self.labels,
-        }
 
 
 def calibration(
@@ -56,6 +29,7 @@ def calibration(
     weights: str | os.PathLike[str] | None = None,
     options: CalibrationOptions | None = None,
     keep: Iterable[str] = (),
+    told: Told | None = None,
 ) -> Calibration | None:
     """New statistics for the model of `file`; None where neither `data` nor `weights` is given. Raises UsageError."""
     options = options or CalibrationOptions()
@@ -65,10 +39,7 @@ def calibration(
         return statistics_from(weights, model, keep)
     if data is None:
         return None
-    try:
-        how = RecalibrateOptions(Mode(options.mode), Weighting(options.statistics), tuple(keep), options.told)
-    except ValueError as error:
-        raise UsageError(f"{error}: modes are exact and fast, statistics population and torch") from error
+    how = RecalibrateOptions(Mode(options.mode), Weighting(options.statistics), tuple(keep), told)
     return calibrate(file, model, _opened(data, model, options), how)
 
 
@@ -82,6 +53,7 @@ def substitution(
     options: CalibrationOptions | None = None,
     only: Iterable[str] = (),
     keep: Iterable[str] = (),
+    told: Told | None = None,
 ) -> tuple[SubstituteBatchNormOptions, tuple[Fitted, ...]]:
     """What `kind` ("group-norm", "group-norm:8", "instance-norm", "layer-norm") asks for, fitted to `data` if given.
 
@@ -94,12 +66,18 @@ def substitution(
     if data is None:
         return chosen, ()
     options = options or CalibrationOptions()
-    fits, distances = fit(file, model, _opened(data, model, options), chosen, statistics, options.told)
+    fits, distances = fit(file, model, _opened(data, model, options), chosen, statistics, told)
     return replace(chosen, fits=fits), distances
 
 
 def accuracy(
-    original: OnnxFile, candidate: Path, data: Any, passes: PassOptions, options: CalibrationOptions | None = None
+    original: OnnxFile,
+    candidate: Path,
+    data: Any,
+    passes: PassOptions,
+    options: CalibrationOptions | None = None,
+    *,
+    told: Told | None = None,
 ) -> Accuracy | None:
     """What the labels in `data` say of the model in `original`, which is edited, and of what `passes` made of it.
 
@@ -109,14 +87,15 @@ def accuracy(
         return None
     options = options or CalibrationOptions()
     data = _opened(data, Model(original), options)
-    return task_accuracy(original, candidate, data, passes, options.labels, options.told)
+    return task_accuracy(original, candidate, data, passes, options.labels, told)
 
 
 def _opened(data: Any, model: Model, options: CalibrationOptions) -> Data:
     """The data itself, or what its path names. That it has the labels that were asked for is seen before any work."""
     labels = DEFAULT_LABELS if options.labels is None else options.labels
     if isinstance(data, str | os.PathLike):
-        data = data_source(data, _shapes(model), options.batch_size, options.images, labels)
+        images = ImageOptions(tuple(options.mean), tuple(options.std), options.image_layout)
+        data = data_source(data, _shapes(model), options.batch_size, images, labels)
     found: Data = data
     if options.labels:
         labels_of(found, signature_of(model.proto), options.labels)

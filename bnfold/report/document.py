@@ -6,7 +6,7 @@ text in here has passed `printable`: a name out of a model holds no control, dir
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, Self
@@ -400,7 +400,7 @@ def _fields(data: Data) -> dict[str, Any]:
         "explanation": one_line(str(data.get("explanation", ""))),
         "subject": _subject(data),
         "file": _text(data["candidate"]) if kind == "verify" else _subject(data),
-        "environment": _environment(data.get("environment") or {}),
+        "environment": (*_environment(data.get("environment") or {}), *_passes(data.get("passes") or ())),
         "published": _text(data.get("published")),
         "command": one_line(reproduction(data)),
         "error": _text(data.get("error")),
@@ -445,6 +445,13 @@ def _subject(data: Data) -> str:
         return f"{_text(data['candidate'])} against {_text(data['reference'])}"
     model = data.get("input") or data.get("model") or {}
     return _text(model.get("path"))
+
+
+def _passes(passes: Iterable[Data]) -> Iterator[tuple[str, str]]:
+    """The passes that ran, as one more thing that the result was made with."""
+    told = [f"{_text(each['name'])} (preserves {_text(each['preserves'])})" for each in passes]
+    if told:
+        yield "passes", ", ".join(told)
 
 
 def _environment(data: Data) -> tuple[tuple[str, str], ...]:

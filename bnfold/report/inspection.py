@@ -5,6 +5,7 @@ from typing import Any
 
 from bnfold import __version__
 from bnfold.decisions import Decision
+from bnfold.report.brief import inspection_line, inspection_table
 from bnfold.report.report import FORMAT_VERSION, ModelSummary
 
 
@@ -66,13 +67,24 @@ class NormalizationInfo:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """A model and its normalizations, in the order of the graph."""
 
     model: ModelSummary
     normalizations: tuple[NormalizationInfo, ...]
     version: str = __version__
+
+    def __str__(self) -> str:
+        """One line."""
+        return inspection_line(self)
+
+    def __repr__(self) -> str:
+        return f"<Inspection {self}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's view of it."""
+        return inspection_table(self)
 
     @property
     def codes(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from bnfold import __version__
 from bnfold.decisions import Decision
+from bnfold.report.brief import report_line, report_table
 from bnfold.report.environment import this_environment
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class ModelSummary:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What one optimization did.
 
@@ -61,7 +62,8 @@ class Report:
     normalization before and after it was fitted. `accuracy`: where the data held labels, how many were answered
     rightly before and after. `attribution`: where the result differed, the `guilty` folds (`node`, `scope`), whether it
     agrees without them (`cleared`), how many models were `tried`, and whether the guilty were `rolled_back`.
-    `environment`: what the run was made with, this process where it is None.
+    `passes`: those that ran, in order, as `name` and what each `preserves`. `environment`: what the run was made with,
+    this process where it is None.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -83,6 +85,18 @@ class Report:
     weights_moved: bool = False
     attribution: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] | None = None
+    passes: tuple[Mapping[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        """One line."""
+        return report_line(self)
+
+    def __repr__(self) -> str:
+        return f"<Report {self}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's view of it."""
+        return report_table(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data, the keys in the order a person would read them."""
@@ -91,6 +105,7 @@ class Report:
             "output": None if self.output is None else self.output.to_dict(),
             "published": self.published,
             "weights_moved": self.weights_moved,
+            "passes": [dict(each) for each in self.passes],
             "decisions": [decision.to_dict() for decision in self.decisions],
             "verification": None if self.verification is None else dict(self.verification),
             "attribution": None if self.attribution is None else dict(self.attribution),

@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto
 
+from bnfold.equivalence.operators import operator_of
 from bnfold.equivalence.structure.signature import Dim, Port, every_node
 from bnfold.errors import UsageError
 
@@ -22,7 +23,6 @@ LARGEST_SIDE = 512
 FALLBACK_SIDES = (224, 256, 64, 299, 32, 28, 16, 8, 4, 2)
 FALLBACK_ELEMENTS = 8 << 20
 """Larger inputs are not tried: a side of 256 is 64 Ki pixels of a picture, but 16 Mi voxels of a volume."""
-_WINDOWED = {"Conv", "ConvInteger", "QLinearConv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "DeformConv"}
 _NON_SPATIAL_SIDE = 5
 
 
@@ -49,7 +49,7 @@ def windows(model: ModelProto) -> Sides:
             weights[node.output[0]] = weights[node.input[0]]
         before = max((stride_at.get(name, 1.0) for name in node.input if name), default=1.0)
         stride = 1.0
-        if node.op_type in _WINDOWED:
+        if operator_of(node).windowed:
             kernel, dilation, stride = _window(node, weights)
             side = max(side, before * (dilation * (kernel - 1) + 2))
             if node.op_type == "ConvTranspose":
@@ -171,24 +171,6 @@ def _sizes_weights_imply(graph: GraphProto, ports: tuple[Port, ...]) -> dict[tup
         elif node.op_type == "MatMul" and len(dims) >= 2:
             implied[name, ranks[name] - 1] = dims[-2]
     return implied
-
-
-def index_limits(graph: GraphProto) -> dict[str, int]:
-    """For integer inputs that index a constant table with Gather: the size of the smallest such table."""
-    tables = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if tensor.data_type != TensorProto.STRING}
-    origin: dict[str, str] = {value.name: value.name for value in graph.input}
-    limits: dict[str, int] = {}
-    for node in graph.node:
-        if node.op_type in {"Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten"} and node.input:
-            if node.input[0] in origin:
-                origin[node.output[0]] = origin[node.input[0]]
-        elif node.op_type == "Gather" and len(node.input) == 2 and node.input[0] in tables:
-            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
-            source = origin.get(node.input[1])
-            if source is not None and tables[node.input[0]]:
-                size = tables[node.input[0]][axis]
-                limits[source] = min(size, limits.get(source, size))
-    return limits
 
 
 def _listed(names: Mapping[str, Port]) -> str:

@@ -8,7 +8,7 @@ same on every machine.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -16,11 +16,18 @@ import numpy as np
 from onnx import TensorProto
 
 from bnfold.equivalence.feeds.dynamic_sizes import Shapes
+from bnfold.equivalence.feeds.integer_ranges import IntegerRange
 from bnfold.equivalence.numbers.element_types import Array, Feed, is_float, numpy_type
 from bnfold.equivalence.structure.signature import Port
 
 KINDS = ("normal", "impulses", "uniform", "mixed", "constant", "zero", "extreme")
 HEAVY_ELEMENTS = 50_000
+LARGEST_FEED = 1 << 27
+"""Values in all inputs of one feed together: 512 MiB of float32. Nothing larger is made up."""
+_NEAR_A_LANDMARK = 0.5
+"""How often a wild feed holds a number that the model compares its input with."""
+_MOST_IMPULSES = 81
+"""Positions with an impulse per row and channel: every corner, edge and centre up to four spatial axes."""
 _EXTREME, _EXTREME_IN_16_BITS = 2.0**10, 2.0**4
 
 
@@ -62,12 +69,18 @@ def schedule(ports: Sequence[Port], first: Shapes, *, batched: bool) -> tuple[Ro
     return (Round(1, KINDS), Round(3, ("normal", "mixed"))) if batched else (Round(1, KINDS),)
 
 
-def build(plan: Plan, ports: Sequence[Port], seed: int, limits: Mapping[str, int]) -> Feed:
-    """The arrays of one feed. `limits`: for integer inputs that index a table, the size of that table."""
+def elements(shapes: Shapes) -> int:
+    """How many values a feed of these shapes holds."""
+    return sum(map(math.prod, shapes.values()))
+
+
+def build(plan: Plan, ports: Sequence[Port], seed: int, ranges: Mapping[str, IntegerRange]) -> Feed:
+    """The arrays of one feed. `ranges`: what integer inputs may hold, where the model says it."""
     feed: Feed = {}
     for port in ports:
         generator = np.random.default_rng([seed, crc32(plan.name.encode()), crc32(port.name.encode())])
-        feed[port.name] = _array(port, plan, plan.shapes[port.name], generator, limits.get(port.name))
+        shape = plan.shapes[port.name]
+        feed[port.name] = np.asarray(_array(port, plan, shape, generator, ranges.get(port.name, IntegerRange())))
     for port in plan.overrides:
         generator = np.random.default_rng([seed, crc32(plan.name.encode()), crc32(port.name.encode())])
         shape = tuple(dim for dim in port.dims or () if isinstance(dim, int))
@@ -88,7 +101,9 @@ def overridable_floats(ports: Sequence[Port]) -> tuple[Port, ...]:
     )
 
 
-def _array(port: Port, plan: Plan, shape: tuple[int, ...], generator: np.random.Generator, limit: int | None) -> Array:
+def _array(
+    port: Port, plan: Plan, shape: tuple[int, ...], generator: np.random.Generator, allowed: IntegerRange
+) -> Array:
     dtype = numpy_type(port.elem_type)
     if port.elem_type == TensorProto.STRING:
         return np.array([f"text {n}" for n in generator.integers(0, 100, math.prod(shape))], object).reshape(shape)
@@ -97,12 +112,12 @@ def _array(port: Port, plan: Plan, shape: tuple[int, ...], generator: np.random.
     if np.issubdtype(dtype, np.complexfloating):
         parts = [_FILL[plan.kind](shape, generator) for _ in range(2)]
         return np.asarray(parts[0] + 1j * parts[1]).astype(dtype)
-    if is_float(port.elem_type):
-        values = _FILL[plan.kind](shape, generator) / plan.damping
+    if is_float(port.elem_type) and allowed.limit is None:
+        values = np.asarray(_FILL[plan.kind](shape, generator) / plan.damping)  # numpy makes a number of rank 0
         if plan.kind == "extreme":
             values *= _EXTREME if dtype.itemsize >= 4 else _EXTREME_IN_16_BITS
         return values.astype(dtype)
-    return _integers(dtype, port.elem_type, plan.kind, shape, generator, limit)
+    return _integers(dtype, port.elem_type, plan.kind, shape, generator, allowed)
 
 
 def _integers(
@@ -111,18 +126,21 @@ def _integers(
     kind: str,
     shape: tuple[int, ...],
     generator: np.random.Generator,
-    limit: int | None,
+    allowed: IntegerRange,
 ) -> Array:
     """Pixels use the whole range; wider integers are mostly indices, lengths or labels, so they stay small."""
+    low = allowed.least
     if kind == "zero":
-        return np.zeros(shape, dtype)
-    if limit is not None:
-        low, high = 0, max(limit, 1)
+        return np.full(shape, low).astype(dtype)
+    if kind == "wild" and allowed.landmarks and generator.random() < _NEAR_A_LANDMARK:
+        return np.full(shape, generator.choice(allowed.landmarks)).astype(dtype)
+    if allowed.limit is not None:
+        high = allowed.limit
     elif elem_type in {TensorProto.UINT8, TensorProto.INT8}:
         facts = np.iinfo(dtype.name)
-        low, high = int(facts.min), int(facts.max) + 1
+        low, high = low or int(facts.min), int(facts.max) + 1
     else:
-        low, high = 0, 16 if kind == "wild" else 2
+        high = low + (16 if kind == "wild" else 2)
     if kind == "constant":
         return np.full(shape, high - 1).astype(dtype)
     return generator.integers(low, high, shape).astype(dtype)
@@ -154,7 +172,10 @@ def _zero(shape: tuple[int, ...], generator: np.random.Generator) -> Array:  # n
 
 
 def _impulses(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-    """Zero, but for one position at every corner, at the middle of every edge and in the centre."""
+    """Zero, but for one position at every corner, at the middle of every edge and in the centre.
+
+    In more than four spatial axes only some of these positions, the first and the last corner and the centre included.
+    """
     values = np.zeros(shape)
     if not values.size:
         return values
@@ -162,11 +183,20 @@ def _impulses(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
         row = values.reshape(-1, shape[-1] if shape else 1)
         row[np.arange(len(row)), np.arange(len(row)) % row.shape[1]] = generator.uniform(1, 2, len(row))
         return values
-    for corner in itertools.product(range(3), repeat=len(shape) - 2):
-        spatial = [(0, size // 2, size - 1)[at] for at, size in zip(corner, shape[2:], strict=True)]
+    for spatial in _places(shape[2:], generator):
         place: tuple[slice | int, ...] = (slice(None), slice(None), *spatial)
         values[place] = generator.uniform(0.5, 2.0, shape[:2]) * generator.choice([-1.0, 1.0], shape[:2])
     return values
+
+
+def _places(sizes: tuple[int, ...], generator: np.random.Generator) -> Iterator[tuple[int, ...]]:
+    if 3 ** len(sizes) <= _MOST_IMPULSES:
+        yield from itertools.product(*((0, size // 2, size - 1) for size in sizes))
+        return
+    for at in (0, 2, 1):
+        yield tuple((0, size // 2, size - 1)[at] for size in sizes)
+    for drawn in generator.integers(0, 3, (_MOST_IMPULSES - 3, len(sizes))):
+        yield tuple((0, size // 2, size - 1)[at] for at, size in zip(drawn, sizes, strict=True))
 
 
 def _mixed(shape: tuple[int, ...], generator: np.random.Generator) -> Array:

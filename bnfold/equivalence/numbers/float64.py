@@ -10,13 +10,12 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from bnfold.equivalence.numbers.element_types import Array, Feed, is_float, rounding
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.equivalence.structure.signature import Source, every_node
 from bnfold.errors import ModelError
+from bnfold.lifetime import emptied_at_the_end
 from bnfold.onnxfile import read, to_proto
 
-_UNBOUNDED = {"Loop", "Scan", "SequenceMap"}
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
-_SLOW = {"Resize", "Upsample", "GridSample", "RoiAlign", "MaxRoiPool", "DeformConv", "LpPool", "LSTM", "GRU", "RNN"}
 _SLOW_ELEMENTS = 20_000
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}
 
@@ -45,10 +44,10 @@ class Evaluator:
 
         model = ModelProto()
         model.CopyFrom(source if isinstance(source, ModelProto) else load_whole(source))
-        operators = {node.op_type for node in _all_nodes(model)}
-        if operators & (_UNBOUNDED | _RANDOM):
-            raise Unknowable(f"it contains {', '.join(sorted(operators & (_UNBOUNDED | _RANDOM)))}")
-        self._slow = sorted(operators & _SLOW)
+        rows = {node.op_type: operator_of(node) for node in _all_nodes(model)}
+        if refused := sorted(name for name, row in rows.items() if row.random or row.repeats):
+            raise Unknowable(f"it contains {', '.join(refused)}")
+        self._slow = sorted(name for name, row in rows.items() if row.slow)
         if shake is not None:
             _shake(model, np.random.default_rng(shake))
         widen(model)
@@ -92,7 +91,7 @@ def store_constants(model: ModelProto) -> None:
     made: list[NodeProto] = []
     rest: list[NodeProto] = []
     for node in graph.node:
-        plain = node.domain in {"", "ai.onnx"} and node.op_type not in _RANDOM | {"Dropout"}
+        plain = node.domain in DEFAULT_DOMAINS and node.op_type != "Dropout" and not operator_of(node).random
         if (
             plain
             and all(name in known for name in node.input if name)
@@ -113,7 +112,8 @@ def store_constants(model: ModelProto) -> None:
     constants.graph.output.extend(ValueInfoProto(name=name) for name in names)
     try:
         with np.errstate(all="ignore"):
-            values = ReferenceEvaluator(constants, new_ops=[BatchNormalization]).run(names, {})
+            reference = emptied_at_the_end(ReferenceEvaluator(constants, new_ops=[BatchNormalization]))
+            values = reference.run(names, {})
         tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in zip(names, values, strict=True)]
     except Exception:  # noqa: BLE001 - onnx.reference raises what numpy and it see fit; float64 is as good
         return

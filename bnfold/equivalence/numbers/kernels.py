@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from bnfold.equivalence.numbers.element_types import Array
+from bnfold.lifetime import emptied_at_the_end
 
 Ints = Sequence[int] | None
 
@@ -163,6 +164,7 @@ class Reference(ReferenceEvaluator):
     """
 
     def __init__(self, proto: Any, **options: Any) -> None:
+        emptied_at_the_end(self)
         super().__init__(proto, **{**options, "new_ops": OPERATORS})
 
 

@@ -11,30 +11,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnfold.equivalence.numbers.element_types import Array, rounding
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
-
-# Linear in their data, or monotone with slope at most 1: on absolute values they bound what they do to errors.
-_AS_IT_IS = {
-    *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sum", "Mul", "Div", "Mean", "Einsum"),
-    *(
-        "Identity",
-        "Cast",
-        "CastLike",
-        "Dropout",
-        "Relu",
-        "MaxPool",
-        "GlobalMaxPool",
-        "ReduceMax",
-        "ReduceSum",
-        "ReduceMean",
-    ),
-    *("AveragePool", "GlobalAveragePool", "Pad", "Concat", "Split", "Slice", "Gather", "DepthToSpace", "SpaceToDepth"),
-    *("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Resize", "Upsample"),
-}
-_SHAPES = {"Shape", "Size"}
-_SLOPED = {"LeakyRelu", "PRelu", "Clip"}
+from bnfold.equivalence.operators import Magnitude, operator_of
 
 
-class Magnitude:
+class MagnitudeBound:
     """Built once for a piece of a graph, called with the absolute values that enter it.
 
     `changed`: constants that were rewritten, with the element type they are stored in: their entries count at least as
@@ -101,25 +81,25 @@ def _evaluate(region: ModelProto, nodes: list[NodeProto]) -> dict[str, Array]:
 def _absolute(node: NodeProto, constants: Mapping[str, Array], dynamic: set[str]) -> NodeProto:
     fresh = NodeProto()
     fresh.CopyFrom(node)
-    match node.op_type:
-        case "Sub":
+    match operator_of(node).magnitude:
+        case Magnitude.ADDED:
             fresh.op_type = "Add"
-        case "Neg" | "LeakyRelu" | "PRelu" if _slope(node, constants) <= 1:
+        case Magnitude.SLOPED if _slope(node, constants) <= 1:
             fresh.op_type = "Identity"
             del fresh.input[1:]
             del fresh.attribute[:]
-        case "BatchNormalization" if not any(name in dynamic for name in node.input[1:]):
-            pass
-        case op if op in _SHAPES or op in _AS_IT_IS:
-            factors = sum(name in dynamic for name in node.input)
-            if (op in {"Mul", "MatMul", "Conv", "ConvTranspose", "Einsum"} and factors > 1) or (
-                op == "Div" and node.input[1] in dynamic
-            ):
-                raise Unknowable(f"{op} of two computed values is not linear")
-            for attribute in fresh.attribute if op == "Gemm" else ():
+        case Magnitude.PRODUCT:
+            factors = node.input if node.op_type == "Einsum" else node.input[:2]
+            if sum(name in dynamic for name in factors) > 1 or (node.op_type == "Div" and node.input[1] in dynamic):
+                raise Unknowable(f"{node.op_type} of two computed values is not linear")
+            for attribute in fresh.attribute if node.op_type == "Gemm" else ():
                 attribute.f = abs(attribute.f)  # alpha and beta; the others are integers
-        case other:
-            raise Unknowable(f"{other} is not linear")
+        case Magnitude.SAME if node.op_type != "BatchNormalization" or dynamic.isdisjoint(node.input[1:]):
+            pass
+        case Magnitude.SHAPES:
+            pass
+        case _:
+            raise Unknowable(f"{node.op_type} is not linear")
     return fresh
 
 

@@ -9,20 +9,13 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of, reads_part
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
 from bnfold.equivalence.proofs.piece import Proof, Standing, prove_piece
-from bnfold.equivalence.structure.scopes import DEFAULT_DOMAINS, Cutter
+from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import difference, signature_of
 
 _MOST_ROUNDS = 20
-_CROSSED = {
-    *("Identity", "Dropout", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"),
-    *("Relu", "LeakyRelu", "PRelu", "MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"),
-    *("ReduceSum", "ReduceMax", "Resize", "Upsample", "Pad", "Concat", "Split", "Slice", "Gather", "DepthToSpace"),
-    *("SpaceToDepth", "Add", "Sub", "Sum", "Mul", "Div"),
-    *("MatMul", "Gemm", "Conv", "ConvTranspose", "BatchNormalization"),  # a shift
-}
-"""What a map per channel may cross, under conditions that the proof itself tests."""
 
 
 def prove(
@@ -124,11 +117,8 @@ def _takes_part(reader: Pair, value: Pair, common: Correspondence) -> bool:
     """Whether only the shape, the type or a part of a value is read: that may be right where the whole is not."""
     place = common.before.producer(reader.old)
     node = None if place is None else common.before.node(place)
-    if node is None or node.domain not in DEFAULT_DOMAINS:
-        return False
-    return node.op_type in {"Shape", "Size", "Split", "Slice", "Gather"} or (
-        node.op_type == "CastLike" and node.input[0] != value.old.name
-    )
+    positions = [] if node is None else [at for at, name in enumerate(node.input) if name == value.old.name]
+    return node is not None and bool(positions) and all(reads_part(node, at) for at in positions)
 
 
 def _is_crossed(obligation: Obligation, common: Correspondence) -> bool:
@@ -139,4 +129,4 @@ def _is_crossed(obligation: Obligation, common: Correspondence) -> bool:
         place = common.before.producer(obligation.pair.old)
         places = [] if place is None else [(common.before, place)]
     nodes = [cutter.node(place) for cutter, place in places if not cutter.makes_constants(place)]
-    return bool(places) and all(node.domain in DEFAULT_DOMAINS and node.op_type in _CROSSED for node in nodes)
+    return bool(places) and all(operator_of(node).crossed for node in nodes)

@@ -18,11 +18,12 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from bnfold.equivalence.numbers.element_types import Array, rounding
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable, store_constants
-from bnfold.equivalence.proofs.magnitude import Magnitude
+from bnfold.equivalence.operators import operator_of
+from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
 from bnfold.equivalence.structure.scopes import label
 
@@ -78,9 +79,6 @@ class Proof:
         }
 
 
-_AFFINE = {"Mul", "Add", "Sub", "Div", "Sum", "Dropout", "Identity"}
-
-
 def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
     """The proof of one obligation that is not settled."""
     before, after = common.before, common.after
@@ -95,12 +93,12 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     changed = _changed(old, new)
     weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
     try:
-        run_old, run_new, sizes_of = Evaluator(old), Evaluator(new), [Magnitude(new, changed)]
+        run_old, run_new, sizes_of = Evaluator(old), Evaluator(new), [MagnitudeBound(new, changed)]
     except Unknowable as why:
         return replace(shell, reason=str(why))
     if len(old.graph.node) - len(new.graph.node) > 1:
         with suppress(Unknowable):
-            sizes_of.append(Magnitude(old, {}))
+            sizes_of.append(MagnitudeBound(old, {}))
     output, allowance = obligation.before.output.name, _allowance(new, changed)
     found: list[Proof] = []
     reason = "no shapes for its inputs are known"
@@ -132,9 +130,7 @@ def _described(obligation: Obligation, common: Correspondence) -> Proof:
     stays = [after.node(place) for place in (obligation.after.nodes if obligation.after is not None else ())]
     now = {(node.op_type, label(node)) for node in stays}
     named = [label(node) for node in nodes if node.op_type == "BatchNormalization"]
-    named = named or [
-        label(node) for node in nodes if node.op_type in _AFFINE and (node.op_type, label(node)) not in now
-    ]
+    named = named or [label(node) for node in nodes if _is_map(node) and (node.op_type, label(node)) not in now]
     return Proof(
         value.name,
         Standing.UNDECIDED,
@@ -142,6 +138,11 @@ def _described(obligation: Obligation, common: Correspondence) -> Proof:
         nodes=tuple(label(node) for node in nodes),
         normalizations=tuple(named),
     )
+
+
+def _is_map(node: NodeProto) -> bool:
+    known = operator_of(node)
+    return known.affine or known.unchanging
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class _Trial:
     weights: int
 
 
-def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[Magnitude]) -> Proof:
+def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[MagnitudeBound]) -> Proof:
     used = largest = 0.0
     blind = True
     for number, (feed, needed) in enumerate(_feeds(trial.sizes, trial.seed, trial.weights)):
@@ -207,7 +208,7 @@ def _share(was: Array, now: Array, scale: Array, allowance: float) -> tuple[floa
     if was.dtype.kind != "f" or now.dtype.kind != "f":
         return (0.0, 0.0) if was.dtype == now.dtype and bool(np.all(was == now)) else (math.inf, math.inf)
     with np.errstate(all="ignore"):
-        error = np.abs(now - was)
+        error = np.asarray(np.abs(now - was))  # numpy makes a number of rank 0
         error[(was == now) | (np.isnan(was) & np.isnan(now))] = 0.0
         error[np.isnan(error)] = np.inf
         allowed = allowance * scale

@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from bnfold.equivalence.feeds import dynamic_sizes, seeded
 from bnfold.equivalence.feeds.dynamic_sizes import Shapes
+from bnfold.equivalence.feeds.integer_ranges import integer_ranges
 from bnfold.equivalence.feeds.seeded import Plan, Round
 from bnfold.equivalence.feeds.user_data import Inputs, checked
 from bnfold.equivalence.numbers.element_types import Feed, Outputs, rounding_of
@@ -50,11 +51,15 @@ class Answer:
 
 @dataclass
 class Answers:
-    """All answers, and a note for each feed that the reference could not run or that shows less than it should."""
+    """All answers, and a note for each feed that the reference could not run or that shows less than it should.
+
+    `refusal`: why the reference did not run, without a full stop. `advice`: what to do about it.
+    """
 
     answers: list[Answer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     refusal: str = ""
+    advice: str = "pass --input-shape or --inputs"
 
 
 def conditions(model: ModelProto) -> list[str]:
@@ -67,6 +72,8 @@ def conditions(model: ModelProto) -> list[str]:
 
 def run_user_feeds(inputs: Inputs, signature: Signature, run: Run, taps: Sequence[str] = ()) -> Answers:
     """Raises UsageError for data that does not fit; data that fits and cannot be run is a note."""
+    if not signature.outputs:
+        return _without_outputs()
     found = Answers()
     for name, feed in checked(inputs, signature):
         try:
@@ -89,18 +96,23 @@ def run_seeded_feeds(
     taps: Sequence[str] = (),
 ) -> Answers:
     """Every kind at every batch of the schedule, at the first sizes that the reference accepts."""
+    if not signature.outputs:
+        return _without_outputs()
     ports = signature.inputs
     strange = next((port for port in ports if not port.elem_type), None)
     if strange is not None:
         return Answers(refusal=f"input {strange.name!r} is not a tensor, and only tensors can be made up")
-    limits = dynamic_sizes.index_limits(model.graph)
-    runner = _Runner(run, lambda plan: seeded.build(plan, ports, seed, limits), taps, Answers())
     first = next(dynamic_sizes.variants(model, ports, fixed, 1))
+    if seeded.elements(first) > seeded.LARGEST_FEED:
+        return Answers(refusal=_too_large(first), advice="pass --inputs with data of your own")
+    ranges = integer_ranges(model)
+    runner = _Runner(run, lambda plan: seeded.build(plan, ports, seed, ranges), taps, Answers())
     batched = first != next(dynamic_sizes.variants(model, ports, fixed, 3))
     accepted: Shapes | None = None
     for each in seeded.schedule(ports, first, batched=batched):
-        shapes = runner.group(each, list(dynamic_sizes.variants(model, ports, fixed, each.batch)))
-        accepted = accepted or shapes
+        sizes = dynamic_sizes.variants(model, ports, fixed, each.batch)
+        ran = runner.group(each, [shapes for shapes in sizes if seeded.elements(shapes) <= seeded.LARGEST_FEED])
+        accepted = accepted or ran
     if accepted is None:
         return runner.found
     overrides = seeded.overridable_floats(signature.overridable)
@@ -111,6 +123,16 @@ def run_seeded_feeds(
         runner.attempt(Plan("smallest", "normal", smallest))
     runner.reach(conditions(model), accepted)
     return runner.found
+
+
+def _without_outputs() -> Answers:
+    return Answers(refusal="it has no outputs", advice="there is nothing to compare")
+
+
+def _too_large(shapes: Shapes) -> str:
+    return (
+        f"its inputs hold {seeded.elements(shapes):,} values, and no feed of more than {seeded.LARGEST_FEED:,} is made"
+    )
 
 
 @dataclass

@@ -13,17 +13,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-_SATURATING = {"Softmax", "LogSoftmax", "Hardmax", "Sigmoid", "HardSigmoid", "Tanh", "Clip", "Erf"}
-# Not Shape and Size: they read no numbers, and two values of one shape need not mean the same.
-_DISCRETE = {
-    *("ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "NonZero", "OneHot", "Unique", "Where", "Compress"),
-    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf", "Not", "And", "Or", "Xor"),
-    *("Round", "Floor", "Ceil", "Sign", "QuantizeLinear", "DequantizeLinear"),
-}
-_TRANSPARENT = {
-    *("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Expand"),
-    *("Gather", "GatherND", "GatherElements", "ReduceMax", "ReduceMin", "Cast", "Constant"),
-}
+from bnfold.equivalence.operators import operator_of
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,7 @@ class _Walk:
             old, new, hidden = step
             before, after = self.reference.producers.get(old), self.candidate.producers.get(new)
             hides = before is not None and _hides(before)
-            if before is None or after is None or not (hides or before.op_type in _TRANSPARENT):
+            if before is None or after is None or not (hides or operator_of(before).transparent):
                 end = True
             else:
                 end = not self._alike(before, after, old, new)
@@ -126,7 +116,7 @@ def _hides(node: NodeProto) -> bool:
     if node.op_type == "Cast":
         to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), 0)
         return to in _WHOLE_NUMBERS
-    return node.op_type in _SATURATING or node.op_type in _DISCRETE
+    return operator_of(node).saturating or operator_of(node).discrete
 
 
 _WHOLE_NUMBERS = {

@@ -21,10 +21,8 @@ from onnx import (
     helper,
 )
 
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.onnxfile import OnnxFile, payload_index, read
-
-DEFAULT_DOMAINS = ("", "ai.onnx")
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 class Uncut(Exception):  # noqa: N818 - a fact about the model, not a mistake of the caller
@@ -217,7 +215,7 @@ class Cutter:
         for place in self.rank:
             node = self.node(place)
             nested = place.position in self.scopes[place.scope].bodies
-            if nested or node.domain not in DEFAULT_DOMAINS or node.op_type in _RANDOM:
+            if nested or node.domain not in DEFAULT_DOMAINS or operator_of(node).random:
                 continue
             if all(self._is_constant(place.scope, name, made) for name in node.input if name):
                 made.update(Value(place.scope, name) for name in node.output if name)

@@ -19,13 +19,11 @@ from onnx import (
     numpy_helper,
 )
 
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.onnxfile import payload_index
 
 Place = tuple[str, str]
 """The scope of a node ("" for the main graph) and its name, or its first output where it has none."""
-
-_DOMAINS = ("", "ai.onnx")
-_NOT_CONSTANT = {"If", "Loop", "Scan", "RandomNormal", "RandomUniform", "Bernoulli", "Multinomial"}
 
 
 @dataclass
@@ -79,7 +77,7 @@ def scopes(model: ModelProto, *, assume_constant_initializers: bool = False) -> 
 
 def is_batch_norm(node: NodeProto) -> bool:
     """ONNX's own operator."""
-    return node.op_type == "BatchNormalization" and node.domain in _DOMAINS
+    return node.op_type == "BatchNormalization" and node.domain in DEFAULT_DOMAINS
 
 
 def trains(node: NodeProto, opset: int) -> bool:
@@ -91,7 +89,7 @@ def trains(node: NodeProto, opset: int) -> bool:
 
 def drops(node: NodeProto, scope: Scope) -> bool:
     """Whether `node` is a Dropout that drops in every run."""
-    if node.op_type != "Dropout" or node.domain not in _DOMAINS:
+    if node.op_type != "Dropout" or node.domain not in DEFAULT_DOMAINS:
         return False
     if scope.opset < 7:
         return not _integer(node, "is_test")
@@ -119,8 +117,8 @@ def _scopes(scope: Scope, overridable: Collection[str]) -> Iterator[Scope]:
                 scope.constants[tensor.name] = tensor
     for node in scope.body.node:
         scope.producers.update((output, node) for output in node.output)
-        known = node.op_type not in _NOT_CONSTANT and node.domain in _DOMAINS and not drops(node, scope)
-        if known and all(value in scope.stored for value in node.input if value):
+        plain = node.domain in DEFAULT_DOMAINS and not any(_bodies(node)) and not operator_of(node).random
+        if plain and not drops(node, scope) and all(value in scope.stored for value in node.input if value):
             scope.stored.update(output for output in node.output if output)
         if node.op_type == "Constant":
             _read_constant(node, scope)
@@ -158,7 +156,7 @@ def _all(body: GraphProto | FunctionProto) -> Iterator[NodeProto]:
 
 def _opset(imports: Iterable[OperatorSetIdProto]) -> int:
     versions = {entry.domain: entry.version for entry in imports}
-    return next((versions[name] for name in _DOMAINS if name in versions), 1)
+    return next((versions[name] for name in DEFAULT_DOMAINS if name in versions), 1)
 
 
 def _integer(node: NodeProto, name: str) -> int:

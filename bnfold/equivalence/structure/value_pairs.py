@@ -16,12 +16,9 @@ from enum import Enum, auto
 
 from onnx import NodeProto
 
+from bnfold.equivalence.operators import operator_of
 from bnfold.equivalence.structure.output_sources import Pair
 from bnfold.equivalence.structure.scopes import Cutter, reads, same_bytes
-
-_AFFINE = {"BatchNormalization", "Mul", "Add", "Sub", "Div"}
-_UNCHANGING = {"Identity", "Dropout"}
-_COMMUTATIVE = {"Add", "Mul", "Sum", "Max", "Min", "Mean", "And", "Or", "Xor", "Equal"}
 
 
 def pairs(reference: Cutter, candidate: Cutter) -> tuple[Pair, ...]:
@@ -114,7 +111,7 @@ class _Search:
         if self.found.get(name) == name:
             return True
         if self._kind(before) != self._kind(after):
-            return _passed_over(before, self.before) is not None and after.op_type not in _AFFINE
+            return _passed_over(before, self.before) is not None and not operator_of(after).affine
         inputs = _matched(before, self.before.uses(before), self.after.uses(after))
         if self._same_constants(before, after):
             return bool(inputs) and all(was == now and was in self.settled for was, now in inputs)
@@ -127,7 +124,7 @@ class _Search:
 
     def _keeps_readers(self, name: str) -> bool:
         def affine_readers(side: _Side) -> list[bytes]:
-            return sorted(self._kind(node) for node in side.readers.get(name, ()) if node.op_type in _AFFINE)
+            return sorted(self._kind(node) for node in side.readers.get(name, ()) if operator_of(node).affine)
 
         return affine_readers(self.before) == affine_readers(self.after)
 
@@ -199,7 +196,7 @@ class _Search:
 def _matched(node: NodeProto, before: list[_Use], after: list[_Use]) -> list[tuple[str, str]]:
     """Inputs by position; those of a commutative operator by name where the names are the same in another order."""
     old, new = [use.name for use in before], [use.name for use in after]
-    if node.op_type in _COMMUTATIVE and sorted(old) == sorted(new):
+    if operator_of(node).commutative and sorted(old) == sorted(new):
         return [(name, name) for name in old]
     if [use.position for use in before] != [use.position for use in after]:
         return []
@@ -208,7 +205,7 @@ def _matched(node: NodeProto, before: list[_Use], after: list[_Use]) -> list[tup
 
 def _passed_over(node: NodeProto, side: _Side) -> str | None:
     """The data that one affine map per channel, or nothing at all, is applied to; None for any other node."""
-    uses = side.uses(node)
-    if node.op_type in _UNCHANGING | _AFFINE and not node.domain and len(uses) == 1:
+    uses, known = side.uses(node), operator_of(node)
+    if (known.unchanging or known.affine) and len(uses) == 1:
         return uses[0].name
     return None

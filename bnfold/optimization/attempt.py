@@ -1,0 +1,224 @@
+"""One attempt: read, passes, write, verify, as a function of what is asked for and which folds are forbidden.
+
+What does not depend on the forbidden folds is prepared once. The output of the latest attempt lies ready to be
+published.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from bnfold.decisions import Action, Decision, Reason, Refused
+from bnfold.errors import StatisticsError
+from bnfold.graph import Model, paused_collector
+from bnfold.onnxfile import OnnxFile, Publication
+from bnfold.optimization.request import Request, comparison
+from bnfold.optimization.summary import input_summary, output_summary
+from bnfold.passes import Pass, PassOptions, Preserves, default_passes
+from bnfold.pipeline import run_on
+from bnfold.progress import Stage
+from bnfold.report import ModelSummary, Report
+from bnfold.sources import read_model, runnable
+
+if TYPE_CHECKING:
+    from bnfold.equivalence import Verification
+    from bnfold.passes import SubstituteBatchNormOptions
+    from bnfold.recalibration import Calibration, Fitted
+    from bnfold.statistics import Statistics
+
+Fold = tuple[str, str]
+"""A normalization that a pass takes away: its scope and its label."""
+
+_FOLDS = {Action.FOLDED, Action.MERGED, Action.LOWERED}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all attempts share. `fitted`: how well substitutes were fitted, before and after."""
+
+    request: Request
+    publication: Publication
+    calibration: "Calibration | None" = None
+    substitute: "SubstituteBatchNormOptions | None" = None
+    fitted: "tuple[Fitted, ...]" = ()
+
+    @property
+    def statistics(self) -> "Mapping[Fold, Statistics]":
+        """New statistics by scope and label; none where none were asked for."""
+        return {} if self.calibration is None else self.calibration.statistics
+
+    def passes(self, forbidden: frozenset[Fold] = frozenset()) -> PassOptions:
+        """What the passes are asked for."""
+        return replace(self.request.passes, statistics=self.statistics, substitute=self.substitute, forbidden=forbidden)
+
+    def read(self) -> OnnxFile:
+        """The input, anew: whoever edits or runs a structure takes one of its own."""
+        return read_model(self.request.model, strict=self.request.options.strict_external_data)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What was decided without the `forbidden` folds, written, and found.
+
+    `input`, `output`: both models in numbers. `looked_late`: whether weights were looked at while they were written.
+    """
+
+    forbidden: frozenset[Fold]
+    file: OnnxFile
+    passes: tuple[Pass, ...]
+    decisions: tuple[Decision, ...]
+    input: ModelSummary
+    output: ModelSummary
+    weights_moved: bool
+    looked_late: bool
+    verdict: str = "not-verified"
+    verification: "Verification | None" = None
+    training_distance: tuple[Mapping[str, Any], ...] = field(default=())
+
+    @property
+    def folds(self) -> tuple[Fold, ...]:
+        """The normalizations that are gone."""
+        return tuple((each.scope, each.node) for each in self.decisions if each.action in _FOLDS)
+
+
+def prepared(request: Request, publication: Publication) -> Setup:
+    """New statistics and substitutes, computed from data where they are asked for."""
+    setup = Setup(request, publication)
+    options = request.options
+    if options.recalibrate is None and options.statistics_from is None and options.substitute is None:
+        return setup
+    from bnfold import recalibration
+
+    told = request.stage(Stage.BATCHES)
+    if options.recalibrate is not None or options.statistics_from is not None:
+        file, how = setup.read(), options.calibration
+        if how is not None and options.data is not None:
+            how = replace(how, labels=None)  # the labels that were asked for are in that data
+        calibration = recalibration.calibration(
+            file,
+            _untouched(file, request),
+            data=options.recalibrate,
+            weights=options.statistics_from,
+            options=how,
+            keep=options.keep,
+            told=told,
+        )
+        setup = replace(setup, calibration=calibration)
+    if options.substitute is not None:
+        file = setup.read()
+        substitute, fitted = recalibration.substitution(
+            file,
+            _untouched(file, request),
+            options.substitute,
+            data=options.data,
+            statistics=setup.statistics,
+            options=options.calibration,
+            only=options.substitute_only,
+            keep=options.keep,
+            told=told,
+        )
+        setup = replace(setup, substitute=substitute, fitted=fitted)
+    return setup
+
+
+def _untouched(file: OnnxFile, request: Request) -> Model:
+    return Model(file, assume_constant_initializers=request.options.assume_constant_initializers)
+
+
+def attempt(setup: Setup, forbidden: frozenset[Fold] = frozenset(), *, looks_late: bool = True) -> Attempt:
+    """Read, passes, write, verify, with these folds left out. Raises what `bnfold.optimize` raises.
+
+    Without `looks_late` each weight is looked at before something is folded into it; with it that happens while the
+    model is written, and once more from the beginning where one would leave the range of its type.
+    """
+    with paused_collector():
+        try:
+            made = _written(setup, forbidden, looks_late=looks_late)
+        except Refused:
+            if not looks_late:
+                raise
+            made = _written(setup, forbidden, looks_late=False)
+    return _verified(setup, made) if setup.request.options.verify else made
+
+
+def _written(setup: Setup, forbidden: frozenset[Fold], *, looks_late: bool) -> Attempt:
+    """The attempt as far as the written file."""
+    request = setup.request
+    options, passes = request.options, default_passes(setup.passes(forbidden))
+    summaries: list[ModelSummary] = []
+
+    def look(untouched: Model) -> None:
+        summaries.append(input_summary(untouched, request.model, checksums=options.checksums and not forbidden))
+
+    edited, decisions = run_on(
+        setup.read(),
+        passes,
+        assume_constant_initializers=options.assume_constant_initializers,
+        looks_late=looks_late,
+        look=look,
+    )
+    _require_statistics(request, decisions, summaries[0])
+    written = setup.publication.write(
+        edited.file,
+        untouched=not edited.modified,
+        layout=options.layout,
+        told=request.stage(Stage.BYTES),
+        hashed=options.checksums,
+    )
+    return Attempt(
+        forbidden=forbidden,
+        file=edited.file,
+        passes=tuple(passes),
+        decisions=decisions,
+        input=summaries[0],
+        output=output_summary(edited, written, request.output),
+        weights_moved=written.moved,
+        looked_late=looks_late,
+    )
+
+
+def _require_statistics(request: Request, decisions: tuple[Decision, ...], before: ModelSummary) -> None:
+    """Raise StatisticsError where a normalization has nothing to be frozen to."""
+    empty = [decision for decision in decisions if decision.reason is Reason.INITIAL_STATISTICS]
+    if not empty:
+        return
+    names = ", ".join(decision.node for decision in empty[:3]) + (", ..." if len(empty) > 3 else "")
+    message = (
+        f"{len(empty)} normalizations run in training mode with statistics that were never updated ({names}): "
+        "compute them with bnfold recalibrate, or pass --accept-initial-statistics if mean 0 and variance 1 are right"
+    )
+    report = Report("not-verified", 1, decisions, before, explanation=message, options=request.options.to_dict())
+    left = "" if request.output is None else f"; nothing was written to {os.fspath(request.output)}"
+    raise StatisticsError(message + left, report)
+
+
+def _verified(setup: Setup, made: Attempt) -> Attempt:
+    """The attempt with its verdict. What the passes preserve decides what the result is compared with, and how."""
+    from bnfold import equivalence
+
+    made.file.release()
+    promised = {each.preserves for each in made.passes}
+    options = replace(comparison(setup.request.options), told=setup.request.stage(Stage.FEEDS))
+    if Preserves.NOTHING in promised:
+        options = replace(options, proof="never")  # another function, on purpose
+    source, candidate = runnable(setup.request.model), setup.publication.path
+    distance: tuple[Mapping[str, Any], ...] = ()
+    if Preserves.EVALUATION in promised:
+        stays = {(decision.scope, decision.node) for decision in made.decisions if decision.action is Action.KEPT}
+        frozen = equivalence.verify_frozen(source, candidate, options, stays=stays, statistics=setup.statistics)
+        found = frozen.verification
+        distance = tuple(measurement.to_dict() for measurement in frozen.training_distance)
+    else:
+        found = equivalence.verify(source, candidate, options)
+    on_purpose = Preserves.NOTHING in promised and _is_substituted(made, found)
+    verdict = "substituted" if on_purpose else found.verdict.value
+    return replace(made, verdict=verdict, verification=found, training_distance=distance)
+
+
+def _is_substituted(made: Attempt, found: "Verification") -> bool:
+    """Whether the result differs because that was asked for, and nothing in it is broken: every value is finite."""
+    if not any(decision.action is Action.SUBSTITUTED for decision in made.decisions):
+        return False
+    outputs = [measured for measured in found.measurements if measured.where.stage == "output"]
+    return bool(outputs) and not any(measured.problem or measured.new_nonfinite for measured in outputs)

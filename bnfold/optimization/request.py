@@ -1,0 +1,72 @@
+"""What one optimization is asked for, and what it gives back."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bnfold.options import OptimizeOptions, VerifyOptions
+from bnfold.passes import PassOptions
+from bnfold.progress import Stage
+from bnfold.report import Report
+from bnfold.sources import AnyModel
+
+if TYPE_CHECKING:
+    from bnfold import equivalence
+
+
+@dataclass(frozen=True)
+class Request:
+    """One optimization: `output` is a path, or None where the result goes back to the caller."""
+
+    model: AnyModel
+    output: str | os.PathLike[str] | None
+    options: OptimizeOptions = field(default_factory=OptimizeOptions)
+
+    @property
+    def target(self) -> str | os.PathLike[str] | None:
+        """Where the result will be published, if it is good."""
+        return None if self.options.dry_run else self.output
+
+    @property
+    def passes(self) -> PassOptions:
+        """What the passes are asked for, without what depends on data."""
+        options = self.options
+        shared = options.shared_with(PassOptions, without=("substitute",))
+        return PassOptions(**shared, told=self.stage(Stage.NORMALIZATIONS))
+
+    def stage(self, stage: Stage) -> Callable[[int, int], None] | None:
+        """Progress callback for `stage`."""
+        progress = self.options.progress
+        return None if progress is None else partial(progress, stage)
+
+
+def comparison(options: OptimizeOptions | VerifyOptions) -> "equivalence.VerifyOptions":
+    """What is asked of verification."""
+    from bnfold import equivalence
+
+    shared = options.shared_with(equivalence.VerifyOptions)
+    return equivalence.VerifyOptions(**shared, tolerance=equivalence.Tolerance.of(options.rtol, options.atol))
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """What `optimize` made: `model` of the kind that was given, or None where it went to a file; and the report.
+
+    A path that was given without an output path gives a ModelProto.
+    """
+
+    model: AnyModel
+    report: Report
+
+    def __str__(self) -> str:
+        """One line: the verdict, what became of the normalizations, and where the model went."""
+        return str(self.report)
+
+    def __repr__(self) -> str:
+        return f"<Result {self.report}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's view of it."""
+        return self.report._repr_html_()

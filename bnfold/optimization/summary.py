@@ -1,0 +1,38 @@
+"""Models in numbers, for the report."""
+
+import os
+
+from bnfold.graph import Model
+from bnfold.onnxfile import Written
+from bnfold.passes.normalization import is_batch_norm
+from bnfold.report import ModelSummary
+from bnfold.sources import AnyModel, is_path
+
+
+def input_summary(model: Model, source: AnyModel, *, checksums: bool = True) -> ModelSummary:
+    """What a model, which came from `source`, is before anything is done with it."""
+    file = model.file
+    nbytes = file.nbytes + sum(data.nbytes for data in file.data_files)
+    path = os.fspath(source) if is_path(source) else None
+    return _summary(model, path, file.sha256() if checksums else None, nbytes)
+
+
+def output_summary(model: Model, written: Written, output: str | os.PathLike[str] | None) -> ModelSummary:
+    """What was made of a model and written, whatever path it is to have."""
+    nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
+    return _summary(model, None if output is None else os.fspath(output), written.sha256 or None, nbytes)
+
+
+def _summary(model: Model, path: str | None, sha256: str | None, nbytes: int) -> ModelSummary:
+    nodes = [node for graph in model.graphs for node in graph.nodes()]
+    proto = model.proto
+    versions = {opset.domain: opset.version for opset in proto.opset_import}
+    return ModelSummary(
+        path=path,
+        sha256=sha256,
+        nbytes=nbytes,
+        nodes=len(nodes),
+        batch_normalizations=sum(map(is_batch_norm, nodes)),
+        opset=versions.get("", versions.get("ai.onnx", 1)),
+        ir_version=proto.ir_version,
+    )

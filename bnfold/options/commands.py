@@ -1,0 +1,279 @@
+"""The options of each command: the one place where an option is added."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from bnfold.options.fields import Options, option
+from bnfold.options.kinds import (
+    Callback,
+    DataSet,
+    Flag,
+    Group,
+    Limit,
+    Names,
+    Numbers,
+    Path,
+    Shapes,
+    Text,
+    Weights,
+    Whole,
+    Word,
+)
+from bnfold.progress import Progress
+
+if TYPE_CHECKING:
+    from bnfold.onnxfile import Layout
+
+Limits = float | Mapping[str, float]
+"""One number for every output, or numbers by output name, with "" for all that are not named."""
+
+SomeData = str | os.PathLike[str] | Iterable[Any] | Callable[[], Iterable[Any]]
+"""The path of a file or folder, ``script.py:function``, or an iterable of batches or a function that returns one."""
+
+Proving = Literal["auto", "always", "never", "instead"]
+OnMismatch = Literal["fail", "rollback"]
+
+_PROOF = Word(("auto", "always", "never", "instead"), switches=(("--proof", "always"), ("--no-proof", "never")))
+_SWITCHED_OFF = "Publish without running the models."
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Constants(Options):
+    assume_constant_initializers: bool = option(
+        Flag(),
+        False,
+        "Treat initializers that are also graph inputs as constants: no caller overrides them, nor does verification.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Comparing(_Constants):
+    """How two models are compared."""
+
+    seed: int = option(Whole(), 0, "Seed of the random feeds.", metavar="NUMBER")
+    input_shapes: Mapping[str, Sequence[int]] | None = option(
+        Shapes(),
+        None,
+        "Run this input at this shape, like input:1,3,224,224. Repeatable.",
+        flag="--input-shape",
+        metavar="NAME:DIMS",
+    )
+    inputs: SomeData | None = option(
+        DataSet(),
+        None,
+        "Compare on these inputs, not on random feeds: an .npz file, a folder of them, or script.py:function.",
+        metavar="DATA",
+        remote=False,
+    )
+    rtol: Limits | None = option(
+        Limit(),
+        None,
+        "Relative tolerance, instead of the dtype's own, for all outputs or for one. Repeatable.",
+        metavar="[OUTPUT:]NUMBER",
+    )
+    atol: Limits | None = option(
+        Limit(),
+        None,
+        "Absolute tolerance, instead of the dtype's own, for all outputs or for one. Repeatable.",
+        metavar="[OUTPUT:]NUMBER",
+    )
+    providers: Sequence[str] = option(
+        Names(), ("cpu",), "Execution provider to verify on. Repeatable.", flag="--provider", metavar="NAME"
+    )
+    strict_placement: bool = option(Flag(), False, "Not one node may run elsewhere than on the providers asked for.")
+    proof: Proving = option(
+        _PROOF,
+        "auto",
+        "Prove in float64 that each change is rounding alone. By default: where the models cannot be run, and where "
+        "that costs no more than running them.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(_Comparing):
+    """What `bnfold.verify` is asked for."""
+
+    proof: Proving = option(
+        _PROOF,
+        "instead",
+        "Prove in float64 that each change is rounding alone. By default: where the models cannot be run.",
+    )
+    layers: bool = option(Flag(), False, "Compare values inside the models too, and name the first that diverges.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading(_Constants):
+    """How a model is read, and what is left as it is."""
+
+    keep: Sequence[str] = option(
+        Names(),
+        (),
+        "Keep the normalizations whose node name matches this shell pattern (* and ?). Repeatable.",
+        metavar="PATTERN",
+    )
+    keep_dropout: bool = option(
+        Flag(), False, "Let Dropout in training mode go on dropping, as for Monte-Carlo dropout."
+    )
+    accept_initial_statistics: bool = option(
+        Flag(), False, "Freeze also where the stored mean is 0 and the variance 1 everywhere, as in a new layer."
+    )
+    strict_external_data: bool = option(Flag(), False, "Refuse external data behind symbolic links.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rewriting(_Reading):
+    """What `optimize` does, and `inspect` says it would do."""
+
+    freeze: bool = option(Flag(), True, "Leave what runs in training mode as it is, Dropout included.")
+    merge_branches: bool = option(Flag(), True, "Leave parallel linear branches (RepVGG, ACNet) as they are.")
+    lower: bool = option(
+        Flag(),
+        False,
+        "Turn a normalization that stays into Mul and Add, for targets without BatchNormalization.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(_Rewriting):
+    """What `bnfold.inspect` is asked for."""
+
+    explain: str | None = option(
+        Text(), None, "Tell the walk of this normalization: what was tried and where it stopped.", metavar="NODE"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(Options):
+    """How data is used: to compute statistics, to fit substitutes, for the task accuracy.
+
+    `mode` "exact" reads the data once for each level of normalizations, "fast" once. `statistics` "torch" gives what
+    `torch.optim.swa_utils.update_bn` does. `batch_size` is for files and images. `mean`, `std` and `image_layout` say
+    how images become numbers. `labels`: the array that holds labels (None: "labels", where there is one; "": none).
+    """
+
+    mode: str = option(
+        Word(("exact", "fast")),
+        "exact",
+        "Read the data once per level of normalizations, or once with each using its batch.",
+    )
+    statistics: str = option(
+        Word(("population", "torch")),
+        "population",
+        "Over all values, or as torch.optim.swa_utils.update_bn: averages over batches, unbiased.",
+    )
+    batch_size: int = option(Whole(1), 64, "Rows of a file, or images, that run together.", metavar="NUMBER")
+    mean: Sequence[float] = option(Numbers(), (0.0,), "Of images, per channel, in [0, 1].", metavar="A,B,C")
+    std: Sequence[float] = option(Numbers(), (1.0,), "Of images, per channel, in [0, 1].", metavar="A,B,C")
+    image_layout: str = option(Word(("NCHW", "NHWC")), "NCHW", "Of images: channels first or last.")
+    labels: str | None = option(
+        Text(),
+        None,
+        "The array of DATA that holds the right answers, for the task accuracy; '' for none.  [default: labels]",
+        metavar="NAME",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Writing(_Comparing, _Reading):
+    """What every command that writes a model takes."""
+
+    verify: bool = option(Flag(), True, _SWITCHED_OFF)
+    dry_run: bool = option(Flag(), False, "Do everything but write OUTPUT, which may then be left out.")
+    allow_unverified: bool = option(Flag(), False, "Publish also what could not be run and so not compared.")
+    keep_failed: bool = option(Flag(), False, "Write a result that failed beside OUTPUT, as NAME.failed.onnx.")
+    layout: "Layout | None" = option(Weights(), None)
+    checksums: bool = option(Flag(), True, reported=False)
+    progress: Progress | None = option(Callback(), None, reported=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreezeOptions(_Writing):
+    """What `bnfold.freeze` is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(CalibrationOptions, _Writing):
+    """What `bnfold.recalibrate` is asked for beside its data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecalibrateOptions(DataOptions):
+    """What `bnfold recalibrate` is asked for: statistics from `data`, or from the file `statistics_from`."""
+
+    data: SomeData | None = option(
+        DataSet(),
+        None,
+        "An .npz file, a folder of .npy, .npz or image files, or script.py:function, which returns batches.",
+        metavar="DATA",
+        remote=False,
+    )
+    statistics_from: str | os.PathLike[str] | None = option(
+        Path(), None, "Take them from a safetensors file instead.", metavar="FILE", remote=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeOptions(_Rewriting, _Writing):
+    """What `bnfold.optimize` is asked for. `freeze` and `recalibrate` are this with `fold` off."""
+
+    fold: bool = option(Flag(), True)
+    on_mismatch: OnMismatch = option(
+        Word(("fail", "rollback")),
+        "fail",
+        "Where the result differs: publish nothing, or take back the guilty folds and publish the rest.",
+    )
+    recalibrate: SomeData | None = option(
+        DataSet(),
+        None,
+        "Compute new statistics from data first; for DATA and the options of images see bnfold recalibrate.",
+        metavar="DATA",
+        remote=False,
+    )
+    calibration: CalibrationOptions | None = option(Group(CalibrationOptions), None)
+    statistics_from: str | os.PathLike[str] | None = option(
+        Path(), None, "Take statistics from a safetensors file.", metavar="FILE", remote=False
+    )
+    substitute: str | None = option(
+        Text(),
+        None,
+        "Another normalization instead: group-norm, group-norm:G, instance-norm or layer-norm. Changes the function.",
+        metavar="KIND",
+    )
+    substitute_only: Sequence[str] = option(
+        Names(),
+        (),
+        "Substitute only the normalizations whose node name matches this shell pattern. Repeatable.",
+        metavar="PATTERN",
+    )
+    data: SomeData | None = option(
+        DataSet(),
+        None,
+        "Fit the substitutes to what BatchNormalization gives out on this data.",
+        metavar="DATA",
+        remote=False,
+    )
+
+    @classmethod
+    def of(cls, options: FreezeOptions | RecalibrateOptions | Self) -> Self:
+        """The same as options of `optimize`."""
+        if isinstance(options, cls):
+            return options
+        shared = options.shared_with(cls)
+        if isinstance(options, RecalibrateOptions):
+            group = None
+            if options.data is not None:
+                group = CalibrationOptions(**options.shared_with(CalibrationOptions))
+            shared |= {"data": None, "recalibrate": options.data, "calibration": group}
+        return cls(**shared, fold=False)
+
+
+COMMANDS: dict[str, type[Options]] = {
+    "optimize": OptimizeOptions,
+    "freeze": FreezeOptions,
+    "recalibrate": RecalibrateOptions,
+    "inspect": InspectOptions,
+    "verify": VerifyOptions,
+}
+"""The class of options of each command."""
