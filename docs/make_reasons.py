@@ -324,7 +324,7 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.KERNELS_DIFFER: Example(
         'c = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w, b) d = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w1) '
         "y = Add(c, d)",
-        "Export with numbers for the padding: here it depends on whether the size is even or odd which places are read.",
+        "Export with numbers for the padding: here what is read depends on whether the size is even.",
         note="`w1` is [4, 3, 1, 1]",
     ),
     Reason.MORE_WORK: Example(
