@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from bnfold.errors import StatisticsError as StatisticsError
     from bnfold.errors import UsageError as UsageError
     from bnfold.errors import VerificationError as VerificationError
+    from bnfold.fleet.batch import Batch as Batch
+    from bnfold.fleet.batch import batch as batch
+    from bnfold.fleet.task import Row as Row
     from bnfold.onnxfile import Layout as Layout
     from bnfold.onnxfile import Weights as Weights
     from bnfold.options import CalibrationOptions as CalibrationOptions
@@ -73,6 +76,9 @@ _HOME = {
     **dict.fromkeys(("RecalibrateOptions", "VerifyOptions"), "bnfold.options"),
     "Stage": "bnfold.progress",
     **dict.fromkeys(("Inspection", "NormalizationInfo", "Report", "render"), "bnfold.report"),
+    "Batch": "bnfold.fleet.batch",
+    "batch": "bnfold.fleet.batch",
+    "Row": "bnfold.fleet.task",
     **dict.fromkeys(("Client", "RemoteJob", "ServiceError"), "bnfold.service.client"),
 }
 

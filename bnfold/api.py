@@ -34,7 +34,7 @@ from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Description, Mode, describe, is_batch_norm
 from bnfold.pipeline import run_on
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
-from bnfold.sources import AnyModel, read_model, runnable
+from bnfold.sources import AnyModel, blamed, read_model, runnable
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -97,7 +97,8 @@ def optimize_with(
     model: AnyModel, output: _Destination, options: OptimizeOptions | FreezeOptions | RecalibrateOptions
 ) -> Result:
     """Do what `optimize`, `freeze` or `recalibrate` does with these options."""
-    return optimization.optimize(Request(model, output, OptimizeOptions.of(options)))
+    with blamed(model):
+        return optimization.optimize(Request(model, output, OptimizeOptions.of(options)))
 
 
 @_writes(OptimizeOptions)
@@ -178,6 +179,11 @@ def inspect(model: AnyModel, options: InspectOptions) -> Inspection:
 @gives_back
 def inspect_with(model: AnyModel, options: InspectOptions) -> Inspection:
     """Do what `inspect` does with these options."""
+    with blamed(model):
+        return _inspected(model, options)
+
+
+def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
     file = read_model(model, strict=options.strict_external_data)
     found = {}
     summaries: list[ModelSummary] = []
@@ -219,6 +225,11 @@ def verify(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> 
 @gives_back
 def verify_with(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
     """Do what `verify` does with these options."""
+    with blamed(reference, candidate):
+        return _verified(reference, candidate, options)
+
+
+def _verified(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
     from bnfold import equivalence
 
     module = equivalence.is_module(reference)
@@ -226,7 +237,7 @@ def verify_with(reference: AnyModel, candidate: AnyModel, options: VerifyOptions
         Model(read_model(model, strict=False))  # raises where the structure is not sound
     other = runnable(candidate)
     original = equivalence.ModuleReference.of(reference, other) if module else runnable(reference)
-    return equivalence.verify(original, other, comparison(options))
+    return equivalence.verify_unrelated(original, other, comparison(options))
 
 
 # ---------------------------------------------------------------------- what is known of a node

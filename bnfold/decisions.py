@@ -46,6 +46,9 @@ class Reason(Told):
     ATTRIBUTE_OF_CALLER = "An attribute takes its value from an argument of the function it stands in."
     MALFORMED = "Its parameters or attributes do not have the form the operator's specification asks for."
     PARAMETER_NOT_CONSTANT = "One of its parameters is computed while the model runs."
+    CONSTANT_DISPUTED = (
+        "One of its constants is computed by operators on whose result two evaluators disagree, so neither is believed."
+    )
     OVERRIDABLE_PARAMETER = "One of its parameters is also a graph input, so a caller may replace it."
     PARAMETER_SHAPE = "Its parameters are not one number per channel."
     NOT_FINITE = "Its parameters are not finite, or its variance plus epsilon is not positive."

@@ -93,3 +93,7 @@ class VerificationError(BnfoldError):
     def __init__(self, message: str, report: Any) -> None:
         super().__init__(message)
         self.report = report
+
+
+class ModelWarning(UserWarning):
+    """Something about a model that is not as it should be, and that bnfold works around."""

@@ -3,13 +3,14 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
-from bnfold.errors import ModelError, UsageError
+from bnfold.errors import BnfoldError, ModelError, UsageError
+from bnfold.graph.operator_form import malformed_node
 from bnfold.onnxfile import OnnxFile, Publication, read, to_proto
 
 if TYPE_CHECKING:
@@ -40,6 +41,27 @@ def _as_proto(model: AnyModel) -> Any:
     raise UsageError(
         f"a model is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, not {type(model).__name__}"
     )
+
+
+@contextmanager
+def blamed(*models: AnyModel) -> Iterator[None]:
+    """Raise ModelError where something fails inside that no class of bnfold tells, and a node of a model is malformed.
+
+    Where none is, the failure is bnfold's and stays what it is.
+    """
+    try:
+        yield
+    except (BnfoldError, MemoryError, OSError, Warning):
+        raise
+    except Exception as error:
+        for model in models:
+            problem = None
+            with suppress(Exception):  # what cannot be read, or is no file, is not malformed in this way
+                problem = malformed_node(read_model(model, strict=False).proto)
+            if problem is not None:
+                name = os.fspath(model) if is_path(model) else "the model"
+                raise ModelError(f"{name}: {problem}; export the model again") from error
+        raise
 
 
 def same_kind(model: AnyModel, file: OnnxFile) -> AnyModel:

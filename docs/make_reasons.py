@@ -87,6 +87,14 @@ EXAMPLES: dict[Reason, Example] = {
         note="`u` is an input",
         inputs={"u": "float[4]"},
     ),
+    Reason.CONSTANT_DISPUTED: Example(
+        "c = Conv(x, w, b) u = Unsqueeze<axes=[-2, -1]>(s) y = Mul(c, u)",
+        "Export for opset 13 or later, or store the value instead of the operators that make it "
+        "(`onnxsim` does); onnx.reference misreads negative axes of Unsqueeze before opset 13.",
+        note="opset 11; `s` is stored",
+        constants={"s": ONES},
+        opset=11,
+    ),
     Reason.OVERRIDABLE_PARAMETER: Example(
         f"c = Conv(x, w, b) {BN}",
         "If no caller ever replaces it, pass `--assume-constant-initializers`.",

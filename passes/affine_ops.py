@@ -105,6 +105,8 @@ def constant_operand(node: NodeProto, graph: Graph) -> tuple[int, Tensor]:
     if len(node.input) != 2 or node.attribute:  # before opset 7 attributes say how to broadcast
         raise Refused(Reason.MALFORMED, graph.label(node))
     found = [(i, t) for i in (0, 1) if (t := graph.constant(node.input[i])) is not None]
+    for value in node.input if not found else ():
+        graph.require_undisputed(value)
     if len(found) != 1 or found[0][1].dtype not in FLOATS:
         raise Refused(Reason.PARAMETER_NOT_CONSTANT, f"an operand of {graph.label(node)}")
     return found[0]

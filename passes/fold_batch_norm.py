@@ -266,7 +266,7 @@ def _up(run: Run, affine: ChannelAffine, graph: Graph, trace: list[str] | None) 
             graph.bypass(member.node, member.data, toward_producer=toward_producer)
         return targets
 
-    return Rewrite(Action.FOLDED, nodes, apply)
+    return Rewrite(Action.FOLDED, nodes, apply, _growth(plan, graph))
 
 
 def _into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
@@ -281,7 +281,21 @@ def _into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
             graph.bypass(member.node, member.data, toward_producer=False)
         return targets
 
-    return Rewrite(Action.FOLDED, nodes, apply)
+    return Rewrite(Action.FOLDED, nodes, apply, _growth(plan, graph))
+
+
+def _growth(plan: Plan, graph: Graph) -> str:
+    """What the fold does to the file where a weight was stored smaller than it is: float16 behind a Cast."""
+    told = []
+    for node, index, tensor in plan.constants:
+        value = node.input[index] if index < len(node.input) else ""
+        maker = graph.producer(value) if value else None
+        if maker is None or maker.op_type == "Constant":
+            continue
+        before = graph.model.owner(node).stored_bytes(value)
+        if 0 < before < tensor.nbytes:
+            told.append(f"{value!r} was computed from {before:,} bytes and is stored in {tensor.nbytes:,}")
+    return "; ".join(told)
 
 
 def _scale_into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:

@@ -117,6 +117,8 @@ def _place(member: AffineOp) -> tuple[int, int] | None:
 
 def may_be_normalization(node: NodeProto, graph: Graph, refused: Refused) -> bool:
     """Whether `node` scales its channels one by one for all that is known, where `refused` says why it is no map."""
+    if refused.reason is Reason.CONSTANT_DISPUTED:
+        return node.op_type in ("Mul", "Div")
     if refused.reason is not Reason.SHAPE_UNKNOWN or node.op_type not in ("Mul", "Div"):
         return False
     index, tensor = constant_operand(node, graph)

@@ -47,6 +47,7 @@ def everything() -> dict[str, Any]:
     noisy["noise"] = dict.fromkeys(("candidate_max", "candidate_rms", "original_max", "original_rms", "floor"), 1e-7)
     report["verification"]["measurements"] += [deploy, broken, noisy]
     report["verification"]["notes"] = ["a note"]
+    report["verification"]["sizes"] = ["N (axis 0 of 'x') = 1: chosen"]
     report["verification"]["proofs"] = [
         {"rewrites": ["bn1"], "standing": "holds", "reason": "", "used": 0.25, "max_abs": 1e-9},
         {
@@ -105,7 +106,7 @@ def hostile(text: str) -> dict[str, Any]:
         each |= {"node": text, "scope": text, "target": [text, text], "detail": text, "op_type": text}
     for each in report["verification"]["measurements"]:
         each |= {"output": text, "feed": text, "problem": each["problem"] and text}
-    report["verification"] |= {"notes": [text], "feeds": [{"name": text, "shapes": {text: [1, 2]}}]}
+    report["verification"] |= {"notes": [text], "sizes": [text], "feeds": [{"name": text, "shapes": {text: [1, 2]}}]}
     report["verification"]["proofs"][1] |= {"normalizations": [text], "standing": "broken", "reason": text}
     report["verification"]["placements"][0]["nodes"] = {text: {text: 1}}
     for each in (*report["recalibration"]["drift"], *report["recalibration"]["left_out"], *report["fitted"]):

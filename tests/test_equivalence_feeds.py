@@ -21,7 +21,7 @@ def graph(body: str, signature: str = "(float[N,3,H,W] x) => (float[N,C,A,B] y)"
 
 def first_shape(model: ModelProto) -> tuple[int, ...]:
     ports = signature_of(model).inputs
-    return next(sizes.variants(model, ports, {}, 1))[ports[0].name]
+    return next(sizes.Sizes(model, ports, {}).variants(1))[ports[0].name]
 
 
 @pytest.mark.parametrize(
@@ -209,12 +209,12 @@ def test_sides_that_are_tried_in_turn_do_not_make_a_volume_of_gigabytes() -> Non
         (Port("x", TensorProto.FLOAT, dims),)
         for dims in (("N", 6, "H", "W"), ("N", 6, "D", "H", "W"), (1, 6, 256, 256, 256))
     )
-    sides = {shape["x"][2] for shape in sizes.variants(model, picture, {}, 1)}
+    sides = {shape["x"][2] for shape in sizes.Sizes(model, picture, {}).variants(1)}
     assert {224, 256, 299} <= sides
-    tried = [shape["x"] for shape in sizes.variants(model, volume, {}, 3)]
+    tried = [shape["x"] for shape in sizes.Sizes(model, volume, {}).variants(3)]
     assert max(map(math.prod, tried)) <= sizes.FALLBACK_ELEMENTS
     assert {64, 32, 16} <= {shape[2] for shape in tried}
-    assert [shape["x"] for shape in sizes.variants(model, declared, {}, 1)] == [(1, 6, 256, 256, 256)]
+    assert [shape["x"] for shape in sizes.Sizes(model, declared, {}).variants(1)] == [(1, 6, 256, 256, 256)]
 
 
 # --- feeds that hurt no one ------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, parser
 from torch.nn import functional
 
-from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable, store_constants
+from bnfold.equivalence.numbers.constant_expressions import store_constants
+from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.runtime.torch_reference import ModuleReference
 
 RNG = np.random.default_rng(0)

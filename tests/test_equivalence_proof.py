@@ -66,7 +66,8 @@ def test_a_right_fold_holds_in_every_type(kind: str, group: int) -> None:
     before, after, _ = conv_pair(kind, group=group)
     proof = only(prove(before, after))
     assert proof.standing is Standing.HOLDS, proof.reason
-    assert 0 < proof.used <= 0.6
+    assert proof.used <= 0.6
+    assert proof.used > 0 or kind == "double"  # which nothing rounds but the computation itself
 
 
 def nudged(array: np.ndarray, index: tuple[int, ...], steps: int) -> np.ndarray:

@@ -50,10 +50,6 @@ REFUSED = {
     "an input made": ("g (float[1] x) => (float[1] x) { x = Relu(x) }", "node 'x' (Relu) makes 'x', which is an input"),
     "an initializer made": ("g (float[1] x) => (float[1] y) <float[1] y = {1}> { y = Relu(x) }", "makes 'y', which is"),
     "two inputs": ("g (float[1] x, float[1] x) => (float[1] y) { y = Relu(x) }", "has two inputs named 'x'"),
-    "two nodes of one name": (
-        "g (float[1] x) => (float[1] y) { [a] z = Relu(x) [a] y = Neg(z) }",
-        "two nodes named 'a'",
-    ),
     "a name around it": (
         branching("{ q = Abs(x) r = Neg(q) }", before="q = Relu(x)"),
         "makes 'q', a name that is taken",

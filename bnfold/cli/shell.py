@@ -5,7 +5,8 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from bnfold.cli.limits import with_limits
-from bnfold.errors import BnfoldError, OutputError, ResourceLimitError
+from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError
 from bnfold.signals import farewell
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -54,7 +55,8 @@ class Shell(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with the exit code of whatever it raises."""
         _escape_what_cannot_be_encoded()
-        return answered(ctx, partial(super().invoke, ctx))
+        with _warnings_told():
+            return answered(ctx, partial(super().invoke, ctx))
 
 
 def answered(ctx: click.Context, work: Callable[[], Any]) -> Any:
@@ -96,6 +98,27 @@ def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
         except BnfoldError as second:
             _say(inert(f"bnfold: {one_line(str(second))}"))
     ctx.exit(exit_code)
+
+
+@contextlib.contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Say what bnfold warns of in one line, once, whatever Python makes of other warnings."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, ModelWarning):
+                others(message, category, *where, **more)
+            elif (text := str(message)) not in told:
+                from bnfold.report.text import inert, one_line
+
+                told.add(text)
+                _say(inert(f"bnfold: {one_line(text)}"))
+
+        warnings.simplefilter("always", ModelWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _say(line: str) -> None:

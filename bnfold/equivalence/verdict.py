@@ -28,7 +28,8 @@ class Verification:
 
     `explanation`: one sentence on why the candidate is not equivalent or was not verified, "" otherwise. `largest`:
     the worst measurement. `notes`: what was tried and could not be compared. `feeds`: with the seed they can be
-    replayed. `placements`: which provider ran which operators, where a provider other than cpu was asked for.
+    replayed. `sizes`: how the size of each dynamic dimension was found. `placements`: which provider ran which
+    operators, where a provider other than cpu was asked for.
     Measurements at precision "deploy" are shown beside the verdict and do not decide it.
     `tolerance`: the one that judged. `layers`: where that was asked for, what values inside the models say.
     """
@@ -41,6 +42,7 @@ class Verification:
     largest: Measurement | None = None
     notes: tuple[str, ...] = ()
     feeds: tuple[Mapping[str, Any], ...] = ()
+    sizes: tuple[str, ...] = ()
     placements: tuple[Placement, ...] = ()
     proofs: tuple[Proof, ...] = ()
     seed: int = 0
@@ -69,6 +71,7 @@ class Verification:
             "largest": self.largest.to_dict() if self.largest else None,
             "notes": list(self.notes),
             "feeds": [dict(feed) for feed in self.feeds],
+            "sizes": list(self.sizes),
             "placements": [found.to_dict() for found in self.placements],
             "proofs": [proof.to_dict() for proof in self.proofs],
             "seed": self.seed,

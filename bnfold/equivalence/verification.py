@@ -298,6 +298,7 @@ def _judged(
         largest=worst(failed or deciding).measurement,
         notes=tuple(dict.fromkeys(answers.notes)),
         feeds=tuple(answer.to_dict() for answer in answers.answers),
+        sizes=tuple(answers.sizes),
         placements=tuple(placements),
         seed=options.seed,
         tolerance=options.tolerance,

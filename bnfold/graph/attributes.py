@@ -35,6 +35,9 @@ def _value(candidate: AttributeProto) -> Any:
     return helper.get_attribute_value(candidate)
 
 
+_WORDS = {True: "whole number", False: "number"}
+
+
 @overload
 def number(node: NodeProto, name: str, default: int) -> int: ...
 @overload
@@ -42,8 +45,8 @@ def number(node: NodeProto, name: str, default: float) -> float: ...
 def number(node: NodeProto, name: str, default: float) -> float:
     """The value of a number attribute, or `default`. Raises `Refused` where it is of another type."""
     value = attribute(node, name)
-    if value is not None and not isinstance(value, int | float):
-        raise Refused(Reason.MALFORMED, f"{node.op_type}.{name} is no number")
+    if value is not None and not isinstance(value, int if isinstance(default, int) else int | float):
+        raise Refused(Reason.MALFORMED, f"{node.op_type}.{name} is no {_WORDS[isinstance(default, int)]}")
     return default if value is None else value
 
 

@@ -1,19 +1,20 @@
 """What a model's structure must satisfy before anybody asks it a question: names, order, functions, versions.
 
 The rules are those of the ONNX specification (docs/IR.md of onnx 1.23) as onnxruntime 1.32 takes them: nodes may stand
-in any order, a body may give one of its inputs or initializers a name that a scope around it uses, and no two nodes of
-a scope share a name. Asks the index of each `Graph` where it can, since looking at every name of the protobuf again
-would cost as much as indexing.
+in any order, a body may give one of its inputs or initializers a name that a scope around it uses, and nodes of a scope
+may share a name, which a warning tells. Asks the index of each `Graph` where it can, since looking at every name of
+the protobuf again would cost as much as indexing.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
+from warnings import warn
 
 import onnx
 from onnx import FunctionProto, GraphProto, NodeProto, OperatorSetIdProto
 
-from bnfold.errors import ModelError
+from bnfold.errors import ModelError, ModelWarning
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.onnxfile.tensors import HOLDERS, check_tensors_in
 
@@ -36,6 +37,20 @@ def check_soundness(model: "Model") -> None:
         _check_functions(model)
     except ValueError as problem:
         raise ModelError(f"{model.file.path or 'the model'}: {problem}") from problem
+    _warn_of_shared_names(model)
+
+
+def _warn_of_shared_names(model: "Model") -> None:
+    shared = [(graph, name) for graph in model.graphs for name in sorted(graph.shared_names)]
+    if shared:
+        graph, name = shared[0]
+        more = f" (and {len(shared) - 1} names more)" if len(shared) > 1 else ""
+        warn(
+            f"{model.file.path or 'the model'}: {_place(graph)}has more than one node named {name!r}{more}; each of "
+            "them goes by its first output instead",
+            ModelWarning,
+            stacklevel=2,
+        )
 
 
 # ---------------------------------------------------------------------- versions
@@ -130,9 +145,6 @@ def _check_names(graph: "Graph") -> None:
     made = sum(len(node.output) for node in body.node)
     if made != len(graph._producers):  # also where an output is absent
         _check_made_once(graph)
-    labels = [name for node in body.node if (name := node.name)]
-    if len(set(labels)) != len(labels):
-        raise ValueError(f"{_place(graph)}has two nodes named {_twice(labels)!r}; give each its own name, or none")
     for given in (graph._input_set, graph._initializers, graph._sparse):
         if not graph._producers.keys().isdisjoint(given):
             value = min(graph._producers.keys() & given)

@@ -194,6 +194,8 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
             _line(console, f"{_measured(measurement)}{_judged(measurement)}")
         for note in verification.get("notes", ()):
             _line(console, f"note: {one_line(str(note))}")
+        for size in verification.get("sizes", ()):
+            _line(console, f"size of {one_line(str(size))}")
     if verification.get("layers"):
         _print_layers(verification["layers"], console, every=every)
     text = str(report.verdict)

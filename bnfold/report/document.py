@@ -336,6 +336,7 @@ class Document:
     divergence: str = ""
     notes: tuple[str, ...] = ()
     feeds: tuple[tuple[str, str], ...] = ()
+    sizes: tuple[str, ...] = ()
     seed: int | None = None
     environment: tuple[tuple[str, str], ...] = ()
     command: str = ""
@@ -436,6 +437,7 @@ def _verified(data: Data) -> dict[str, Any]:
         "placements": tuple(map(Placed.of, data.get("placements", ()))),
         "notes": tuple(one_line(str(note)) for note in data.get("notes", ())),
         "feeds": tuple((_text(feed["name"]), _shapes(feed["shapes"])) for feed in data.get("feeds", ())),
+        "sizes": tuple(one_line(str(size)) for size in data.get("sizes", ())),
         "seed": int(data["seed"]) if "seed" in data else None,
     }
 

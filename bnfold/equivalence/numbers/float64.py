@@ -7,13 +7,12 @@ not safe on loops of untrusted models, and slow where it walks over positions in
 from collections.abc import Iterable
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from bnfold.equivalence.numbers.element_types import Array, Feed, is_float, rounding
-from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
+from bnfold.equivalence.operators import operator_of
 from bnfold.equivalence.structure.signature import Source, every_node
 from bnfold.errors import ModelError
-from bnfold.lifetime import emptied_at_the_end
 from bnfold.onnxfile import read, to_proto
 
 _SLOW_ELEMENTS = 20_000
@@ -76,53 +75,6 @@ class Evaluator:
         }
 
 
-def store_constants(model: ModelProto) -> None:
-    """Let initializers stand for what nodes make of initializers, in place, computed in the types that the model says.
-
-    A float32 constant that is the product of two others is rounded whenever the model runs: that belongs to what the
-    model means, unlike the rounding of its data. Nodes that onnx.reference cannot run stay.
-    """
-    from onnx.reference import ReferenceEvaluator
-
-    from bnfold.equivalence.numbers.kernels import BatchNormalization
-
-    graph = model.graph
-    known = {tensor.name for tensor in graph.initializer}
-    made: list[NodeProto] = []
-    rest: list[NodeProto] = []
-    for node in graph.node:
-        plain = node.domain in DEFAULT_DOMAINS and node.op_type != "Dropout" and not operator_of(node).random
-        if (
-            plain
-            and all(name in known for name in node.input if name)
-            and not any(_has_body(a) for a in node.attribute)
-        ):
-            made.append(node)
-            known.update(name for name in node.output if name)
-        else:
-            rest.append(node)
-    if not made:
-        return
-    wanted = {name for node in rest for name in node.input} | {value.name for value in graph.output}
-    names = [name for node in made for name in node.output if name in wanted]
-    constants = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    constants.graph.name = "constants"
-    constants.graph.node.extend(made)
-    constants.graph.initializer.extend(graph.initializer)
-    constants.graph.output.extend(ValueInfoProto(name=name) for name in names)
-    try:
-        with np.errstate(all="ignore"):
-            reference = emptied_at_the_end(ReferenceEvaluator(constants, new_ops=[BatchNormalization]))
-            values = reference.run(names, {})
-        tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in zip(names, values, strict=True)]
-    except Exception:  # noqa: BLE001 - onnx.reference raises what numpy and it see fit; float64 is as good
-        return
-    graph.initializer.extend(tensors)
-    remaining = GraphProto(node=rest)
-    del graph.node[:]
-    graph.node.extend(remaining.node)
-
-
 def _name_overloads(model: ModelProto) -> None:
     """Give each overload of a function a name of its own: onnx.reference knows functions by domain and name alone."""
     for function in model.functions:
@@ -131,10 +83,6 @@ def _name_overloads(model: ModelProto) -> None:
     for node in _all_nodes(model):
         if node.overload:
             node.op_type, node.overload = f"{node.op_type}:{node.overload}", ""
-
-
-def _has_body(attribute: AttributeProto) -> bool:
-    return attribute.HasField("g") or bool(attribute.graphs)
 
 
 def widened(array: Array) -> Array:

@@ -154,7 +154,55 @@ class BatchNormalization(OpRun):
         return ((x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape),)
 
 
-OPERATORS: list[type[OpRun]] = [Conv, ConvTranspose, MaxPool, AveragePool, BatchNormalization]
+class Unsqueeze(OpRun):
+    """Axes count in the output and in any order; below opset 13 the reference takes them one after the other."""
+
+    def _run(self, x: Array, given: Array | None = None, *, axes: Ints = None) -> tuple[Array]:
+        wanted = [int(axis) for axis in (given.reshape(-1) if given is not None else axes or ())]
+        rank = x.ndim + len(wanted)
+        places = {axis + rank if axis < 0 else axis for axis in wanted}
+        if len(places) != len(wanted) or not all(0 <= place < rank for place in places):
+            raise ValueError("Unsqueeze along axes that there are not, or twice along one")
+        sizes = iter(x.shape)
+        return (x.reshape([1 if place in places else next(sizes) for place in range(rank)]),)
+
+
+class Slice(OpRun):
+    """Starts and ends are clamped as the specification says, backwards too; before opset 10 they are attributes."""
+
+    def _run(
+        self, x: Array, *given: Array | None, starts: Ints = None, ends: Ints = None, axes: Ints = None
+    ) -> tuple[Array]:
+        begin, end, along, steps = (_integers(given[at] if at < len(given) else None) for at in range(4))
+        begin, end, along = begin or list(starts or ()), end or list(ends or ()), along or list(axes or ())
+        if not len(begin) == len(end) == len(along or begin) == len(steps or begin):
+            raise ValueError("Slice with lists of other lengths")
+        for at, axis in enumerate(along or range(len(begin))):
+            size, step = x.shape[axis], (steps or [1] * len(begin))[at]
+            low, high = (0, size) if step > 0 else (-1, size - 1)
+            first, last = (each + size if each < 0 else each for each in (begin[at], end[at]))
+            first = min(max(first, 0), high)
+            last = min(max(last, low), high)
+            x = np.take(x, np.arange(first, last, step), axis=axis)
+        return (x,)
+
+
+def _integers(given: Array | None) -> list[int] | None:
+    return None if given is None else [int(number) for number in given.reshape(-1)]
+
+
+class Shape(OpRun):
+    """`start` and `end` are clamped to the rank."""
+
+    def _run(self, x: Array, *, start: int | None = None, end: int | None = None) -> tuple[Array]:
+        first, last = start or 0, x.ndim if end is None else end
+        first, last = (min(max(each + x.ndim if each < 0 else each, 0), x.ndim) for each in (first, last))
+        return (np.array(x.shape[first:last] if first < last else (), np.int64),)
+
+
+CONSTANT_OPERATORS: list[type[OpRun]] = [BatchNormalization, Unsqueeze, Slice, Shape]
+"""What the reference has wrong: right in every type."""
+OPERATORS: list[type[OpRun]] = [*CONSTANT_OPERATORS, Conv, ConvTranspose, MaxPool, AveragePool]
 
 
 class Reference(ReferenceEvaluator):

@@ -45,6 +45,8 @@ def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...
                 if key not in known:
                     known[key] = prove_piece(obligation, common, seed)
                 proofs[pair] = known[key]
+        if all(proof.standing is Standing.HOLDS for proof in proofs.values()):
+            break
         wrong = _carried(obligations, fixed, proofs, common) or _carried(
             obligations, fixed, proofs, common, guessed=True
         )

@@ -14,15 +14,21 @@ together.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from onnx import NodeProto, TensorProto
 
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
+from bnfold.equivalence.proofs.constants import Constants
 from bnfold.equivalence.proofs.piece_sizes import InputShapes
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Uncut, Value, same_attributes, same_bytes
 
 _MOST_NODES = 1000
 """What is larger is no piece of one rewrite."""
+_LOOK_BACK = 8
+_OF_ONE_TYPE = {"Relu", "Identity", "MaxPool", "Add", "Mul"}
+"""Operators whose first input and output have one type."""
 
 
 class Pair(NamedTuple):
@@ -57,7 +63,8 @@ class Correspondence:
     def __init__(self, before: Cutter, after: Cutter) -> None:
         self.before = before
         self.after = after
-        self.shapes = InputShapes(before.model)
+        self.old_constants = Constants(before)
+        self.new_constants = Constants(after)
         self._partner: dict[Value, Value] = {}
         self._origins: dict[Value, list[Value]] = {}
         self._scopes: dict[int, int] = {}
@@ -71,6 +78,19 @@ class Correspondence:
         self._same_made = self._constants_made_alike()
         for old in self._scopes:
             self._match_renamed(before.scopes[old])
+
+    @cached_property
+    def shapes(self) -> InputShapes:
+        """What is known about the sizes of the reference's values: inferred when it is first needed."""
+        return InputShapes(self.before.model)
+
+    def dims(self, old: Value) -> tuple[int | None, ...] | None:
+        """The sizes of a value of the reference as far as they are known; None where its rank is not."""
+        return None if self.before.scopes[old.scope].key is not None else self.shapes.dims(old.name)
+
+    def same_constant(self, old: Value, new: Value) -> bool:
+        """Whether two constants are the same numbers, stored or made of what is stored in the same way."""
+        return self._same_constant(old, new)
 
     def roots(self) -> list[Pair]:
         """The outputs of the model, which must be equal."""
@@ -319,7 +339,22 @@ class Correspondence:
         """Whether a piece may end here: not at constants, nor at integers, which are shapes and indices."""
         if self._asserted(old) is None or old in self.before.constant_made:
             return False
-        return self.before.producer(old) is None or not self.shapes.is_integer(old.name)
+        return not self._may_be_integer(old) or not self.shapes.is_integer(old.name)
+
+    def _may_be_integer(self, value: Value) -> bool:
+        """Whether a computed value may hold integers, as far as the operators right behind it tell."""
+        for _ in range(_LOOK_BACK):
+            place = self.before.producer(value)
+            if place is None:
+                return False
+            node = self.before.node(place)
+            if operator_of(node).real:
+                return False
+            behind = self.before.resolve(place.scope, node.input[0]) if node.input else None
+            if node.op_type not in _OF_ONE_TYPE or node.domain not in DEFAULT_DOMAINS or behind is None:
+                return True
+            value = behind
+        return True
 
 
 def _walk(cutter: Cutter, start: Value, stops: Callable[[Value], bool]) -> Piece:

@@ -11,7 +11,7 @@ rounding: no tolerance is chosen. Nothing here uses the code that folds.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto
 
+from bnfold.equivalence.numbers.constant_expressions import store_constants
 from bnfold.equivalence.numbers.element_types import Array, rounding
-from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable, store_constants
+from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.operators import operator_of
+from bnfold.equivalence.proofs.composition import Composed, Leaf, Uncomposed, composed, difference
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.structure.scopes import label
+from bnfold.equivalence.proofs.weights import smallest_normal
+from bnfold.equivalence.structure.scopes import Piece, Value
 
 _IMPULSE = 64.0
 _FEWEST_ROWS, _MOST_ROWS, _IMPULSE_COST = 2, 32, 1 << 21
@@ -85,14 +88,16 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     shell = _described(obligation, common)
     if obligation.before is None or obligation.after is None:
         return replace(shell, reason=obligation.reason)
+    with suppress(Uncomposed, Unknowable):
+        return _composed(obligation, obligation.before, obligation.after, common, shell)
     renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
     old = before.cut(obligation.before, list(renamed))
     new = after.cut(obligation.after, list(dict.fromkeys(renamed.values())))
-    for model in (old, new):
-        store_constants(model)
-    changed = _changed(old, new)
-    weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
     try:
+        for model in (old, new):
+            store_constants(model)
+        changed = _changed(old, new)
+        weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
         run_old, run_new, sizes_of = Evaluator(old), Evaluator(new), [MagnitudeBound(new, changed)]
     except Unknowable as why:
         return replace(shell, reason=str(why))
@@ -113,6 +118,62 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     return _agreed(found) or replace(shell, reason=reason)
 
 
+def _composed(obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof) -> Proof:
+    """The proof of two pieces that are linear, weight by weight. Raises Uncomposed, or Unknowable."""
+    was, now = _both_composed(obligation, before, after, common)
+    names = {value.name: value for value in was.constants}
+    changed = {
+        value: kind
+        for value, kind in now.constants.items()
+        if rounding(kind) is not None and not (value.name in names and common.same_constant(names[value.name], value))
+    }
+    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
+    allowance = max(2, _depth(now, changed)) * unit + _ARITHMETIC
+    floor = max(map(smallest_normal, changed.values()), default=0.0)
+    both_sizes = len(was.reads) - len(now.reads) > 1
+    found = difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor)
+    proof = replace(shell, used=found.share, max_abs=found.error, blind=found.nothing)
+    if found.share <= 1:
+        return replace(proof, standing=Standing.HOLDS)
+    text = f"{shell.output!r} is off by {found.error:.3g} in {found.place}"
+    reason = f"{text}, {found.share:.3g} times what rounding allows"
+    return replace(proof, standing=Standing.BROKEN, reason=reason)
+
+
+def _both_composed(
+    obligation: Obligation, before: Piece, after: Piece, common: Correspondence
+) -> tuple[Composed, Composed]:
+    """Most pieces need no shapes, and to infer them takes longer than to compose: they are asked for when needed."""
+    numbers: dict[Value, int] = {}
+    for pair in obligation.premises:
+        numbers.setdefault(pair.new, len(numbers))
+
+    def both(*, with_shapes: bool) -> tuple[Composed, Composed]:
+        leaves = {
+            pair.new: Leaf(numbers[pair.new], common.dims(pair.old) if with_shapes else None)
+            for pair in reversed(obligation.premises)
+        }
+        entering = {pair.old: leaves[pair.new] for pair in obligation.premises}
+        return (
+            composed(before, common.old_constants, entering, common.before.opset(before.output.scope)),
+            composed(after, common.new_constants, leaves, common.after.opset(after.output.scope)),
+        )
+
+    try:
+        return both(with_shapes=False)
+    except Uncomposed:
+        return both(with_shapes=True)
+
+
+def _depth(now: Composed, changed: Collection[Value]) -> int:
+    """How many operators with new constants follow each other."""
+    depth: dict[Value, int] = {}
+    for inputs, outputs in now.reads:
+        before = max((depth.get(value, 0) for value in inputs if value is not None), default=0)
+        depth |= dict.fromkeys(outputs, before + any(value in changed for value in inputs))
+    return max(depth.values(), default=0)
+
+
 def _agreed(found: list[Proof]) -> Proof | None:
     """What every possible choice of ranks says; where they contradict each other, that nothing is known."""
     if not found:
@@ -126,16 +187,16 @@ def _described(obligation: Obligation, common: Correspondence) -> Proof:
     """A proof that says what it is about, and nothing yet."""
     value, before, after = obligation.pair.old, common.before, common.after
     places = obligation.before.nodes if obligation.before is not None else ()
-    nodes = [before.node(place) for place in places if not before.makes_constants(place)]
-    stays = [after.node(place) for place in (obligation.after.nodes if obligation.after is not None else ())]
-    now = {(node.op_type, label(node)) for node in stays}
-    named = [label(node) for node in nodes if node.op_type == "BatchNormalization"]
-    named = named or [label(node) for node in nodes if _is_map(node) and (node.op_type, label(node)) not in now]
+    nodes = [(before.node(place), before.label(place)) for place in places if not before.makes_constants(place)]
+    stays = obligation.after.nodes if obligation.after is not None else ()
+    now = {(after.node(place).op_type, after.label(place)) for place in stays}
+    named = [label for node, label in nodes if node.op_type == "BatchNormalization"]
+    named = named or [label for node, label in nodes if _is_map(node) and (node.op_type, label) not in now]
     return Proof(
         value.name,
         Standing.UNDECIDED,
         scope=before.scopes[value.scope].path,
-        nodes=tuple(label(node) for node in nodes),
+        nodes=tuple(label for _, label in nodes),
         normalizations=tuple(named),
     )
 

@@ -7,6 +7,7 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto
 
 from bnfold.equivalence.feeds.dynamic_sizes import windows
 from bnfold.equivalence.numbers.element_types import is_float
+from bnfold.onnxfile import without_negative_dims
 
 _BATCH = 3
 _DYNAMIC = 5
@@ -27,7 +28,8 @@ class InputShapes:
     def __init__(self, model: ModelProto) -> None:
         self._types: dict[str, TypeProto] = {}
         try:
-            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+            structure = without_negative_dims(model.SerializeToString())
+            inferred = onnx.shape_inference.infer_shapes(structure, data_prop=True)
         except Exception:  # noqa: BLE001 - inference gives up on what it does not know; weights then say what they can
             inferred = model
         for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
@@ -43,6 +45,13 @@ class InputShapes:
         found = self._types.get(name)
         kind = 0 if found is None else found.tensor_type.elem_type
         return kind not in {TensorProto.UNDEFINED, TensorProto.STRING} and not is_float(kind)
+
+    def dims(self, name: str) -> tuple[int | None, ...] | None:
+        """The sizes of a value of the main graph or a body, None for each that is dynamic; None where the rank is."""
+        found = self._types.get(name)
+        if found is None or not found.tensor_type.HasField("shape"):
+            return None
+        return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in found.tensor_type.shape.dim)
 
     def candidates(self, region: ModelProto, inputs: Sequence[str]) -> Iterator[list[dict[str, tuple[int, ...]]]]:
         """Sizes worth trying, smallest first: shrunken maps, larger ones, then those of the model itself.
@@ -133,12 +142,12 @@ def _channels(name: str, region: ModelProto) -> dict[int, int]:
         if name in node.input and node.op_type in {"Add", "Sub", "Mul", "Div", "Sum"}:
             for constant in (weights[other] for other in node.input if other in weights):
                 found |= {axis - len(constant): size for axis, size in enumerate(constant) if size > 1}
-        if name not in node.input or len(node.input) < 2 or node.input[1] not in weights:
+        if name not in node.input or len(node.input) < 2 or not weights.get(node.input[1]):
             continue
         dims = weights[node.input[1]]
         options = {attribute.name: attribute.i for attribute in node.attribute}
         if node.op_type == "Conv":
-            found[1] = dims[1] * options.get("group", 1)
+            found[1] = dims[1] * options.get("group", 1) if len(dims) > 1 else dims[0]
         elif node.op_type in {"ConvTranspose", "BatchNormalization"}:
             found[1] = dims[0]
         elif node.op_type == "Gemm" and len(dims) == 2:

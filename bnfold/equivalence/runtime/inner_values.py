@@ -20,7 +20,7 @@ from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place,
 from bnfold.equivalence.structure.signature import signature_of
 from bnfold.equivalence.structure.training_mode import Place
 from bnfold.errors import BnfoldError
-from bnfold.onnxfile import OnnxFile
+from bnfold.onnxfile import OnnxFile, label, shared_names
 from bnfold.statistics import Statistics
 
 
@@ -48,6 +48,7 @@ def tap(
             if by_batch:
                 use_batch_in_place(model, places)
             wanted.update(_data_of(model.graph, places))
+            _name_none(model.graph)
             _keep_only(model.graph, sorted(set(wanted.values())))
 
         target = copied(file, Path(folder) / "tapped.onnx", prepare)
@@ -64,8 +65,15 @@ def tap(
 
 def _data_of(graph: GraphProto, places: Collection[Place]) -> dict[Place, str]:
     chosen = set(places)
-    labels = {("", node.name or next((o for o in node.output if o), node.op_type)): node for node in graph.node}
+    shared = shared_names(graph.node)
+    labels = {("", label(node, shared)): node for node in graph.node}
     return {place: node.input[0] for place, node in labels.items() if place in chosen}
+
+
+def _name_none(graph: GraphProto) -> None:
+    """Take the names of nodes away, which nobody asks for any more: onnxruntime refuses two of one name."""
+    for node in graph.node:
+        node.ClearField("name")
 
 
 def _keep_only(graph: GraphProto, values: Sequence[str]) -> None:

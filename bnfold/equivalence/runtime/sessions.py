@@ -30,6 +30,8 @@ _ERROR_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _SOURCE_LOCATION = re.compile(
     r"(/[^ :]+)+\.(cc|h|cpp):\d+ ([^()]*?::[\w~]+\([^()]*\)(::<lambda\([^()]*\)>)?( const)?( \[with [^]]*\])?|\S+) ?"
 )
+# A node that holds others is named before the one inside that failed.
+_AROUND = re.compile(r"(Non-zero status code returned while running \w+ node\. Name:'[^']*' )+(?=Non-zero status code)")
 _ALLOCATION = re.compile(r"bad.?alloc|failed to allocate memory", re.IGNORECASE)
 # Types that onnxruntime does not hand over as numpy arrays, by its own name for them.
 _FOREIGN = {
@@ -175,7 +177,7 @@ def reason(error: Exception) -> str:
     """What an exception of onnxruntime says, without its code, source locations and line breaks, as one sentence."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     text = _SOURCE_LOCATION.sub("", _ERROR_CODE.sub("", text))
-    text = re.sub(r"Status Message: ", "", text)
+    text = _AROUND.sub("", re.sub(r"Status Message: ", "", text))
     if len(text) > _LONGEST_REASON:
         text = text[: _LONGEST_REASON - 1].rstrip() + "…"
     return text.rstrip(".") or type(error).__name__

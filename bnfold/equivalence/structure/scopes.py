@@ -3,12 +3,15 @@
 The weights stay in their file until a piece needs them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -19,10 +22,15 @@ from onnx import (
     TensorProto,
     ValueInfoProto,
     helper,
+    numpy_helper,
 )
 
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
-from bnfold.onnxfile import OnnxFile, payload_index, read
+from bnfold.onnxfile import OnnxFile, Span, label, payload_index, read, shared_names
+
+_COMPARED = 1 << 20
+_MAPPED_NUMBERS = 4 << 20
+"""After a look at so many numbers of a file, their pages are handed back."""
 
 
 class Uncut(Exception):  # noqa: N818 - a fact about the model, not a mistake of the caller
@@ -72,11 +80,41 @@ class Scope:
 
     def __post_init__(self) -> None:
         self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
-        self._entering = frozenset(self.entering)
+        self._own = frozenset(self.entering).union(self.producers, self.initializers)
+        self.shared_names = shared_names(self.nodes)
+
+    def order(self) -> Iterable[int]:
+        """The positions of the nodes in an order in which they can run: that of the file, where it can be kept."""
+        made: set[str] = set()
+        for node in self.nodes:
+            if any(name not in made and name in self.producers for name in reads(node)):
+                return self._sorted()
+            made.update(node.output)
+        return range(len(self.nodes))
+
+    def _sorted(self) -> list[int]:
+        """Depth first. Nodes in a circle, which no runtime takes, stay as they come."""
+        found: dict[int, None] = {}
+        for first in range(len(self.nodes)):
+            waiting, entered = [first], set[int]()
+            while waiting:
+                position = waiting[-1]
+                if position in found:
+                    waiting.pop()
+                    continue
+                before = {self.producers[name] for name in reads(self.nodes[position]) if name in self.producers}
+                missing = sorted(before - found.keys() - entered - {position})
+                entered.add(position)
+                if missing:
+                    waiting += missing
+                else:
+                    found[position] = None
+                    waiting.pop()
+        return list(found)
 
     def holds(self, name: str) -> bool:
         """Whether a value of that name belongs to this scope itself."""
-        return name in self.producers or name in self._entering or name in self.initializers
+        return name in self._own
 
 
 class Cutter:
@@ -90,6 +128,7 @@ class Cutter:
         self.model = self.file.proto
         self.scopes: list[Scope] = []
         self.rank: dict[Place, int] = {}
+        self._looked_at = 0
         graph = self.model.graph
         constant = assume_constant_initializers or self.model.ir_version < 4
         listed = set() if constant else {value.name for value in graph.input}
@@ -114,6 +153,10 @@ class Cutter:
         """The node at `place`."""
         return self.scopes[place.scope].nodes[place.position]
 
+    def label(self, place: Place) -> str:
+        """What a person knows the node at `place` by."""
+        return label(self.node(place), self.scopes[place.scope].shared_names)
+
     def producer(self, value: Value) -> Place | None:
         """The node that makes a value; None for stored constants and for what callers give."""
         position = self.scopes[value.scope].producers.get(value.name)
@@ -137,6 +180,10 @@ class Cutter:
         """The names a node reads, and what nested bodies read from outside."""
         return reads(self.node(place))
 
+    def opset(self, scope: int) -> int:
+        """The version of ONNX's own operators in a scope."""
+        return next((each.version for each in self.scopes[scope].opsets if each.domain in DEFAULT_DOMAINS), 1)
+
     def with_bytes(self, tensor: TensorProto) -> TensorProto:
         """The tensor itself where it holds its bytes, else a copy that does."""
         index = payload_index(tensor)
@@ -145,6 +192,35 @@ class Cutter:
         whole = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         whole.raw_data = b"".join(bytes(chunk) for chunk in self.file.payloads[index].payload.chunks())
         return whole
+
+    def raw(self, tensor: TensorProto) -> NDArray[np.uint8] | None:
+        """The bytes of a tensor as they stand in the file or in it; None where they are a list of numbers."""
+        index = payload_index(tensor)
+        if index is None:
+            return np.frombuffer(tensor.raw_data, np.uint8) if tensor.HasField("raw_data") else None
+        payload = self.file.payloads[index].payload
+        bytes_ = payload.view() if isinstance(payload, Span) else b"".join(map(bytes, payload.chunks()))
+        return np.frombuffer(bytes_, np.uint8)
+
+    def array(self, tensor: TensorProto) -> NDArray[Any]:
+        """The numbers of a tensor in its own type, mapped from the file where they stand in one: read-only."""
+        index = payload_index(tensor)
+        if index is None:
+            return numpy_helper.to_array(tensor)
+        payload, dtype = self.file.payloads[index].payload, helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if not isinstance(payload, Span) or payload.nbytes != dtype.itemsize * math.prod(tensor.dims):
+            return numpy_helper.to_array(self.with_bytes(tensor))  # several numbers in a byte
+        return np.frombuffer(payload.view(), dtype.newbyteorder("<")).reshape(tuple(tensor.dims))
+
+    def has_read(self, tensor: TensorProto, count: int) -> None:
+        """Hand pages of the file back, once many numbers of it were looked at."""
+        self._looked_at += count
+        if self._looked_at >= _MAPPED_NUMBERS:
+            self._looked_at = 0
+            index = payload_index(tensor)
+            payload = None if index is None else self.file.payloads[index].payload
+            if isinstance(payload, Span):
+                payload.origin.release()
 
     def cut(self, piece: Piece, inputs: Sequence[str]) -> ModelProto:
         """A model of the piece alone, its inputs and its output untyped."""
@@ -200,12 +276,13 @@ class Cutter:
 
     def _add(self, scope: Scope) -> None:
         self.scopes.append(scope)
-        for position, node in enumerate(scope.nodes):
+        for position in scope.order():
+            node = scope.nodes[position]
             for attribute in node.attribute:
                 graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
                 for number, graph in enumerate(graphs):
                     name = attribute.name if attribute.HasField("g") else f"{attribute.name}[{number}]"
-                    path = f"{scope.path}/{label(node)}.{name}".lstrip("/")
+                    path = f"{scope.path}/{label(node, scope.shared_names)}.{name}".lstrip("/")
                     scope.bodies.setdefault(position, {})[name] = self._add_graph(graph, scope, scope.opsets, path)
             self.rank[Place(scope.number, position)] = len(self.rank)
 
@@ -238,21 +315,19 @@ def reads(node: NodeProto) -> Iterator[str]:
             yield from (value.name for value in graph.output if value.name not in inside)
 
 
-def label(node: NodeProto) -> str:
-    """The name a person knows a node by: its own, else that of its first output."""
-    return node.name or next((name for name in node.output if name), node.op_type)
-
-
 def same_bytes(one: TensorProto, other: TensorProto, first: Cutter, second: Cutter) -> bool:
     """Whether two tensors, each of its own model, hold the same numbers."""
     if one.data_type != other.data_type or list(one.dims) != list(other.dims):
         return False
-    a, b = first.with_bytes(one), second.with_bytes(other)
-    if a.HasField("raw_data") and b.HasField("raw_data"):
-        return bool(a.raw_data == b.raw_data)
+    a, b = first.raw(one), second.raw(other)
+    if a is not None and b is not None:
+        return a.nbytes == b.nbytes and all(
+            bool(np.array_equal(a[at : at + _COMPARED], b[at : at + _COMPARED])) for at in range(0, a.nbytes, _COMPARED)
+        )
+    a_whole, b_whole = first.with_bytes(one), second.with_bytes(other)
     blank_a, blank_b = TensorProto(), TensorProto()
-    blank_a.CopyFrom(a)
-    blank_b.CopyFrom(b)
+    blank_a.CopyFrom(a_whole)
+    blank_b.CopyFrom(b_whole)
     for blank in (blank_a, blank_b):
         blank.name = blank.doc_string = ""
     return blank_a == blank_b

@@ -20,10 +20,10 @@ from onnx import (
 )
 
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
-from bnfold.onnxfile import payload_index
+from bnfold.onnxfile import label, payload_index, shared_names
 
 Place = tuple[str, str]
-"""The scope of a node ("" for the main graph) and its name, or its first output where it has none."""
+"""The scope of a node ("" for the main graph) and its label."""
 
 
 @dataclass
@@ -39,7 +39,11 @@ class Scope:
 
     def place(self, node: NodeProto) -> Place:
         """The key by which a node is known."""
-        return self.path, node.name or next((output for output in node.output if output), node.op_type)
+        return self.path, label(node, self._shared_names)
+
+    @cached_property
+    def _shared_names(self) -> frozenset[str]:
+        return shared_names(self.body.node)
 
     def constant(self, value: str) -> NDArray[Any] | None:
         """A small constant, flattened; None where `value` is none."""
@@ -120,9 +124,9 @@ def _scopes(scope: Scope, overridable: Collection[str]) -> Iterator[Scope]:
         plain = node.domain in DEFAULT_DOMAINS and not any(_bodies(node)) and not operator_of(node).random
         if plain and not drops(node, scope) and all(value in scope.stored for value in node.input if value):
             scope.stored.update(output for output in node.output if output)
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" and node.output:
             _read_constant(node, scope)
-        elif node.op_type == "Identity" and node.input[0] in scope.constants:
+        elif node.op_type == "Identity" and node.output and set(node.input[:1]) & scope.constants.keys():
             scope.constants[node.output[0]] = scope.constants[node.input[0]]
     yield scope
     for node in list(scope.body.node):

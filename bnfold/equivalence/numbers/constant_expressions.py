@@ -1,0 +1,101 @@
+"""What nodes make of constants alone, in the types that the model says.
+
+A float32 constant that is the product of two others is rounded whenever the model runs: that belongs to what the model
+means. onnx.reference computes it, with kernels of `kernels` where it is known to be wrong, and is not believed where a
+result has another shape or another type than ONNX's shape inference, which shares nothing with it, says.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from bnfold.equivalence.numbers.element_types import Array
+from bnfold.equivalence.numbers.float64 import Unknowable
+from bnfold.equivalence.numbers.kernels import CONSTANT_OPERATORS
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
+from bnfold.lifetime import emptied_at_the_end
+
+
+def evaluate(model: ModelProto) -> dict[str, Array]:
+    """The outputs of a model without inputs. Raises Unknowable where they cannot be computed or are not believed."""
+    from onnx.reference import ReferenceEvaluator
+
+    names = [value.name for value in model.graph.output]
+    try:
+        with np.errstate(all="ignore"):
+            reference = emptied_at_the_end(ReferenceEvaluator(model, new_ops=CONSTANT_OPERATORS))
+            values = reference.run(names, {})
+        found = {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+    except Exception as error:  # onnx.reference raises what numpy and it see fit
+        raise Unknowable(f"onnx.reference cannot compute a constant: {error}") from error
+    check(model, found)
+    return found
+
+
+def check(model: ModelProto, found: dict[str, Array]) -> None:
+    """Raises Unknowable where shape inference contradicts a value."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:  # noqa: BLE001 - inference raises what it sees fit, and says nothing then
+        return
+    for info in (*inferred.graph.value_info, *inferred.graph.output):
+        array, kind = found.get(info.name), info.type.tensor_type
+        if array is None or not info.type.HasField("tensor_type"):
+            continue
+        if kind.elem_type and helper.tensor_dtype_to_np_dtype(kind.elem_type) != array.dtype:
+            raise Unknowable(f"constant {info.name!r} has type {array.dtype} where ONNX's inference says another")
+        dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+        if kind.HasField("shape") and not _fits(array.shape, dims):
+            raise Unknowable(f"constant {info.name!r} has shape {array.shape} where ONNX's inference says another")
+
+
+def _fits(shape: Sequence[int], dims: Sequence[int | None]) -> bool:
+    return len(shape) == len(dims) and all(size == dim or dim is None for size, dim in zip(shape, dims, strict=True))
+
+
+def store_constants(model: ModelProto) -> None:
+    """Let initializers stand for what nodes make of initializers, in place. Raises Unknowable."""
+    graph = model.graph
+    known = {tensor.name for tensor in graph.initializer}
+    made: list[NodeProto] = []
+    rest: list[NodeProto] = []
+    for node in graph.node:
+        plain = node.domain in DEFAULT_DOMAINS and node.op_type != "Dropout" and not operator_of(node).random
+        has_body = any(each.HasField("g") or each.graphs for each in node.attribute)
+        if plain and not has_body and all(name in known for name in node.input if name):
+            made.append(node)
+            known.update(name for name in node.output if name)
+        else:
+            rest.append(node)
+    if not made:
+        return
+    wanted = {name for node in rest for name in _reads(node)} | {value.name for value in graph.output}
+    names = [name for node in made for name in node.output if name in wanted]
+    constants = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    constants.graph.name = "constants"
+    constants.graph.node.extend(made)
+    read = {name for node in made for name in node.input}
+    constants.graph.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)
+    constants.graph.output.extend(ValueInfoProto(name=name) for name in names)
+    graph.initializer.extend(_tensor(array, name) for name, array in evaluate(constants).items())
+    remaining = GraphProto(node=rest)
+    del graph.node[:]
+    graph.node.extend(remaining.node)
+
+
+def _tensor(array: Array, name: str) -> TensorProto:
+    try:
+        return numpy_helper.from_array(array, name)
+    except Exception as error:  # a sequence, or a type that ONNX does not store
+        raise Unknowable(f"constant {name!r} is no tensor") from error
+
+
+def _reads(node: NodeProto) -> set[str]:
+    """Names a node or a body inside it reads; too many do no harm."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            found |= {value.name for value in graph.output}.union(*map(_reads, graph.node))
+    return found

@@ -1,0 +1,576 @@
+"""A piece of a graph, composed to the linear map that it is: W x + b for each value x that enters it.
+
+Weights are not multiplied out; they keep the tensors of the file and the factors per channel that belong to them. Two
+pieces of the same linear operators on the same values are equal where their weights and their shifts are, number by
+number. What is not of this form is `Uncomposed`, and is evaluated instead.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+
+from bnfold.equivalence.numbers.element_types import Array, is_float
+from bnfold.equivalence.operators import DEFAULT_DOMAINS
+from bnfold.equivalence.proofs.constants import Constants
+from bnfold.equivalence.proofs.weights import Difference, Weights, compare
+from bnfold.equivalence.structure.scopes import Piece, Place, Value
+
+Key = tuple[Any, ...]
+"""What is applied to which entering value: an operator, with what has to be the same for two to be added up."""
+
+
+class Uncomposed(Exception):  # noqa: N818 - a fact about the piece, not a mistake of the caller
+    """The piece is no sum of linear operators on what enters it."""
+
+
+Dims = tuple[int | None, ...] | None
+"""Sizes as far as they are known; None where not even the rank is."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A value that enters a piece."""
+
+    number: int
+    dims: Dims = None
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The sum of `terms` and of `shift`, one number for each index of the channel axis or one for all.
+
+    `behind`: how many axes follow the channel axis; None for what has no channels yet, as a value that enters. `rank`:
+    None where it is unknown. `size`: the sum of the absolute values that went into the shift. `axis`: that of the
+    weights along which a term's outputs lie.
+    """
+
+    terms: dict[Key, list["Term"]]
+    shift: Array = field(default_factory=lambda: np.zeros(()))
+    size: Array = field(default_factory=lambda: np.zeros(()))
+    behind: int | None = None
+    rank: int | None = None
+
+    @property
+    def channels(self) -> int | None:
+        """How many indices the channel axis has; None where that is not known."""
+        sizes = {term.channels for terms in self.terms.values() for term in terms} - {None}
+        return sizes.pop() if len(sizes) == 1 else None
+
+
+@dataclass(frozen=True)
+class Term:
+    """The weights of one operator. `per_output(vector)` is a factor for them that scales its outputs."""
+
+    weights: Weights
+    axis: int
+    group: int = 1
+
+    @property
+    def channels(self) -> int | None:
+        """How many outputs there are; None for a value that entered, times one number for all of its channels."""
+        if not self.weights.shape:
+            return None
+        return self.weights.shape[self.axis] * (self.group if self.axis == 1 else 1)
+
+    def per_output(self, vector: Array) -> Array:
+        """A factor for the weights that multiplies output c by entry c of `vector`."""
+        shape = self.weights.shape
+        if vector.ndim == 0 or not shape:
+            return vector
+        rest = (1,) * (len(shape) - self.axis - 1)
+        if self.axis == 1 and self.group > 1:  # ConvTranspose: group g has rows of its own
+            return np.repeat(vector.reshape(self.group, -1), shape[0] // self.group, axis=0).reshape(
+                shape[0], -1, *rest
+            )
+        return vector.reshape((1,) * self.axis + (-1, *rest))
+
+
+@dataclass
+class Composed:
+    """What a piece is. `constants`: those its operators read, with types; `reads`: who reads what, to make what."""
+
+    linear: Linear
+    constants: dict[Value, int]
+    reads: list[tuple[list[Value | None], list[Value]]]
+
+
+def composed(piece: Piece, constants: Constants, entering: Mapping[Value, Leaf], opset: int) -> Composed:
+    """The linear map of a piece. Raises Uncomposed, or Unknowable for a constant that cannot be evaluated."""
+    return _Composer(constants, entering, opset).run(piece)
+
+
+def difference(was: Linear, now: Linear, allowance: float, *, both_sizes: bool, floor: float) -> Difference:
+    """How far two maps are apart, where weights and shifts may differ by `allowance` times their size.
+
+    `both_sizes`: the terms of either side count, not those of the new one alone. Raises Uncomposed where the two are
+    not of the same operators.
+    """
+    if was.terms.keys() != now.terms.keys():
+        raise Uncomposed("other operators")
+    if was.behind != now.behind:
+        raise Uncomposed("channels on another axis")
+    found = Difference()
+    for key, terms in was.terms.items():
+        others = now.terms[key]
+        if {term.weights.shape for term in terms} != {term.weights.shape for term in others}:
+            raise Uncomposed("weights of another shape")
+        before, after = [term.weights for term in terms], [term.weights for term in others]
+        compare(before, after, allowance, found, both_sizes=both_sizes)
+    nothing = found.nothing
+    shape = np.broadcast_shapes(was.shift.shape, now.shift.shape)
+    size = np.maximum(now.size, floor)
+    size = np.maximum(size, was.size) if both_sizes else size
+    shifts = np.broadcast_to(was.shift, shape), np.broadcast_to(now.shift, shape)
+    found.add(*shifts, np.broadcast_to(size, shape), allowance, "its shift")
+    found.nothing = nothing
+    return found
+
+
+class _Composer:
+    def __init__(self, constants: Constants, entering: Mapping[Value, Leaf], opset: int) -> None:
+        self.constants = constants
+        self._cutter = constants.owner
+        self.opset = opset
+        self._known: dict[Value, Linear] = {
+            value: Linear(
+                {("value", leaf.number): [Term(Weights.given(np.ones(())), 0)]},
+                rank=None if leaf.dims is None else len(leaf.dims),
+            )
+            for value, leaf in entering.items()
+        }
+        self._read: dict[Value, int] = {}
+        self._reads: list[tuple[list[Value | None], list[Value]]] = []
+        self._dims = {leaf.number: leaf.dims for leaf in entering.values()}
+
+    def run(self, piece: Piece) -> Composed:
+        for place in piece.nodes:
+            if not self._cutter.makes_constants(place):
+                self._apply(place)
+        if piece.output not in self._known:
+            raise Uncomposed("it is a constant")
+        return Composed(self._known[piece.output], self._read, self._reads)
+
+    def _apply(self, place: Place) -> None:
+        node = self._cutter.node(place)
+        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _RULES:
+            raise Uncomposed(node.op_type)
+        inputs = [self._cutter.resolve(place.scope, name) if name else None for name in node.input]
+        data = [self._known.get(value) if value is not None else None for value in inputs]
+        for value, found in zip(inputs, data, strict=True):
+            if value is not None and found is None:
+                if not self.constants.is_constant(value):
+                    raise Uncomposed("a computed value that is not of this form")
+                self._read[value] = self.constants.elem_type(value)
+        made = _RULES[node.op_type](_Call(self, node, place, inputs, data))
+        outputs = {Value(place.scope, name): form for name, form in made.items()}
+        self._known |= outputs
+        self._reads.append((inputs, list(outputs)))
+
+    def dims(self, form: Linear) -> Dims:
+        """The sizes of a value that entered, as far as they are known."""
+        ((key, _),) = form.terms.items()
+        return self._dims[key[1]]
+
+
+@dataclass
+class _Call:
+    """A node to compose. `inputs`: what it reads, None where that is left out; `data`: those of them that are maps."""
+
+    composer: _Composer
+    node: NodeProto
+    place: Place
+    inputs: list[Value | None]
+    data: list[Linear | None]
+
+    def __post_init__(self) -> None:
+        self.attributes = {attribute.name: attribute for attribute in self.node.attribute}
+
+    @property
+    def opset(self) -> int:
+        return self.composer.opset
+
+    def only(self) -> Linear:
+        """The first input, where it alone is computed."""
+        if not self.data or self.data[0] is None or any(each is not None for each in self.data[1:]):
+            raise Uncomposed("more than one computed input")
+        return self.data[0]
+
+    def given(self, position: int) -> bool:
+        return position < len(self.inputs) and self.inputs[position] is not None
+
+    def constant(self, position: int) -> Array:
+        """A small constant, in float64 where it is a float."""
+        value = self.inputs[position]
+        assert value is not None
+        return self.composer.constants.small(value)
+
+    def weights(self, position: int) -> Weights:
+        value = self.inputs[position]
+        assert value is not None
+        return self.composer.constants.weights(value)
+
+    def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self.attributes[name].ints) if name in self.attributes else tuple(default)
+
+    def integer(self, name: str, default: int) -> int:
+        return self.attributes[name].i if name in self.attributes else default
+
+    def number(self, name: str, default: float) -> float:
+        return float(self.attributes[name].f) if name in self.attributes else default
+
+    def text(self, name: str, default: str) -> str:
+        return self.attributes[name].s.decode(errors="replace") if name in self.attributes else default
+
+    def made(self, value: Linear) -> dict[str, Linear]:
+        return {self.node.output[0]: value}
+
+
+# --- arithmetic
+
+
+def _scaled(form: Linear, factor: Array) -> Linear:
+    """Times one number for each channel, or one for all."""
+    terms = {key: [replace(term, weights=_grown(term, factor)) for term in each] for key, each in form.terms.items()}
+    return replace(form, terms=terms, shift=form.shift * factor, size=form.size * np.abs(factor))
+
+
+def _grown(term: Term, factor: Array) -> Weights:
+    if not term.weights.shape and factor.ndim:  # a value that entered gets its channels from what scales it
+        assert term.weights.array is not None
+        return Weights.given(term.weights.array * factor)
+    if term.weights.array is not None and len(term.weights.shape) == 1:
+        return Weights.given(term.weights.array * factor)
+    if not term.weights.shape:
+        assert term.weights.array is not None
+        return Weights.given(np.asarray(term.weights.array * factor))
+    return term.weights.times(term.per_output(factor))
+
+
+def _shifted(form: Linear, shift: Array, size: Array | None = None) -> Linear:
+    return replace(form, shift=form.shift + shift, size=form.size + (np.abs(shift) if size is None else size))
+
+
+def _added(one: Linear, other: Linear) -> Linear:
+    behind = one.behind if one.behind is not None else other.behind
+    if other.behind not in {None, behind} or (one.rank != other.rank):
+        raise Uncomposed("a sum of values with other axes")
+    terms = {key: list(each) for key, each in one.terms.items()}
+    for key, each in other.terms.items():
+        terms.setdefault(key, []).extend(each)
+    return Linear(terms, one.shift + other.shift, one.size + other.size, behind, one.rank)
+
+
+def _per_channel(form: Linear, constant: Array, composer: _Composer) -> tuple[Linear, Array]:
+    """A constant beside a map, as one number for each channel or one for all; with what that says about the axis."""
+    if constant.size == 1 and constant.ndim <= (1 if form.rank is None else form.rank):
+        return form, constant.reshape(())
+    axes = [axis for axis, size in enumerate(constant.shape) if size != 1]
+    if len(axes) != 1:
+        raise Uncomposed("a constant that varies along more than the channels")
+    behind = constant.ndim - 1 - axes[0]
+    return _on(form, behind, constant.size, composer, ndim=constant.ndim), constant.reshape(-1)
+
+
+def _on(form: Linear, behind: int, count: int, composer: _Composer, *, ndim: int = 0) -> Linear:
+    """The map, where its channels are `count` and lie on that axis. Raises Uncomposed where they do not."""
+    if form.behind is None:
+        dims = composer.dims(form) if len(form.terms) == 1 else None
+        if dims is None or len(dims) < max(behind + 1, ndim) or dims[len(dims) - 1 - behind] != count:
+            raise Uncomposed("a value whose channels are not known")
+        return replace(form, behind=behind)
+    if form.behind != behind or form.channels != count:
+        raise Uncomposed("a constant along another axis")
+    if ndim > 1 and (form.rank is None or ndim > form.rank):
+        raise Uncomposed("a constant that may have more axes")
+    return form
+
+
+# --- one rule per operator
+
+
+def _conv(call: _Call) -> dict[str, Linear]:
+    x, weights = call.only(), call.weights(1)
+    scale, key, rank = _entering(x), next(iter(x.terms)), len(weights.shape) - 2
+    if rank < 1 or x.rank not in {None, rank + 2}:
+        raise Uncomposed("a kernel of another rank")
+    group, auto_pad = call.integer("group", 1), call.text("auto_pad", "NOTSET")
+    pads = call.integers("pads", [0] * 2 * rank) if auto_pad == "NOTSET" else ()
+    facts = (auto_pad, pads, call.integers("strides", [1] * rank), call.integers("dilations", [1] * rank))
+    outputs = weights.shape[0]
+    if outputs % group:
+        raise Uncomposed("channels that do not divide into groups")
+
+    def per_input(vector: Array) -> Array:
+        """[I] to what multiplies W[o, i]: the inputs of o's group."""
+        if vector.ndim == 0:
+            return vector.reshape((1,) * (rank + 2))
+        if vector.size != weights.shape[1] * group:
+            raise Uncomposed("a scale of other channels")
+        inner = vector.reshape(group, 1, -1)
+        return np.repeat(inner, outputs // group if group > 1 else 1, axis=1).reshape(-1, weights.shape[1], *[1] * rank)
+
+    if scale is not None:
+        weights = weights.times(per_input(scale))
+    _check_axis(x, rank)
+    made = Linear({("Conv", key, group, *facts, weights.shape): [Term(weights, 0)]}, behind=rank, rank=rank + 2)
+    if np.any(x.shift) or np.any(x.size):
+        if any(pads) or auto_pad not in {"NOTSET", "VALID"}:
+            raise Uncomposed("a shift in front of padding")
+        total, _ = call.weights(1).reduced(0, per_input(x.shift))
+        _, size = call.weights(1).reduced(0, per_input(x.size))
+        made = _shifted(made, total, size)
+    return call.made(_biased(call, made, 2))
+
+
+def _check_axis(x: Linear, behind: int) -> None:
+    """Raises Uncomposed where what is known per channel of x lies along another axis than the operator's channels."""
+    if x.behind not in {None, behind}:
+        raise Uncomposed("a map along another axis")
+
+
+def _conv_transpose(call: _Call) -> dict[str, Linear]:
+    x, weights = call.only(), call.weights(1)
+    scale, key, rank = _entering(x), next(iter(x.terms)), len(weights.shape) - 2
+    if rank < 1 or x.rank not in {None, rank + 2} or np.any(x.shift) or np.any(x.size):
+        raise Uncomposed("a shift in front of ConvTranspose")
+    _check_axis(x, rank)
+    group = call.integer("group", 1)
+    facts = (
+        call.text("auto_pad", "NOTSET"),
+        call.integers("pads", [0] * 2 * rank),
+        call.integers("strides", [1] * rank),
+        call.integers("dilations", [1] * rank),
+        call.integers("output_padding", [0] * rank),
+        call.integers("output_shape", ()),
+    )
+    if weights.shape[0] % group:
+        raise Uncomposed("channels that do not divide into groups")
+    if scale is not None:
+        if scale.ndim and scale.size != weights.shape[0]:
+            raise Uncomposed("a scale of other channels")
+        weights = weights.times(scale.reshape(-1, *[1] * (rank + 1)))
+    term = Term(weights, 1, group)
+    made = Linear({("ConvTranspose", key, group, *facts, weights.shape): [term]}, behind=rank, rank=rank + 2)
+    return call.made(_biased(call, made, 2))
+
+
+def _gemm(call: _Call) -> dict[str, Linear]:
+    x, weights = call.data[0], call.weights(1)
+    if x is None or any(each is not None for each in call.data[1:]) or call.integer("transA", 0):
+        raise Uncomposed("a Gemm with more than one computed input")
+    if len(weights.shape) != 2 or x.rank not in {None, 2}:
+        raise Uncomposed("a matrix of another rank")
+    transposed = bool(call.integer("transB", 0))
+    made = _product(x, weights, 0 if transposed else 1)
+    made = _scaled(replace(made, rank=2), np.asarray(call.number("alpha", 1.0)))
+    return call.made(_biased(call, made, 2, call.number("beta", 1.0)))
+
+
+def _matmul(call: _Call) -> dict[str, Linear]:
+    x = call.only()
+    weights = call.weights(1)
+    if len(weights.shape) != 2 or x.rank == 1:
+        raise Uncomposed("a matrix of another rank")
+    return call.made(replace(_product(x, weights, 1), rank=x.rank))
+
+
+def _product(x: Linear, weights: Weights, axis: int) -> Linear:
+    """x times a matrix with its outputs along `axis`: the channels of x are on its last axis."""
+    scale, key = _entering(x), next(iter(x.terms))
+    inner = 1 - axis
+    shape = (1, -1) if inner == 1 else (-1, 1)
+    if ((scale is not None and scale.ndim) or x.shift.ndim) and (x.behind != 0 or x.channels != weights.shape[inner]):
+        raise Uncomposed("a scale along another axis")
+    scaled = weights if scale is None else weights.times(scale.reshape(shape))
+    made = Linear({("product", key, axis, weights.shape): [Term(scaled, axis)]}, behind=0)
+    if np.any(x.shift) or np.any(x.size):
+        total, _ = weights.reduced(axis, x.shift.reshape(shape))
+        _, size = weights.reduced(axis, x.size.reshape(shape))
+        made = _shifted(made, total, size)
+    return made
+
+
+def _entering(form: Linear) -> Array | None:
+    """The scale of a value that entered; None for 1. Raises Uncomposed for anything else."""
+    if len(form.terms) != 1:
+        raise Uncomposed("a linear operator behind another")
+    ((key, terms),) = form.terms.items()
+    if key[0] != "value" or len(terms) != 1 or terms[0].weights.array is None:
+        raise Uncomposed("a linear operator behind another")
+    array = terms[0].weights.array
+    return None if array.ndim == 0 and float(array) == 1.0 else array
+
+
+def _biased(call: _Call, form: Linear, position: int, factor: float = 1.0) -> Linear:
+    if not call.given(position):
+        return form
+    bias = call.constant(position)
+    if bias.ndim > 1 and bias.size != max(bias.shape[-1:], default=1):
+        raise Uncomposed("a bias that varies along more than the channels")
+    if bias.size not in {1, form.channels}:
+        raise Uncomposed("a bias of other channels")
+    return _shifted(form, factor * (bias.reshape(()) if bias.size == 1 else bias.reshape(-1)))
+
+
+def _batch_normalization(call: _Call) -> dict[str, Linear]:
+    x = call.only()
+    training = (
+        not call.integer("is_test", 0)
+        if call.opset < 7
+        else bool(call.integer("training_mode", 0))
+        if call.opset >= 14
+        else any(call.node.output[1:])
+    )
+    if training or not call.integer("spatial", 1) or any(call.node.output[1:]) or x.rank is None:
+        raise Uncomposed("BatchNormalization in training mode, or of a value of unknown rank")
+    gain, bias, mean, variance = (call.constant(position) for position in range(1, 5))
+    if not gain.shape == bias.shape == mean.shape == variance.shape or gain.ndim != 1:
+        raise Uncomposed("statistics of different sizes")
+    with np.errstate(all="ignore"):
+        scale = gain / np.sqrt(variance + call.number("epsilon", float(np.float32(1e-5))))
+        x = _on(x, x.rank - 2, gain.size, call.composer)
+        shift, size = bias - mean * scale, np.abs(bias) + np.abs(mean * scale)
+        return call.made(_shifted(_scaled(x, scale), shift, size))
+
+
+def _multiplication(call: _Call) -> dict[str, Linear]:
+    if len(call.inputs) != 2 or call.opset < 7:
+        raise Uncomposed("broadcasting by attributes")
+    divides = call.node.op_type == "Div"
+    at = 0 if call.data[0] is not None else 1
+    form = call.data[at]
+    if form is None or call.data[1 - at] is not None or (divides and at):
+        raise Uncomposed("a product of two computed values")
+    form, constant = _per_channel(form, call.constant(1 - at), call.composer)
+    if constant.dtype.kind != "f":
+        raise Uncomposed("integers")
+    with np.errstate(all="ignore"):
+        return call.made(_scaled(form, 1 / constant if divides else constant))
+
+
+def _addition(call: _Call) -> dict[str, Linear]:
+    if call.opset < 7 or not call.inputs:
+        raise Uncomposed("broadcasting by attributes")
+    total: Linear | None = None
+    shifts: list[tuple[Array, float]] = []
+    for at, form in enumerate(call.data):
+        sign = -1.0 if call.node.op_type == "Sub" and at else 1.0
+        if form is None:
+            shifts.append((call.constant(at), sign))
+            continue
+        form = form if sign > 0 else _scaled(form, np.asarray(sign))
+        total = form if total is None else _added(total, form)
+    if total is None:
+        raise Uncomposed("a sum of constants")
+    for constant, sign in shifts:
+        if constant.dtype.kind != "f":
+            raise Uncomposed("integers")
+        total, vector = _per_channel(total, constant, call.composer)
+        total = _shifted(total, sign * vector)
+    return call.made(total)
+
+
+def _negation(call: _Call) -> dict[str, Linear]:
+    return call.made(_scaled(call.only(), np.asarray(-1.0)))
+
+
+def _identity(call: _Call) -> dict[str, Linear]:
+    return call.made(call.only())
+
+
+def _dropout(call: _Call) -> dict[str, Linear]:
+    if any(call.node.output[1:]) or (call.opset < 7 and not call.integer("is_test", 0)):
+        raise Uncomposed("a Dropout that drops, or whose mask is read")
+    if call.given(2) and call.constant(2).any():
+        raise Uncomposed("a Dropout that drops")
+    return call.made(call.only())
+
+
+def _cast(call: _Call) -> dict[str, Linear]:
+    x = call.only()
+    if any(key[0] == "value" for key in x.terms) or not is_float(call.integer("to", TensorProto.STRING)):
+        raise Uncomposed("a Cast that may round to integers")
+    return call.made(x)
+
+
+def _split(call: _Call) -> dict[str, Linear]:
+    x = call.only()
+    count = x.channels
+    if count is None or call.integer("axis", 0) not in _channel_axes(x):
+        raise Uncomposed("a Split along another axis")
+    outputs = len(call.node.output)
+    if call.given(1):
+        sizes = [int(size) for size in call.constant(1)]
+    elif "split" in call.attributes:
+        sizes = list(call.attributes["split"].ints)
+    else:
+        each = -(-count // outputs)
+        sizes = [each] * (outputs - 1) + [count - each * (outputs - 1)]
+    if sum(sizes) != count or len(sizes) != outputs or min(sizes) <= 0:
+        raise Uncomposed("a Split into other sizes")
+    starts = np.cumsum([0, *sizes])
+    return {
+        name: _part(x, int(start), int(start) + size)
+        for name, start, size in zip(call.node.output, starts, sizes, strict=False)
+        if name
+    }
+
+
+def _slice(call: _Call) -> dict[str, Linear]:
+    x = call.only()
+    if call.opset < 10:
+        starts, ends = call.integers("starts", ()), call.integers("ends", ())
+        axes, steps = call.integers("axes", range(len(starts))), (1,) * len(starts)
+    else:
+        starts, ends = (tuple(map(int, call.constant(at))) for at in (1, 2))
+        axes = tuple(map(int, call.constant(3))) if call.given(3) else tuple(range(len(starts)))
+        steps = tuple(map(int, call.constant(4))) if call.given(4) else (1,) * len(starts)
+    count = x.channels
+    if count is None or len(starts) != 1 or axes[0] not in _channel_axes(x) or steps != (1,):
+        raise Uncomposed("a Slice along another axis")
+    start, stop, _ = slice(starts[0], ends[0]).indices(count)
+    if start >= stop:
+        raise Uncomposed("an empty Slice")
+    return call.made(_part(x, start, stop))
+
+
+def _channel_axes(form: Linear) -> tuple[int, ...]:
+    """The channel axis, counted from the end and from the front."""
+    if form.behind is None:
+        return ()
+    return (-1 - form.behind, *(() if form.rank is None else (form.rank - 1 - form.behind,)))
+
+
+def _part(form: Linear, start: int, stop: int) -> Linear:
+    """Channels `start` to `stop` of a map."""
+    count = form.channels
+    terms: dict[Key, list[Term]] = {}
+    for key, each in form.terms.items():
+        if any(term.group > 1 or term.channels != count for term in each):
+            raise Uncomposed("a part of the outputs of groups")
+        terms[(*key, start, stop)] = [replace(term, weights=term.weights.part(term.axis, start, stop)) for term in each]
+    shift, size = (each[start:stop] if each.ndim else each for each in (form.shift, form.size))
+    return replace(form, terms=terms, shift=shift, size=size)
+
+
+_RULES = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "BatchNormalization": _batch_normalization,
+    "Mul": _multiplication,
+    "Div": _multiplication,
+    "Add": _addition,
+    "Sub": _addition,
+    "Sum": _addition,
+    "Neg": _negation,
+    "Identity": _identity,
+    "Dropout": _dropout,
+    "Cast": _cast,
+    "Split": _split,
+    "Slice": _slice,
+}

@@ -1,0 +1,107 @@
+"""The constants of one model as numbers, for the proofs: read from the file, or computed from what stands there."""
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from bnfold.equivalence.numbers.constant_expressions import evaluate
+from bnfold.equivalence.numbers.element_types import Array, rounding
+from bnfold.equivalence.numbers.float64 import Unknowable
+from bnfold.equivalence.operators import DEFAULT_DOMAINS
+from bnfold.equivalence.proofs.weights import Weights
+from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Value
+
+_SMALL = 1 << 20
+"""What has more numbers is read in blocks alone."""
+_MOST_RECENT = 16
+"""So many are kept: neighbouring pieces read the same ones."""
+
+
+class Constants:
+    """Asked for constants of one model. What nodes compute of constants is computed once."""
+
+    def __init__(self, owner: Cutter) -> None:
+        self.owner = owner
+        self._computed: dict[Value, Array] = {}
+        self._recent: dict[Value, Array] = {}
+
+    def is_constant(self, value: Value) -> bool:
+        """Whether no caller can influence a value."""
+        return value in self.owner.constant_made or self.owner.stored(value) is not None
+
+    def tensor(self, value: Value) -> TensorProto | None:
+        """The tensor that a constant is, stored or in a Constant node; None where it is computed."""
+        seen: set[Value] = set()
+        while value not in seen:
+            seen.add(value)
+            stored = self.owner.stored(value)
+            if stored is not None:
+                return stored
+            place = self.owner.producer(value)
+            node = None if place is None else self.owner.node(place)
+            if place is None or node is None or node.domain not in DEFAULT_DOMAINS:
+                return None
+            if node.op_type == "Constant":
+                return next((each.t for each in node.attribute if each.name == "value"), None)
+            if node.op_type != "Identity":
+                return None
+            behind = self.owner.resolve(place.scope, node.input[0])
+            if behind is None:
+                return None
+            value = behind
+        return None
+
+    def elem_type(self, value: Value) -> int:
+        """The type of a constant. Raises Unknowable where it cannot be computed."""
+        tensor = self.tensor(value)
+        return tensor.data_type if tensor is not None else helper.np_dtype_to_tensor_dtype(self._evaluated(value).dtype)
+
+    def small(self, value: Value) -> Array:
+        """A constant in float64 where it is a float, else in its own type. Raises Unknowable."""
+        if value not in self._recent:
+            if len(self._recent) >= _MOST_RECENT:
+                self._recent.clear()
+            self._recent[value] = self._small(value)
+        return self._recent[value]
+
+    def _small(self, value: Value) -> Array:
+        tensor = self.tensor(value)
+        if tensor is not None and int(np.prod(tensor.dims)) > _SMALL:
+            raise Unknowable(f"constant {value.name!r} is too large to be looked at whole")
+        array = self.owner.array(tensor) if tensor is not None else self._evaluated(value)
+        is_real = array.dtype.kind == "f" or array.dtype.name.startswith("bf")
+        return array.astype(np.float64 if is_real else array.dtype)  # a copy, never a view of the file
+
+    def weights(self, value: Value) -> Weights:
+        """A constant of any size. Raises Unknowable where it cannot be computed, or is no float."""
+        tensor = self.tensor(value)
+        if tensor is not None:
+            if rounding(tensor.data_type) is None:
+                raise Unknowable(f"constant {value.name!r} is no float")
+            return Weights.stored(tensor, self.owner)
+        array = self._evaluated(value)
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        if rounding(kind) is None:
+            raise Unknowable(f"constant {value.name!r} is no float")
+        return Weights.given(array, kind)
+
+    def _evaluated(self, value: Value) -> Array:
+        if value not in self._computed:
+            piece = Piece(tuple(sorted(self._places(value), key=self.owner.rank.__getitem__)), self._stored, value)
+            self._computed[value] = evaluate(self.owner.cut(piece, ()))[value.name]
+        return self._computed[value]
+
+    def _places(self, value: Value) -> set[Place]:
+        """The nodes that compute a constant; `_stored` becomes what they read."""
+        self._stored: dict[str, TensorProto] = {}
+        places: set[Place] = set()
+        waiting = [value]
+        while waiting:
+            each = waiting.pop()
+            stored, place = self.owner.stored(each), self.owner.producer(each)
+            if stored is not None:
+                self._stored[each.name] = stored
+            elif place is not None and place not in places:
+                places.add(place)
+                read = [self.owner.resolve(place.scope, name) for name in self.owner.reads(place)]
+                waiting += [found for found in read if found is not None]
+        return places

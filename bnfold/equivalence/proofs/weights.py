@@ -1,0 +1,200 @@
+"""Weights of a linear operator as they stand in a file, with factors that were not multiplied into them.
+
+They are read in blocks of a few MiB, so that memory does not grow with a model.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from onnx import TensorProto
+
+from bnfold.equivalence.numbers.element_types import Array
+from bnfold.equivalence.structure.scopes import Cutter
+
+_BLOCK = 1 << 15
+"""Numbers of one block: 256 KiB in float64, of which a few stay in a processor's cache."""
+_SMALLEST_NORMAL: dict[int, float] = {
+    TensorProto.FLOAT16: 2.0**-14,
+    TensorProto.FLOAT: 2.0**-126,
+    TensorProto.BFLOAT16: 2.0**-126,
+    TensorProto.DOUBLE: 2.0**-1022,
+}
+
+
+_TINY = 2.0**-1074
+
+
+def smallest_normal(elem_type: int) -> float:
+    """The number below which rounding to that type is absolute; 0 for what is no float."""
+    return _SMALLEST_NORMAL.get(elem_type, 0.0)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The numbers of `tensor` in `owner`'s file, or of `array`, times `factors`: float64, broadcastable to `shape`.
+
+    `cut`: (axis, start, stop) where only a part of an axis is meant, to which `shape` and `factors` belong.
+    """
+
+    shape: tuple[int, ...]
+    elem_type: int
+    tensor: TensorProto | None = None
+    owner: Cutter | None = None
+    array: Array | None = None
+    factors: tuple[Array, ...] = ()
+    cut: tuple[int, int, int] | None = None
+
+    @classmethod
+    def stored(cls, tensor: TensorProto, owner: Cutter) -> "Weights":
+        """The numbers of a tensor of a model."""
+        return cls(tuple(tensor.dims), tensor.data_type, tensor, owner)
+
+    @classmethod
+    def given(cls, array: Array, elem_type: int = TensorProto.DOUBLE) -> "Weights":
+        """Numbers that are in memory already."""
+        return cls(array.shape, elem_type, array=array)
+
+    def times(self, factor: Array) -> "Weights":
+        """With one factor more, which broadcasts to the shape."""
+        if factor.ndim == 0:
+            factor = factor.reshape((1,) * len(self.shape))
+        return replace(self, factors=(*self.factors, factor))
+
+    def part(self, axis: int, start: int, stop: int) -> "Weights":
+        """The elements from `start` to `stop` of an axis. Raises ValueError for a part of a part on another axis."""
+        before = 0
+        if self.cut is not None:
+            if self.cut[0] != axis:
+                raise ValueError("a part along two axes")
+            before = self.cut[1]
+        at = (slice(None),) * axis + (slice(start, stop),)
+        factors = tuple(factor[at] if factor.shape[axis] > 1 else factor for factor in self.factors)
+        shape = (*self.shape[:axis], stop - start, *self.shape[axis + 1 :])
+        return replace(self, shape=shape, factors=factors, cut=(axis, before + start, before + stop))
+
+    def blocks(self) -> Iterator[tuple[int, Array]]:
+        """The first index of each block along the first axis, and the block in float64; it may be written to."""
+        if not self.shape:
+            yield 0, self._scaled(self._raw(), 0, 1)
+            return
+        raw = self._raw()
+        first = 0
+        if self.cut is not None:
+            axis, start, stop = self.cut
+            first = start if axis == 0 else 0
+            raw = raw if axis == 0 else raw[(slice(None),) * axis + (slice(start, stop),)]
+        rows = max(1, _BLOCK // max(1, math.prod(self.shape[1:])))
+        for start in range(0, self.shape[0], rows):
+            stop = min(start + rows, self.shape[0])
+            yield start, self._scaled(raw[first + start : first + stop], start, stop)
+            if self.owner is not None and self.tensor is not None:
+                self.owner.has_read(self.tensor, (stop - start) * math.prod(self.shape[1:]))
+
+    @property
+    def computed(self) -> bool:
+        """Whether nodes of the model compute the numbers, which rounds them; another model may hold the exact ones."""
+        return self.tensor is None and self.elem_type != TensorProto.DOUBLE
+
+    def size_of(self, start: int, block: Array) -> Array:
+        """What rounding errors of a block are measured against: its numbers, as large as they were when rounded."""
+        size = np.abs(block)
+        if self.computed:
+            least = np.full(block.shape, smallest_normal(self.elem_type))
+            size = np.maximum(size, np.abs(self._scaled(least, start, start + (block.shape or (1,))[0])))
+        return size
+
+    def _scaled(self, block: Array, start: int, stop: int) -> Array:
+        factors = [factor[start:stop] if factor.ndim and factor.shape[0] > 1 else factor for factor in self.factors]
+        if not factors or block.dtype.kind != "f":
+            block = block.astype(np.float64)
+        else:  # a cast and a product in one step
+            block = np.multiply(block, factors.pop(0), dtype=np.float64)
+        for factor in factors:
+            block *= factor
+        return block
+
+    def _raw(self) -> Array:
+        if self.array is not None:
+            return self.array
+        assert self.tensor is not None
+        assert self.owner is not None
+        return self.owner.array(self.tensor)
+
+    def reduced(self, axis: int, per_element: Array) -> tuple[Array, Array]:
+        """Sums over all axes but `axis` of numbers times `per_element`, and of their absolute values."""
+        total, size = np.zeros(self.shape[axis]), np.zeros(self.shape[axis])
+        others = tuple(each for each in range(len(self.shape)) if each != axis)
+        for start, block in self.blocks():
+            stop = start + block.shape[0]
+            block *= per_element[start:stop] if per_element.shape[0] > 1 else per_element
+            at = slice(start, stop) if axis == 0 else slice(None)
+            total[at] += block.sum(axis=others)
+            size[at] += np.abs(block, out=block).sum(axis=others)
+        return total, size
+
+
+@dataclass
+class Difference:
+    """The largest error as a part of what is allowed, and itself. `nothing`: all numbers of both were 0."""
+
+    share: float = 0.0
+    error: float = 0.0
+    nothing: bool = True
+    place: str = ""
+
+    def add(self, was: Array, now: Array, size: Array, allowance: float, what: str, first: int = 0) -> None:
+        """Take numbers into account that may differ by `allowance` times `size`; `first`: the index of their row 0."""
+        if self.nothing:
+            self.nothing = not (was.any() or now.any())
+        with np.errstate(all="ignore"):
+            error = np.abs(now - was)
+            worst = float(error.max(initial=0.0))
+            if worst == 0.0:
+                return
+            parts = error / size
+            share = float(parts.max()) / allowance
+            if not math.isfinite(share) or share > self.share:
+                same = (was == now) | (np.isnan(was) & np.isnan(now))
+                error = np.where(same, 0.0, np.nan_to_num(error, nan=np.inf, posinf=np.inf))
+                parts = np.nan_to_num(np.where(same, 0.0, error / size), nan=np.inf, posinf=np.inf)
+                worst, share = float(error.max()), float(parts.max()) / allowance
+            if share > self.share:
+                index = [int(each) for each in np.unravel_index(int(parts.argmax()), parts.shape)]
+                index[:1] = [first + each for each in index[:1]]
+                self.share, self.place = share, f"{what} {index}" if index else what
+            self.error = max(self.error, worst)
+
+
+def compare(
+    was: Sequence[Weights], now: Sequence[Weights], allowance: float, into: Difference, *, both_sizes: bool
+) -> None:
+    """Compare two sums of weights of one shape, number by number."""
+    if len(was) == len(now) == 1 and _same_file_bytes(was[0], now[0]):
+        into.nothing = False
+        return
+    floor = max((smallest_normal(each.elem_type) for each in now), default=0.0) or _TINY
+    both_sizes = both_sizes or any(each.computed for each in was)
+    first = 0
+    for before, after in zip(_summed(was), _summed(now), strict=True):
+        size = np.maximum(after[1], floor)
+        if both_sizes:
+            size = np.maximum(size, before[1])
+        into.add(before[0], after[0], size, allowance, "its weight", first)
+        first += before[0].shape[0] if before[0].ndim else 0
+
+
+def _same_file_bytes(was: Weights, now: Weights) -> bool:
+    """Whether both are the same tensor in memory, with nothing to multiply."""
+    return was.tensor is not None and was.tensor is now.tensor and not was.factors and not now.factors
+
+
+def _summed(parts: Sequence[Weights]) -> Iterator[tuple[Array, Array]]:
+    """Blocks of the sum, and of the sum of absolute values."""
+    for blocks in zip(*(part.blocks() for part in parts), strict=True):
+        total, size = blocks[0][1], parts[0].size_of(*blocks[0])
+        for part, (start, block) in zip(parts[1:], blocks[1:], strict=True):
+            total = total + block
+            size = size + part.size_of(start, block)
+        yield total, size

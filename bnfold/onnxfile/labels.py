@@ -1,0 +1,26 @@
+"""What a node is called: its own name, unless another node of its scope has the same one, else its first output.
+
+Names of nodes need not differ, and exporters write many of one name; names of values must.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+
+from onnx import NodeProto
+
+
+def shared_names(nodes: Iterable[NodeProto]) -> frozenset[str]:
+    """The names that two or more of these nodes of one scope have."""
+    names = [name for node in nodes if (name := node.name)]
+    if len(set(names)) == len(names):
+        return frozenset()
+    return frozenset(name for name, count in Counter(names).items() if count > 1)
+
+
+def label(node: NodeProto, shared: AbstractSet[str]) -> str:
+    """How people may call `node` in a scope with these shared names; the operator's where it has no name at all."""
+    own = node.name
+    if own and own not in shared:
+        return own
+    return next((output for output in node.output if output), own or node.op_type)
