@@ -51,7 +51,9 @@ def _fold(options: PassOptions) -> Pass | None:
 
 def _fold_options(options: PassOptions) -> FoldBatchNormOptions:
     lower = options.lower and not options.merge_branches  # what stays may be a branch
-    return FoldBatchNormOptions(options.keep, lower, options.explain, options.told, options.forbidden)
+    return FoldBatchNormOptions(
+        options.keep, lower, options.explain, options.told, options.forbidden, options.bias_adds
+    )
 
 
 def _merge(options: PassOptions) -> Pass | None:

@@ -202,7 +202,7 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
     if verification.get("largest") is not None:
         text += f": largest {_measured(verification['largest'])}; {_count(len(measurements), 'comparison')}"
     _line(console, text, style="bold green" if report.verdict in GOOD else "bold red")
-    for line in _providers(verification, every=every):
+    for line in (*_shown(verification, every=every), *_providers(verification, every=every)):
         _line(console, line)
     if report.explanation and report.exit_code == 0:
         _line(console, one_line(report.explanation))
@@ -215,6 +215,15 @@ def _print_layers(layers: Mapping[str, Any], console: "Console", *, every: bool)
         error = f"deviation {_deviation(layer['max_abs'])} ({_deviation(layer['relative'])} of the largest value)"
         _line(console, f"  {one_line(layer['reference'])}, {one_line(layer['node'])}: {error}: {state}")
     _line(console, one_line(layers["sentence"]))
+
+
+def _shown(verification: Mapping[str, Any], *, every: bool) -> Iterable[str]:
+    """What of the changes is proved, where anything was run, and what was compared by running only."""
+    if verification.get("measurements") and verification.get("shown"):
+        yield one_line(str(verification["shown"]))
+    for change in verification.get("by_running_only", ()) if every else ():
+        where = _placed(change["output"] or "the whole", change["scope"])
+        yield f"compared by running only: {where}: {one_line(str(change['reason']))}"
 
 
 def _providers(verification: Mapping[str, Any], *, every: bool) -> Iterable[str]:
