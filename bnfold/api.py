@@ -203,7 +203,7 @@ def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
         raise UsageError(
             f"no walk to explain: {options.explain!r} is no normalization that could be folded in this model"
         )
-    infos = [_info(decision, found[decision.scope, decision.node]) for decision in decisions]
+    infos = [_info(decision, found.get((decision.scope, decision.node), _BRANCH)) for decision in decisions]
     return Inspection(summaries[0], tuple(infos), notes=tuple(unmatched({"--keep": options.keep}, decisions)))
 
 
@@ -262,6 +262,10 @@ class _Look:
     fed_by: str
     kind: str
     diagnoses: tuple[Diagnosed, ...]
+
+
+# A linear operator beside others: it is a branch, and no normalization.
+_BRANCH = _Look(Description(Mode.INFERENCE, "", None, None, None), "", "branch", ())
 
 
 def _looked_at(node: NodeProto, graph: Graph) -> _Look:

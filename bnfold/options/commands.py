@@ -125,6 +125,7 @@ class _Rewriting(_Reading):
     bias_adds: bool = option(
         Flag(), True, "Leave a constant gain or bias beside a linear operator where it is: fold normalizations alone."
     )
+    merge_branches: bool = option(Flag(), True, "Leave parallel linear branches (RepVGG, ACNet) as they are.")
     lower: bool = option(
         Flag(),
         False,

@@ -177,14 +177,15 @@ def _placed(node: str, scope: str) -> str:
 
 def _described(info: NormalizationInfo) -> Iterable[str]:
     what = info.kind if info.kind not in ("", info.mode) else f"{info.mode} mode"
-    channels = "" if info.op_type == "Dropout" else f", {number(info.channels)} channels"
+    channels = "" if info.op_type == "Dropout" or info.kind == "branch" else f", {number(info.channels)} channels"
     yield f"{_placed(info.node, info.scope)}: {printable(info.op_type)}, {what}{channels}"
     if info.epsilon is not None:
         momentum = ""
         if info.momentum is not None:
             momentum = f", momentum {info.momentum:.6g} (PyTorch: {info.pytorch_momentum:.6g})"
         yield f"  epsilon {info.epsilon:.6g}{momentum}"
-    yield f"  fed by {one_line(info.fed_by)}"
+    if info.fed_by:
+        yield f"  fed by {one_line(info.fed_by)}"
     yield f"  would be {info.decision.action.value}{_outcome(info.decision)}"
     yield from (f"    {'  ' * line.startswith('  ')}{one_line(line)}" for line in info.decision.walk)
     for found in info.diagnoses:
