@@ -61,6 +61,7 @@ def verify_frozen(
             evaluate_in_place, stays=stays, statistics=statistics, assume_constant_initializers=constants
         )
         evaluated = copied(original, Path(folder) / "evaluation.onnx", evaluate)
+        had_training = has_training_nodes(original.proto, assume_constant_initializers=constants)
         del original
         result = read(candidate)
         new = " and the new statistics" if statistics else ""
@@ -73,7 +74,8 @@ def verify_frozen(
             )
         del result
         verification = verify(evaluated, candidate, options)
-        distance = training_distance(evaluated, trained, options) if verification.measurements else ()
+        compared = verification.measurements and had_training
+        distance = training_distance(evaluated, trained, options) if compared else ()
     return FrozenVerification(replace(verification, notes=(*verification.notes, *notes)), distance)
 
 
