@@ -106,6 +106,10 @@ class Reason(Told):
     WEIGHT_OVERFLOW = "A folded weight or bias would not be finite in the dtype that stores it."
     WEIGHT_UNDERFLOW = "Folded weights of some channel would fall below the normal range of the dtype that stores them."
     UNSUPPORTED_DTYPE = "The weight it would be folded into is stored in a dtype that cannot be scaled exactly enough."
+    KERNELS_DIFFER = (
+        "No one kernel reads what it and the branch beside it read: their strides, channels or output positions differ."
+    )
+    MORE_WORK = "One operator for it and the branch beside it would be more work than the two are."
     MORE_NODES = "Folding it would leave at least as many operators as before."
     SEARCH_LIMIT = "The search for a place to fold it reached its limit of steps."
 
