@@ -41,10 +41,16 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
         _line(console, f"in training mode the input answers otherwise: {_measured(measurement)}")
     if report.weights_moved:
         _line(console, "the weights went to a file of their own: with them the model would have passed 2 GiB")
+    _print_notes(report.notes, console)
     if report.published is not None:
         _line(console, f"written: {printable(report.published)}")
     elif report.options.get("dry_run"):
         _line(console, "nothing was written: this was a dry run")
+
+
+def _print_notes(notes: Iterable[str], console: "Console") -> None:
+    for note in notes:
+        _line(console, f"note: {one_line(note)}")
 
 
 def _print_recalibration(recalibration: Mapping[str, Any], console: "Console") -> None:
@@ -104,6 +110,7 @@ def print_inspection(inspection: Inspection, console: "Console", verbosity: int 
         each.code: each.sentence for info in inspection.normalizations for each in info.diagnoses
     }.items():
         _line(console, f"{code}: {sentence}")
+    _print_notes(inspection.notes, console)
     actions = Counter(info.decision.action.value for info in inspection.normalizations)
     fates = ", ".join(f"{number(count)} would be {action}" for action, count in actions.items())
     _line(console, _count(len(inspection.normalizations), "normalization") + (f": {fates}" if fates else ""))
@@ -197,8 +204,7 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
     if every:
         for measurement in measurements:
             _line(console, f"{_measured(measurement)}{_judged(measurement)}")
-        for note in verification.get("notes", ()):
-            _line(console, f"note: {one_line(str(note))}")
+        _print_notes(map(str, verification.get("notes", ())), console)
         for size in verification.get("sizes", ()):
             _line(console, f"size of {one_line(str(size))}")
     if verification.get("layers"):
