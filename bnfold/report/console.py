@@ -37,7 +37,7 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
         _line(console, f"fitted {printable(fitted['node'])}: {after} deviations from its output, {before} before")
     if report.accuracy is not None:
         _line(console, _accurate(report.accuracy))
-    for measurement in report.training_distance:
+    for measurement in filter(_deviates, report.training_distance):
         _line(console, f"in training mode the input answers otherwise: {_measured(measurement)}")
     if report.weights_moved:
         _line(console, "the weights went to a file of their own: with them the model would have passed 2 GiB")
@@ -177,7 +177,8 @@ def _placed(node: str, scope: str) -> str:
 
 def _described(info: NormalizationInfo) -> Iterable[str]:
     what = info.kind if info.kind not in ("", info.mode) else f"{info.mode} mode"
-    channels = "" if info.op_type == "Dropout" or info.kind == "branch" else f", {number(info.channels)} channels"
+    known = info.channels is not None or info.op_type == "BatchNormalization"
+    channels = f", {number(info.channels)} channels" if known and info.kind != "branch" else ""
     yield f"{_placed(info.node, info.scope)}: {printable(info.op_type)}, {what}{channels}"
     if info.epsilon is not None:
         momentum = ""
@@ -190,6 +191,10 @@ def _described(info: NormalizationInfo) -> Iterable[str]:
     yield from (f"    {'  ' * line.startswith('  ')}{one_line(line)}" for line in info.decision.walk)
     for found in info.diagnoses:
         yield f"  {found.code}{f': {one_line(found.detail)}' if found.detail else ''}"
+
+
+def _deviates(measurement: Mapping[str, Any]) -> bool:
+    return bool(measurement["max_abs"])
 
 
 def _print_verdict(report: Report | ComparisonReport, console: "Console", *, every: bool) -> None:
