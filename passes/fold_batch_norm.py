@@ -82,9 +82,14 @@ class FoldBatchNorm:
 
     def _rounds(self, model: Model) -> list[Decision]:
         decisions: dict[tuple[str, str], Decision] = {}
-        original = {
-            id(node): graph.label(node) for graph in model.graphs for node in graph.nodes() if is_affine_op(node)
-        }
+        if model.first_labels is None:
+            model.first_labels = {
+                id(node): graph.label(node)
+                for graph in model.graphs
+                for node in graph.nodes()
+                if is_affine_op(node) or not node.name
+            }
+        original = model.first_labels
         while True:
             before = len(model.edits)
             for graph in model.graphs:

@@ -17,6 +17,7 @@ class PassOptions:
     called now and then with how many places of a scope were looked at, and how many there are. `forbidden`: folds that
     were found to be wrong, by scope and label of the normalization: it stays, and what stands in one run with it.
     `bias_adds`: a constant gain or bias goes into the linear operator beside it.
+    `merge_branches`: parallel linear branches become one operator, where anything is folded at all.
     """
 
     keep: tuple[str, ...] = ()
@@ -31,3 +32,4 @@ class PassOptions:
     told: Callable[[int, int], None] | None = None
     forbidden: frozenset[tuple[str, str]] = frozenset()
     bias_adds: bool = True
+    merge_branches: bool = True
