@@ -35,7 +35,7 @@ from bnfold.passes.linear_kernel import (
 )
 from bnfold.passes.normalization import is_batch_norm
 from bnfold.passes.protocol import Preserves
-from bnfold.passes.step import NewAttribute, NewConstant, known_rank, require_axis, stored_vector
+from bnfold.passes.step import NewAttribute, NewConstant, known_rank, require_axes, stored_vector
 from bnfold.passes.weights import check_range
 
 _SUMS = ("Add", "Sum")
