@@ -215,9 +215,13 @@ EXAMPLES: dict[Reason, Example] = {
         inputs={"shape": "int64[4]"},
     ),
     Reason.NOT_PER_CHANNEL: Example(
-        f"d = Conv(x, w, b) c = Flatten(d) y = {N}(c, g80, h80, m80, v80)",
-        "Each position has a scale of its own, which a convolution does not have.",
-        constants={f"{name}80": numbers(80, seed=i, low=0.1) for i, name in enumerate("ghmv")},
+        f"d = Conv(x, w, b) c = Gather<axis=1>(d, twice) y = {N}(c, g5, h5, m5, v5)",
+        "A channel that is read twice would need two scales.",
+        note="`twice` is the list 0, 1, 2, 3, 0, and `g5` to `v5` are five numbers",
+        constants={
+            "twice": np.array([0, 1, 2, 3, 0]),
+            **{f"{name}5": numbers(5, seed=i, low=0.1) for i, name in enumerate("ghmv")},
+        },
     ),
     Reason.WRONG_AXIS: Example(
         f"c = MatMul(t, k) {BN}",

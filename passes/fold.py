@@ -104,18 +104,15 @@ class Search:
         known = self._refused.get(asked)
         if known is not None:
             raise known
+        graph = self.graph.model.owner(reader)
+        constant = None if self._near else graph.constant(value)
         try:
-            return self._toward_producer(reader, index, value, affine)
+            if constant is not None:
+                return Plan([NewConstant(reader, index, _mapped(constant, affine))], absorbers=[reader])
+            return self.into_maker(self._maker(graph, value, reader, affine), value, affine)
         except Refused as refused:
             self._refused[asked] = refused
             raise
-
-    def _toward_producer(self, reader: NodeProto, index: int, value: str, affine: Affine) -> Plan:
-        graph = self.graph.model.owner(reader)
-        constant = None if self._near else graph.constant(value)
-        if constant is not None:
-            return Plan([NewConstant(reader, index, _mapped(constant, affine))], absorbers=[reader])
-        return self.into_maker(self._maker(graph, value, reader, affine), value, affine)
 
     def into_maker(self, node: NodeProto, value: str, affine: Affine) -> Plan:
         """A plan after which `node` makes affine(value) where it makes `value`. Raises `Refused`."""

@@ -536,7 +536,6 @@ ON_THE_ROWS = {
     "AveragePool": f"c = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1]>(t) {_BACK}",
     "MaxPool": f"c = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(t) {_BACK}",
     "GlobalMaxPool": "c = GlobalMaxPool(t) y = Conv(c, u)",
-    "DepthToSpace": "c = DepthToSpace<blocksize=2>(t) y = Conv(c, u1)",
     "SpaceToDepth": "c = SpaceToDepth<blocksize=2>(t) y = Conv(c, u16)",
 }
 
