@@ -381,3 +381,8 @@ def test_a_difference_that_overflows_float32_is_still_a_number() -> None:
     found = measure(WHERE, np.float32([3e38, 1.0]), np.float32([-3e38, 1.0]))
     assert found.max_abs == pytest.approx(6e38, rel=1e-3)
     assert (found.compared, found.new_nonfinite) == (2, 0)
+
+
+def test_nothing_is_measured_of_nothing() -> None:
+    found = measure(WHERE, np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
+    assert (found.count, found.compared, found.different, found.problem) == (0, 0, 0, "")
