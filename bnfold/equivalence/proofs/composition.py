@@ -90,9 +90,13 @@ class Term:
 
 @dataclass
 class Composed:
-    """What a piece is. `constants`: those its operators read, with types; `reads`: who reads what, to make what."""
+    """What a piece is. `constants`: those its operators read, with types; `reads`: who reads what, to make what.
+
+    `noise`: how far rounding alone may move a bias, a scale or a shift that nodes compute, as a part of the largest.
+    """
 
     linear: Linear
+    noise: float
     constants: dict[Value, int]
     reads: list[tuple[list[Value | None], list[Value]]]
 
@@ -141,6 +145,7 @@ class _Composer:
             )
             for value, leaf in entering.items()
         }
+        self._noise = 0.0
         self._read: dict[Value, int] = {}
         self._reads: list[tuple[list[Value | None], list[Value]]] = []
         self._dims = {leaf.number: leaf.dims for leaf in entering.values()}
@@ -151,7 +156,7 @@ class _Composer:
                 self._apply(place)
         if piece.output not in self._known:
             raise Uncomposed("it is a constant")
-        return Composed(self._known[piece.output], self._read, self._reads)
+        return Composed(self._known[piece.output], self._noise, self._read, self._reads)
 
     def _apply(self, place: Place) -> None:
         node = self._cutter.node(place)
@@ -168,6 +173,14 @@ class _Composer:
         outputs = {Value(place.scope, name): form for name, form in made.items()}
         self._known |= outputs
         self._reads.append((inputs, list(outputs)))
+
+    def small(self, value: Value) -> Array:
+        """A small constant; how far rounding may have moved it is kept."""
+        found = self.constants.small(value)
+        noise = self.constants.noise(value)
+        if noise:
+            self._noise = max(self._noise, noise / max(float(np.abs(found).max()), noise))
+        return found
 
     def dims(self, form: Linear) -> Dims:
         """The sizes of a value that entered, as far as they are known."""
@@ -205,7 +218,7 @@ class _Call:
         """A small constant, in float64 where it is a float."""
         value = self.inputs[position]
         assert value is not None
-        return self.composer.constants.small(value)
+        return self.composer.small(value)
 
     def weights(self, position: int) -> Weights:
         value = self.inputs[position]
