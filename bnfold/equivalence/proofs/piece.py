@@ -24,21 +24,31 @@ from bnfold.equivalence.numbers.constant_expressions import store_constants
 from bnfold.equivalence.numbers.element_types import Array, rounding
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.operators import operator_of
-from bnfold.equivalence.proofs.composition import Composed, Leaf, Uncomposed, composed, difference
+from bnfold.equivalence.proofs.composition import (
+    ARITHMETIC,
+    Composed,
+    Leaf,
+    Uncomposed,
+    changed_constants,
+    composed,
+    difference,
+    tolerance,
+)
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.proofs.weights import smallest_normal
 from bnfold.equivalence.structure.scopes import Piece, Value
 
 _IMPULSE = 64.0
 _FEWEST_ROWS, _MOST_ROWS, _IMPULSE_COST = 2, 32, 1 << 21
-_ARITHMETIC = 2.0**-44
-"""What float64 itself may lose in sums of a few thousand terms."""
 
 
-_IN_THE_TYPE = 4
-_COARSE = "it is off by {:.3g} times what storing rounds, which arithmetic in the type of the parameters would explain"
+_IN_FLOAT32 = 4 * 2.0**-24
+_COARSE = "it is off by {:.3g} times what storing rounds, which arithmetic in float32 would explain"
 """Whoever folds in float32 rounds k, W k, b - m and (b - m) k, each once: no bug, and no identity either."""
+
+
+_MALFORMED = (ValueError, IndexError, KeyError, TypeError)
+"""What numpy and Python say to nodes without their inputs and to sizes or types that do not fit."""
 
 
 class Standing(StrEnum):
@@ -93,7 +103,7 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     shell = _described(obligation, common)
     if obligation.before is None or obligation.after is None:
         return replace(shell, reason=obligation.reason)
-    with suppress(Uncomposed, Unknowable):
+    with suppress(Uncomposed, Unknowable, *_MALFORMED):
         return _composed(obligation, obligation.before, obligation.after, common, shell)
     renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
     old = before.cut(obligation.before, list(renamed))
@@ -126,22 +136,18 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
 def _composed(obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof) -> Proof:
     """The proof of two pieces that are linear, weight by weight. Raises Uncomposed, or Unknowable."""
     was, now = _both_composed(obligation, before, after, common)
-    names = {value.name: value for value in was.constants}
-    changed = {
-        value: kind
-        for value, kind in now.constants.items()
-        if rounding(kind) is not None and not (value.name in names and common.same_constant(names[value.name], value))
-    }
-    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
-    allowance = max(2, _depth(now, changed)) * unit + _ARITHMETIC + max(was.noise, now.noise)
-    floor = max(map(smallest_normal, changed.values()), default=0.0)
+    changed = changed_constants(was, now.constants, common.same_constant)
+    allowance, floor = tolerance(changed, max(2, _depth(now, changed)))
+    allowance += max(was.noise, now.noise)
     both_sizes = len(was.reads) - len(now.reads) > 1
     found = difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor)
     proof = replace(shell, used=found.share, max_abs=found.error, blind=found.nothing)
     if found.share <= 1:
         return replace(proof, standing=Standing.HOLDS)
-    coarse = _IN_THE_TYPE * unit + _ARITHMETIC
-    if difference(was.linear, now.linear, coarse, both_sizes=True, floor=floor).share <= 1:
+    if now.atoms or was.atoms:
+        raise Uncomposed("a map behind what is not linear")
+    extra = _IN_FLOAT32 if changed else 0.0
+    if difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor, extra=extra).share <= 1:
         return replace(proof, reason=_COARSE.format(found.share))
     text = f"{shell.output!r} is off by {found.error:.3g} in {found.place}"
     reason = f"{text}, {found.share:.3g} times what rounding allows"
@@ -162,10 +168,9 @@ def _both_composed(
             for pair in reversed(obligation.premises)
         }
         entering = {pair.old: leaves[pair.new] for pair in obligation.premises}
-        return (
-            composed(before, common.old_constants, entering, common.before.opset(before.output.scope)),
-            composed(after, common.new_constants, leaves, common.after.opset(after.output.scope)),
-        )
+        old, new = common.before.opset(before.output.scope), common.after.opset(after.output.scope)
+        was = composed(before, common.old_constants, entering, old)
+        return was, composed(after, common.new_constants, leaves, new, was, common.same_constant)
 
     try:
         return both(with_shapes=False)
@@ -270,7 +275,7 @@ def _only(answers: Mapping[str, Array]) -> Array:
 def _allowances(model: ModelProto, changed: Mapping[str, int]) -> tuple[float, float]:
     """2u, or more u where more than two operators with new constants follow each other: each rounded its own.
 
-    And how much of it arithmetic in the type of the new constants would explain.
+    And beyond how much arithmetic in float32 would not explain it.
     """
     unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
     depth: dict[str, int] = {}
@@ -278,7 +283,7 @@ def _allowances(model: ModelProto, changed: Mapping[str, int]) -> tuple[float, f
         before = max((depth.get(name, 0) for name in node.input), default=0)
         depth.update(dict.fromkeys(node.output, before + any(name in changed for name in node.input)))
     steps = max(2, *depth.values(), 0)
-    return steps * unit + _ARITHMETIC, _IN_THE_TYPE / 2 * steps * unit + _ARITHMETIC
+    return steps * unit + ARITHMETIC, steps * unit + (_IN_FLOAT32 if changed else 0.0) + ARITHMETIC
 
 
 def _share(was: Array, now: Array, scale: Array, allowance: float) -> tuple[float, float]:

@@ -170,7 +170,13 @@ class Difference:
 
 
 def compare(
-    was: Sequence[Weights], now: Sequence[Weights], allowance: float, into: Difference, *, both_sizes: bool
+    was: Sequence[Weights],
+    now: Sequence[Weights],
+    allowance: float,
+    into: Difference,
+    *,
+    both_sizes: bool,
+    extra: float = 0.0,
 ) -> None:
     """Compare two sums of weights of one shape, number by number."""
     if len(was) == len(now) == 1 and _same_file_bytes(was[0], now[0]):
@@ -181,8 +187,9 @@ def compare(
     first = 0
     for before, after in zip(_summed(was, allowance), _summed(now, allowance), strict=True):
         size = np.maximum(after[1], floor)
-        if both_sizes:
-            size = np.maximum(size, before[1])
+        larger = np.maximum(size, before[1]) if both_sizes or extra else size
+        size = larger if both_sizes else size
+        size = size + extra / allowance * larger if extra else size
         into.add(before[0], after[0], size, allowance, "its weight", first)
         first += before[0].shape[0] if before[0].ndim else 0
 
