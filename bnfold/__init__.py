@@ -35,12 +35,16 @@ if TYPE_CHECKING:
     from bnfold.equivalence import Verification as Verification
     from bnfold.errors import BnfoldError as BnfoldError
     from bnfold.errors import ModelError as ModelError
+    from bnfold.errors import ModelWarning as ModelWarning
     from bnfold.errors import OutputError as OutputError
     from bnfold.errors import ProviderError as ProviderError
     from bnfold.errors import ResourceLimitError as ResourceLimitError
     from bnfold.errors import StatisticsError as StatisticsError
     from bnfold.errors import UsageError as UsageError
     from bnfold.errors import VerificationError as VerificationError
+    from bnfold.fleet.batch import Batch as Batch
+    from bnfold.fleet.batch import batch as batch
+    from bnfold.fleet.task import Row as Row
     from bnfold.onnxfile import Layout as Layout
     from bnfold.onnxfile import Weights as Weights
     from bnfold.options import CalibrationOptions as CalibrationOptions
@@ -66,13 +70,17 @@ _HOME = {
     **dict.fromkeys(("NotEquivalentError", "assert_equivalent"), "bnfold.assertions"),
     **dict.fromkeys(("Action", "Decision", "Reason"), "bnfold.decisions"),
     **dict.fromkeys(("Measurement", "Verdict", "Verification"), "bnfold.equivalence"),
-    **dict.fromkeys(("BnfoldError", "ModelError", "OutputError", "ProviderError"), "bnfold.errors"),
-    **dict.fromkeys(("ResourceLimitError", "StatisticsError", "UsageError", "VerificationError"), "bnfold.errors"),
+    **dict.fromkeys(("BnfoldError", "ModelError", "ModelWarning", "OutputError"), "bnfold.errors"),
+    **dict.fromkeys(("ProviderError", "ResourceLimitError", "StatisticsError"), "bnfold.errors"),
+    **dict.fromkeys(("UsageError", "VerificationError"), "bnfold.errors"),
     **dict.fromkeys(("Layout", "Weights"), "bnfold.onnxfile"),
     **dict.fromkeys(("CalibrationOptions", "FreezeOptions", "InspectOptions", "OptimizeOptions"), "bnfold.options"),
     **dict.fromkeys(("RecalibrateOptions", "VerifyOptions"), "bnfold.options"),
     "Stage": "bnfold.progress",
     **dict.fromkeys(("Inspection", "NormalizationInfo", "Report", "render"), "bnfold.report"),
+    "Batch": "bnfold.fleet.batch",
+    "batch": "bnfold.fleet.batch",
+    "Row": "bnfold.fleet.task",
     **dict.fromkeys(("Client", "RemoteJob", "ServiceError"), "bnfold.service.client"),
 }
 

@@ -46,6 +46,9 @@ class Reason(Told):
     ATTRIBUTE_OF_CALLER = "An attribute takes its value from an argument of the function it stands in."
     MALFORMED = "Its parameters or attributes do not have the form the operator's specification asks for."
     PARAMETER_NOT_CONSTANT = "One of its parameters is computed while the model runs."
+    CONSTANT_DISPUTED = (
+        "One of its constants is computed by operators on whose result two evaluators disagree, so neither is believed."
+    )
     OVERRIDABLE_PARAMETER = "One of its parameters is also a graph input, so a caller may replace it."
     PARAMETER_SHAPE = "Its parameters are not one number per channel."
     NOT_FINITE = "Its parameters are not finite, or its variance plus epsilon is not positive."
@@ -94,6 +97,10 @@ class Reason(Told):
     WEIGHT_OVERFLOW = "A folded weight or bias would not be finite in the dtype that stores it."
     WEIGHT_UNDERFLOW = "Folded weights of some channel would fall below the normal range of the dtype that stores them."
     UNSUPPORTED_DTYPE = "The weight it would be folded into is stored in a dtype that cannot be scaled exactly enough."
+    KERNELS_DIFFER = (
+        "No one kernel reads what it and the branch beside it read: their strides, channels or output positions differ."
+    )
+    MORE_WORK = "One operator for it and the branch beside it would be more work than the two are."
     MORE_NODES = "Folding it would leave at least as many operators as before."
     SEARCH_LIMIT = "The search for a place to fold it reached its limit of steps."
 

@@ -87,6 +87,14 @@ EXAMPLES: dict[Reason, Example] = {
         note="`u` is an input",
         inputs={"u": "float[4]"},
     ),
+    Reason.CONSTANT_DISPUTED: Example(
+        "c = Conv(x, w, b) u = Unsqueeze<axes=[-2, -1]>(s) y = Mul(c, u)",
+        "Export for opset 13 or later, or store the value instead of the operators that make it "
+        "(`onnxsim` does); onnx.reference misreads negative axes of Unsqueeze before opset 13.",
+        note="opset 11; `s` is stored",
+        constants={"s": ONES},
+        opset=11,
+    ),
     Reason.OVERRIDABLE_PARAMETER: Example(
         f"c = Conv(x, w, b) {BN}",
         "If no caller ever replaces it, pass `--assume-constant-initializers`.",
@@ -320,6 +328,18 @@ EXAMPLES: dict[Reason, Example] = {
         "The file breaks the ONNX specification here: export it again.",
         note="`whole` holds integers",
         constants={"whole": np.arange(1, 5)},
+    ),
+    Reason.KERNELS_DIFFER: Example(
+        'c = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w, b) d = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w1) '
+        "y = Add(c, d)",
+        "Export with numbers for the padding: here what is read depends on whether the size is even.",
+        note="`w1` is [4, 3, 1, 1]",
+    ),
+    Reason.MORE_WORK: Example(
+        "c = Conv<pads=[0,1,0,1]>(x, across, b) d = Conv<pads=[1,0,1,0]>(x, down, b) y = Add(c, d)",
+        "A kernel of three rows and three columns has nine weights, a row and a column have six: two are cheaper.",
+        note="`across` is [4, 3, 1, 3], `down` is [4, 3, 3, 1]",
+        constants={"across": numbers(4, 3, 1, 3), "down": numbers(4, 3, 3, 1)},
     ),
     Reason.MORE_NODES: Example(
         f"d = MatMul(t, k) e = MatMul(t, k2) c = Concat<axis=1>(d, e) y = {N}<epsilon=0.0>(c, one8, h8, zero8, one8)",

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import Graph, number, numbers
+from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
 from bnfold.passes.affine import ChannelAffine
-from bnfold.passes.affine_ops import as_constant
+from bnfold.passes.affine_ops import as_constant, is_transparent
 from bnfold.passes.step import (
     Handler,
     NewAttribute,
@@ -149,6 +149,17 @@ def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Weight]:
     if len(weight.shape) < 2 or graph.constant(node.input[1 - index]) is not None:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has shape {list(weight.shape)}")
     return index, weight
+
+
+def is_bias_of_matmul(node: NodeProto, graph: Graph) -> bool:
+    """Whether `node` adds a constant to what a MatMul makes: the only bias that one can have."""
+    if node.op_type not in ("Add", "Sub") or len(node.input) != 2:
+        return False
+    computed = [value for value in node.input if graph.constant(value) is None]
+    maker = graph.producer(computed[0]) if len(computed) == 1 else None
+    while maker is not None and is_transparent(maker, graph):
+        maker = graph.producer(maker.input[0])
+    return maker is not None and maker.op_type == "MatMul" and maker.domain in DEFAULT_DOMAINS
 
 
 def _is_weight(value: str, graph: Graph) -> bool:

@@ -211,6 +211,7 @@ def _parameter(node: NodeProto, index: int, graph: Graph) -> Tensor:
     value = node.input[index]
     tensor = graph.constant(value)
     if tensor is None:
+        graph.require_undisputed(value)
         reason = Reason.OVERRIDABLE_PARAMETER if graph.is_overridable(value) else Reason.PARAMETER_NOT_CONSTANT
         raise Refused(reason, f"{PARAMETERS[index - 1]} {value!r}")
     return tensor

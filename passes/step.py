@@ -71,6 +71,7 @@ def constant_input(node: NodeProto, index: int, graph: Graph, reason: Reason = R
     name = node.input[index] if index < len(node.input) else ""
     tensor = graph.constant(name)
     if tensor is None:
+        graph.require_undisputed(name)
         raise Refused(reason, f"{name!r} of {graph.label(node)}")
     return tensor
 

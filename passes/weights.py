@@ -129,14 +129,50 @@ class QuantizedWeight:
 
 
 def _stored_scale(scale: Vector, dtype: np.dtype) -> Tensor:
-    """Quantization scales must stay positive, normal numbers."""
+    """Quantization scales must stay normal numbers."""
     tensor = stored_vector(scale, dtype)
-    if (scale < FLOATS[dtype].smallest_normal).any():
-        raise Refused(Reason.WEIGHT_UNDERFLOW, f"a quantization scale of {scale.min():.4g} in {dtype}")
+    sizes = np.abs(scale)
+    if (sizes < FLOATS[dtype].smallest_normal).any():
+        raise Refused(Reason.WEIGHT_UNDERFLOW, f"a quantization scale of {sizes.min():.4g} in {dtype}")
     return tensor
 
 
-Weight = FloatWeight | QuantizedWeight
+@dataclass(frozen=True, eq=False)
+class FactoredWeight:
+    """The weight that `node`, a Mul of something stored small and a `factor`, makes for one reader: int8 times scales.
+
+    The factor takes the map up, so that what is stored small stays small.
+    """
+
+    node: NodeProto
+    index: int
+    factor: Tensor
+    tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the weight."""
+        return self.tensor.dtype
+
+    def scaled(self, affine: ChannelAffine, factor: Vector, axes: tuple[int, ...]) -> Step:
+        """The weight times `factor`, by way of its own factor. Raises `Refused` where that has no room."""
+        if not affine.has_scale:
+            return Step()
+        check_range(self.tensor, self.tensor.scaled(factor, *axes), axes)
+        rank = len(self.shape)
+        form = [1] * rank
+        for axis, size in zip(axes, factor.shape, strict=True):
+            form[axis] = size
+        own = self.factor.exact().reshape([1] * (rank - len(self.factor.shape)) + list(self.factor.shape))
+        return Step((NewConstant(self.node, self.index, _stored_scale(own * factor.reshape(form), self.dtype)),))
+
+
+Weight = FloatWeight | QuantizedWeight | FactoredWeight
 
 
 def read_weight(node: NodeProto, index: int, graph: Graph) -> Weight:
@@ -146,11 +182,30 @@ def read_weight(node: NodeProto, index: int, graph: Graph) -> Weight:
     if tensor is not None:
         if tensor.dtype not in FLOATS:
             raise Refused(Reason.UNSUPPORTED_DTYPE, f"{value!r} is {tensor.dtype}")
+        factored = _factored(value, tensor, graph)
+        if factored is not None:
+            return factored
         return FloatWeight(node, index, tensor, late=graph.model.looks_late)
     maker = graph.producer(value)
     if maker is None or maker.op_type != "DequantizeLinear" or maker.domain not in DEFAULT_DOMAINS:
+        graph.require_undisputed(value)
         raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{value!r} of {graph.label(node)}")
     return _read_quantized(maker, value, graph)
+
+
+def _factored(value: str, tensor: Tensor, graph: Graph) -> FactoredWeight | None:
+    """The weight as a product, where it is one of something stored smaller than the weight and a stored factor."""
+    maker = graph.producer(value)
+    if maker is None or maker.op_type != "Mul" or len(maker.input) != 2:
+        return None
+    if len(graph.readers(value)) != 1 or graph.is_output(value) or graph.stored_bytes(value) >= tensor.nbytes:
+        return None
+    for index in (0, 1):
+        factor, other = (graph.constant(maker.input[place]) for place in (index, 1 - index))
+        stored = graph.producer(maker.input[index]) is None and graph.producer(maker.input[1 - index]) is not None
+        if stored and factor is not None and other is not None and other.shape == tensor.shape:
+            return FactoredWeight(maker, index, factor, tensor)
+    return None
 
 
 def _read_quantized(maker: NodeProto, value: str, graph: Graph) -> QuantizedWeight:

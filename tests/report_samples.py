@@ -45,8 +45,11 @@ def everything() -> dict[str, Any]:
     broken["judgement"] = {"agrees": False, "rule": "structure", "limit": "Infinity"}
     noisy = copy.deepcopy(first) | {"output": "labels", "argmax_agreement": 0.9996, "new_nonfinite": 3}
     noisy["noise"] = dict.fromkeys(("candidate_max", "candidate_rms", "original_max", "original_rms", "floor"), 1e-7)
+    noisy["noise"] |= {"amplification": 3000.0, "instrument": "shaken"}
+    noisy["made_in"] = "float16"
     report["verification"]["measurements"] += [deploy, broken, noisy]
     report["verification"]["notes"] = ["a note"]
+    report["verification"]["sizes"] = ["N (axis 0 of 'x') = 1: chosen"]
     report["verification"]["proofs"] = [
         {"rewrites": ["bn1"], "standing": "holds", "reason": "", "used": 0.25, "max_abs": 1e-9},
         {
@@ -60,6 +63,10 @@ def everything() -> dict[str, Any]:
             "max_abs": 0.0,
         },
     ]
+    unproved = {"output": "y", "scope": "", "nodes": ["conv", "bn2", "bn3"], "reason": "Custom is not known"}
+    report["verification"]["by_running_only"] = [unproved]
+    report["verification"]["shown"] = "1 of 2 changes is proved. Compared by running only: what became of y."
+    report["verification"]["proof_rule"] = "without-limits"
     report["verification"]["placements"] = [
         {
             "provider": "openvino",
@@ -105,8 +112,11 @@ def hostile(text: str) -> dict[str, Any]:
         each |= {"node": text, "scope": text, "target": [text, text], "detail": text, "op_type": text}
     for each in report["verification"]["measurements"]:
         each |= {"output": text, "feed": text, "problem": each["problem"] and text}
-    report["verification"] |= {"notes": [text], "feeds": [{"name": text, "shapes": {text: [1, 2]}}]}
+    report["verification"] |= {"notes": [text], "sizes": [text], "feeds": [{"name": text, "shapes": {text: [1, 2]}}]}
     report["verification"]["proofs"][1] |= {"normalizations": [text], "standing": "broken", "reason": text}
+    report["verification"]["proofs"][1] |= {"output": text, "scope": text}
+    report["verification"]["shown"] = text
+    report["verification"]["by_running_only"] = [dict.fromkeys(("output", "scope", "reason"), text) | {"nodes": [text]}]
     report["verification"]["placements"][0]["nodes"] = {text: {text: 1}}
     for each in (*report["recalibration"]["drift"], *report["recalibration"]["left_out"], *report["fitted"]):
         each["node"] = text

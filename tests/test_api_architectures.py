@@ -3,7 +3,6 @@
 * densenet, preact_resnet: what they normalize is read by a Concat or an Add as well, and their scales, of both signs,
   do not pass the Relu behind them. With positive scales they fold: see the shipped light_densenet121.
 * siamese: behind the difference of two branches that end in a Relu, in front of the output.
-* super_resolution without PyTorch's constant folding: Resize gets its size from a computed shape.
 * batch_statistics: it has none of its own to fold.
 """
 
@@ -20,7 +19,6 @@ KEPT = {
     "densenet": {exporter: {"OTHER_CONSUMER": 5} for exporter in EXPORTERS},
     "preact_resnet": {exporter: {"OTHER_CONSUMER": 2} for exporter in EXPORTERS},
     "siamese": {exporter: {"NEGATIVE_SCALE": 1} for exporter in EXPORTERS},
-    "super_resolution": {"torchscript-unfolded": {"SHAPE_UNKNOWN": 1}},
     "batch_statistics": {"dynamo": {"BATCH_STATISTICS": 1}, "dynamo-optimized": {"BATCH_STATISTICS": 1}},
 }
 CASES = [

@@ -186,6 +186,28 @@ def test_a_frozen_model_is_equivalent_and_its_distance_is_told() -> None:
     assert distance.max_abs > 0.1
 
 
+def test_the_distance_of_a_dropout_is_what_dropping_makes_and_the_same_each_time() -> None:
+    text = "k = Relu(c) y = Dropout(k, ratio, yes)"
+    models = model_of(text).SerializeToString(), model_of("k = Relu(c) y = Identity(k)").SerializeToString()
+    one, again = (verify_frozen(*models).training_distance for _ in range(2))
+    assert one[0].max_abs > 0.1
+    assert one == again
+
+
+def test_no_distance_is_told_where_nothing_is_in_training_mode_or_it_makes_no_difference() -> None:
+    inference = frozen(TRAINED).SerializeToString()
+    statistics = {("", "y"): Statistics(np.zeros(4), np.ones(4))}
+    found = verify_frozen(inference, inference, statistics=statistics)
+    assert found.verification.measurements
+    assert found.training_distance == ()
+    idle = "z = Constant<value = float {0}>() k = Relu(c) y = Dropout(k, z, yes)"
+    found = verify_frozen(
+        model_of(idle).SerializeToString(), model_of("k = Relu(c) y = Identity(k)").SerializeToString()
+    )
+    assert found.verification.verdict is Verdict.EQUIVALENT
+    assert found.training_distance == ()
+
+
 def test_what_is_frozen_wrongly_is_found() -> None:
     wrong = frozen(TRAINED)
     wrong.graph.node[1].input[3] = "h"  # another mean

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import ModelProto, helper, numpy_helper
 
 from bnfold.graph import Edit, Graph, Model, Tensor
 from bnfold.onnxfile import read, to_proto
@@ -276,4 +276,33 @@ def test_wrong_types_in_the_file_do_not_stop_the_questions() -> None:
     model = Row(TEXT).model()
     model.graph.value_info.append(helper.make_tensor_value_info("d", 1, [1, 2]))
     graph = Model(read(model.SerializeToString())).main
-    assert graph.shape("d") == (1, 2)
+    assert graph.shape("d") == ("N", 4, 4, 5)  # what the operators make, whatever the file declares
+
+
+def _weight_in_a_node(**options: object) -> ModelProto:
+    values = ", ".join(str(number % 5 - 2) for number in range(12))
+    text = f"k = Constant<value = float[4,3,1,1] {{{values}}}>() d = Conv(x, k) y = Relu(d)"
+    return Row(text, **options).model()  # type: ignore[arg-type]  # the fields of a row
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_a_weight_in_a_node_is_an_initializer_once_its_operator_is_edited(index: int) -> None:
+    """onnxruntime's quantize_dynamic takes no Conv that has a bias and its weight in a Constant node."""
+    graph = Model(read(_weight_in_a_node().SerializeToString())).main
+    conv = graph.nodes()[1]
+    shape = (4, 3, 1, 1) if index == 1 else (4,)
+    graph.set_constant(conv, index, Tensor.of(np.ones(shape, np.float32), np.dtype(np.float32)))
+    graph.model.finish()
+    made = graph.model.proto.graph
+    assert [node.op_type for node in made.node] == ["Conv", "Relu"]
+    assert {tensor.name for tensor in made.initializer} == {"k"} | set(made.node[0].input[2:])
+    expected = numpy_helper.to_array(_weight_in_a_node().graph.node[0].attribute[0].t) if index == 2 else np.ones(shape)
+    (weight,) = (tensor for tensor in made.initializer if tensor.name == "k")
+    np.testing.assert_array_equal(numpy_helper.to_array(weight), expected)
+
+
+def test_a_weight_in_a_node_stays_there_where_an_initializer_has_to_be_an_input() -> None:
+    graph = Model(read(_weight_in_a_node(ir=3).SerializeToString())).main
+    graph.set_constant(graph.nodes()[1], 1, Tensor.of(np.ones((4, 3, 1, 1), np.float32), np.dtype(np.float32)))
+    graph.model.finish()
+    assert [node.op_type for node in graph.model.proto.graph.node] == ["Constant", "Conv", "Relu"]

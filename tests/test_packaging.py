@@ -23,6 +23,7 @@ HEAVY = {
 DATA = {"bnfold/py.typed"} | {
     f"bnfold/report/{name}" for name in ("schema-1.json", "page/report.html.jinja", "page/style.css")
 }
+DATA |= {"bnfold/fleet/page/style.css"}
 DATA |= {f"bnfold/service/page/static/{name}" for name in ("page.js", "style.css")}
 DATA |= {f"bnfold/service/page/templates/{name}.html" for name in ("base", "index", "job", "missing", "sign_in")}
 
@@ -67,7 +68,7 @@ def test_the_wheel_names_its_license_entry_point_and_extras(built: Path) -> None
     metadata = HeaderParser().parsestr(files["METADATA"])
     assert metadata["License-Expression"] == "Apache-2.0"
     assert files["licenses/LICENSE"] == (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
-    extras = {"cpu", "gpu", "benchmarks", "dev", "graphsurgeon", "images", "report", "serve"}
+    extras = {"cpu", "gpu", "benchmarks", "dask", "dev", "graphsurgeon", "images", "report", "serve"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert "bnfold = bnfold.__main__:run" in files["entry_points.txt"]
     assert "bnfold = bnfold.pytest_plugin" in files["entry_points.txt"]

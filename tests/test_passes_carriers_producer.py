@@ -62,6 +62,7 @@ _CONSTANTS = {
     "half": np.array(0.5, np.float32),
     "negative": np.array(-0.75, np.float32),
     "negative_list": np.array([-0.75], np.float32),
+    "to_gate": np.array([-1, 4, 1, 1]),
     "to_picture": _shape(-1, 3, 6, 7),
     "to_single": _shape(-1, 1, 1, 1),
     "to_rows": _shape(-1, 4, 20),
@@ -443,7 +444,7 @@ NOT_UP = {
     "SHIFT_BLOCKED: LeakyRelu": Row(f"d = Conv(x, w, b) c = /Identity|LeakyRelu/(d) {PLAIN}"),
     "SHIFT_BLOCKED: PRelu": Row(f"d = Conv(x, w, b) c = /Identity(d)|PRelu(d, slope)/ {PLAIN}"),
     "SHAPE_UNKNOWN: Mul of unknown rank": Row(
-        f"r = Reshape(x, /to_picture|loose_shape/) d = Conv(r, w, b) c = Mul(d, gate) {SCALE}"
+        f"d = Conv(x, w, b) q = Reshape(gate, /to_gate|loose_shape/) c = Mul(d, q) {SCALE}"
     ),
     "BARRIER: Resize crops": Row(
         'd = Conv(x, w, b) c = Resize<mode="linear", '
@@ -495,7 +496,8 @@ NOT_UP = {
         opset=1,
     ),
     "SHAPE_UNKNOWN: Pad of an unknown dtype": Row(
-        "a = /Relu|acme.Thing/(x) d = Conv(a, w, b) c = Pad(d, pads) y = BatchNormalization(c, same, same, o, same)"
+        "a = /Relu|acme.Thing/(x) d = Conv(a, w, b) c = Pad(d, pads)"
+        " y = BatchNormalization<epsilon=0.0>(c, ones, same, o, ones)"
     ),
     "BIAS_NOT_CONSTANT: Pad with a computed value": Row(
         "d = Conv(x, w, b) c = Pad(d, pads, /zero|loose_number/) y = BatchNormalization(c, g_positive, o, o, v)"

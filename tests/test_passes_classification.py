@@ -162,7 +162,7 @@ KINDS = {
         17,
     ),
     "batch statistics of constant data": (
-        Kind.BATCH_STATISTICS,
+        Kind.INFERENCE,  # all of it is constant
         f"a = ReduceSumSquare<axes=[0,2,3], keepdims=0>(w) y = {BN}(w, g3, h3, a, a)",
         17,
     ),

@@ -100,7 +100,9 @@ def test_a_function_that_holds_its_weights_stays_a_function() -> None:
 
 
 def test_arguments_that_are_no_constants_leave_the_function_alone() -> None:
-    calls = "r = Relu(s1) " + TWO_CALLS.replace("s1", "r").replace("s2", "r")
+    calls = "p = GlobalMaxPool(x) q = ReduceMax<keepdims=0>(p) r = Mul(s1, q) " + TWO_CALLS.replace("s1", "r").replace(
+        "s2", "r"
+    )
     original = model(calls, "block " + PARAMETERS)
     result = bnfold.optimize(original)
     (decision,) = result.report.decisions

@@ -48,9 +48,7 @@ _CONSTANTS = {
     "zeros": np.zeros(8, np.float32),
     "zero4": np.zeros(4, np.float32),
     "one4": np.ones(4, np.float32),
-    "seven": numbers(7),
     "eight": numbers(8),
-    "columns_": numbers(5, 7),
     "pair": np.array([-1, 5], np.int64),
     "k_turned": numbers(4, 5),
     "k_square": numbers(4, 4, seed=5),
@@ -215,9 +213,6 @@ LEFT_ALONE = {
     "WEIGHT_SHAPE: MatMul, other channels": Row(f"c = MatMul(flat, k) y = /BatchNormalization(c, g, h, m, v)|{_SIX}/"),
     "WEIGHT_SHAPE: MatMul, vector": Row(
         "c = MatMul(lone, /k_one|vector/) y = BatchNormalization(c, one, one, one, one)"
-    ),
-    "WEIGHT_SHAPE: MatMul, two constants": Row(
-        "c = MatMul(/rows|left/, columns_) y = Mul(c, seven)", {"rows": "float[6,5]"}
     ),
     "SHAPE_UNKNOWN: MatMul, rank": Row(f"f = Reshape(flat, /pair|where/) c = MatMul(f, k) {_N}", {"where": "int64[D]"}),
     # The map is on axis 1, the weight's columns are on axis 2, and both have four.

@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from onnx import ModelProto, helper, numpy_helper, parser
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 import bnfold
 from bnfold.decisions import Action
@@ -41,7 +41,13 @@ def quantized(
     rng = np.random.default_rng(3)
     integers = rng.integers(-120, 120, (3, 2, 3, 3)).astype(np.int8) if values is None else values
     scale = np.float32([0.01, 0.02, 0.03]) if per_axis else np.float32(0.02)
-    stored = {"q": integers, "qs": np.asarray(scale), "qb": np.int32([40, -7, 11]), "qbs": np.float32([0.1, 0.2, 0.3])}
+    stored = {
+        "q": integers,
+        "qs": np.asarray(scale),
+        "qb": np.int32([40, -7, 11]),
+        "qbs": np.float32([0.1, 0.2, 0.3]),
+        "qb8": np.int8([1, 2, 3]),
+    }
     if zero is not None:
         stored["qz"] = np.asarray(zero, dtype=integers.dtype)
     used = {name for node in model.graph.node for name in node.input}
@@ -65,6 +71,7 @@ FOLDS = {
         "bias": ", bb",
         "body": "bb = DequantizeLinear<axis=0>(qb, qbs) " + CONV,
     },
+    "a bias of few bits": {"bias": ", bb", "body": "bb = DequantizeLinear(qb8, qs) " + CONV},
 }
 SMALLEST = np.full((3, 2, 3, 3), -128, np.int8)
 LEFT_ALONE = {
@@ -74,7 +81,7 @@ LEFT_ALONE = {
     "OTHER_CONSUMER": {"body": CONV + " r = Relu(w)"},
     "BIAS_NOT_CONSTANT": {
         "bias": ", bb",
-        "body": "bb = DequantizeLinear(qb8, qs) " + CONV,
+        "body": "r = ReduceMax<keepdims=0>(x) bb = Mul(qbs3, r) " + CONV,
     },
 }
 
@@ -100,7 +107,7 @@ def test_scales_take_the_fold(name: str) -> None:
 def test_left_alone(reason: str) -> None:
     original = quantized(**LEFT_ALONE[reason])
     used = {name for node in original.graph.node for name in node.input}
-    extra = {"qs2": np.float32([0.1, 0.2]), "qb8": np.int8([1, 2, 3])}
+    extra = {"qs2": np.float32([0.1, 0.2]), "qbs3": np.float32([1, 2, 3])}
     original.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in extra.items() if n in used)
     result = bnfold.optimize(original, verify=False)
     (decision,) = result.report.decisions
@@ -192,7 +199,7 @@ NOT_TAKEN = {
     "WEIGHT_SHAPE: no such axis from the back": (
         "n = BatchNormalization(x, g3, zero3, zero3, v3) q = DequantizeLinear<axis=/1|-5/>(qw, qs3) y = Conv(n, q)"
     ),
-    "WEIGHT_NOT_CONSTANT: of another operator": f"q = /DequantizeLinear<axis=0>(qw, qs)|Mod<fmod=1>(w, qs1)/{_P}",
+    "WEIGHT_NOT_CONSTANT: of another operator": f"q = /DequantizeLinear<axis=0>(qw, qs)|RandomNormalLike(w)/{_P}",
     "UNSUPPORTED_DTYPE: scales of integers": f"q = DequantizeLinear<axis=0>(qw, /qs|qs_int/){_P}",
     "UNSUPPORTED_DTYPE: scales of integers, which nothing multiplies": (
         "n = BatchNormalization<epsilon=0.0>(x, one3, h3, zero3, one3)"
@@ -240,3 +247,58 @@ def test_quantized_weights_do_not_take_it(name: str) -> None:
 def test_a_quantized_weight_that_is_an_output_stays(outputs: tuple[str, ...]) -> None:
     done = fold(Row(f"q = DequantizeLinear<axis=0>(qw, qs){_P}", _INPUTS, _CONSTANTS, outputs, opset=23, ir=11).model())
     assert done.modified is (outputs == ("y",))
+
+
+# Integers, Cast and a Mul by scales: the scales take the map, and the integers stay what they are.
+_SPELLED = "f = Cast<to=1>(qw) q = Mul(f, column4)"
+_SPELLED_CONSTANTS = {
+    "column4": numbers(4, 1, 1, 1, low=0.01, high=0.05),
+    "alone": np.array(0.02, np.float32),
+    "offset": np.array(3, np.float32),
+    "faint": np.full(4, 1e-30, np.float32),
+    "tiny": np.full((4, 1, 1, 1), 1e-12, np.float32),
+}
+SPELLED = {
+    "a scale per channel": (f"{_SPELLED} d = Conv(x, q, b)", "Cast Mul Conv"),
+    "one scale": ("f = Cast<to=1>(qw) q = Mul(alone, f) d = Conv(x, q, b)", "Cast Mul Conv"),
+    "a zero point": ("f = Cast<to=1>(qw) e = Sub(f, offset) q = Mul(e, column4) d = Conv(x, q)", "Cast Sub Mul Conv"),
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_integers_times_scales_stay_integers(name: str) -> None:
+    text, left = SPELLED[name]
+    constants = {**_CONSTANTS, **_SPELLED_CONSTANTS}
+    row = Row(f"{text} y = BatchNormalization(d, g, h, m, v)", None, constants)
+    done = check_folds(row, left)
+    assert not done.decision().detail
+    stored = {tensor.name: tensor for tensor in done.model.graph.initializer}
+    assert stored["qw"].data_type == TensorProto.INT8
+    assert len(done.model.SerializeToString()) < len(row.model().SerializeToString())
+
+
+def test_integers_times_scales_that_are_read_elsewhere_are_written_out() -> None:
+    """And the decision says what that does to the file."""
+    constants = {**_CONSTANTS, **_SPELLED_CONSTANTS}
+    row = Row(
+        f"{_SPELLED} d = Conv(x, q, b) n = BatchNormalization(d, g, h, m, v) e = Conv(x2, q) y = Add(n, e)",
+        None,
+        constants,
+    )
+    done = fold(row.model())
+    assert done.operators == ["Cast", "Mul", "Conv", "Conv", "Add"]
+    assert done.decision().detail == "'q' was computed from 124 bytes and is stored in 432"
+
+
+def test_scales_that_would_vanish_are_not_taken() -> None:
+    constants = {**_CONSTANTS, **_SPELLED_CONSTANTS}
+    text = "f = Cast<to=1>(qw) q = Mul(f, tiny) d = Conv(x, q, b) y = BatchNormalization(d, /positive|faint/, h, m, v)"
+    check_left_alone("WEIGHT_UNDERFLOW", Row(text, None, constants))
+
+
+def test_float16_behind_a_cast_says_what_becomes_of_the_file() -> None:
+    constants = {"half": numbers(4, 3, 3, 3, dtype=np.float16)}
+    done = check_folds(
+        Row("q = Cast<to=1>(half) d = Conv(x, q, b) y = BatchNormalization(d, g, h, m, v)", None, constants), "Conv"
+    )
+    assert done.decision().detail == "'q' was computed from 216 bytes and is stored in 432"

@@ -20,7 +20,8 @@ FOLDS = {
         "s = Sigmoid(o) y = Mul(n, s)"
     ),
     "a weight that is also data": Row(
-        f"d = Conv(x, w, b) n = {B}(d, g, h, m, v) s = ReduceMax<keepdims=0>(w) y = Mul(n, s)"
+        f"d = Conv(x, w, b) n = {B}(d, g, h, m, v)"
+        " p = ReduceMax<keepdims=0>(x) q = Mul(w, p) s = ReduceMax<keepdims=0>(q) y = Mul(n, s)"
     ),
     "one vector as bias and parameter": Row(f"d = Conv(x, w, h) y = {B}(d, g, h, m, v)"),
     "one vector as the bias of two": Row(f"d = Conv(x, w, b) n = {B}(d, g, h, m, v) y = Conv(n, w44, b)"),

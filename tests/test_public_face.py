@@ -19,11 +19,11 @@ from bnfold.report import Inspection, ModelSummary, NormalizationInfo, Report
 REPOSITORY = Path(__file__).parents[1]
 
 EXPORTED = """
-    Action BnfoldError CalibrationOptions Client Decision FreezeOptions InspectOptions Inspection Layout Measurement
-    ModelError NormalizationInfo NotEquivalentError OptimizeOptions OutputError ProviderError Reason RecalibrateOptions
-    RemoteJob Report ResourceLimitError Result ServiceError Stage StatisticsError UsageError Verdict Verification
-    VerificationError VerifyOptions Weights __version__ assert_equivalent freeze inspect optimize recalibrate render
-    verify
+    Action Batch BnfoldError CalibrationOptions Client Decision FreezeOptions InspectOptions Inspection Layout
+    Measurement ModelError ModelWarning NormalizationInfo NotEquivalentError OptimizeOptions OutputError
+    ProviderError Reason RecalibrateOptions RemoteJob Report ResourceLimitError Result Row ServiceError Stage
+    StatisticsError UsageError Verdict Verification VerificationError VerifyOptions Weights __version__
+    assert_equivalent batch freeze inspect optimize recalibrate render verify
 """
 
 

@@ -13,6 +13,7 @@ COMMANDS = {
     "verify": "bnfold.cli.verify",
     "report": "bnfold.cli.report",
     "schema": "bnfold.cli.schema",
+    "batch": "bnfold.cli.batch",
     "serve": "bnfold.cli.serve",
 }
 

@@ -20,6 +20,7 @@ from bnfold.equivalence.saved_verification import judge_again
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, make_runnable
 from bnfold.equivalence.structure.signature import Signature, Source, signature_of
+from bnfold.equivalence.unrelated_verification import verify_unrelated
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.equivalence.verification import verify
 
@@ -65,4 +66,5 @@ __all__ = [
     "tap",
     "verify",
     "verify_frozen",
+    "verify_unrelated",
 ]

@@ -52,11 +52,13 @@ def verify_frozen(
     options = options or VerifyOptions()
     constants = options.assume_constant_initializers
     original = read(reference)
-    if not has_training_nodes(original.proto, assume_constant_initializers=constants) and not statistics:
+    trains = has_training_nodes(original.proto, assume_constant_initializers=constants)
+    if not trains and not statistics:
         return FrozenVerification(verify(reference, candidate, options))
     with TemporaryDirectory(prefix="bnfold-evaluation-") as folder:
         runnable = partial(make_runnable, assume_constant_initializers=constants)
-        trained = copied(original, Path(folder) / "training.onnx", runnable)
+        as_it_stands = partial(runnable, dropping=options.seed)
+        trained = copied(original, Path(folder) / "training.onnx", as_it_stands) if trains else None
         evaluate = partial(
             evaluate_in_place, stays=stays, statistics=statistics, assume_constant_initializers=constants
         )
@@ -73,14 +75,16 @@ def verify_frozen(
             )
         del result
         verification = verify(evaluated, candidate, options)
-        distance = training_distance(evaluated, trained, options) if verification.measurements else ()
+        measured = bool(verification.measurements)
+        distance = training_distance(evaluated, trained, options) if trained and measured else ()
     return FrozenVerification(replace(verification, notes=(*verification.notes, *notes)), distance)
 
 
 def training_distance(evaluated: Path, trained: Path, options: VerifyOptions) -> tuple[Measurement, ...]:
     """How far the batch's own statistics lead from the stored ones: the largest measurement of each output.
 
-    This is information, not the verdict: where onnxruntime cannot run one of the two it is empty.
+    This is information, not the verdict: where onnxruntime cannot run one of the two it is empty, and where
+    training mode makes no difference. A Dropout drops by the seed.
     """
     model = read(evaluated).proto
     signature = signature_of(model)
@@ -101,7 +105,7 @@ def training_distance(evaluated: Path, trained: Path, options: VerifyOptions) ->
                         largest[name] = found
     except RunFailed:
         return ()
-    return tuple(largest.values())
+    return tuple(found for found in largest.values() if found.different or found.problem)
 
 
 def _distances(answer: Answer, session: Session) -> list[Measurement]:

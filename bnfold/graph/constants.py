@@ -1,67 +1,140 @@
-"""What a value is before the model runs: initializers, Constant nodes, and small expressions of those.
+"""What a value is before the model runs: initializers, Constant nodes, and whatever is computed from constants alone.
 
 Exporters hide weights behind operators: Identity where two layers share one, Expand and CastLike where a bias is
-missing, Transpose in front of a MatMul, ConstantOfShape instead of stored zeros.
+missing, Transpose in front of a MatMul, ConstantOfShape instead of stored zeros, ReduceL2 and Div for a weight norm,
+QuantizeLinear for quantization-aware training. A value is constant where every operand is, or where it is a size that
+is known; sizes may be known in part. A computed value is believed where two evaluators that share nothing agree on it
+(`operator_values` and `witness`); where they do not, it is in dispute, and nothing is made of it.
 """
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto
 
 from bnfold.decisions import Refused
-from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number
-from bnfold.graph.tensor import FLOATS, Tensor
-from bnfold.lifetime import emptied_at_the_end
+from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute
+from bnfold.graph.operator_values import (
+    LARGEST_BROADCAST_BYTES,
+    LARGEST_RESULT_BYTES,
+    OPERATORS,
+    REARRANGEMENTS,
+    Call,
+    NoValueError,
+    values_of,
+)
+from bnfold.graph.tensor import Tensor
+from bnfold.graph.witness import objection
 
 if TYPE_CHECKING:
     from bnfold.graph.graph import Graph
 
-# Expressions whose result would be larger are left to the runtime.
-LARGEST_RESULT_BYTES = 64 << 20
-# A repeated number costs no memory here, only bytes in the output.
-LARGEST_BROADCAST_BYTES = 1 << 30
-_DEEPEST = 32
+# Of all expressions of a model together: bytes that were computed, and bytes that are kept.
+LARGEST_WORK_BYTES = 4 << 30
+LARGEST_KEPT_BYTES = 1 << 30
+# Shapes of values that are asked for while another one is.
+_DEEPEST = 16
+_MOST_SIZES = 4096
 
-# Evaluated in the dtype of the operands, as the runtime does.
-_ARITHMETIC: dict[str, np.ufunc] = {
-    "Add": np.add,
-    "Sub": np.subtract,
-    "Mul": np.multiply,
-    "Div": np.divide,
-    "Pow": np.power,
-    "Neg": np.negative,
-    "Sqrt": np.sqrt,
-    "Reciprocal": np.reciprocal,
-}
-# Their result is never larger than their operands together.
-_REARRANGING = frozenset(
-    {"Cast", "Concat", "Flatten", "ReduceMean", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
-)
+_SIZES = frozenset({"Shape", "Size"})
+# Operators that know a part of their result where they know a part of an operand.
+_IN_PART = frozenset(REARRANGEMENTS) | {"Add", "Cast", "Div", "Mul", "Sub"}
 
 
-def evaluate(graph: "Graph", node: NodeProto, output: str, depth: int) -> Tensor | None:
-    """The value of `output` of `node` where it is the same in every run, else None."""
-    op_type = node.op_type
-    if op_type not in _SUPPORTED or node.domain not in DEFAULT_DOMAINS:
-        return None
-    if depth > _DEEPEST or output != node.output[0]:
-        return None
+class PartlyKnown(NamedTuple):
+    """Integers, rank 0 or 1, of which some are known: `values` there, and 1 elsewhere."""
+
+    values: NDArray[Any]
+    known: NDArray[np.bool_]
+
+
+Operand: TypeAlias = PartlyKnown | NDArray[Any] | None
+"""An array, integers that are known in part, or None where the operand is absent."""
+
+
+class _Asked:
+    """A value that is asked for, and the operand of its operator that is looked at next."""
+
+    __slots__ = ("graph", "position", "value")
+
+    def __init__(self, graph: "Graph", value: str) -> None:
+        self.graph = graph
+        self.value = value
+        self.position = 0
+
+
+def settle(graph: "Graph", value: str) -> Tensor | None:
+    """The value where it is the same in every run, else None; `value` is defined in `graph`.
+
+    What it is computed from is settled with it, each value once, without recursion: linear in the operators.
+    """
+    waiting = [_Asked(graph, value)]
+    while waiting:
+        asked = waiting[-1]
+        home, name = asked.graph, asked.value
+        if name not in home._constants:
+            node = home._producers.get(name)
+            if name in home._initializers:
+                home._constants[name] = home._initializer(name)
+            elif node is None or not _may_be_evaluated(node):
+                home._constants[name] = None
+            elif (missing := _next_operand(asked, node)) is not None:
+                waiting.append(missing)
+                continue
+            elif name not in home._constants:
+                _settle_outputs(home, node)
+        waiting.pop()
+    return graph._constants[value]
+
+
+def _may_be_evaluated(node: NodeProto) -> bool:
+    return (node.op_type in OPERATORS or node.op_type == "Constant") and node.domain in DEFAULT_DOMAINS
+
+
+def _next_operand(asked: _Asked, node: NodeProto) -> _Asked | None:
+    """The next operand that has to be settled first; None where all are, or where one is found not to be constant."""
+    graph, inputs = asked.graph, node.input
+    while asked.position < len(inputs):
+        operand, position = inputs[asked.position], asked.position
+        if operand and not _is_only_typed(node, position):
+            home = graph.resolve(operand)
+            if home is not None and operand not in home._constants:
+                return _Asked(home, operand)
+            if home is None or (home._constants[operand] is None and not _may_be_partial(node, operand, home)):
+                graph._constants[asked.value] = None
+                if home is not None and operand in home._disputes:
+                    graph._disputes[asked.value] = home._disputes[operand]
+                return None
+        asked.position += 1
+    return None
+
+
+def _is_only_typed(node: NodeProto, position: int) -> bool:
+    return node.op_type in _SIZES or (node.op_type == "CastLike" and position == 1)
+
+
+def _may_be_partial(node: NodeProto, operand: str, home: "Graph") -> bool:
+    return operand in home._partly and node.op_type in _IN_PART
+
+
+def _settle_outputs(graph: "Graph", node: NodeProto) -> None:
+    """Evaluate `node`, whose operands are settled, and enter every output."""
+    made: Sequence[Tensor | None] = ()
+    model = graph.model
+    model.nesting += 1
     try:
-        if op_type == "Constant":
-            return _constant_node(graph, node)
-        if op_type == "CastLike":
-            return _cast_like(graph, node, depth)
-        operands = [graph.constant_at(name, depth + 1) for name in node.input]
-        known = [operand for operand in operands if operand is not None]
-        if len(known) < len(operands) or not known:
-            return None
-        return _EVALUATORS.get(op_type, _by_reference)(graph, node, known)
-    except (Refused, IndexError, ValueError, TypeError):  # operands are missing, or of a kind that no runtime takes
-        return None
+        if model.nesting <= _DEEPEST:
+            made = [_constant_node(graph, node)] if node.op_type == "Constant" else _evaluated(graph, node)
+    except (Refused, NoValueError, IndexError, ValueError, TypeError, OverflowError, ZeroDivisionError, KeyError):
+        made = ()  # operands are missing, or of a kind that no runtime takes
+    finally:
+        model.nesting -= 1
+    for index, output in enumerate(node.output):
+        if output:
+            graph._constants[output] = made[index] if index < len(made) else None
 
 
 def _constant_node(graph: "Graph", node: NodeProto) -> Tensor | None:
@@ -76,123 +149,141 @@ def _constant_node(graph: "Graph", node: NodeProto) -> Tensor | None:
     return None
 
 
-def _cast_like(graph: "Graph", node: NodeProto, depth: int) -> Tensor | None:
-    """The exporters' `CastLike(0.0, x)`: the number is known as soon as the dtype of x is."""
-    if len(node.input) != 2:
+def _evaluated(graph: "Graph", node: NodeProto) -> Sequence[Tensor | None]:
+    if node.op_type in _SIZES:
+        stand_in = _stand_in(graph, node)
+        if isinstance(stand_in, PartlyKnown):
+            return _sizes_in_part(graph, node, stand_in)
+        return () if stand_in is None else _agreed(graph, node, [stand_in])
+    if node.op_type == "Identity" and (same := graph.constant(node.input[0])) is not None:
+        return [same]
+    operands = [_operand(graph, node, position) for position in range(len(node.input))]
+    return _agreed(graph, node, operands) if operands else ()
+
+
+def _agreed(graph: "Graph", node: NodeProto, operands: Sequence[Operand]) -> Sequence[Tensor | None]:
+    """What `node` makes of `operands` where both evaluators say the same; what is known only in part is noted."""
+    arrays = [operand.values if isinstance(operand, PartlyKnown) else operand for operand in operands]
+    read = sum(array.nbytes for array in arrays if array is not None)
+    if read > LARGEST_RESULT_BYTES and node.op_type not in _SIZES:
+        return ()
+    _require_work(graph, 0 if node.op_type in REARRANGEMENTS else read)
+    made = values_of(Call(node, arrays, graph.opset))
+    if len(made) < len(node.output) or not _may_be_stored(node, made):
+        return ()
+    _require_work(graph, sum(array.nbytes for array in made if array.nbytes <= LARGEST_RESULT_BYTES), made)
+    known = _known_part(node, operands, made, graph.opset)
+    if not _is_agreed(graph, node, arrays, made, known):
+        return ()
+    if known is None or known.all():
+        return [Tensor.of(array, array.dtype) for array in made]
+    if made[0].ndim <= 1 and made[0].size <= _MOST_SIZES:
+        graph._partly[node.output[0]] = PartlyKnown(made[0], known)
+    return ()
+
+
+def _is_agreed(
+    graph: "Graph",
+    node: NodeProto,
+    arrays: Sequence[NDArray[Any] | None],
+    made: Sequence[NDArray[Any]],
+    known: NDArray[np.bool_] | None = None,
+) -> bool:
+    """Whether nothing speaks against `made`; what does is entered as the dispute on every output."""
+    against = objection(node, arrays, made, graph.opset, known)
+    if against is not None:
+        graph._disputes.update(dict.fromkeys(node.output, f"{node.op_type} {graph.label(node)}: {against}"))
+    return against is None
+
+
+def _operand(graph: "Graph", node: NodeProto, position: int) -> Operand:
+    """What input `position` is: an array, integers that are known in part, or None where it is absent."""
+    name = node.input[position]
+    if not name:
         return None
-    value = graph.constant_at(node.input[0], depth + 1)
-    dtype = graph.dtype(node.input[1])
-    if value is None or dtype is None or value.dtype not in FLOATS or dtype not in FLOATS:
+    if _is_only_typed(node, position):
+        dtype = graph.dtype(name)
+        if dtype is None:
+            raise NoValueError
+        return np.zeros((), dtype)
+    found = graph.constant(name)
+    if found is not None:
+        return found.numpy()
+    home = graph.resolve(name)
+    if home is None or name not in home._partly:
+        raise NoValueError
+    return home._partly[name]
+
+
+def _stand_in(graph: "Graph", node: NodeProto) -> Operand:
+    """An array of the shape that Shape or Size looks at, or that shape where it is known in part."""
+    shape = graph.shape(node.input[0])
+    if shape is None:
         return None
-    return Tensor.of(value.numpy().astype(dtype), dtype)
+    sizes = [size if isinstance(size, int) else None for size in shape]
+    if None not in sizes:
+        whole = [size for size in sizes if size is not None]
+        if math.prod(whole) > 1 << 60 or min(whole, default=0) < 0:
+            return None
+        return np.broadcast_to(np.zeros((), np.float32), whole)
+    values = np.array([1 if size is None else size for size in sizes], np.int64)
+    return PartlyKnown(values, np.array([size is not None for size in sizes]))
 
 
-def _identity(_graph: "Graph", _node: NodeProto, operands: list[Tensor]) -> Tensor:
-    return operands[0]
+def _sizes_in_part(graph: "Graph", node: NodeProto, shape: PartlyKnown) -> Sequence[Tensor | None]:
+    """Shape, perhaps of some dims only, where not all are known: which dims are asked for does not depend on sizes."""
+    if node.op_type != "Shape":
+        return ()
+    numbered = np.broadcast_to(np.zeros((), np.float32), range(1, len(shape.values) + 1))
+    places = values_of(Call(node, [numbered], graph.opset))[0] - 1
+    if not _is_agreed(graph, node, [numbered], [places + 1]):
+        return ()
+    part = PartlyKnown(shape.values[places], shape.known[places])
+    if part.known.all():
+        return [Tensor.of(part.values, part.values.dtype)]
+    graph._partly[node.output[0]] = part
+    return ()
 
 
-def _shape(_graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor | None:
-    shape = operands[0].shape
-    end = attribute(node, "end")
-    part = shape[attribute(node, "start") or 0 : len(shape) if end is None else end]
-    return Tensor.of(np.asarray(part, np.int64), np.dtype(np.int64))
-
-
-def _constant_of_shape(graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor | None:
-    value = attribute(node, "value")
-    if value is not None and not isinstance(value, TensorProto):
+def _known_part(
+    node: NodeProto, operands: Sequence[Operand], made: Sequence[NDArray[Any]], opset: int
+) -> NDArray[np.bool_] | None:
+    """Which elements of the first value are known: the mask of the operand moves as the operand does. None for all."""
+    if not any(isinstance(operand, PartlyKnown) for operand in operands):
         return None
-    fill = np.zeros(1, np.float32) if value is None else graph.tensor_of(value).numpy()
-    return _broadcast(fill.reshape(-1)[:1].reshape(()), operands[0])
+    data = range(len(operands)) if node.op_type == "Concat" else (0,)
+    masks: list[NDArray[Any] | None] = []
+    for position, operand in enumerate(operands):
+        if isinstance(operand, PartlyKnown):
+            if node.op_type in REARRANGEMENTS and position not in data:
+                raise NoValueError
+            masks.append(operand.known)
+        elif operand is not None and (position in data or node.op_type not in REARRANGEMENTS):
+            masks.append(np.ones(operand.shape, np.bool_))
+        else:
+            masks.append(operand)
+    if node.op_type in REARRANGEMENTS:
+        return values_of(Call(node, masks, opset))[0]
+    if made[0].dtype.kind not in "iu":
+        raise NoValueError
+    whole = np.broadcast_arrays(*(mask for mask in masks if mask is not None))
+    return np.asarray(np.logical_and.reduce(whole), np.bool_)
 
 
-def _expand(_graph: "Graph", _node: NodeProto, operands: list[Tensor]) -> Tensor | None:
-    return _broadcast(operands[0].numpy(), operands[1])
-
-
-def _broadcast(values: NDArray[Any], shape: Tensor) -> Tensor | None:
-    if shape.dtype != np.int64 or len(shape.shape) != 1 or shape.size > 32:
-        return None
-    dims = [int(dim) for dim in shape.numpy()]
-    if any(dim < 0 for dim in dims) or math.prod(dims) * values.dtype.itemsize > LARGEST_BROADCAST_BYTES:
-        return None
-    try:
-        return Tensor.of(np.broadcast_to(values, np.broadcast_shapes(values.shape, tuple(dims))), values.dtype)
-    except ValueError:
-        return None
-
-
-def _tile(_graph: "Graph", _node: NodeProto, operands: list[Tensor]) -> Tensor | None:
-    """How exporters repeat the parameters of an InstanceNormalization for each row of the batch."""
-    if len(operands) != 2 or operands[1].dtype != np.int64 or len(operands[0].shape) != operands[1].size:
-        return None
-    repeats = [int(count) for count in operands[1].numpy().reshape(-1)]
-    if any(count < 0 for count in repeats) or operands[0].nbytes * math.prod(repeats) > LARGEST_RESULT_BYTES:
-        return None
-    return Tensor.of(np.tile(operands[0].numpy(), repeats), operands[0].dtype)
-
-
-def _arithmetic(_graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor | None:
-    dtype, function = operands[0].dtype, _ARITHMETIC[node.op_type]
-    if node.attribute or len(operands) != function.nin:  # before opset 7 attributes say how to broadcast
-        return None
-    if dtype not in FLOATS or any(operand.dtype != dtype for operand in operands):
-        return None
-    try:
-        shape = np.broadcast_shapes(*(operand.shape for operand in operands))
-    except ValueError:
-        return None
-    if math.prod(shape) * dtype.itemsize > LARGEST_RESULT_BYTES:
-        return None
-    with np.errstate(all="ignore"):  # what is not finite is refused where it is used
-        return Tensor.of(function(*(operand.numpy() for operand in operands)), dtype)
-
-
-def _by_reference(graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor | None:
-    from onnx.reference import ReferenceEvaluator
-
-    if sum(operand.nbytes for operand in operands) > LARGEST_RESULT_BYTES:
-        return None
-    types = [
-        helper.make_tensor_value_info(name, _element_type(t), t.shape)
-        for name, t in zip(node.input, operands, strict=True)
-    ]
-    result = helper.make_empty_tensor_value_info(node.output[0])
-    model = helper.make_model(
-        helper.make_graph([node], "constant", types, [result]),
-        opset_imports=[helper.make_opsetid("", graph.opset)],
+def _may_be_stored(node: NodeProto, made: Sequence[NDArray[Any]]) -> bool:
+    """Quantized weights stay quantized: only a bias or the parameters of a normalization are taken for floats."""
+    if node.op_type == "DequantizeLinear":
+        return made[0].ndim <= 1
+    most = (
+        LARGEST_BROADCAST_BYTES if node.op_type in ("Expand", "ConstantOfShape", "Identity") else LARGEST_RESULT_BYTES
     )
-    feeds = {name: operand.numpy() for name, operand in zip(node.input, operands, strict=True)}
-    try:
-        (value,) = emptied_at_the_end(ReferenceEvaluator(model)).run(None, feeds)
-    except Exception:  # noqa: BLE001 - whatever the reference cannot evaluate is no constant to us
-        return None
-    return Tensor.of(value, value.dtype) if isinstance(value, np.ndarray) else None
+    return sum(array.nbytes for array in made) <= most
 
 
-def _element_type(tensor: Tensor) -> int:
-    return helper.np_dtype_to_tensor_dtype(tensor.dtype)
-
-
-def _dequantized_bias(_graph: "Graph", node: NodeProto, operands: list[Tensor]) -> Tensor | None:
-    """int32 behind a DequantizeLinear is a bias; quantized weights have fewer bits, and stay quantized."""
-    integers, scale = operands[0], operands[1]
-    if integers.dtype != np.int32 or len(integers.shape) != 1 or scale.dtype not in FLOATS or scale.size == 0:
-        return None
-    if any(operand.numpy().any() for operand in operands[2:]) or number(node, "block_size", 0):
-        return None
-    if scale.size != 1 and scale.shape != integers.shape:
-        return None
-    return Tensor.of((integers.numpy() * scale.numpy().reshape(-1)).astype(scale.dtype), scale.dtype)
-
-
-_EVALUATORS: dict[str, Callable[["Graph", NodeProto, list[Tensor]], Tensor | None]] = {
-    "Identity": _identity,
-    "Shape": _shape,
-    "ConstantOfShape": _constant_of_shape,
-    "Expand": _expand,
-    "DequantizeLinear": _dequantized_bias,
-    "Tile": _tile,
-    **dict.fromkeys(_ARITHMETIC, _arithmetic),
-}
-_SUPPORTED = frozenset(_EVALUATORS) | _REARRANGING | {"Constant", "CastLike"}
+def _require_work(graph: "Graph", nbytes: int, made: Sequence[NDArray[Any]] = ()) -> None:
+    """Enter so many bytes of work and what of `made` is kept. Raises `NoValueError` beyond what one model may cost."""
+    model = graph.model
+    model.evaluated_bytes += nbytes
+    model.kept_bytes += sum(array.nbytes for array in made if array.base is None)
+    if model.evaluated_bytes > LARGEST_WORK_BYTES or model.kept_bytes > LARGEST_KEPT_BYTES:
+        raise NoValueError

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, TypeProto, helper
 
+from bnfold.decisions import Reason, Refused
 from bnfold.graph.attributes import DEFAULT_DOMAINS
-from bnfold.graph.constants import evaluate
+from bnfold.graph.constants import PartlyKnown, settle
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
 from bnfold.onnxfile import label, payload_index, set_payload, shared_names
 
@@ -27,6 +28,8 @@ _CONTENTS: tuple[Any, ...] = (
     *("dims", "data_type", "segment", "external_data", "data_location", "raw_data"),
     *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
 )
+# Operators with a weight at input 1.
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _TYPE_READERS = frozenset({"Shape", "Size", "CastLike"})
 # Computed tensors of at least this many bytes are streamed into the output; smaller ones stand in the structure.
 _STREAMED_BYTES = 4096
@@ -63,6 +66,8 @@ class Graph:
         self._producers: dict[str, NodeProto] = {}
         self._uses: dict[str, list[Use]] = {}
         self._constants: dict[str, Tensor | None] = {}
+        self._partly: dict[str, PartlyKnown] = {}
+        self._disputes: dict[str, str] = {}  # by value: what the evaluators do not agree on
         self._suspects: list[str] = []
         if isinstance(body, FunctionProto):
             self._inputs = list(body.input)
@@ -142,25 +147,49 @@ class Graph:
 
     def constant(self, value: str) -> Tensor | None:
         """The value as a `Tensor` if it is the same in every run and no caller can replace it, else None."""
-        return self.constant_at(value, 0)
-
-    def constant_at(self, value: str, depth: int) -> Tensor | None:
-        """`constant`, `depth` expressions deep; `bnfold.graph.constants` recurses through here."""
         home = self.resolve(value)
         if home is None:
             return None
         try:
             return home._constants[value]
         except KeyError:
-            constant = home._constants[value] = home._evaluate(value, depth)
-            return constant
+            return settle(home, value)
 
-    def _evaluate(self, value: str, depth: int) -> Tensor | None:
-        initializer = self._initializers.get(value)
-        if initializer is not None:
-            return None if self._overridable(value) else self.tensor_of(initializer)
-        node = self._producers.get(value)
-        return None if node is None else evaluate(self, node, value, depth)
+    def dispute(self, value: str) -> str | None:
+        """What the evaluators of constants do not agree on, where `value` is computed from constants alone; else None.
+
+        Nothing may be made of such a value: one of them is wrong.
+        """
+        home = self.resolve(value)
+        if home is None or self.constant(value) is not None:
+            return None
+        return home._disputes.get(value)
+
+    def stored_bytes(self, value: str) -> int:
+        """How many bytes of the file constant `value` is computed from; each tensor counts once."""
+        waiting, seen, total = [(self, value)], set[tuple[int, str]](), 0
+        while waiting:
+            graph, name = waiting.pop()
+            home = graph.resolve(name)
+            if home is None or (id(home), name) in seen:
+                continue
+            seen.add((id(home), name))
+            node = home._producers.get(name)
+            if node is None or node.op_type == "Constant":
+                tensor = home.constant(name)
+                total += 0 if tensor is None else tensor.nbytes
+            else:
+                waiting += [(home, operand) for operand in node.input if operand]
+        return total
+
+    def require_undisputed(self, value: str) -> None:
+        """Raise `Refused` where `value` is computed from constants alone and the evaluators do not agree on it."""
+        against = self.dispute(value)
+        if against is not None:
+            raise Refused(Reason.CONSTANT_DISPUTED, against)
+
+    def _initializer(self, value: str) -> Tensor | None:
+        return None if self._overridable(value) else self.tensor_of(self._initializers[value])
 
     def joined_vectors(self, values: Sequence[str]) -> tuple[NDArray[np.float64], list[int]] | None:
         """The contents of many small float32 vectors, one behind the other in float64, and the size of each.
@@ -219,6 +248,24 @@ class Graph:
             for dim in type_proto.tensor_type.shape.dim
         )
 
+    def value_type(self, value: str) -> TypeProto | None:
+        """The type of `value`, None where nothing tells."""
+        found = self._type(value)
+        if found is not None:
+            return found
+        constant = self.constant(value)
+        if constant is None or constant.dtype == np.dtype(object):
+            return None
+        return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(constant.dtype), constant.shape)
+
+    def partly(self, value: str) -> PartlyKnown | None:
+        """Integers of rank 1 of which some are known, where `value` is such; None also where all are."""
+        home = self.resolve(value)
+        if home is None or self.constant(value) is not None:
+            return None
+        found = home._partly.get(value)
+        return found if found is not None and found.values.ndim == 1 else None
+
     def rank(self, value: str) -> int | None:
         """The number of dims of `value`, or None where it is unknown."""
         shape = self.shape(value)
@@ -228,7 +275,7 @@ class Graph:
         """The element type of `value` as a numpy dtype, or None where it is unknown."""
         type_proto = self._type(value)
         if type_proto is None:
-            constant = self._constants.get(value)
+            constant = self.constant(value)
             return None if constant is None else constant.dtype
         element = type_proto.tensor_type.elem_type
         known = element in TensorProto.DataType.values() and element
@@ -260,10 +307,13 @@ class Graph:
         inputs = node.input
         old = inputs[index] if index < len(inputs) else ""
         if old and graph._replace_constant(old, tensor):
+            graph._forget_computed(node)
             self.model.record("set-constant", graph, graph.label(node), node)
         else:
             base = f"{old}_{suffix}" if old else f"{self.label(node)}_{suffix}"
             graph.set_input(node, index, graph._new_constant(self.model.fresh_name(base), tensor, before=node))
+        if node.op_type in _WEIGHTED and len(node.input) > 1:
+            graph._as_initializer(node.input[1])
 
     def set_input(self, node: NodeProto, index: int, value: str) -> None:
         """Let input `index` of `node` read `value`; inputs up to it that are absent become ""."""
@@ -279,6 +329,7 @@ class Graph:
             graph._drop_use(old, node, index)
         if value:
             graph._add_use(value, Use(graph, node, index))
+        graph._forget_computed(node)
         self.model.record("set-input", graph, graph.label(node), node)
 
     def add_constant(self, tensor: Tensor, name: str, before: NodeProto) -> str:
@@ -355,6 +406,24 @@ class Graph:
                 self.model.forget_value_info(graph, output)
         del node.output[keep:]
         self.model.record("drop-outputs", graph, graph.label(node))
+
+    def rename_output(self, node: NodeProto, suffix: str) -> None:
+        """Call the first output of `node` by a fresh name: what is computed there is another value now.
+
+        Its readers read it by the new name. It must be no output of the graph.
+        """
+        graph, output = self.model.owner(node), node.output[0]
+        assert not graph.is_output(output), output
+        self.model.about_to_edit()
+        fresh = self.model.fresh_name(f"{output}_{suffix}")
+        self.model.alias(fresh, output)
+        node.output[0] = fresh
+        graph._define(fresh, node)
+        for use in list(graph.consumers(output)):
+            self.set_input(use.node, use.position, fresh)
+        graph._undefine(output)
+        self.model.forget_value_info(graph, output)
+        self.model.record("rename-output", graph, graph.label(node))
 
     def add_behind(self, node: NodeProto, constant: Tensor) -> None:
         """Put an Add of `constant` behind the first output of `node`; its readers read the sum, by the old name."""
@@ -446,6 +515,10 @@ class Graph:
         if gone and isinstance(self.body, GraphProto):
             _keep(self.body.quantization_annotation, lambda annotation: annotation.tensor_name not in gone)
 
+    def forget_declaration(self, value: str) -> None:
+        """Drop what the file says about the type of `value`, which is there: it contradicts what the operators make."""
+        _keep(self.body.value_info, lambda declared: declared.name != value)
+
     # ------------------------------------------------------------------ how the index is kept true
 
     def index_uses(self) -> None:
@@ -466,6 +539,22 @@ class Graph:
             for output in self._outputs:
                 if not self.defines(output) and (home := self.resolve(output)) is not None:
                     home._outputs.add(output)
+
+    def _forget_computed(self, node: NodeProto) -> None:
+        """Forget what was computed from an input of `node` that is another now, or was not constant before."""
+        waiting = [node]
+        while waiting:
+            reader = waiting.pop()
+            home = self.model.owner(reader)
+            for output in reader.output:
+                if output not in home._constants:
+                    continue
+                if home._constants.pop(output) is not None or all(home._is_settled(name) for name in reader.input):
+                    waiting.extend(use.node for use in home._uses.get(output, ()))
+
+    def _is_settled(self, value: str) -> bool:
+        home = self.resolve(value) if value else None
+        return not value or (home is not None and home._constants.get(value) is not None)
 
     def _define(self, value: str, node: NodeProto) -> None:
         self._producers[value] = node
@@ -512,15 +601,40 @@ class Graph:
             if value in home._input_set and not home.model.lists_initializers:
                 return False
         else:
-            node = home._producers.get(value)
-            if node is None or node.op_type != "Constant" or [a.name for a in node.attribute] != ["value"]:
+            node = home._constant_node(value)
+            if node is None:
                 return False
             proto = node.attribute[0].t
         if _dims(proto) != tensor.shape:
             return False
         home._store(proto, tensor)
+        home._as_initializer(value)
         home._constants[value] = tensor
         return True
+
+    def _constant_node(self, value: str) -> NodeProto | None:
+        """The Constant node of this scope that holds `value` as a tensor."""
+        node = self._producers.get(value)
+        plain = node is not None and node.op_type == "Constant" and [a.name for a in node.attribute] == ["value"]
+        return node if plain else None
+
+    def _as_initializer(self, value: str) -> None:
+        """Store `value` as an initializer where it is in a Constant node of a scope that has any.
+
+        What was folded into is a weight, and other tools take weights for initializers: onnxruntime's quantize_dynamic
+        refuses a Conv whose weight is none.
+        """
+        home = self.resolve(value)
+        node = None if home is None else home._constant_node(value)
+        if home is None or node is None or self.model.lists_initializers or value in home._outputs:
+            return
+        if isinstance(home.body, GraphProto):
+            proto = home.body.initializer.add()
+            proto.CopyFrom(node.attribute[0].t)
+            proto.name = value
+            home.remove(node)
+            home._initializers[value] = proto
+            home._defined.add(value)
 
     def _new_constant(self, name: str, tensor: Tensor, before: NodeProto) -> str:
         """An initializer, or a Constant node in a function, which has no initializers.

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, scopes
+from bnfold.graph.shapes import contradicts, follow, has_rank, inferred, merged
 from bnfold.graph.soundness import check_soundness
 from bnfold.graph.tensor import TensorPayload
 from bnfold.lifetime import closed_at_the_end
@@ -41,11 +41,19 @@ class Model:
         self.edits: list[Edit] = []
         self.graphs: list[Graph] = []
         self.holders: dict[int, NodeProto] = {}  # by scope: the node that has it as a body
+        # Labels of operators as they were read, noted by the first pass that asks: an output may get another name.
+        self.first_labels: dict[int, str] | None = None
         self._bodies: dict[int, list[Graph]] = {}  # by scope: those nested directly in it
         self.unresolved: list[tuple[Graph, str, NodeProto]] = []  # what a node reads and nothing makes, as it was read
         self._owners: dict[int, Graph] = {}
+        self.evaluated_bytes = 0  # by all constant expressions together, and those that are kept in memory
+        self.kept_bytes = 0
+        self.nesting = 0
         self._names: set[str] | None = None
         self._types: dict[int, dict[str, TypeProto]] | None = None
+        self._declared: dict[int, dict[str, TypeProto]] = {}  # as the file said when it was read
+        self._settled: dict[int, dict[str, TypeProto | None]] = {}
+        self.stale: list[tuple[Graph, str]] = []  # values whose declared type contradicts what is inferred
         self._edited: set[int] = set()
         self._aliases: dict[str, str] = {}
         self._before_edits: bytes | None = None
@@ -137,14 +145,39 @@ class Model:
         return len(self.file.payloads) - 1
 
     def value_type(self, graph: Graph, value: str) -> TypeProto | None:
-        """The type of a value defined in `graph`: from the file, else from shape inference; None where unknown."""
+        """The type of a value defined in `graph`: as it is inferred, else as the file says; None where unknown."""
+        value = self._aliases.get(value, value)
+        settled = self.settled_types(graph)
+        if value not in settled:
+            found = self.noted_type(graph, value)
+            if has_rank(found) or not graph.defines(value):
+                settled[value] = self.believed(graph, value, found)
+            else:
+                follow(self, graph, value)
+        return settled[value]
+
+    def settled_types(self, graph: Graph) -> dict[str, TypeProto | None]:
+        """The types that values of `graph` were found to have, as far as anybody asked."""
         if self._types is None:
             self._types = {}
-            inferred = self._inferred()
-            self._note_types(self.main, inferred.graph)
-            for graph_, function in zip(self._function_scopes(), inferred.functions, strict=True):
+            structure = without_negative_dims(self._before_edits or self.proto.SerializeToString())
+            self._before_edits = None
+            found = inferred(structure, lists_initializers=self.lists_initializers)
+            self._note_types(self.main, found.graph)
+            for graph_, function in zip(self._function_scopes(), found.functions, strict=True):
                 self._note_types(graph_, function)
-        return self._types.get(id(graph), {}).get(self._aliases.get(value, value))
+        return self._settled.setdefault(id(graph), {})
+
+    def noted_type(self, graph: Graph, value: str) -> TypeProto | None:
+        """What inference says of `value`, once `settled_types` has been asked."""
+        return None if self._types is None else self._types[id(graph)].get(value)
+
+    def believed(self, graph: Graph, value: str, found: TypeProto | None) -> TypeProto | None:
+        """What was `found` to be the type of `value`, with what the file declares where that does not contradict it."""
+        declared = self._declared.get(id(graph), {}).get(value)
+        if declared is None or found is None:
+            return declared or found
+        return found if contradicts(declared, found) else merged(declared, found)
 
     def alias(self, value: str, like: str) -> None:
         """Note that the new `value` has the type of `like`, which was there before the first edit."""
@@ -154,14 +187,6 @@ class Model:
     def _function_scopes(self) -> list[Graph]:
         return [graph for graph in self.graphs if isinstance(graph.body, FunctionProto)]
 
-    def _inferred(self) -> ModelProto:
-        structure = without_negative_dims(self._before_edits or self.proto.SerializeToString())
-        self._before_edits = None
-        try:
-            return onnx.shape_inference.infer_shapes(structure, data_prop=True)
-        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
-            return onnx.load_model_from_string(structure)  # then only what the file says is known, and refusals say so
-
     def _note_types(self, graph: Graph, body: GraphProto | FunctionProto) -> None:
         assert self._types is not None
         table = self._types[id(graph)] = {value.name: value.type for value in body.value_info}
@@ -170,6 +195,11 @@ class Model:
         if id(graph) in self._bodies:
             for child, (_, _, nested) in zip(self._bodies[id(graph)], scopes(body), strict=True):
                 self._note_types(child, nested)
+        declared = {value.name: value.type for value in graph.body.value_info}
+        if declared:
+            self._declared[id(graph)] = declared
+            contradicted = (name for name, said in declared.items() if name in table and contradicts(said, table[name]))
+            self.stale.extend((graph, name) for name in contradicted)
 
     def forget_value_info(self, graph: Graph, *values: str) -> None:
         """Drop what the file says about values that are gone, when the edits are finished."""
@@ -183,5 +213,7 @@ class Model:
         busy = True
         while busy:  # a body may have held the last use of a value outside
             busy = any(graph.bury_the_dead() for graph in reversed(self.graphs))
+        for graph, value in self.stale if self.modified else ():
+            graph.forget_declaration(value)
         for graph in reversed(self.graphs):
             graph.finish(self._gone.pop(id(graph), frozenset()))

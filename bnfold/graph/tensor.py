@@ -26,15 +26,16 @@ _BLOCK_BYTES = 3 << 18
 
 
 class Limits(NamedTuple):
-    """The range of a dtype: its smallest normal and its largest finite number."""
+    """The range of a dtype, its smallest normal and its largest finite number; and half the step above 1."""
 
     smallest_normal: float
     largest: float
+    roundoff: float
 
 
 def _limits(dtype: type) -> Limits:
     limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # ml_dtypes is not annotated
-    return Limits(float(limits.smallest_normal), float(limits.max))
+    return Limits(float(limits.smallest_normal), float(limits.max), float(limits.eps) / 2)
 
 
 # The dtypes a scale can be multiplied into, with one rounding of the product.

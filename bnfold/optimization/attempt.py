@@ -62,6 +62,7 @@ class Attempt:
     """What was decided without the `forbidden` folds, written, and found.
 
     `input`, `output`: both models in numbers. `looked_late`: whether weights were looked at while they were written.
+    `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for.
     """
 
     forbidden: frozenset[Fold]
@@ -75,6 +76,7 @@ class Attempt:
     verdict: str = "not-verified"
     verification: "Verification | None" = None
     training_distance: tuple[Mapping[str, Any], ...] = field(default=())
+    has_bug: bool = False
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -202,6 +204,8 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
     options = replace(comparison(setup.request.options), told=setup.request.stage(Stage.FEEDS))
     if Preserves.NOTHING in promised:
         options = replace(options, proof="never")  # another function, on purpose
+    elif options.proof == "auto":
+        options = replace(options, proof="always")  # what is wrong with a fold of its own is not for limits to excuse
     source, candidate = runnable(setup.request.model), setup.publication.path
     distance: tuple[Mapping[str, Any], ...] = ()
     if Preserves.EVALUATION in promised:
@@ -213,7 +217,8 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
         found = equivalence.verify(source, candidate, options)
     on_purpose = Preserves.NOTHING in promised and _is_substituted(made, found)
     verdict = "substituted" if on_purpose else found.verdict.value
-    return replace(made, verdict=verdict, verification=found, training_distance=distance)
+    bug = any(proof.standing == "broken" for proof in found.proofs)
+    return replace(made, verdict=verdict, verification=found, training_distance=distance, has_bug=bug)
 
 
 def _is_substituted(made: Attempt, found: "Verification") -> bool:

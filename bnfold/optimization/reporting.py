@@ -61,7 +61,7 @@ def _explanation(made: Attempt, attribution: "Attribution[Fold] | None", request
         return "Verification was switched off."
     if made.verdict == "substituted":
         return _SUBSTITUTED
-    report_it = "" if made.verification.tolerance.is_set else f" {_BUG}"
+    report_it = f" {_BUG}" if made.has_bug else ""
     if made.forbidden:
         names = _names(tuple(sorted(made.forbidden)))
         return f"Folding {names} made the result differ; that was rolled back, the rest is folded.{report_it}"

@@ -170,14 +170,15 @@ def _placed(node: str, scope: str) -> str:
 
 def _described(info: NormalizationInfo) -> Iterable[str]:
     what = info.kind if info.kind not in ("", info.mode) else f"{info.mode} mode"
-    channels = "" if info.op_type == "Dropout" else f", {number(info.channels)} channels"
+    channels = "" if info.op_type == "Dropout" or info.kind == "branch" else f", {number(info.channels)} channels"
     yield f"{_placed(info.node, info.scope)}: {printable(info.op_type)}, {what}{channels}"
     if info.epsilon is not None:
         momentum = ""
         if info.momentum is not None:
             momentum = f", momentum {info.momentum:.6g} (PyTorch: {info.pytorch_momentum:.6g})"
         yield f"  epsilon {info.epsilon:.6g}{momentum}"
-    yield f"  fed by {one_line(info.fed_by)}"
+    if info.fed_by:
+        yield f"  fed by {one_line(info.fed_by)}"
     yield f"  would be {info.decision.action.value}{_outcome(info.decision)}"
     yield from (f"    {'  ' * line.startswith('  ')}{one_line(line)}" for line in info.decision.walk)
     for found in info.diagnoses:
@@ -193,13 +194,15 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
             _line(console, f"{_measured(measurement)}{_judged(measurement)}")
         for note in verification.get("notes", ()):
             _line(console, f"note: {one_line(str(note))}")
+        for size in verification.get("sizes", ()):
+            _line(console, f"size of {one_line(str(size))}")
     if verification.get("layers"):
         _print_layers(verification["layers"], console, every=every)
     text = str(report.verdict)
     if verification.get("largest") is not None:
         text += f": largest {_measured(verification['largest'])}; {_count(len(measurements), 'comparison')}"
     _line(console, text, style="bold green" if report.verdict in GOOD else "bold red")
-    for line in _providers(verification, every=every):
+    for line in (*_shown(verification, every=every), *_providers(verification, every=every)):
         _line(console, line)
     if report.explanation and report.exit_code == 0:
         _line(console, one_line(report.explanation))
@@ -212,6 +215,15 @@ def _print_layers(layers: Mapping[str, Any], console: "Console", *, every: bool)
         error = f"deviation {_deviation(layer['max_abs'])} ({_deviation(layer['relative'])} of the largest value)"
         _line(console, f"  {one_line(layer['reference'])}, {one_line(layer['node'])}: {error}: {state}")
     _line(console, one_line(layers["sentence"]))
+
+
+def _shown(verification: Mapping[str, Any], *, every: bool) -> Iterable[str]:
+    """What of the changes is proved, where anything was run, and what was compared by running only."""
+    if verification.get("measurements") and verification.get("shown"):
+        yield one_line(str(verification["shown"]))
+    for change in verification.get("by_running_only", ()) if every else ():
+        where = _placed(change["output"] or "the whole", change["scope"])
+        yield f"compared by running only: {where}: {one_line(str(change['reason']))}"
 
 
 def _providers(verification: Mapping[str, Any], *, every: bool) -> Iterable[str]:

@@ -29,6 +29,7 @@ class NormalizationInfo:
     `mode` is "inference" or "train"; `channels` is None where the parameters do not tell; `epsilon` and `momentum`
     are the attributes' values, `momentum` in the convention of ONNX (the share of the old statistic that stays) and
     None where the operator has none. `fed_by` says what makes its input: an operator and its node, or a graph input.
+    A linear operator that has others beside it is listed as well, with the kind "branch" and nothing to be fed by.
     `kind` says what it really is, where `mode` is not the whole truth; `diagnoses` what a person should know of it.
     """
 

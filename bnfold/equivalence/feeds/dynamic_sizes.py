@@ -10,18 +10,19 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import ModelProto, NodeProto
 
+from bnfold.equivalence.feeds.refusals import proposals
+from bnfold.equivalence.feeds.size_solving import LARGEST_INPUT, Shapes, SizeSolver, Unknown, Unknowns
 from bnfold.equivalence.operators import operator_of
 from bnfold.equivalence.structure.signature import Dim, Port, every_node
 from bnfold.errors import UsageError
 
-Shapes = dict[str, tuple[int, ...]]
-"""A concrete shape for every input."""
-
 LARGEST_SIDE = 512
+SOLVED_FIRST = 2000
+"""Nodes up to which sizes are inferred, at some 40 microseconds a node, before anything is run."""
 FALLBACK_SIDES = (224, 256, 64, 299, 32, 28, 16, 8, 4, 2)
-FALLBACK_ELEMENTS = 8 << 20
+FALLBACK_ELEMENTS = LARGEST_INPUT
 """Larger inputs are not tried: a side of 256 is 64 Ki pixels of a picture, but 16 Mi voxels of a volume."""
 _NON_SPATIAL_SIDE = 5
 
@@ -68,27 +69,90 @@ def _window(node: NodeProto, weights: Mapping[str, tuple[int, ...]]) -> tuple[in
     return max(kernel, default=3), max(attributes.get("dilations", [1])), float(max(attributes.get("strides", [1])))
 
 
-def variants(
-    model: ModelProto, ports: tuple[Port, ...], fixed: Mapping[str, tuple[int, ...]], batch: int
-) -> Iterator[Shapes]:
-    """Every set of shapes worth trying at one batch size, without repetition. Raises UsageError for a bad `fixed`."""
-    check_overrides(ports, fixed)
-    sides = windows(model)
-    known = _sizes_weights_imply(model.graph, ports)
-    seen: list[Shapes] = []
-    for side, step in ((sides.first, sides.step), *((other, 0) for other in FALLBACK_SIDES)):
-        for stretch in dict.fromkeys((step, 0)):
-            shapes = _assign(ports, fixed, known, batch, side, stretch)
-            if seen and max(map(math.prod, shapes.values()), default=0) > FALLBACK_ELEMENTS:
-                continue
-            if shapes not in seen:
-                seen.append(shapes)
-                yield shapes
+class Sizes:
+    """The sizes that the inputs of one model may have. Raises UsageError for a bad `fixed`.
 
+    `fixed`: shapes that the caller gives, by input. What is left is guessed from the windows of the model, and
+    corrected by what the nodes accept.
+    """
 
-def smallest(model: ModelProto, ports: tuple[Port, ...], fixed: Mapping[str, tuple[int, ...]]) -> Shapes:
-    """Every dynamic dimension at 1, where a kernel reads its centre tap alone: a size many models do not support."""
-    return _assign(ports, fixed, _sizes_weights_imply(model.graph, ports), 1, 1, 0)
+    def __init__(self, model: ModelProto, ports: tuple[Port, ...], fixed: Mapping[str, tuple[int, ...]]) -> None:
+        check_overrides(ports, fixed)
+        self._ports, self._fixed = ports, fixed
+        self._sides = windows(model)
+        self._orders = (True, False) if len(model.graph.node) <= SOLVED_FIRST else (False, True)
+        self._unknowns = Unknowns(ports, fixed)
+        self._solver = SizeSolver(model, self._unknowns)
+        self._reasons: dict[tuple[tuple[str, tuple[int, ...]], ...], Mapping[Unknown, str]] = {}
+
+    def variants(self, batch: int, like: Shapes | None = None) -> Iterator[Shapes]:
+        """Every set of shapes worth trying at one batch size, without repetition: solved ones, then guesses alone.
+
+        Of a large model, where solving costs much, guesses come first. `like`: what the reference took at another batch
+        size.
+        """
+        seen: list[Shapes] = []
+        if like is not None:
+            seen.append(self._rebatched(like, batch))
+            yield seen[0]
+        for solving in self._orders:
+            for first in self._guesses(batch):
+                shapes = self._solved(first) if solving else first
+                if shapes not in seen:
+                    seen.append(shapes)
+                    yield shapes
+
+    def _rebatched(self, like: Shapes, batch: int) -> Shapes:
+        """`like`, one row, with another batch size."""
+        values = self._unknowns.values(like) | dict.fromkeys(self._batch(like), batch)
+        shapes = self._unknowns.shapes(like, values)
+        self._reasons[tuple(shapes.items())] = self._reasons.get(tuple(like.items()), {})
+        return shapes
+
+    def smallest(self) -> Iterator[Shapes]:
+        """Every dynamic dimension at 1, or as small as the nodes accept: sizes many models do not support."""
+        ones = _assign(self._ports, self._fixed, 1, 1, 0)
+        yield ones
+        solved = self._solved(ones)
+        if solved != ones:
+            yield solved
+
+    def batched(self, first: Shapes) -> bool:
+        """Whether a dimension that comes first somewhere may have another size than in `first`."""
+        return bool(self._batch(first))
+
+    def _batch(self, shapes: Shapes) -> list[Unknown]:
+        """The unknowns that are 1 as a batch is in `shapes`, and that no node decided."""
+        values = self._unknowns.values(shapes)
+        return [unknown for unknown in self._unknowns.leading() if values[unknown] == 1]
+
+    def after(self, refusal: str, shapes: Shapes) -> Iterator[Shapes]:
+        """Other shapes, from the numbers in what a runtime said when it refused `shapes`."""
+        values = self._unknowns.values(shapes)
+        for unknown, size in proposals(refusal, values):
+            yield self._solved(self._unknowns.shapes(shapes, values | {unknown: size}), {unknown: size}, refusal)
+
+    def told(self, shapes: Shapes) -> list[str]:
+        """For people: how each dynamic size in `shapes` was found."""
+        reasons = self._reasons.get(tuple(shapes.items()), {})
+        return [
+            f"{self._unknowns.label(unknown)} = {size}: {reasons.get(unknown, 'chosen')}"
+            for unknown, size in self._unknowns.values(shapes).items()
+        ]
+
+    def _guesses(self, batch: int) -> Iterator[Shapes]:
+        first, step = self._sides.first, self._sides.step
+        for number, (side, stretches) in enumerate([(first, (step, 0)), *((side, (0,)) for side in FALLBACK_SIDES)]):
+            for stretch in stretches:
+                shapes = _assign(self._ports, self._fixed, batch, side, stretch)
+                if not number or max(map(math.prod, shapes.values()), default=0) <= FALLBACK_ELEMENTS:
+                    yield shapes
+
+    def _solved(self, first: Shapes, kept: Mapping[Unknown, int] | None = None, refusal: str = "") -> Shapes:
+        solution = self._solver.solve(first, kept)
+        reasons = dict.fromkeys(kept or {}, f"the runtime said: {refusal}") | dict(solution.reasons)
+        self._reasons[tuple(solution.shapes.items())] = reasons
+        return solution.shapes
 
 
 def check_overrides(ports: tuple[Port, ...], fixed: Mapping[str, tuple[int, ...]]) -> None:
@@ -109,19 +173,13 @@ def check_overrides(ports: tuple[Port, ...], fixed: Mapping[str, tuple[int, ...]
 
 
 def _assign(
-    ports: tuple[Port, ...],
-    fixed: Mapping[str, tuple[int, ...]],
-    known: Mapping[tuple[str, int], int],
-    batch: int,
-    side: int,
-    stretch: int,
+    ports: tuple[Port, ...], fixed: Mapping[str, tuple[int, ...]], batch: int, side: int, stretch: int
 ) -> Shapes:
-    """The same symbolic name gets the same size everywhere; a size given by the user or a weight wins."""
+    """The same symbolic name gets the same size everywhere; a size given by the user wins."""
     symbols: dict[str, int] = {}
     for port in ports:
-        for axis, dim in enumerate(port.dims or ()):
-            size = fixed[port.name][axis] if port.name in fixed else known.get((port.name, axis))
-            if isinstance(dim, str) and size is not None:
+        for dim, size in zip(port.dims or (), fixed.get(port.name, ()), strict=False):
+            if isinstance(dim, str):
                 symbols.setdefault(dim, size)
     shapes: Shapes = {}
     for port in ports:
@@ -131,11 +189,8 @@ def _assign(
         dims = port.dims if port.dims is not None else (None,)
         chosen = []
         for axis, dim in enumerate(dims):
-            size = dim if isinstance(dim, int) else known.get((port.name, axis))
-            if size is None and isinstance(dim, str):
-                size = symbols.get(dim)
-            if size is None:
-                size = _dynamic_size(dims, axis, batch, side, stretch)
+            known = dim if isinstance(dim, int) else symbols.get(dim or "")
+            size = _dynamic_size(dims, axis, batch, side, stretch) if known is None else known
             if isinstance(dim, str):
                 symbols.setdefault(dim, size)
             chosen.append(size)
@@ -150,27 +205,6 @@ def _dynamic_size(dims: tuple[Dim, ...], axis: int, batch: int, side: int, stret
         return 1 if side == 1 else max(_NON_SPATIAL_SIDE, min(side, 16))
     # Height and width differ, so that a model with its axes swapped is not taken for a right one.
     return side + stretch * (axis - 2 if axis >= 2 else 0)
-
-
-def _sizes_weights_imply(graph: GraphProto, ports: tuple[Port, ...]) -> dict[tuple[str, int], int]:
-    """Sizes that an input's direct reader leaves no choice about: channels of a Conv, columns of a Gemm."""
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    ranks = {port.name: len(port.dims) for port in ports if port.dims is not None}
-    implied: dict[tuple[str, int], int] = {}
-    for node in graph.node:
-        if len(node.input) < 2 or node.input[0] not in ranks or node.input[1] not in weights:
-            continue
-        name, dims = node.input[0], list(weights[node.input[1]].dims)
-        options = {attribute.name: attribute.i for attribute in node.attribute}
-        if node.op_type == "Conv" and len(dims) > 2:
-            implied[name, 1] = dims[1] * options.get("group", 1)
-        elif node.op_type in {"ConvTranspose", "BatchNormalization"}:
-            implied[name, 1] = dims[0]
-        elif node.op_type == "Gemm" and len(dims) == 2:
-            implied[name, 0 if options.get("transA") else 1] = dims[1 if options.get("transB") else 0]
-        elif node.op_type == "MatMul" and len(dims) >= 2:
-            implied[name, ranks[name] - 1] = dims[-2]
-    return implied
 
 
 def _listed(names: Mapping[str, Port]) -> str:

@@ -4,11 +4,12 @@ Read from the nodes alone. An input is followed through what moves, casts, clips
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
 
+from bnfold.equivalence.structure.signature import bodies
 from bnfold.onnxfile import payload_index
 
 _MOVES = {
@@ -167,7 +168,7 @@ class _Walk:
                 self._call(called, node, depth)
                 continue
             self._claim(node)
-            for inside in _bodies(each):
+            for inside in bodies(each):
                 self.graph(inside, names, prefix, depth)
             self._follow(node)
 
@@ -278,10 +279,3 @@ def _casts_to_integer(node: _Node) -> bool:
 
 _DEEPEST = 8
 """Calls of functions inside functions that are followed."""
-
-
-def _bodies(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs

@@ -15,8 +15,8 @@ from zlib import crc32
 import numpy as np
 from onnx import TensorProto
 
-from bnfold.equivalence.feeds.dynamic_sizes import Shapes
 from bnfold.equivalence.feeds.integer_ranges import IntegerRange
+from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.numbers.element_types import Array, Feed, is_float, numpy_type
 from bnfold.equivalence.structure.signature import Port
 

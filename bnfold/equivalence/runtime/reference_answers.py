@@ -3,18 +3,21 @@
 The reference decides what is a possible feed: sizes it refuses are tried again with others, and at last reported.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto
 
-from bnfold.equivalence.feeds import dynamic_sizes, seeded
-from bnfold.equivalence.feeds.dynamic_sizes import Shapes
+from bnfold.equivalence.feeds import seeded
+from bnfold.equivalence.feeds.dynamic_sizes import Sizes
 from bnfold.equivalence.feeds.integer_ranges import integer_ranges
+from bnfold.equivalence.feeds.refusals import numbers, place
 from bnfold.equivalence.feeds.seeded import Plan, Round
+from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.feeds.user_data import Inputs, checked
 from bnfold.equivalence.numbers.element_types import Feed, Outputs, rounding_of
 from bnfold.equivalence.runtime.sessions import RunFailed
@@ -22,7 +25,10 @@ from bnfold.equivalence.structure.signature import Signature
 
 Run = Callable[[Feed], Outputs]
 _DAMPING = (16.0, 256.0, 4096.0)
-_BRANCH_TRIES = 24
+_BRANCH_TRIES, _BRANCH_CLIMBS = 24, 2
+"""Feeds for branches that were not run yet, and for how many of them other sizes are tried where they are refused."""
+_CLIMBS, _PROPOSALS = 10, 12
+"""How often what a refusal says is followed, and how many sizes are tried for one."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,15 @@ class Answer:
 class Answers:
     """All answers, and a note for each feed that the reference could not run or that shows less than it should.
 
-    `refusal`: why the reference did not run, without a full stop. `advice`: what to do about it.
+    `refusal`: why the reference did not run, without a full stop. `advice`: what to do about it. `sizes`: how each
+    dynamic size that it accepted was found, in words.
     """
 
     answers: list[Answer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     refusal: str = ""
     advice: str = "pass --input-shape or --inputs"
+    sizes: list[str] = field(default_factory=list)
 
 
 def conditions(model: ModelProto) -> list[str]:
@@ -102,25 +110,23 @@ def run_seeded_feeds(
     strange = next((port for port in ports if not port.elem_type), None)
     if strange is not None:
         return Answers(refusal=f"input {strange.name!r} is not a tensor, and only tensors can be made up")
-    first = next(dynamic_sizes.variants(model, ports, fixed, 1))
+    sizes = Sizes(model, ports, fixed)
+    first = next(sizes.variants(1))
     if seeded.elements(first) > seeded.LARGEST_FEED:
         return Answers(refusal=_too_large(first), advice="pass --inputs with data of your own")
     ranges = integer_ranges(model)
-    runner = _Runner(run, lambda plan: seeded.build(plan, ports, seed, ranges), taps, Answers())
-    batched = first != next(dynamic_sizes.variants(model, ports, fixed, 3))
+    runner = _Runner(run, lambda plan: seeded.build(plan, ports, seed, ranges), taps, sizes, Answers())
+    batched = sizes.batched(first)
     accepted: Shapes | None = None
     for each in seeded.schedule(ports, first, batched=batched):
-        sizes = dynamic_sizes.variants(model, ports, fixed, each.batch)
-        ran = runner.group(each, [shapes for shapes in sizes if seeded.elements(shapes) <= seeded.LARGEST_FEED])
+        ran = runner.group(each)
         accepted = accepted or ran
     if accepted is None:
         return runner.found
     overrides = seeded.overridable_floats(signature.overridable)
     if overrides:
         runner.attempt(Plan("overrides", "normal", accepted, overrides=overrides))
-    smallest = dynamic_sizes.smallest(model, ports, fixed)
-    if smallest not in [answer.shapes for answer in runner.found.answers]:
-        runner.attempt(Plan("smallest", "normal", smallest))
+    runner.smallest()
     runner.reach(conditions(model), accepted)
     return runner.found
 
@@ -140,30 +146,80 @@ class _Runner:
     run: Run
     build: Callable[[Plan], Feed]
     taps: Sequence[str]
+    sizes: Sizes
     found: Answers
+    accepted: Shapes | None = None
+    refused: str = ""
+    """What the reference said when it last refused a feed."""
 
-    def group(self, each: Round, shapes: list[Shapes]) -> Shapes | None:
+    def group(self, each: Round) -> Shapes | None:
         """The sizes the reference accepted for this batch, or None. Zeros are tried where other values were refused."""
-        batch, kinds = each.batch, each.kinds
+        kinds = each.kinds
         for kind in dict.fromkeys((kinds[0], "zero")):
-            for candidate in shapes:
-                if self.attempt(Plan(f"batch{batch}-{kind}", kind, candidate, costly=each.costly), quietly=True):
+            for shapes in self._shapes(each.batch, climbing=kind == kinds[0]):
+                if self.attempt(_plan(each, kind, shapes), quietly=True):
+                    self.accepted = shapes
+                    self.found.sizes += [told for told in self.sizes.told(shapes) if told not in self.found.sizes]
                     for other in kinds:
                         if other != kind:
-                            self.attempt(Plan(f"batch{batch}-{other}", other, candidate, costly=each.costly))
-                    return candidate
+                            self.attempt(_plan(each, other, shapes))
+                    return shapes
         self.found.notes.append(
-            f"No size tried for batch {batch} can be run by the reference (tried {len(shapes)}): {self.found.refusal}."
+            f"No size tried for batch {each.batch} can be run by the reference: {self.found.refusal}."
         )
         return None
 
+    def _shapes(self, batch: int, *, climbing: bool) -> Iterator[Shapes]:
+        """Sizes to try, until one is accepted: from the first on, what the reference says of each leads to the next.
+
+        `climbing` False: what was said is not heard, since it has led nowhere before.
+        """
+        seen: list[Shapes] = []
+        for shapes in self.sizes.variants(batch, self.accepted):
+            if shapes not in seen and seeded.elements(shapes) <= seeded.LARGEST_FEED:
+                seen.append(shapes)
+                yield shapes
+                if len(seen) == 1 and climbing:
+                    yield from self._climb(shapes, seen)
+
+    def _climb(self, shapes: Shapes, seen: list[Shapes]) -> Iterator[Shapes]:
+        """From sizes that were refused to others, as long as the refusal moves to another place or at least changes."""
+        for _ in range(_CLIMBS):
+            refusal, changed = self.refused, None
+            for other in islice(self.sizes.after(refusal, shapes), _PROPOSALS):
+                if other in seen or seeded.elements(other) > seeded.LARGEST_FEED:
+                    continue
+                seen.append(other)
+                yield other
+                if place(self.refused) != place(refusal):
+                    changed = other, self.refused
+                    break
+                if changed is None and numbers(self.refused) != numbers(refusal):
+                    changed = other, self.refused
+            if changed is None:
+                return
+            shapes, self.refused = changed
+
+    def smallest(self) -> None:
+        """The least sizes that the reference takes, where they were not run before."""
+        ran = [answer.shapes for answer in self.found.answers]
+        several = [shapes for shapes in self.sizes.smallest() if shapes not in ran]
+        for number, shapes in enumerate(several, 1):
+            if self.attempt(Plan("smallest", "normal", shapes), quietly=number < len(several)):
+                return
+
     def reach(self, decided: Sequence[str], shapes: Shapes) -> None:
         """Go on until every condition that can be seen was true once and false once, or enough was tried."""
+        climbs = _BRANCH_CLIMBS
         for number in range(_BRANCH_TRIES):
             open_before = self._undecided(decided)
             if not open_before:
                 return
             ran = self.attempt(Plan(f"branch-{number}", "wild", shapes), quietly=True)
+            if not ran and climbs:
+                climbs -= 1
+                others = self._climb(shapes, [shapes])
+                ran = any(self.attempt(Plan(f"branch-{number}", "wild", other), quietly=True) for other in others)
             if ran and self._undecided(decided) == open_before:
                 self.found.answers.pop()
         self.found.notes += [
@@ -193,6 +249,7 @@ class _Runner:
                     break
         except RunFailed as failure:
             self.found.refusal = self.found.refusal or str(failure)
+            self.refused = str(failure)
             if not quietly:
                 self.found.notes.append(f"The reference cannot run feed {plan.name}: {failure}.")
             return False
@@ -203,6 +260,10 @@ class _Runner:
             Answer(plan.name, plan.shapes, partial(self.build, plan), outputs, contract, plan.damping, plan.costly)
         )
         return True
+
+
+def _plan(each: Round, kind: str, shapes: Shapes) -> Plan:
+    return Plan(f"batch{each.batch}-{kind}", kind, shapes, costly=each.costly)
 
 
 def _everything(answer: Answer) -> Outputs:

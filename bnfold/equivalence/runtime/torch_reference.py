@@ -8,7 +8,7 @@ import inspect
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,38 @@ class ModuleReference:
         with _evaluating(self.module):
             yield _Evaluated(self.module, self.candidate)
 
+    def training_parts(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+        """What normalizes with the batch, or drops, although the module is in eval mode: names of functions and parts.
+
+        `shapes`: of a feed that the module takes. Empty where it takes no feed of ones of these shapes.
+        """
+        from torch.overrides import TorchFunctionMode
+
+        found: dict[str, None] = {}
+        inside: list[str] = [""]
+
+        class Listening(TorchFunctionMode):
+            def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                kwargs = kwargs or {}
+                name = getattr(func, "__name__", "")
+                if kwargs.get("training") is True and ("dropout" in name or "norm" in name):
+                    found[f"{name} in {inside[-1]!r}" if inside[-1] else name] = None
+                return func(*args, **kwargs)
+
+        hooks = []
+        for name, part in self.module.named_modules():
+            hooks.append(part.register_forward_pre_hook(lambda *_, name=name: inside.append(name)))
+            hooks.append(part.register_forward_hook(lambda *_: inside.pop() and None, always_call=True))
+        try:
+            with self.running(Setting()) as evaluated, Listening():
+                evaluated.run(_ones(self.candidate, shapes))
+        except RunFailed:
+            pass
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return list(found)
+
     def truth(self, shake: int | None = None) -> Truth:
         """A copy of the module with parameters and inputs in float64. Raises Unknowable where it cannot be copied."""
         try:
@@ -89,6 +121,15 @@ class ModuleReference:
             return {name: outputs[name] for name in names if name in outputs}
 
         return evaluate
+
+    def shaken(self, seed: int) -> "AbstractContextManager[None]":  # noqa: ARG002 - a copy in its own types could
+        """Not possible: a module computes in types that are its own affair, and has its truth."""
+        return nullcontext()
+
+
+def _ones(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> Feed:
+    ports = {port.name: port for port in signature_of(model).inputs}
+    return {name: np.ones(tuple(shape), numpy_type(ports[name].elem_type)) for name, shape in shapes.items()}
 
 
 def _shake(module: "Module", wide: "Module", seed: int) -> None:

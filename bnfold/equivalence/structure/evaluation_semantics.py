@@ -50,12 +50,20 @@ def evaluate_in_place(
     _edit_all(model, edit, assume_constant_initializers=assume_constant_initializers)
 
 
-def make_runnable(model: ModelProto, *, assume_constant_initializers: bool = False) -> None:
-    """Let every BatchNormalization in training mode use the batch by operators of their own, and no Dropout drop."""
+def make_runnable(
+    model: ModelProto, *, assume_constant_initializers: bool = False, dropping: int | None = None
+) -> None:
+    """Let every BatchNormalization in training mode use the batch by operators of their own, and no Dropout drop.
+
+    `dropping`: a seed with which each Dropout does drop, for what the model answers as it stands.
+    """
 
     def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
         if drops(node, scope):
-            _let_through(node, scope.opset)
+            if dropping is None or scope.opset < 12:
+                _let_through(node, scope.opset)
+            else:
+                _set(node, "seed", dropping)
         return _write_out(node, scope) if is_batch_norm(node) and trains(node, scope.opset) else []
 
     _edit_all(model, edit, assume_constant_initializers=assume_constant_initializers)

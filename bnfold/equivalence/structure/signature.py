@@ -77,11 +77,16 @@ def every_node(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
     """The nodes of a graph or function and of the bodies nested in it."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from every_node(attribute.g)
-            for body in attribute.graphs:
-                yield from every_node(body)
+        for body in bodies(node):
+            yield from every_node(body)
+
+
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs nested in a node."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def difference(reference: Signature, candidate: Signature) -> str:

@@ -82,7 +82,11 @@ class _Search:
         self._kinds: dict[int, bytes] = {}
 
     def forward(self) -> None:
-        """From the inputs: alike nodes that read the same make the same."""
+        """From the inputs: alike nodes that read the same make the same.
+
+        Nodes of one operator whose attributes differ, as in training mode, were meant to make the same where all that
+        they read and make goes by the same names.
+        """
         meanings = {name: name for name in self.before.computed - set(self.before.producers)}
         readers: dict[tuple[bytes, tuple[_Use, ...]], list[NodeProto]] = {}
         for node in self.after.nodes:
@@ -93,10 +97,19 @@ class _Search:
                 continue
             key = self._kind(node), tuple(_Use(use.position, meanings[use.name]) for use in uses)
             alike = next((other for other in readers.get(key, ()) if self._same_constants(node, other)), None)
+            if alike is None and self._meant_the_same(node, key):
+                meanings[node.output[0]] = self.found[node.output[0]] = node.output[0]
             if alike is not None and len(alike.output) == len(node.output):
                 found = {old: new for old, new in zip(node.output, alike.output, strict=True) if old and new}
                 meanings |= found
                 self.found |= found
+
+    def _meant_the_same(self, node: NodeProto, key: tuple[bytes, tuple[_Use, ...]]) -> bool:
+        other = self.after.producers.get(node.output[0])
+        if other is None or other.op_type != node.op_type or other.output[0] != node.output[0]:
+            return False
+        constants = self.before.constants(node) == self.after.constants(other)
+        return constants and self._kind(other) != key[0] and tuple(self.after.uses(other)) == key[1]
 
     def settle(self) -> None:
         """Names that both models have and that mean the same in both as far as what makes them can tell."""

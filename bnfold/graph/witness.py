@@ -1,0 +1,123 @@
+"""The second, unrelated opinion on a constant: shape inference on its type and shape, onnx.reference on its values.
+
+onnx.reference 1.23 is wrong in places (Unsqueeze below operator set 13 with negative or unsorted axes gives another
+shape, Slice with negative steps, Shape with `start` and `end` out of range), and nobody's evaluator is above that: a
+value is believed where both say the same.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TypeProto, defs, helper, numpy_helper, shape_inference
+
+from bnfold.graph.operator_values import LARGEST_RESULT_BYTES, Array
+from bnfold.graph.tensor import FLOATS
+
+# Different libraries round differently: in units of the roundoff of the dtype, of the largest value in sight.
+_ROUNDING = 64
+# onnx.reference has the operator from this operator set version on; it means the same where both have the attributes.
+_IMPLEMENTED_SINCE = {"DequantizeLinear": 19}
+# Data that may decide about a shape is shown to shape inference up to this size.
+_SHOWN_BYTES = 4096
+
+
+def objection(
+    node: NodeProto, operands: Sequence[Array | None], made: Sequence[Array], opset: int, known: Array | None = None
+) -> str | None:
+    """What speaks against `made`, the values that `node` makes of `operands`; None where everything agrees.
+
+    `known` marks the elements of the first value that count, all where it is None.
+    """
+    asked = NodeProto()
+    asked.CopyFrom(node)
+    asked.domain = ""
+    inputs = [f"operand{index}" if operand is not None else "" for index, operand in enumerate(operands)]
+    asked.input[:] = inputs
+    asked.output[:] = [f"result{index}" if name else "" for index, name in enumerate(node.output)]
+    given = {name: operand for name, operand in zip(inputs, operands, strict=True) if operand is not None}
+    return _against_shape(asked, given, made, opset) or _against_values(asked, given, made, opset, known)
+
+
+def _against_shape(node: NodeProto, given: dict[str, Array], made: Sequence[Array], opset: int) -> str | None:
+    types = {name: _type(array) for name, array in given.items()}
+    data = {name: numpy_helper.from_array(array, name) for name, array in given.items() if array.nbytes <= _SHOWN_BYTES}
+    imports = [helper.make_opsetid("", opset)]
+    try:
+        schema = defs.get_schema(node.op_type, opset, "")
+        inferred = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)
+    except Exception as error:  # noqa: BLE001 - an operator that its own schema does not take
+        return f"shape inference refuses it: {_line(error)}"
+    for name, array in zip(node.output, made, strict=True):
+        type_proto = inferred.get(name)
+        if type_proto is None or not type_proto.HasField("tensor_type"):
+            continue
+        tensor = type_proto.tensor_type
+        if tensor.elem_type and tensor.elem_type != helper.np_dtype_to_tensor_dtype(array.dtype):
+            return f"shape inference says element type {tensor.elem_type}"
+        if not tensor.HasField("shape"):
+            continue
+        dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+        same = len(dims) == array.ndim and all(a in (None, b) for a, b in zip(dims, array.shape, strict=True))
+        if not same:
+            return f"shape inference says {dims} and the specification {list(array.shape)}"
+    return None
+
+
+def _type(array: Array) -> TypeProto:
+    return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+
+
+def _against_values(
+    node: NodeProto, given: dict[str, Array], made: Sequence[Array], opset: int, known: Array | None
+) -> str | None:
+    if sum(array.nbytes for array in made) > LARGEST_RESULT_BYTES:
+        return None  # one number, repeated: onnx.reference would write it out
+    from onnx.reference import ReferenceEvaluator
+
+    types = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None)
+        for name, array in given.items()
+    ]
+    results = [name for name in node.output if name]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in results]
+    model = helper.make_model(
+        helper.make_graph([node], "constant", types, outputs),
+        opset_imports=[helper.make_opsetid("", max(opset, _IMPLEMENTED_SINCE.get(node.op_type, 0)))],
+    )
+    try:
+        with np.errstate(all="ignore"):
+            evaluator = ReferenceEvaluator(model)
+            others = dict(zip(results, evaluator.run(None, given), strict=True))
+            vars(evaluator).clear()  # it refers to itself
+    except Exception as error:  # noqa: BLE001 - whatever it cannot evaluate has no second opinion
+        return f"onnx.reference cannot evaluate it: {_line(error)}"
+    for index, (name, array) in enumerate(zip(node.output, made, strict=True)):
+        if not name:
+            continue
+        other = np.asarray(others[name])
+        if other.shape != array.shape or other.dtype != array.dtype:
+            ours, theirs = (f"{each.dtype} {list(each.shape)}" for each in (array, other))
+            return f"onnx.reference makes {theirs} of it, the specification {ours}"
+        counts = known if index == 0 else None
+        if not _agree(array, other) and (counts is None or not _agree(array[counts], other[counts])):
+            return "onnx.reference makes other numbers of it"
+    return None
+
+
+def _agree(one: Array, other: Array) -> bool:
+    if one.dtype not in FLOATS:
+        return bool(np.array_equal(one, other))
+    if np.array_equal(one, other, equal_nan=True):
+        return True
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(a) & np.isfinite(b)
+        largest: Any = np.abs(a[finite]).max(initial=0.0)
+        roundoff = FLOATS[one.dtype].roundoff
+        close = np.abs(a - b) <= _ROUNDING * roundoff * largest
+        return bool((close | (a == b) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

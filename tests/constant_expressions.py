@@ -1,0 +1,456 @@
+"""Random constant expressions of one operator, over operator set versions 7 to the newest, and what onnxruntime says.
+
+    python -m tests.constant_expressions [COUNT] [--seed N]
+
+Every operator that bnfold evaluates, with random attributes and shapes: negative and unsorted axes, empty dims, indices
+beyond the borders, negative steps, several opsets. Prints how many of COUNT (20,000) were believed, refused, unknown to
+onnxruntime, and each that bnfold believes and onnxruntime contradicts: there must be none.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+
+from bnfold.graph import FLOATS, Model
+from bnfold.graph.operator_values import OPERATORS
+from bnfold.onnxfile import read
+
+Array = NDArray[Any]
+Draw = np.random.Generator
+Made = tuple[list[Array | None], dict[str, Any], int]  # operands, attributes, number of outputs
+
+OLDEST = 7
+NEWEST = onnx.defs.onnx_opset_version()
+
+
+def _shape(draw: Draw, rank: int | None = None, *, empty: bool = True) -> list[int]:
+    rank = int(draw.integers(0, 5)) if rank is None else rank
+    return [
+        int(size)
+        for size in draw.choice([0, 1, 2, 3, 4, 5] if empty and draw.random() < 0.1 else [1, 1, 2, 3, 4, 5], rank)
+    ]
+
+
+def _floats(draw: Draw, shape: list[int], dtype: Any = None) -> Array:
+    dtype = draw.choice([np.float32, np.float32, np.float64, np.float16]) if dtype is None else dtype
+    values = draw.normal(size=shape) * draw.choice([0.1, 1.0, 3.0])
+    return np.asarray(values, dtype)
+
+
+def _any(draw: Draw, shape: list[int]) -> Array:
+    if draw.random() < 0.6:
+        return _floats(draw, shape)
+    return draw.integers(-9, 10, shape).astype(draw.choice([np.int32, np.int64]))
+
+
+def _ints(*values: int) -> Array:
+    return np.array(values, np.int64)
+
+
+def _list(name: str, values: list[int] | None, opset: int, since: int) -> tuple[dict[str, Any], list[Array | None]]:
+    """A list as the attribute or the input that it is in that operator set version."""
+    if values is None:
+        return {}, []
+    return ({name: values}, []) if opset < since else ({}, [_ints(*values)])
+
+
+def _some_axes(draw: Draw, rank: int, *, most: int | None = None) -> list[int]:
+    count = int(draw.integers(0 if rank == 0 else 1, (rank if most is None else most) + 1)) if rank else 0
+    axes = [int(axis) for axis in draw.permutation(rank)[:count]]
+    return [axis - rank if draw.random() < 0.4 else axis for axis in axes]
+
+
+def _unary(draw: Draw, _opset: int) -> Made:
+    return [_floats(draw, _shape(draw))], {}, 1
+
+
+def _signed(draw: Draw, _opset: int) -> Made:
+    return [_any(draw, _shape(draw))], {}, 1
+
+
+def _broadcast(draw: Draw) -> tuple[list[int], list[int]]:
+    whole = _shape(draw)
+    first, second = ([1 if draw.random() < 0.3 else size for size in whole] for _ in range(2))
+    return first, second[int(draw.integers(0, len(whole) + 1)) :]
+
+
+def _binary(draw: Draw, _opset: int) -> Made:
+    shapes = list(_broadcast(draw))
+    draw.shuffle(shapes)
+    first = _any(draw, shapes[0])
+    second = _any(draw, shapes[1]).astype(first.dtype)
+    return [first, second], {}, 1
+
+
+def _mod(draw: Draw, opset: int) -> Made:
+    operands, _, _ = _binary(draw, opset)
+    return operands, {"fmod": 1} if draw.random() < 0.6 else {}, 1
+
+
+def _pow(draw: Draw, opset: int) -> Made:
+    first, second = _broadcast(draw)
+    base = _floats(draw, first)
+    exponent = _any(draw, second)
+    return [base, exponent if opset >= 12 else exponent.astype(base.dtype)], {}, 1
+
+
+def _booleans(draw: Draw, _opset: int) -> Made:
+    return [draw.random(shape) < 0.5 for shape in _broadcast(draw)], {}, 1
+
+
+def _not(draw: Draw, _opset: int) -> Made:
+    return [np.asarray(draw.random(_shape(draw)) < 0.5)], {}, 1
+
+
+def _several(draw: Draw, _opset: int) -> Made:
+    dtype = draw.choice([np.float32, np.float64])
+    shapes = [*_broadcast(draw)][: int(draw.integers(1, 3))]
+    return [_floats(draw, shape, dtype) for shape in shapes], {}, 1
+
+
+def _where(draw: Draw, _opset: int) -> Made:
+    first, second = _broadcast(draw)
+    value = _any(draw, second)
+    return [draw.random(first) < 0.5, value, _any(draw, first).astype(value.dtype)], {}, 1
+
+
+def _reduction(since: int) -> Callable[[Draw, int], Made]:
+    def make(draw: Draw, opset: int) -> Made:
+        data = _floats(draw, _shape(draw), draw.choice([np.float32, np.float64]))
+        axes = _some_axes(draw, data.ndim) or None
+        attributes, inputs = _list("axes", axes, opset, since)
+        if draw.random() < 0.5:
+            attributes["keepdims"] = int(draw.integers(0, 2))
+        return [data, *inputs], attributes, 1
+
+    return make
+
+
+def _reshape(draw: Draw, opset: int) -> Made:
+    data = _any(draw, _shape(draw))
+    target = [int(size) for size in draw.permutation(data.shape)]
+    if target and draw.random() < 0.5:
+        target[int(draw.integers(len(target)))] = -1
+    if draw.random() < 0.3:
+        target = [data.size]
+    if draw.random() < 0.3:
+        target = [0 if place < data.ndim and size == data.shape[place] else size for place, size in enumerate(target)]
+    attributes = {"allowzero": int(draw.integers(0, 2))} if opset >= 14 and draw.random() < 0.3 else {}
+    return [data, _ints(*target)], attributes, 1
+
+
+def _transpose(draw: Draw, _opset: int) -> Made:
+    data = _any(draw, _shape(draw))
+    return (
+        [data],
+        {} if not data.ndim or draw.random() < 0.2 else {"perm": [int(axis) for axis in draw.permutation(data.ndim)]},
+        1,
+    )
+
+
+def _flatten(draw: Draw, opset: int) -> Made:
+    data = _any(draw, _shape(draw))
+    return [data], {"axis": int(draw.integers(-data.ndim if opset >= 11 else 0, data.ndim + 1))}, 1
+
+
+def _squeeze(draw: Draw, opset: int) -> Made:
+    data = _any(draw, _shape(draw))
+    ones = [axis for axis, size in enumerate(data.shape) if size == 1]
+    axes = [int(axis) for axis in draw.permutation(ones)[: int(draw.integers(0, len(ones) + 1))]]
+    axes = [axis - data.ndim if draw.random() < 0.4 else axis for axis in axes]
+    attributes, inputs = _list("axes", axes or None, opset, 13)
+    return [data, *inputs], attributes, 1
+
+
+def _unsqueeze(draw: Draw, opset: int) -> Made:
+    data = _any(draw, _shape(draw, int(draw.integers(0, 4))))
+    more = int(draw.integers(1, 3))
+    rank = data.ndim + more
+    axes = [int(axis) - (rank if draw.random() < 0.4 else 0) for axis in draw.permutation(rank)[:more]]
+    attributes, inputs = _list("axes", axes, opset, 13)
+    return [data, *inputs], attributes, 1
+
+
+def _concat(draw: Draw, _opset: int) -> Made:
+    shape = _shape(draw, int(draw.integers(1, 5)))
+    axis = int(draw.integers(len(shape)))
+    parts: list[Array | None] = []
+    first = _any(draw, shape)
+    for _ in range(int(draw.integers(1, 4))):
+        part = [int(draw.integers(0, 4)) if place == axis else size for place, size in enumerate(shape)]
+        parts.append(_any(draw, part).astype(first.dtype))
+    return parts, {"axis": axis - (len(shape) if draw.random() < 0.3 else 0)}, 1
+
+
+def _slice(draw: Draw, opset: int) -> Made:
+    data = _any(draw, _shape(draw, int(draw.integers(1, 5))))
+    axes = _some_axes(draw, data.ndim)
+    starts, ends = ([int(place) for place in draw.integers(-7, 8, len(axes))] for _ in range(2))
+    if draw.random() < 0.2:
+        ends[0] = int(draw.choice([2**31 - 1, -(2**31), 2**63 - 1, -(2**63)]))
+    steps = [int(step) for step in draw.choice([1, 1, 1, 2, 3, -1, -2], len(axes))]
+    if opset < 10:
+        ends = [min(max(end, -(2**31)), 2**31 - 1) for end in ends]
+        return [data], {"starts": starts, "ends": ends, "axes": axes}, 1
+    return [data, _ints(*starts), _ints(*ends), _ints(*axes), *([_ints(*steps)] if draw.random() < 0.6 else [])], {}, 1
+
+
+def _split(draw: Draw, opset: int) -> Made:
+    data = _any(draw, _shape(draw, int(draw.integers(1, 4)), empty=False))
+    axis = int(draw.integers(data.ndim))
+    size, count = data.shape[axis], int(draw.integers(1, 4))
+    attributes: dict[str, Any] = {"axis": axis - (data.ndim if draw.random() < 0.3 else 0)}
+    if draw.random() < 0.5:
+        cuts = np.sort(draw.integers(0, size + 1, count - 1))
+        sizes = [int(part) for part in np.diff([0, *cuts, size])]
+        more, inputs = _list("split", sizes, opset, 13)
+        return [data, *inputs], attributes | more, count
+    if opset >= 18:
+        attributes["num_outputs"] = count
+    return [data], attributes, count
+
+
+def _gather(draw: Draw, _opset: int) -> Made:
+    data = _any(draw, _shape(draw, int(draw.integers(1, 5)), empty=False))
+    axis = int(draw.integers(data.ndim))
+    size = data.shape[axis]
+    indices = draw.integers(-size if draw.random() < 0.5 else 0, size, _shape(draw, int(draw.integers(0, 3))))
+    return (
+        [data, np.asarray(indices, draw.choice([np.int32, np.int64]))],
+        {"axis": axis - (data.ndim if draw.random() < 0.3 else 0)},
+        1,
+    )
+
+
+def _expand(draw: Draw, _opset: int) -> Made:
+    first, second = _broadcast(draw)
+    return [_any(draw, first), _ints(*second)], {}, 1
+
+
+def _tile(draw: Draw, _opset: int) -> Made:
+    data = _any(draw, _shape(draw))
+    return [data, _ints(*(int(count) for count in draw.integers(0, 4, data.ndim)))], {}, 1
+
+
+def _constant_of_shape(draw: Draw, _opset: int) -> Made:
+    value = {"value": numpy_helper.from_array(_any(draw, [1]))} if draw.random() < 0.6 else {}
+    return [_ints(*_shape(draw))], value, 1
+
+
+def _sizes(draw: Draw, opset: int) -> Made:
+    data = _any(draw, _shape(draw))
+    names = [name for name in ("start", "end") if opset >= 15 and draw.random() < 0.5]
+    return [data], {name: int(draw.integers(-7, 8)) for name in names}, 1
+
+
+def _size(draw: Draw, _opset: int) -> Made:
+    return [_any(draw, _shape(draw))], {}, 1
+
+
+def _range(draw: Draw, _opset: int) -> Made:
+    dtype = draw.choice([np.int32, np.int64, np.float32, np.float64])
+    start, limit, delta = draw.integers(-9, 10), draw.integers(-9, 10), draw.choice([-3, -1, 1, 2, 4])
+    return [np.asarray(value, dtype) for value in (start, limit, delta)], {}, 1
+
+
+def _cast(draw: Draw, opset: int) -> Made:
+    target = draw.choice([1, 6, 7, 9, 10, 11, 2, 3] + ([16] if opset >= 13 else []))
+    return [_any(draw, _shape(draw))], {"to": int(target)}, 1
+
+
+def _cast_like(draw: Draw, _opset: int) -> Made:
+    return [_any(draw, _shape(draw)), _any(draw, _shape(draw))], {}, 1
+
+
+def _clip(draw: Draw, opset: int) -> Made:
+    data = _floats(draw, _shape(draw), np.float32)
+    low, high = sorted(float(bound) for bound in draw.normal(size=2))
+    if opset < 11:
+        return [data], {"min": low, "max": high}, 1
+    return [data, np.asarray(low, np.float32), np.asarray(high, np.float32)][: int(draw.integers(1, 4))], {}, 1
+
+
+def _quantization(draw: Draw, opset: int) -> tuple[list[int], list[int], dict[str, Any]]:
+    """The shape of the data, that of the scale, and the axis."""
+    shape = _shape(draw, int(draw.integers(1, 5)), empty=False)
+    if opset < 13 or draw.random() < 0.4:
+        return shape, [], {}
+    axis = int(draw.integers(len(shape)))
+    return shape, [shape[axis]], {"axis": axis - (len(shape) if draw.random() < 0.3 else 0)}
+
+
+def _quantize(draw: Draw, opset: int) -> Made:
+    shape, parameter, attributes = _quantization(draw, opset)
+    scale = np.asarray(draw.uniform(0.01, 0.2, parameter), np.float32)
+    kind = draw.choice([np.int8, np.uint8])
+    zero_point = [np.asarray(draw.integers(0, 20, parameter), kind)] if draw.random() < 0.7 else []
+    return [_floats(draw, shape, np.float32), scale, *zero_point], attributes, 1
+
+
+def _dequantize(draw: Draw, opset: int) -> Made:
+    _, parameter, attributes = _quantization(draw, opset)
+    scale = np.asarray(draw.uniform(0.01, 0.2, parameter), np.float32)
+    kind = draw.choice([np.int8, np.uint8])
+    data = draw.integers(0, 100, parameter or [3]).astype(kind)
+    if not parameter:
+        attributes = {}
+    elif attributes:
+        attributes["axis"] = 0
+    return (
+        [data, scale, *([np.asarray(draw.integers(0, 20, parameter), kind)] if draw.random() < 0.7 else [])],
+        attributes,
+        1,
+    )
+
+
+def _matmul(draw: Draw, _opset: int) -> Made:
+    rows, inner, columns = (int(size) for size in draw.integers(1, 5, 3))
+    lead = _shape(draw, int(draw.integers(0, 2)), empty=False)
+    a = [*lead, rows, inner] if draw.random() < 0.8 else [inner]
+    b = [*(lead if draw.random() < 0.5 else []), inner, columns] if draw.random() < 0.8 else [inner]
+    dtype = draw.choice([np.float32, np.float64])
+    return [_floats(draw, a, dtype), _floats(draw, b, dtype)], {}, 1
+
+
+GENERATORS: dict[str, Callable[[Draw, int], Made]] = {
+    **dict.fromkeys(("Abs", "Neg", "Sign"), _signed),
+    **dict.fromkeys(("Ceil", "Cos", "Exp", "Floor", "Log", "Reciprocal", "Relu", "Round", "Sigmoid", "Sin"), _unary),
+    **dict.fromkeys(("Softplus", "Sqrt", "Tanh", "Identity"), _unary),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _binary),
+    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _binary),
+    **dict.fromkeys(("And", "Or", "Xor"), _booleans),
+    **dict.fromkeys(("Max", "Min", "Sum"), _several),
+    **dict.fromkeys(
+        ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare"),
+        _reduction(18),
+    ),
+    "ReduceSum": _reduction(13),
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Clip": _clip,
+    "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
+    "DequantizeLinear": _dequantize,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "MatMul": _matmul,
+    "Mod": _mod,
+    "Not": _not,
+    "Pow": _pow,
+    "QuantizeLinear": _quantize,
+    "Range": _range,
+    "Reshape": _reshape,
+    "Shape": _sizes,
+    "Size": _size,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Tile": _tile,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+    "Where": _where,
+}
+assert GENERATORS.keys() == OPERATORS.keys()
+
+
+def expression(seed: int) -> ModelProto | None:
+    """One operator on stored operands that makes y0 (and y1, y2); None where this version does not have it."""
+    draw = np.random.default_rng(seed)
+    op_type = sorted(GENERATORS)[seed % len(GENERATORS)]
+    opset = int(draw.integers(OLDEST, NEWEST + 1))
+    try:
+        onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+    operands, attributes, count = GENERATORS[op_type](draw, opset)
+    named = {f"a{index}": np.asarray(array) for index, array in enumerate(operands) if array is not None}
+    outputs = [f"y{index}" for index in range(count)]
+    node = helper.make_node(op_type, list(named), outputs, **attributes)
+    stored = [numpy_helper.from_array(array, name) for name, array in named.items()]
+    graph = helper.make_graph([node], "g", [], [helper.make_empty_tensor_value_info(name) for name in outputs], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def told(model: ModelProto) -> str:
+    """The expression in words."""
+    node = model.graph.node[0]
+    attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    attributes.pop("value", None)
+    operands = [numpy_helper.to_array(each) for each in model.graph.initializer]
+    small = [array.tolist() if array.size < 8 and array.dtype.kind == "i" else "" for array in operands]
+    shapes = ", ".join(f"{array.dtype}{list(array.shape)}{few}" for array, few in zip(operands, small, strict=True))
+    return f"{node.op_type}-{model.opset_import[0].version} {attributes} of {shapes}"
+
+
+def verdict(model: ModelProto) -> str:
+    """ "believed", "refused", "not run" (believed, and onnxruntime does not take it), or "WRONG"."""
+    import onnxruntime
+
+    graph = Model(read(model.SerializeToString())).main
+    names = list(model.graph.node[0].output)
+    mine = [graph.constant(name) for name in names]
+    if None in mine:
+        return "refused" if graph.dispute(names[0]) else "no value"
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        theirs = session.run(names, {})
+    except Exception:  # noqa: BLE001 - what onnxruntime does not take cannot contradict
+        return "not run"
+    for tensor, other in zip(mine, theirs, strict=True):
+        assert tensor is not None
+        if not _same(tensor.numpy(), np.asarray(other)):
+            return "WRONG"
+    return "believed"
+
+
+def _same(one: Array, other: Array) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.dtype not in FLOATS:
+        return bool(np.array_equal(one, other))
+    roundoff = FLOATS[one.dtype].roundoff
+    scale = np.abs(one[np.isfinite(one)].astype(np.float64)).max(initial=0.0)
+    return bool(
+        np.allclose(one.astype(np.float64), other.astype(np.float64), 64 * roundoff, 64 * roundoff * scale, True)
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("count", type=int, nargs="?", default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    counts: Counter[tuple[str, str]] = Counter()
+    seed, tried = options.seed, 0
+    while tried < options.count:
+        model = expression(seed)
+        seed += 1
+        if model is None:
+            continue
+        tried += 1
+        found = verdict(model)
+        counts[model.graph.node[0].op_type, found] += 1
+        if found == "WRONG":
+            print(found, seed - 1, told(model), flush=True)
+    for op_type in sorted(GENERATORS):
+        row = {found: count for (op, found), count in counts.items() if op == op_type}
+        print(op_type, row)
+    total: Counter[str] = Counter()
+    for (_, found), count in counts.items():
+        total[found] += count
+    print(dict(total))
+    return bool(total["WRONG"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

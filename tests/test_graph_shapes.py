@@ -1,0 +1,131 @@
+"""Shapes from everywhere: inference, the file where it does not contradict that, and each operator by itself."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from bnfold.graph import Model
+from bnfold.onnxfile import read
+from tests.fold_models import Row, check_folds, check_left_alone, fold, numbers
+from tests.oracle import evaluate
+
+
+def _shape(model: ModelProto, value: str) -> tuple[int | str | None, ...] | None:
+    return Model(read(model.SerializeToString())).main.shape(value)
+
+
+# The rank of the value in front is known to nobody but the operator that makes it.
+SHAPES = {
+    "a Conv behind an unknown operator": ("u = acme.What(x) z = Conv(u, w, b) y = Relu(z)", (None, 4, None, None)),
+    "a ConvTranspose, in groups": (
+        "u = acme.What(x) z = ConvTranspose<group=2>(u, w) y = Relu(z)",
+        (None, 6, None, None),
+    ),
+    "a Conv whose weight is computed": (
+        "e = Exp(w) u = acme.What(x) z = Conv(u, e) y = Relu(z)",
+        (None, 4, None, None),
+    ),
+    "what follows from that": ("u = acme.What(x) c = Conv(u, w, b) z = GlobalMaxPool(c) y = Relu(z)", (None, 4, 1, 1)),
+    "a Reshape to sizes known in part": (
+        "s = Shape(x) n = Gather(s, zero1) k = Cast<to=6>(n) t = Concat<axis=0>(k, k126) z = Reshape(x, t) y = Relu(z)",
+        (None, 126),
+    ),
+    "a Reshape to the shape of another value": ("s = Shape(x2) z = Reshape(x, s) y = Relu(z)", (None, 3, 6, 7)),
+    "a Resize to sizes known in part": (
+        "s = Shape(x) n = Slice(s, zero1, two) t = Concat<axis=0>(n, k9) z = Resize(x, , , t) y = Relu(z)",
+        (None, 3, 9, 9),
+    ),
+    "nothing that tells": ("u = acme.What(x) z = Relu(u) y = Relu(z)", None),
+    "a weight that nobody knows": ("u = acme.What(x) e = acme.What(w) z = Conv(u, e) y = Relu(z)", None),
+    "a target that nobody knows": ("z = Reshape(x, form) y = Relu(z)", None),
+}
+_STORED = {
+    "zero1": np.array([0], np.int64),
+    "two": np.array([2], np.int64),
+    "k126": np.array([126], np.int32),
+    "k9": np.array([9, 9], np.int64),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shape(name: str) -> None:
+    text, expected = SHAPES[name]
+    model = Row(text, {"form": "int64[D]"}, _STORED, opset=13).model()
+    shape = _shape(model, "z")
+    if shape is not None:
+        shape = tuple(size if isinstance(size, int) else None for size in shape)
+    assert shape == expected
+
+
+def test_folds_below_ir_version_4() -> None:
+    check_folds(Row("c = Conv(x, w, b) u = Unsqueeze<axes=[1,2]>(g) y = Mul(c, u)", opset=7, ir=3), "Conv")
+
+
+def test_folds_behind_a_target_computed_through_int32() -> None:
+    row = Row(
+        "t = Transpose<perm=[0,2,3,1]>(x) s = Shape(x) n = Gather(s, zero1) k = Cast<to=6>(n)"
+        " j = Concat<axis=0>(k, k126) i = Cast<to=7>(j) r = Reshape(t, i) d = Mul(r, p) y = MatMul(d, q)",
+        constants={**_STORED, "p": numbers(126), "q": numbers(126, 5)},
+        opset=13,
+    )
+    original = row.model()
+    done = fold(original)
+    assert "Mul" not in done.operators
+    fed = {"x": numbers(2, 3, 6, 7)}
+    np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=0, atol=2e-5)
+
+
+def test_a_target_that_a_caller_gives_says_nothing() -> None:
+    row = Row(
+        "r = Reshape(x, /pair|form/) d = Mul(r, p) y = MatMul(d, q)",
+        {"form": "int64[D]"},
+        {"pair": np.array([-1, 126], np.int64), "p": numbers(126), "q": numbers(126, 5)},
+        opset=13,
+    )
+    check_left_alone("SHAPE_UNKNOWN", row)
+
+
+def _declaring(*declared: onnx.ValueInfoProto) -> ModelProto:
+    text = "c = Conv(x, w, b) n = BatchNormalization(c, g, h, m, v) r = Relu(n) k = Mul(r, s) y = Relu(k)"
+    model = Row(text, constants={"s": numbers(4, 1, 1)}).model()
+    model.graph.value_info.extend(declared)
+    return model
+
+
+def _info(name: str, *shape: int | str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+@pytest.mark.parametrize(
+    "stale", [_info("r"), _info("r", "N", 4, 7), _info("r", "N", 5, 4, 5), _info("r", "N", 4, 4, 5, kind=11)], ids=str
+)
+def test_a_declaration_that_contradicts_inference_is_dropped(stale: onnx.ValueInfoProto) -> None:
+    done = fold(_declaring(_info("k", "N", 4, 4, 5), stale))
+    assert [each.name for each in done.model.graph.value_info] == ["k"]
+    assert _shape(_declaring(stale), "r") == ("N", 4, 4, 5)
+
+
+def test_a_declaration_names_what_inference_leaves_open() -> None:
+    model = Row("z = Reshape(x, form) y = Relu(z)", {"form": "int64[2]"}, opset=13).model()
+    model.graph.value_info.append(_info("z", "rows", 126))
+    assert _shape(model, "z") == ("rows", 126)
+    model.graph.value_info[0].CopyFrom(_info("z", "rows", 126, 1))
+    assert _shape(model, "z") in ((None, None), ("rows", 126, 1))
+
+
+def test_a_model_that_nothing_changed_keeps_its_declarations() -> None:
+    model = _declaring(_info("r"))
+    del model.graph.node[1:3]
+    model.graph.node[1].input[0] = "c"
+    model.graph.initializer.append(numpy_helper.from_array(numbers(1), "unused"))
+    opened = Model(read(model.SerializeToString()))
+    opened.main.shape("c")
+    opened.finish()
+    assert [each.name for each in opened.proto.graph.value_info] == ["r"]
+
+
+def test_a_long_chain_of_unknown_shapes_is_followed_once() -> None:
+    chain = " ".join(f"a{n + 1} = Relu(a{n})" for n in range(3000))
+    model = Row(f"u = acme.What(x) a0 = Conv(u, w) {chain} y = Relu(a3000)").model()
+    assert _shape(model, "a3000") == (None, 4, None, None)

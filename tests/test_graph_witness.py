@@ -1,0 +1,139 @@
+"""No evaluator of constants is believed alone: what two that share nothing do not agree on is in dispute."""
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from bnfold.graph import Model, operator_values
+from bnfold.graph.operator_values import Call
+from bnfold.onnxfile import read
+from tests.constant_expressions import GENERATORS, expression, told, verdict
+from tests.fold_models import Row, check_left_alone, numbers
+
+_AXES = {
+    "a": numbers(4),
+    "b": numbers(2, 3),
+    "deep": numbers(2, 3, 1, 1),
+    "from_": np.array([-1]),
+    "to": np.array([-9]),
+}
+
+
+def _expressions(start: int, number: int) -> list[tuple[int, ModelProto]]:
+    made = ((seed, expression(seed)) for seed in count(start))
+    return list(islice(((seed, model) for seed, model in made if model is not None), number))
+
+
+def _wrong(start: int, number: int) -> tuple[list[str], Counter[str]]:
+    found: Counter[str] = Counter()
+    wrong = []
+    for seed, model in _expressions(start, number):
+        answer = verdict(model)
+        found[answer] += 1
+        if answer == "WRONG":
+            wrong.append(f"{seed}: {told(model)}")
+    return wrong, found
+
+
+def test_what_is_believed_is_what_onnxruntime_computes() -> None:
+    wrong, found = _wrong(0, 6 * len(GENERATORS))
+    assert not wrong
+    assert found["believed"] > 5 * len(GENERATORS), found
+
+
+@pytest.mark.soak
+def test_soak_of_constant_expressions() -> None:
+    wrong, _ = _wrong(1_000, 20_000)
+    assert not wrong
+
+
+# Where onnx.reference 1.23 is wrong, or has no answer: no value is believed, although ours follows the specification.
+DISPUTED = {
+    "Unsqueeze-11, negative axes": ("y = Unsqueeze<axes=[-2, -1]>(a)", 11),
+    "Unsqueeze-12, a negative axis between": ("y = Unsqueeze<axes=[-3, -1]>(b)", 12),
+    "Unsqueeze-7, unsorted": ("y = Unsqueeze<axes=[1, 0]>(a)", 7),
+    "Slice-13, before the first element and back": ("y = Slice(a, to, to, from_, from_)", 13),
+    "Shape-15, an end before the first dim": ("y = Shape<end=-6>(deep)", 15),
+    "what is computed from one": ("u = Unsqueeze<axes=[-2, -1]>(a) y = Neg(u)", 11),
+    "another operator of the same": ("u = Unsqueeze<axes=[-2, -1]>(a) v = Mul(u, u) y = Relu(v)", 11),
+}
+
+
+@pytest.mark.parametrize("name", DISPUTED)
+def test_a_dispute_is_no_constant(name: str) -> None:
+    text, opset = DISPUTED[name]
+    graph = Model(read(Row(text, None, _AXES, opset=opset).model().SerializeToString())).main
+    assert graph.constant("y") is None
+    assert graph.dispute("y") is not None
+
+
+def test_what_is_no_constant_is_not_in_dispute() -> None:
+    graph = Model(read(Row("r = Relu(x) y = Add(r, a)", None, {"a": numbers(7)}).model().SerializeToString())).main
+    assert graph.dispute("y") is None
+    assert graph.dispute("a") is None
+    assert graph.dispute("nobody") is None
+
+
+_S = {"s": numbers(4), "t": numbers(4)}
+LEFT_ALONE = {
+    "CONSTANT_DISPUTED: a map of its own": Row(
+        "c = Conv(x, w, b) u = Unsqueeze<axes=/[1, 2]|[-2, -1]/>(s) y = Mul(c, u)", None, _S, opset=11
+    ),
+    "CONSTANT_DISPUTED: a divisor": Row(
+        "c = Conv(x, w, b) u = Unsqueeze<axes=/[1, 2]|[-2, -1]/>(s) y = Div(c, u)", None, _S, opset=11
+    ),
+    "CONSTANT_DISPUTED: a parameter": Row(
+        "k = Unsqueeze<axes=/[1, 2]|[-2, -1]/>(g) l = Squeeze<axes=[1, 2]>(k) c = Conv(x, w, b)"
+        " y = BatchNormalization(c, l, h, m, v)",
+        opset=11,
+    ),
+    "CONSTANT_DISPUTED: the weight": Row(
+        "k = Unsqueeze<axes=/[2, 3]|[-2, -1]/>(flat) c = Conv(x, k, b) y = BatchNormalization(c, g, h, m, v)",
+        None,
+        {"flat": numbers(4, 3)},
+        opset=11,
+    ),
+    "CONSTANT_DISPUTED: the bias": Row(
+        "k = Unsqueeze<axes=/[1, 2]|[-2, -1]/>(b) l = Squeeze<axes=[1, 2]>(k) c = Conv(x, w, l)"
+        " y = BatchNormalization(c, g, h, m, v)",
+        opset=11,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_left_alone(name: str) -> None:
+    check_left_alone(name.partition(":")[0], LEFT_ALONE[name])
+
+
+def _instead(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[Call], Any]:
+    return lambda call: function(call.operand())
+
+
+PLANTED: dict[str, tuple[str, int, Callable[[Call], Any]]] = {
+    "another axis": ("y = Unsqueeze<axes=[1]>(a)", 12, _instead(lambda a: a.reshape(1, -1))),
+    "another order": ("y = Transpose(b)", 18, _instead(lambda b: b.reshape(3, 2))),
+    "another dtype": ("y = Identity(n)", 18, _instead(lambda n: n)),
+    "another rounding": ("y = Exp(a)", 18, _instead(lambda a: np.exp(a).astype(np.float16).astype(np.float32))),
+    "another shape": ("y = Flatten(b)", 18, _instead(lambda b: b.reshape(1, -1))),
+    "another epsilon": ("y = Sqrt(p)", 18, _instead(lambda p: np.sqrt(p + np.float32(1e-3)))),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_bug_is_a_dispute(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, opset, planted = PLANTED[name]
+    stored = {**_AXES, "p": numbers(4, low=0.5), "n": numbers(4)}
+    if name == "another dtype":
+        text, planted = "z = Neg(n) y = Neg(z)", _instead(lambda n: -n.astype(np.float64))
+    model = Row(text, None, stored, opset=opset).model()
+    assert Model(read(model.SerializeToString())).main.constant("y") is not None
+    monkeypatch.setitem(operator_values.OPERATORS, model.graph.node[0].op_type, planted)
+    graph = Model(read(model.SerializeToString())).main
+    assert graph.constant("y") is None
+    assert graph.dispute("y") is not None
