@@ -74,6 +74,7 @@ class Linear:
     def channels(self) -> int | None:
         """How many indices the channel axis has; None where that is not known."""
         sizes = {term.channels for terms in self.terms.values() for term in terms} - {None}
+        sizes |= {self.shift.size} if self.shift.ndim else set()
         return sizes.pop() if len(sizes) == 1 else None
 
 

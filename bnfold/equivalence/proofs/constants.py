@@ -1,5 +1,7 @@
 """The constants of one model as numbers, for the proofs: read from the file, or computed from what stands there."""
 
+import math
+
 import numpy as np
 from onnx import TensorProto, helper
 
@@ -29,6 +31,12 @@ class Constants:
     def is_constant(self, value: Value) -> bool:
         """Whether no caller can influence a value."""
         return value in self.owner.constant_made or self.owner.stored(value) is not None
+
+    def count(self, piece: Piece) -> int:
+        """How many numbers a piece stores, in initializers and in nodes."""
+        stored = sum(math.prod(tensor.dims) for tensor in piece.constants.values())
+        held = [each.t for place in piece.nodes for each in self.owner.node(place).attribute if each.HasField("t")]
+        return stored + sum(math.prod(tensor.dims) for tensor in held)
 
     def tensor(self, value: Value) -> TensorProto | None:
         """The tensor that a constant is, stored or in a Constant node; None where it is computed."""

@@ -39,6 +39,8 @@ from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
 from bnfold.equivalence.structure.scopes import Piece, Value
 
 _IMPULSE = 64.0
+_MOST_WEIGHTS = 1 << 24
+"""Each is held in float64 several times over while a piece is evaluated."""
 _FEWEST_ROWS, _MOST_ROWS, _IMPULSE_COST = 2, 32, 1 << 21
 
 
@@ -98,16 +100,35 @@ class Proof:
 
 
 def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
-    """The proof of one obligation that is not settled."""
-    before, after = common.before, common.after
+    """The proof of one obligation that is not settled: composed where it can be, else evaluated."""
     shell = _described(obligation, common)
     if obligation.before is None or obligation.after is None:
         return replace(shell, reason=obligation.reason)
     with suppress(Uncomposed, Unknowable, *_MALFORMED):
         return _composed(obligation, obligation.before, obligation.after, common, shell)
+    return _evaluated(obligation, obligation.before, obligation.after, common, shell, seed)
+
+
+def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed: int) -> Proof:
+    """The same proof where it is broken, and evaluating the piece does not say the opposite: then nothing is known."""
+    if proof.standing is not Standing.BROKEN or obligation.before is None or obligation.after is None:
+        return proof
+    shell = replace(proof, standing=Standing.UNDECIDED)
+    if _evaluated(obligation, obligation.before, obligation.after, common, shell, seed).standing is Standing.HOLDS:
+        return replace(shell, reason=f"composed and evaluated it comes out differently: {proof.reason}")
+    return proof
+
+
+def _evaluated(
+    obligation: Obligation, before_piece: Piece, after_piece: Piece, common: Correspondence, shell: Proof, seed: int
+) -> Proof:
+    """The proof by what both pieces make of the same feeds, in float64."""
+    before, after = common.before, common.after
+    if common.new_constants.count(after_piece) > _MOST_WEIGHTS:
+        return replace(shell, reason="it has too many weights to be evaluated")
     renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
-    old = before.cut(obligation.before, list(renamed))
-    new = after.cut(obligation.after, list(dict.fromkeys(renamed.values())))
+    old = before.cut(before_piece, list(renamed))
+    new = after.cut(after_piece, list(dict.fromkeys(renamed.values())))
     try:
         for model in (old, new):
             store_constants(model)
@@ -119,7 +140,7 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     if len(old.graph.node) - len(new.graph.node) > 1:
         with suppress(Unknowable):
             sizes_of.append(MagnitudeBound(old, {}))
-    output, allowances = obligation.before.output.name, _allowances(new, changed)
+    output, allowances = before_piece.output.name, _allowances(new, changed)
     found: list[Proof] = []
     reason = "no shapes for its inputs are known"
     for choice in common.shapes.candidates(old, list(renamed)):

@@ -157,15 +157,16 @@ class Difference:
                 return
             parts = error / size
             share = float(parts.max()) / allowance
-            if not math.isfinite(share) or share > self.share:
+            if not share <= 1:  # also where something is not finite
                 same = (was == now) | (np.isnan(was) & np.isnan(now))
                 error = np.where(same, 0.0, np.nan_to_num(error, nan=np.inf, posinf=np.inf))
                 parts = np.nan_to_num(np.where(same, 0.0, error / size), nan=np.inf, posinf=np.inf)
                 worst, share = float(error.max()), float(parts.max()) / allowance
-            if share > self.share:
-                index = [int(each) for each in np.unravel_index(int(parts.argmax()), parts.shape)]
-                index[:1] = [first + each for each in index[:1]]
-                self.share, self.place = share, f"{what} {index}" if index else what
+                if share > self.share:
+                    index = [int(each) for each in np.unravel_index(int(parts.argmax()), parts.shape)]
+                    index[:1] = [first + each for each in index[:1]]
+                    self.place = f"{what} {index}" if index else what
+            self.share = max(self.share, share)
             self.error = max(self.error, worst)
 
 
