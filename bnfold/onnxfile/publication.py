@@ -9,13 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bnfold.atomic import sync
 from bnfold.errors import OutputError
 from bnfold.onnxfile.assembly import Assembly, Written
-from bnfold.onnxfile.claim import Claim
-from bnfold.onnxfile.layout import Layout, Weights
+from bnfold.onnxfile.marks import SOURCE, set_mark
 from bnfold.onnxfile.model_file import OnnxFile
-from bnfold.onnxfile.new_files import NewFiles, sync
-from bnfold.onnxfile.old_data import locations_of, superseded
+from bnfold.onnxfile.new_files import NewFiles
+from bnfold.onnxfile.old_data import named_data, superseded
+from bnfold.onnxfile.output_lock import OutputLock
+from bnfold.onnxfile.weight_layout import Layout, Weights
 
 
 class Publication:
@@ -33,9 +35,11 @@ class Publication:
         with self._errors():
             self.target = Path(os.path.realpath(self._named))
             self._old = self._inspect()
-        self._claim: Claim | None = None
+        self._lock: OutputLock | None = None
         self._made: NewFiles | None = None
         self._written: Written | None = None
+        self.left: tuple[Path, ...] = ()
+        """Data of the output before this one, which was left because other files may name it."""
 
     def _inspect(self) -> os.stat_result | None:
         """Refuse early; the status of what is at the target now."""
@@ -70,13 +74,13 @@ class Publication:
         *,
         untouched: bool,
         layout: Layout | None = None,
-        told: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
         hashed: bool = True,
     ) -> Written:
         """Write the model. With `untouched` and the input's layout, the input file(s) are copied as they are.
 
-        `told` is called whenever bytes were written, with how many there are and about how many there will be. Called
-        again, it replaces what it wrote before. Without `hashed` no sha256 is computed, of the input neither. Raises
+        `progress` is called whenever bytes were written, with how many there are and about how many there will be. A
+        second call replaces what the first wrote. Without `hashed` no sha256 is computed, of the input neither. Raises
         OutputError; ModelError if the input changed meanwhile.
         """
         layout = layout or Layout()
@@ -84,8 +88,10 @@ class Publication:
         try:
             with self._errors():
                 made = self._acquire()
-                made.told = (
-                    None if told is None else _summed(told, file.nbytes + sum(d.nbytes for d in file.data_files))
+                made.progress = (
+                    None
+                    if progress is None
+                    else _summed(progress, file.nbytes + sum(d.nbytes for d in file.data_files))
                 )
                 assembly = Assembly(file, self.target, made, hashed=hashed)
                 if hashed:
@@ -101,8 +107,13 @@ class Publication:
             self._discard()
             raise
 
-    def publish(self) -> None:
-        """Make what was written durable and put it in its place: from here on it is the output."""
+    def publish(self, source: bytes | None = None) -> None:
+        """Make what was written durable and put it in its place: from here on it is the output.
+
+        `source` marks it as made from that (`marks.SOURCE`), outside of its bytes.
+        """
+        if source is not None:
+            set_mark(self.path, SOURCE, source)
         self._commit(self.target)
 
     def keep_as(self, path: str | os.PathLike[str]) -> None:
@@ -135,29 +146,29 @@ class Publication:
 
     def _acquire(self) -> NewFiles:
         """Make sure that nobody else writes this output, and remove what a killed process left of it."""
-        if self._claim is None:
-            self._claim = Claim(self.target)
+        if self._lock is None:
+            self._lock = OutputLock(self.target)
             try:
-                self._claim.acquire()
-                self._sweep(self._claim.leftovers())
-                self._claim.forget()
+                self._lock.acquire()
+                self._sweep(self._lock.leftovers())
+                self._lock.forget()
             except BaseException:
                 self._release()
                 raise
         if self._made is None:
-            self._made = NewFiles(self.target, self._old, self._claim)
+            self._made = NewFiles(self.target, self._old, self._lock)
         return self._made
 
     def _sweep(self, leftovers: list[Path]) -> None:
-        used = locations_of(self.target) if leftovers and self._old is not None else frozenset()
+        used = named_data(self.target) if leftovers and self._old is not None else frozenset()
         for path in leftovers:
             if used is not None and path.relative_to(self.target.parent).as_posix() not in used:
                 path.unlink(missing_ok=True)
 
     def _release(self) -> None:
-        if self._claim is not None:
-            self._claim.release()
-        self._claim = self._made = None
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = self._made = None
 
     def _commit(self, place: Path) -> None:
         assert self._written is not None, "nothing was written yet"
@@ -165,14 +176,16 @@ class Publication:
         with self._errors():
             self._made.sync()
             sync(self.path)
-            before = locations_of(place) if place.exists() else None
+            before = named_data(place) if place.exists() else None
             now = self._written.data_files
             self.path.replace(place)
             self._written = None
             self._made.keep()
         with suppress(OSError):  # it is published already
             sync(place.parent)
-            for path in superseded(place, before or (), now):
+            old = superseded(place, before or (), now)
+            self.left = old.left
+            for path in old.removable:
                 path.unlink()
 
     def _discard(self) -> None:
@@ -196,12 +209,12 @@ class Publication:
             raise OutputError(f"{self._named}: cannot be written: {reason}; {advice}") from error
 
 
-def _summed(told: Callable[[int, int], None], total: int) -> Callable[[int], None]:
+def _summed(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]:
     done = 0
 
     def add(count: int) -> None:
         nonlocal done
         done += count
-        told(done, total)
+        progress(done, total)
 
     return add

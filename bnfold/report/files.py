@@ -4,11 +4,11 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from bnfold.errors import OutputError, UsageError
+from bnfold.atomic import create, hidden_name
+from bnfold.errors import OutputError
 
 
 class ReportFile:
@@ -16,17 +16,14 @@ class ReportFile:
 
     A regular file is written beside its place and moved there, so a reader sees the old report or the new one.
     A device or pipe (``/dev/stdout``) is written directly; the path ``-`` stands for standard output, which is the
-    caller's to write. Raises `OutputError` where that cannot work, `UsageError` where `path` is one of the files that
-    are `taken`: the models and feeds of the same run.
+    caller's to write. Raises `OutputError` where that cannot work.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, taken: Iterable[str | os.PathLike[str]] = ()) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.is_standard_output = os.fspath(path) == "-"
         if self.is_standard_output:
             return
-        if any(os.path.realpath(other) == os.path.realpath(path) for other in taken):
-            raise UsageError(f"the report cannot go to {self.path}, which this run uses for something else")
         try:
             self._special = _is_special(self.path)
             # A link is followed, so that the file it names is what gets replaced.
@@ -54,17 +51,18 @@ class ReportFile:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 stream.write(text)
-            with suppress(FileNotFoundError):
-                temporary.chmod(stat.S_IMODE(self._target.stat().st_mode))
             temporary.replace(self._target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
     def _beside(self) -> tuple[int, Path]:
-        """A new file beside the target, open for writing, with the permissions that `open` would give it."""
-        path = self._target.with_name(f".{self._target.name[:60]}.{secrets.token_hex(4)}.tmp")
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path
+        """A new hidden file beside the target, open for writing."""
+        old = None
+        with suppress(FileNotFoundError):
+            old = self._target.stat()
+        path = self._target.with_name(hidden_name(self._target.name, secrets.token_hex(4)))
+        return create(path, old), path
 
     def _failed(self, error: OSError) -> OutputError:
         return OutputError(f"the report cannot be written to {self.path}: {error.strerror or error}")
