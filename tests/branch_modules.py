@@ -78,16 +78,16 @@ def acnet(channels: int = 5, outputs: int = 7) -> nn.Module:
     )
 
 
-def dbb(channels: int = 5, outputs: int = 6) -> nn.Module:
-    """3 x 3, 1 x 1, 1 x 1 then 3 x 3, 1 x 1 then averages; without padding, where the sequences are exact."""
+def dbb(channels: int = 5, outputs: int = 6, *, padded: bool = False) -> nn.Module:
+    """3 x 3, 1 x 1 then 3 x 3, 1 x 1 then averages. The sequences are one kernel exactly where nothing is padded."""
+    padding = 1 if padded else 0
 
     def block(inputs: int) -> nn.Module:
+        three, behind = (nn.Conv2d(inputs, outputs, 3, padding=padding, bias=False) for _ in range(2))
         return Sum(
-            nn.Sequential(nn.Conv2d(inputs, outputs, 3, bias=False), nn.BatchNorm2d(outputs)),
-            nn.Sequential(
-                conv_bn(inputs, inputs, 1), nn.Conv2d(inputs, outputs, 3, bias=False), nn.BatchNorm2d(outputs)
-            ),
-            nn.Sequential(conv_bn(inputs, outputs, 1), nn.AvgPool2d(3, 1), nn.BatchNorm2d(outputs)),
+            nn.Sequential(three, nn.BatchNorm2d(outputs)),
+            nn.Sequential(conv_bn(inputs, inputs, 1), behind, nn.BatchNorm2d(outputs)),
+            nn.Sequential(conv_bn(inputs, outputs, 1), nn.AvgPool2d(3, 1, padding), nn.BatchNorm2d(outputs)),
         )
 
     return nn.Sequential(block(channels), nn.ReLU(), block(outputs), nn.ReLU())
