@@ -6,15 +6,14 @@ when the output is published or given up.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from bnfold.atomic import SUFFIX, hidden_name
 from bnfold.errors import OutputError
 
-SUFFIX = ".bnfold"
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 Identity = tuple[int, int]  # device and inode
 
@@ -24,14 +23,7 @@ def identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def hidden_name(name: str, tail: str) -> str:
-    """`.name.tail.bnfold`, with a hash for a name so long that the result would not be allowed (255 bytes)."""
-    if len(os.fsencode(name)) > 200:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return f".{name}.{tail}{SUFFIX}"
-
-
-class Claim:
+class OutputLock:
     """The lock of one output, held from `acquire` to `release`.
 
     A signal may interrupt each of them anywhere, between a system call and the note of its result too; `release` tidies
