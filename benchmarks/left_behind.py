@@ -1,9 +1,9 @@
-"""Constant gains and biases right behind a linear operator, before bnfold and after: python -m benchmarks.left_behind FILE...
+"""Constant gains and biases right behind a linear operator, before and after: python -m benchmarks.left_behind FILE...
 
-A FILE is a model, or the name of an installed distribution, which stands for all models in it. Counted are Mul, Div, Add
-and Sub by a stored constant of one number or of one per channel, on what a Conv or Gemm with stored weights makes, where
-nothing else reads that: each could be part of that weight or bias. Beside them the normalizations that are left. Nothing
-here uses the code that folds.
+A FILE is a model, or the name of an installed distribution, which stands for all models in it. Counted are Mul, Div,
+Add and Sub by a stored constant of one number or of one per channel, on what a Conv or Gemm with stored weights makes,
+where nothing else reads that: each could be part of that weight or bias. Beside them the normalizations that are left.
+Nothing here uses the code that folds.
 """
 
 import subprocess
