@@ -14,6 +14,9 @@ REPOSITORY = Path(__file__).parents[1]
 LAYERS = {
     "errors": 0,
     "lifetime": 0,
+    "activity": 0,
+    "streams": 0,
+    "supervision": 1,
     "process": 0,
     "progress": 0,
     "decisions": 0,
