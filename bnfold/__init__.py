@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence import Verification as Verification
     from bnfold.errors import BnfoldError as BnfoldError
     from bnfold.errors import ModelError as ModelError
+    from bnfold.errors import ModelWarning as ModelWarning
     from bnfold.errors import OutputError as OutputError
     from bnfold.errors import ProviderError as ProviderError
     from bnfold.errors import ResourceLimitError as ResourceLimitError
@@ -69,8 +70,9 @@ _HOME = {
     **dict.fromkeys(("NotEquivalentError", "assert_equivalent"), "bnfold.assertions"),
     **dict.fromkeys(("Action", "Decision", "Reason"), "bnfold.decisions"),
     **dict.fromkeys(("Measurement", "Verdict", "Verification"), "bnfold.equivalence"),
-    **dict.fromkeys(("BnfoldError", "ModelError", "OutputError", "ProviderError"), "bnfold.errors"),
-    **dict.fromkeys(("ResourceLimitError", "StatisticsError", "UsageError", "VerificationError"), "bnfold.errors"),
+    **dict.fromkeys(("BnfoldError", "ModelError", "ModelWarning", "OutputError"), "bnfold.errors"),
+    **dict.fromkeys(("ProviderError", "ResourceLimitError", "StatisticsError"), "bnfold.errors"),
+    **dict.fromkeys(("UsageError", "VerificationError"), "bnfold.errors"),
     **dict.fromkeys(("Layout", "Weights"), "bnfold.onnxfile"),
     **dict.fromkeys(("CalibrationOptions", "FreezeOptions", "InspectOptions", "OptimizeOptions"), "bnfold.options"),
     **dict.fromkeys(("RecalibrateOptions", "VerifyOptions"), "bnfold.options"),

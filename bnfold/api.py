@@ -16,7 +16,7 @@ from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
 from bnfold.lifetime import gives_back
-from bnfold.optimization import Request, Result, comparison, input_summary
+from bnfold.optimization import Request, Result, comparison, input_summary, unmatched
 from bnfold.options import (
     DataOptions,
     FreezeOptions,
@@ -32,9 +32,10 @@ from bnfold.passes.affine_ops import is_affine_op
 from bnfold.passes.classification import Kind, classify, find_disguise, is_dropout, is_in_train_mode
 from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Description, Mode, describe, is_batch_norm
+from bnfold.paths import require_utf8
 from bnfold.pipeline import run_on
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
-from bnfold.sources import AnyModel, blamed, read_model, runnable
+from bnfold.sources import AnyModel, blamed, is_path, read_model, runnable
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -124,10 +125,9 @@ def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) ->
     another function: the verdict is "substituted", and the report holds the measured change.
 
     `assume_constant_initializers`: those that are also inputs are folded as well, and verification replaces none.
-    `proof`: whether every rewrite is proved in float64 as well: "always", "never", "instead" for where onnxruntime
-    cannot run the model, or "auto" for there and where that is cheap; where nothing could be run, proofs that all hold
-    give the verdict "proved". `on_mismatch`: where the result differs, the folds that are guilty are named, and with
-    "rollback" the rest is published, verified.
+    `proof`: every rewrite is proved in float64 as well, unless "never"; where onnxruntime cannot run the model, proofs
+    that all hold give the verdict "proved". `on_mismatch`: where the result differs, the folds that are guilty are
+    named, and with "rollback" the rest is published, verified.
 
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
     and no time is spent on them. `progress` is called now and then with what is being counted
@@ -203,8 +203,8 @@ def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
         raise UsageError(
             f"no walk to explain: {options.explain!r} is no normalization that could be folded in this model"
         )
-    infos = [_info(decision, found[decision.scope, decision.node]) for decision in decisions]
-    return Inspection(summaries[0], tuple(infos))
+    infos = [_info(decision, found.get((decision.scope, decision.node), _BRANCH)) for decision in decisions]
+    return Inspection(summaries[0], tuple(infos), notes=tuple(unmatched({"--keep": options.keep}, decisions)))
 
 
 @_verifies(VerifyOptions)
@@ -213,9 +213,10 @@ def verify(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> 
 
     The reference runs with onnxruntime's own graph optimizations off, the candidate without and with them. It may also
     be a torch.nn.Module, which is run in eval mode on the inputs of the candidate. `layers` also compares values inside
-    the two models, and says which diverges first. `proof`, as for `optimize`, says whether every difference between the
-    two files is proved to be rounding as well; by default ("instead") only where onnxruntime cannot run them. In one of
-    the feeds initializers that are also inputs are replaced, unless `assume_constant_initializers`.
+    the two models, and says which diverges first. Every difference between the two files is proved to be rounding as
+    well where that can be, unless `proof` is "never"; with "always" a proof that fails decides, whatever limits and
+    data are given. In one of the feeds initializers that are also inputs are replaced, unless
+    `assume_constant_initializers`.
 
     Raises UsageError, ModelError or ProviderError; a model that onnxruntime cannot run is a verdict, not an error.
     """
@@ -232,6 +233,9 @@ def verify_with(reference: AnyModel, candidate: AnyModel, options: VerifyOptions
 def _verified(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
     from bnfold import equivalence
 
+    for model, what in ((reference, "REFERENCE"), (candidate, "CANDIDATE")):
+        if is_path(model):
+            require_utf8(model, what)
     module = equivalence.is_module(reference)
     for model in [candidate] if module else [reference, candidate]:
         Model(read_model(model, strict=False))  # raises where the structure is not sound
@@ -258,6 +262,10 @@ class _Look:
     fed_by: str
     kind: str
     diagnoses: tuple[Diagnosed, ...]
+
+
+# A linear operator beside others: it is a branch, and no normalization.
+_BRANCH = _Look(Description(Mode.INFERENCE, "", None, None, None), "", "branch", ())
 
 
 def _looked_at(node: NodeProto, graph: Graph) -> _Look:

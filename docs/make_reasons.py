@@ -329,6 +329,18 @@ EXAMPLES: dict[Reason, Example] = {
         note="`whole` holds integers",
         constants={"whole": np.arange(1, 5)},
     ),
+    Reason.KERNELS_DIFFER: Example(
+        'c = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w, b) d = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w1) '
+        "y = Add(c, d)",
+        "Export with numbers for the padding: here what is read depends on whether the size is even.",
+        note="`w1` is [4, 3, 1, 1]",
+    ),
+    Reason.MORE_WORK: Example(
+        "c = Conv<pads=[0,1,0,1]>(x, across, b) d = Conv<pads=[1,0,1,0]>(x, down, b) y = Add(c, d)",
+        "A kernel of three rows and three columns has nine weights, a row and a column have six: two are cheaper.",
+        note="`across` is [4, 3, 1, 3], `down` is [4, 3, 3, 1]",
+        constants={"across": numbers(4, 3, 1, 3), "down": numbers(4, 3, 3, 1)},
+    ),
     Reason.MORE_NODES: Example(
         f"d = MatMul(t, k) e = MatMul(t, k2) c = Concat<axis=1>(d, e) y = {N}<epsilon=0.0>(c, one8, h8, zero8, one8)",
         "MatMul has no bias: two of them would need an Add each for the one normalization.",

@@ -4,9 +4,11 @@
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.passes.freeze_batch_norm import FreezeBatchNorm, FreezeBatchNormOptions
+from bnfold.passes.merge_branches import MergeBranches, MergeBranchesOptions
 from bnfold.passes.options import PassOptions
 from bnfold.passes.protocol import Pass, Preserves
 from bnfold.passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateBatchNormOptions
@@ -18,6 +20,8 @@ __all__ = [
     "FoldBatchNormOptions",
     "FreezeBatchNorm",
     "FreezeBatchNormOptions",
+    "MergeBranches",
+    "MergeBranchesOptions",
     "Pass",
     "PassOptions",
     "Preserves",
@@ -42,11 +46,22 @@ def _freeze(options: PassOptions) -> Pass | None:
 
 
 def _fold(options: PassOptions) -> Pass | None:
-    if not options.fold:
-        return None
-    return FoldBatchNorm(
-        FoldBatchNormOptions(options.keep, options.lower, options.explain, options.told, options.forbidden)
+    return FoldBatchNorm(_fold_options(options)) if options.fold else None
+
+
+def _fold_options(options: PassOptions) -> FoldBatchNormOptions:
+    lower = options.lower and not options.merge_branches  # what stays may be a branch
+    return FoldBatchNormOptions(
+        options.keep, lower, options.explain, options.told, options.forbidden, options.bias_adds
     )
+
+
+def _merge(options: PassOptions) -> Pass | None:
+    """Beside folding only, which goes on behind what was merged."""
+    if not options.fold or not options.merge_branches:
+        return None
+    fold = replace(_fold_options(options), lower=options.lower)
+    return MergeBranches(MergeBranchesOptions(options.keep, options.forbidden), fold)
 
 
 def _recalibrate(options: PassOptions) -> Pass | None:
@@ -58,7 +73,7 @@ def _substitute(options: PassOptions) -> Pass | None:
 
 
 # In the order in which they run; None where the options do not ask for a pass.
-ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (_recalibrate, _freeze, _substitute, _fold)
+ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (_recalibrate, _freeze, _substitute, _fold, _merge)
 
 
 def default_passes(options: PassOptions | None = None) -> list[Pass]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import DEFAULT_DOMAINS, FLOAT_TYPES, FLOATS, Graph, Tensor, number
+from bnfold.graph import DEFAULT_DOMAINS, FLOAT_TYPES, FLOATS, Graph, Tensor, attribute, number
 from bnfold.passes.affine import IDENTITY, ChannelAffine
 from bnfold.passes.classification import dropout_mode
 from bnfold.passes.normalization import BatchNorm, Mode, read_batch_norm
@@ -27,6 +27,8 @@ from bnfold.passes.step import (
     require_axis,
     stored_vector,
 )
+
+_ML_DOMAIN = ("ai.onnx.ml",)
 
 
 class AffineOp(NamedTuple):
@@ -44,7 +46,7 @@ def read_affine(node: NodeProto, graph: Graph) -> AffineOp:
 
 def is_affine_op(node: NodeProto) -> bool:
     """Whether the operator can be a per-channel map at all."""
-    return node.op_type in AFFINE_OPS and node.domain in DEFAULT_DOMAINS
+    return node.op_type in AFFINE_OPS and node.domain in (_ML_DOMAIN if node.op_type == "Scaler" else DEFAULT_DOMAINS)
 
 
 def is_transparent(node: NodeProto, graph: Graph) -> bool:
@@ -75,6 +77,25 @@ def cast_dtypes(node: NodeProto, graph: Graph) -> tuple[np.dtype | None, np.dtyp
 
 def _batch_normalization(node: NodeProto, graph: Graph) -> AffineOp:
     return AffineOp(node, 0, read_batch_norm(node, graph).affine)
+
+
+def _scaler(node: NodeProto, graph: Graph) -> AffineOp:
+    """(x - offset) * scale for each feature of [N, C], or one number for all of any shape: ai.onnx.ml Scaler-1.
+
+    Only where x is float32: it makes nothing else.
+    """
+    if len(node.input) != 1:
+        raise Refused(Reason.MALFORMED, graph.label(node))
+    given = (attribute(node, name) for name in ("offset", "scale"))
+    offset, scale = (np.asarray([] if each is None else each, np.float64) for each in given)
+    if offset.shape != scale.shape or not scale.size:
+        raise Refused(Reason.PARAMETER_SHAPE, f"{offset.size} offsets and {scale.size} scales of {graph.label(node)}")
+    if graph.dtype(node.input[0]) != np.float32:
+        raise Refused(Reason.UNSUPPORTED_DTYPE, f"{graph.label(node)} makes float32 of {graph.dtype(node.input[0])}")
+    shape = known_shape(graph, node.input[0]) if scale.size > 1 else ()
+    if scale.size > 1 and (len(shape) != 2 or shape[1] != scale.size):
+        raise Refused(Reason.NOT_PER_CHANNEL, f"{scale.size} scales for a value of shape {list(shape)}")
+    return AffineOp(node, 0, ChannelAffine.of(scale, -offset * scale, len(shape) - 1 if shape else 0))
 
 
 def _arithmetic(node: NodeProto, graph: Graph) -> AffineOp:
@@ -315,6 +336,7 @@ AFFINE_OPS: dict[str, Callable[[NodeProto, Graph], AffineOp]] = {
     "Add": _arithmetic,
     "Sub": _arithmetic,
     "Div": _arithmetic,
+    "Scaler": _scaler,
 }
 ABSORB_OUTPUT: dict[str, Handler] = {
     "BatchNormalization": output_batch_normalization,

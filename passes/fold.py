@@ -33,6 +33,14 @@ TOWARD_CONSUMERS: dict[str, Handler] = {
     **linear_ops.ABSORB_INPUT,
 }
 
+# What may lie between a gain or a bias and the linear operator beside it.
+_BESIDE = frozenset(
+    {
+        *linear_ops.ABSORB_OUTPUT,
+        *("Identity", "Dropout", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+    }
+)
+
 
 @dataclass(frozen=True)
 class NewAdd:
@@ -73,10 +81,15 @@ class Plan:
 
 
 class Search:
-    """One search for a place for one map; `trace` tells what was tried and where it stopped."""
+    """One search for a place for one map; `trace` tells what was tried and where it stopped.
 
-    def __init__(self, graph: Graph, trace: list[str] | None = None) -> None:
+    With `near` only a linear operator right beside it is a place, or the Add that is the bias of a MatMul there: what
+    else lies between may only lay the value out anew.
+    """
+
+    def __init__(self, graph: Graph, trace: list[str] | None = None, *, near: bool = False) -> None:
         self.graph = graph
+        self._near = near
         self._trace = trace
         self._steps = 0
         self._depth = 0
@@ -98,7 +111,7 @@ class Search:
 
     def _toward_producer(self, reader: NodeProto, index: int, value: str, affine: ChannelAffine) -> Plan:
         graph = self.graph.model.owner(reader)
-        constant = graph.constant(value)
+        constant = None if self._near else graph.constant(value)
         if constant is not None:
             return Plan([NewConstant(reader, index, _mapped(constant, affine))], absorbers=[reader])
         node = self._maker(graph, value, reader)
@@ -190,6 +203,8 @@ class Search:
         if node.domain not in DEFAULT_DOMAINS or graph.model.is_function_call(node):
             raise Refused(Reason.UNKNOWN_OPERATOR, f"{graph.label(node)} is {node.domain}::{node.op_type}")
         handler = table.get(node.op_type)
+        if self._near and node.op_type not in _BESIDE and not linear_ops.is_bias_of_matmul(node, graph):
+            raise Refused(Reason.BARRIER, f"{graph.label(node)} is {node.op_type}")
         if handler is None:
             reason = Reason.BARRIER if node.op_type in carriers.BARRIERS else Reason.UNKNOWN_OPERATOR
             raise Refused(reason, f"{graph.label(node)} is {node.op_type}")

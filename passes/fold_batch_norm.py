@@ -1,5 +1,7 @@
 """fold-batch-norm: y = k x + t moves into the operator before it or into all behind it.
 
+A constant gain or bias is no normalization, but where a linear operator stands right beside it, that takes it up too.
+
 Sound where every operator on the way is linear in each channel and nothing else sees the values that change: the
 tables say which (`affine_ops`, `linear_ops`, `carriers`). What is left of a run is merged into as few operators as
 possible; what stays is kept with the reason of the nearest miss.
@@ -8,6 +10,7 @@ possible; what stays is kept with the reason of the nearest miss.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -21,7 +24,13 @@ from bnfold.passes.direct_folds import DirectFolds
 from bnfold.passes.fold import Plan, Search
 from bnfold.passes.normalization import is_batch_norm, plain_affines, read_batch_norm
 from bnfold.passes.protocol import Preserves
-from bnfold.passes.runs import Run, collect_run, may_be_normalization, scales_a_computed_normalization
+from bnfold.passes.runs import (
+    Run,
+    collect_run,
+    is_part_of_a_pattern,
+    may_be_normalization,
+    scales_a_computed_normalization,
+)
 from bnfold.passes.step import known_rank, stored_vector
 
 _TOLD_EVERY = 256
@@ -33,7 +42,8 @@ class FoldBatchNormOptions:
 
     `explain`: the name of a node; the decision on it then tells the walk. `told`: is called now and then with how many
     places of a scope were looked at, and how many there are. `forbidden`: scope and label of normalizations that stay,
-    with what stands in one run with them, because folding them was found to be wrong.
+    with what stands in one run with them, because folding them was found to be wrong. `bias_adds`: a constant gain or
+    bias goes into the linear operator beside it.
     """
 
     keep: tuple[str, ...] = ()
@@ -41,6 +51,7 @@ class FoldBatchNormOptions:
     explain: str | None = None
     told: Callable[[int, int], None] | None = None
     forbidden: frozenset[tuple[str, str]] = frozenset()
+    bias_adds: bool = True
 
 
 class Rewrite(NamedTuple):
@@ -68,9 +79,14 @@ class FoldBatchNorm:
 
     def _rounds(self, model: Model) -> list[Decision]:
         decisions: dict[tuple[str, str], Decision] = {}
-        original = {
-            id(node): graph.label(node) for graph in model.graphs for node in graph.nodes() if is_affine_op(node)
-        }
+        if model.first_labels is None:
+            model.first_labels = {
+                id(node): graph.label(node)
+                for graph in model.graphs
+                for node in graph.nodes()
+                if is_affine_op(node) or not node.name
+            }
+        original = model.first_labels
         while True:
             before = len(model.edits)
             for graph in model.graphs:
@@ -111,10 +127,9 @@ class FoldBatchNorm:
                 decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
                 continue
             run = self._without_kept(run, original)
-            if not run.is_normalization:
+            if not run.is_normalization or _is_of_a_computed_one(run, graph):
                 looked_at.update(map(id, run.sure_nodes))
-                continue
-            if not run.batch_norms and scales_a_computed_normalization(run.first.node, run.first.data, graph):
+                decisions += self._gain_or_bias(run, graph, original)
                 continue
             seen.update(map(id, run.nodes))
             if any(self._is_forbidden(each, graph, original) for each in run.nodes):
@@ -146,6 +161,26 @@ class FoldBatchNorm:
                 return Run(run.members[:position])
         return run
 
+    def _gain_or_bias(self, run: Run, graph: Graph, original: Mapping[int, str]) -> list[Decision]:
+        """The decision on a gain or bias that goes into the linear operator beside it; none on one that stays."""
+        held = any(self._is_kept(node, original) or self._is_forbidden(node, graph, original) for node in run.nodes)
+        if not (self.options.bias_adds and run.members) or held or run.affine.is_identity:
+            return []
+        if is_part_of_a_pattern(run, graph):
+            return []
+        label = original.get(id(run.first.node))
+        walk: list[str] | None = [] if label is not None and label == self.options.explain else None
+        try:
+            rewrite = best_rewrite(run, graph, trace=walk, near=True)
+        except Refused:
+            return []
+        if not rewrite.nodes:  # c - x is one operator, and the shift alone would be another
+            return []
+        target = rewrite.apply()
+        detail, told = rewrite.detail or "a gain or bias beside a linear operator", tuple(walk or ())
+        decision = Decision(label or "", run.op_types, graph.scope, rewrite.action, target, detail=detail, walk=told)
+        return [] if label is None else [decision]
+
     def _decide(self, run: Run, graph: Graph, original: Mapping[int, str]) -> list[Decision]:
         labels = _labels_of(run, original)
         asked = self.options.explain in [label for label, _ in labels]
@@ -159,6 +194,11 @@ class FoldBatchNorm:
             Decision(label, op_type, graph.scope, rewrite.action, target, detail=rewrite.detail, walk=tuple(walk or ()))
             for label, op_type in labels
         ]
+
+
+def _is_of_a_computed_one(run: Run, graph: Graph) -> bool:
+    """Whether `run` is the gain and bias of a normalization by statistics that are computed."""
+    return not run.batch_norms and scales_a_computed_normalization(run.first.node, run.first.data, graph)
 
 
 def _labels_of(run: Run, original: Mapping[int, str]) -> list[tuple[str, str]]:
@@ -189,17 +229,23 @@ def _kept(
 # ---------------------------------------------------------------------- the choice
 
 
-def best_rewrite(run: Run, graph: Graph, *, lower: bool = False, trace: list[str] | None = None) -> Rewrite:
+def best_rewrite(
+    run: Run, graph: Graph, *, lower: bool = False, trace: list[str] | None = None, near: bool = False
+) -> Rewrite:
     """The best rewrite of `run`: into the producers, else into the consumers, else the scale alone, else merged.
 
-    Raises `Refused` with the reason of the nearest miss where there is none. Nothing is edited before `apply`.
+    With `near` only into a linear operator right beside it. Raises `Refused` with the reason of the nearest miss where
+    there is none. Nothing is edited before `apply`.
     """
+    search = partial(Search, graph, trace, near=near)
     misses: list[Refused] = []
     for find, heading in _WAYS.items():
+        if near and find is _merged:
+            continue
         if trace is not None:
             trace.append(heading)
         try:
-            return find(run, graph, trace)
+            return find(run, graph, search)
         except Refused as refused:
             misses.append(refused)
             if trace is not None:
@@ -227,16 +273,16 @@ def _told(miss: Refused, nearest: Refused) -> str:
 _NOWHERE = (Reason.VALUE_IS_OUTPUT, Reason.NO_CONSUMER)
 
 
-def _into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
+def _into_producers(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewrite:
     candidates = [run]
     first = run.first.node.op_type
-    if first in ("Add", "Sub") or (first in ("Mul", "Div") and run.batch_norms):
+    if run.size > 1 and (first in ("Add", "Sub") or (first in ("Mul", "Div") and run.batch_norms)):
         # That Add can take the shift where MatMul has no bias, that Mul the scale where a Relu would block it.
         candidates.append(Run(run.members[1:]))
     rewrites, refusal = [], None
     for candidate in candidates:
         try:
-            rewrites.append(_up(candidate, candidate.affine, graph, trace))
+            rewrites.append(_up(candidate, candidate.affine, graph, search))
         except Refused as refused:
             refusal = refusal or refused
     if not rewrites:
@@ -245,9 +291,9 @@ def _into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
     return max(reversed(rewrites), key=lambda rewrite: rewrite.nodes)  # the later one where they are equal
 
 
-def _up(run: Run, affine: ChannelAffine, graph: Graph, trace: list[str] | None) -> Rewrite:
+def _up(run: Run, affine: ChannelAffine, graph: Graph, search: Callable[[], Search]) -> Rewrite:
     node, data = run.first.node, run.first.data
-    plan = Search(graph, trace).toward_producer(node, data, affine)
+    plan = search().toward_producer(node, data, affine)
     constant = graph.constant(node.input[data]) is not None  # the plan may put another one in its place
     toward_producer = not constant and _can_bypass(run.members, graph, toward_producer=True)
     if not toward_producer:
@@ -264,8 +310,8 @@ def _up(run: Run, affine: ChannelAffine, graph: Graph, trace: list[str] | None) 
     return Rewrite(Action.FOLDED, nodes, apply, _growth(plan, graph))
 
 
-def _into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
-    plan = Search(graph, trace).toward_consumers(run.output, run.affine)
+def _into_consumers(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewrite:
+    plan = search().toward_consumers(run.output, run.affine)
     _require_bypass(run.members, graph)  # an identity asks nothing of its readers, but its output keeps its name
     nodes = _saved(run, plan, graph)
 
@@ -293,19 +339,19 @@ def _growth(plan: Plan, graph: Graph) -> str:
     return "; ".join(told)
 
 
-def _scale_into_producers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
+def _scale_into_producers(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewrite:
     """k moves to the producers, and an Add of t stays."""
     affine = run.affine
-    plan = _only_scale(run, lambda scale: Search(graph, trace).toward_producer(run.first.node, run.first.data, scale))
+    plan = _only_scale(run, lambda scale: search().toward_producer(run.first.node, run.first.data, scale))
     return _with_add(run, plan, affine.shift, graph)
 
 
-def _scale_into_consumers(run: Run, graph: Graph, trace: list[str] | None) -> Rewrite:
+def _scale_into_consumers(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewrite:
     """k x + t = k (x + t / k): an Add of t / k stays, and k moves to the consumers."""
     affine = run.affine
     if (affine.scale == 0).any():
         raise Refused(Reason.ZERO_SCALE)
-    plan = _only_scale(run, lambda scale: Search(graph, trace).toward_consumers(run.output, scale))
+    plan = _only_scale(run, lambda scale: search().toward_consumers(run.output, scale))
     with np.errstate(over="ignore"):
         return _with_add(run, plan, affine.shift / affine.scale, graph)
 
@@ -354,7 +400,7 @@ def _data_dtype(run: Run, graph: Graph) -> np.dtype:
     return dtype
 
 
-def _merged(run: Run, graph: Graph, _trace: list[str] | None) -> Rewrite:
+def _merged(run: Run, graph: Graph, _search: Callable[[], Search]) -> Rewrite:
     """A run that nothing absorbs becomes one BatchNormalization, or a Mul and an Add, where that is fewer."""
     if run.size == 1:
         raise Refused(Reason.MORE_NODES, "there is nothing to merge it with")
@@ -429,7 +475,7 @@ def _labels(plan: Plan, graph: Graph) -> tuple[str, ...]:
 
 
 # Every way a run may go, the best first.
-_WAYS: dict[Callable[[Run, Graph, list[str] | None], Rewrite], str] = {
+_WAYS: dict[Callable[[Run, Graph, Callable[[], Search]], Rewrite], str] = {
     _into_producers: "into the operators before it:",
     _into_consumers: "into all operators behind it:",
     _scale_into_producers: "its scale alone into the operators before it:",

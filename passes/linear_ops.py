@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import Graph, number, numbers
+from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
 from bnfold.passes.affine import ChannelAffine
-from bnfold.passes.affine_ops import as_constant
+from bnfold.passes.affine_ops import as_constant, is_transparent
 from bnfold.passes.step import (
     Handler,
     NewAttribute,
@@ -151,6 +151,17 @@ def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Weight]:
     return index, weight
 
 
+def is_bias_of_matmul(node: NodeProto, graph: Graph) -> bool:
+    """Whether `node` adds a constant to what a MatMul makes: the only bias that one can have."""
+    if node.op_type not in ("Add", "Sub") or len(node.input) != 2:
+        return False
+    computed = [value for value in node.input if graph.constant(value) is None]
+    maker = graph.producer(computed[0]) if len(computed) == 1 else None
+    while maker is not None and is_transparent(maker, graph):
+        maker = graph.producer(maker.input[0])
+    return maker is not None and maker.op_type == "MatMul" and maker.domain in DEFAULT_DOMAINS
+
+
 def _is_weight(value: str, graph: Graph) -> bool:
     maker = graph.producer(value)
     return graph.constant(value) is not None or (maker is not None and maker.op_type == "DequantizeLinear")
@@ -207,7 +218,8 @@ def input_conv_transpose(node: NodeProto, index: int, affine: ChannelAffine, gra
     pointwise = all(size == 1 for size in (*shape[2:], *numbers(node, "strides")))
     padded = pads_with_zeros(node) or any(numbers(node, "output_padding")) or numbers(node, "output_shape")
     if affine.has_shift and (not pointwise or padded):
-        raise Refused(Reason.PADDED_BORDER, graph.label(node))
+        reason = Reason.PADDED_BORDER if padded else Reason.SHIFT_BLOCKED
+        raise Refused(reason, f"not every output position of {graph.label(node)} receives every tap once")
     scaled = weight.scaled(affine, affine.scale, (0,))
     if not affine.has_shift:
         return [scaled]

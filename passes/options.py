@@ -16,6 +16,8 @@ class PassOptions:
     mode goes on dropping. `accept_initial_statistics`: statistics that were never updated are frozen too. `told`: is
     called now and then with how many places of a scope were looked at, and how many there are. `forbidden`: folds that
     were found to be wrong, by scope and label of the normalization: it stays, and what stands in one run with it.
+    `bias_adds`: a constant gain or bias goes into the linear operator beside it.
+    `merge_branches`: parallel linear branches become one operator, where anything is folded at all.
     """
 
     keep: tuple[str, ...] = ()
@@ -29,3 +31,5 @@ class PassOptions:
     substitute: SubstituteBatchNormOptions | None = None
     told: Callable[[int, int], None] | None = None
     forbidden: frozenset[tuple[str, str]] = frozenset()
+    bias_adds: bool = True
+    merge_branches: bool = True

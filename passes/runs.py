@@ -70,7 +70,7 @@ class Run:
 
 def _scales_channels(member: AffineOp) -> bool:
     """c - x has the scale -1 in every channel: that is a sign, and its c is a bias."""
-    return member.node.op_type in ("Mul", "Div") and member.affine.has_scale and not member.affine.is_uniform
+    return member.node.op_type in ("Mul", "Div", "Scaler") and member.affine.has_scale and not member.affine.is_uniform
 
 
 def collect_run(
@@ -136,6 +136,39 @@ def _scales_groups(node: NodeProto, data: int, graph: Graph) -> bool:
     return maker is not None and maker.op_type == "InstanceNormalization"
 
 
+def is_part_of_a_pattern(run: Run, graph: Graph) -> bool:
+    """Whether a gain or bias ends a pattern by which runtimes recognize something larger, written in operators.
+
+    The bias of a LayerNormalization; the last factor of a Gelu or HardSwish, x * (1 + erf(x / sqrt(2))) * 0.5; the
+    scale of the queries of an attention, whose product with the keys is a MatMul of two computed values.
+    """
+    if scales_a_computed_normalization(run.first.node, run.first.data, graph):
+        return True
+    maker = graph.producer(run.first.node.input[run.first.data])
+    if maker is not None and is_affine_op(maker) and len(maker.input) == 2:
+        computed = [index for index in (0, 1) if graph.constant(maker.input[index]) is None]
+        if len(computed) == 1 and scales_a_computed_normalization(maker, computed[0], graph):
+            return True
+        if len(computed) == 2 and maker.op_type == "Mul" and any(_is_gate(value, graph) for value in maker.input):
+            return True
+    readers = graph.readers(run.output)
+    while len(readers) == 1 and readers[0].node.op_type in ("Transpose", "Reshape", "Identity"):
+        readers = graph.readers(readers[0].node.output[0])
+    return any(
+        use.node.op_type == "MatMul" and all(graph.constant(value) is None for value in use.node.input)
+        for use in readers
+    )
+
+
+def _is_gate(value: str, graph: Graph) -> bool:
+    """Whether the second factor of a Gelu or HardSwish in operators makes `value`: 1 + erf, 1 + tanh, clip."""
+    maker = graph.producer(value)
+    if maker is not None and maker.op_type == "Add":
+        makers = [graph.producer(operand) for operand in maker.input]
+        return any(each is not None and each.op_type in ("Erf", "Tanh") for each in makers)
+    return maker is not None and maker.op_type in ("Clip", "Min", "HardSigmoid")
+
+
 def scales_a_computed_normalization(node: NodeProto, data: int, graph: Graph) -> bool:
     """Whether `node`, which reads `data`, is the gain of a LayerNormalization (or of batch statistics) in operators.
 
@@ -143,6 +176,11 @@ def scales_a_computed_normalization(node: NodeProto, data: int, graph: Graph) ->
     gain elsewhere would break the patterns by which runtimes recognize those normalizations.
     """
     maker = graph.producer(node.input[data])
+    if (
+        maker is not None and maker.op_type == "Reciprocal" and maker.input
+    ):  # 1 / sqrt(...), with the gain in front of x
+        root = graph.producer(maker.input[0])
+        return root is not None and root.op_type == "Sqrt"
     if maker is None or maker.op_type not in ("Div", "Mul"):
         return False
     roots = (graph.producer(value) for value in maker.input)

@@ -798,7 +798,85 @@ def look_at_shape(scope: Scope, x: Value) -> None:
         scope.integer_outputs.append((name, (x.rank,)))
 
 
-PATTERNS: list[Operator] = [join, join, fan_out, fan_out, shuffle]
+def branches(scope: Scope, x: Value) -> None:
+    """Two to four linear operators on one value, with the value itself and what is not linear among them, added up."""
+    dice = scope.dice
+    if not 2 <= x.rank <= 5 or x.shape[1] > 12 or x.shape[-1] > 40:
+        return
+    products = x.rank == 2 or (x.rank == 3 and dice.chance(50))
+    made = _parallel_products(scope, x) if products else _parallel_convs(scope, x)
+    operands: list[Value | str] = [*made]
+    shape = made[0].shape
+    if shape == x.shape:
+        operands += [x] * dice.one_of([1, 0, 1, 2])
+        before = len(scope.values)
+        if dice.chance(40):
+            dice.one_of([batch_normalization, arithmetic])(scope, x)
+        operands += [value for value in scope.values[before:] if value.shape == shape]
+        if dice.chance(25):
+            operands.append(scope.add(dice.one_of(["Sigmoid", "Tanh"]), [x], shape, keep=dice.chance(20)))
+    operands = operands if dice.chance(50) else operands[::-1]
+    if dice.chance(40) and len(operands) > 1:
+        total = scope.add("Sum", operands, shape)
+    else:
+        total = made[0]
+        for place, operand in enumerate(operands[1:]):
+            pair = [total if place else operands[0], operand]
+            total = scope.add("Add", pair if dice.chance(70) else pair[::-1], shape, keep=place == len(operands) - 2)
+    if dice.chance(50):
+        batch_normalization(scope, total)
+
+
+def _parallel_convs(scope: Scope, x: Value) -> list[Value]:
+    """Convolutions whose output positions are the same: of axis length L come (L - 1 + reach) // stride + 1."""
+    dice, spatial = scope.dice, x.shape[2:]
+    strides = [dice.number(1, 2) if dice.chance(30) else 1 for _ in spatial]
+    reach = [1 if dice.chance(10) else 0 for _ in spatial]
+    group, made = _grouped(scope, x.shape[1])
+    shape = (x.shape[0], made, *((n - 1 + e) // s + 1 for n, e, s in zip(spatial, reach, strides, strict=True)))
+    found = []
+    for _ in range(dice.one_of([2, 1, 3, 4])):
+        taps = [dice.one_of([3, 1, 2]) for _ in spatial] if dice.chance(50) else [dice.one_of([3, 1])] * len(spatial)
+        steps = [dice.one_of([1, 1, 1, 2]) for _ in spatial]
+        extent = [(k - 1) * d for k, d in zip(taps, steps, strict=True)]
+        before = [e // 2 if dice.chance(75) else dice.number(0, e) for e in extent]
+        behind = [e - b + r for e, b, r in zip(extent, before, reach, strict=True)]
+        own = group if dice.chance(80) else dice.one_of([n for n in divisors(x.shape[1]) if made % n == 0])
+        each = x.shape[1] // own
+        inputs = [x, scope.constant(scope.normal([made, each, *taps], 1 / math.sqrt(each * math.prod(taps))))]
+        _bias(scope, inputs, made)
+        how: dict[str, object] = {"pads": [*before, *behind], "strides": strides, "dilations": steps, "group": own}
+        if all(k == 1 for k in taps) and not any(reach) and dice.chance(30):
+            how = {"auto_pad": dice.one_of(["VALID", "SAME_UPPER"]), "strides": strides, "group": own}
+        found.append(scope.add("Conv", inputs, shape, keep=dice.chance(5), **how))
+        if dice.chance(30):
+            batch_normalization(scope, found[-1])
+            found[-1] = scope.values.pop() if scope.values[-1].shape == shape and shape != x.shape else found[-1]
+    return found
+
+
+def _parallel_products(scope: Scope, x: Value) -> list[Value]:
+    """MatMul, from the right or the left, with an Add or without; Gemm where the value has two axes."""
+    dice, left = scope.dice, scope.dice.chance(20)
+    inner = x.shape[-2] if left else x.shape[-1]
+    made = dice.one_of([inner, inner + 1, 3])
+    shape = (*x.shape[:-2], made, x.shape[-1]) if left else (*x.shape[:-1], made)
+    found = []
+    for _ in range(dice.one_of([2, 1, 3])):
+        weight = scope.constant(scope.normal([made, inner] if left else [inner, made], 1 / math.sqrt(inner)))
+        if x.rank == 2 and not left and dice.chance(50):
+            bias = scope.constant(scope.normal(dice.one_of([[made], [1, made], [1]])))
+            scale = dice.one_of([None, 0.5])
+            found.append(scope.add("Gemm", [x, weight, bias], shape, keep=False, alpha=scale, beta=scale))
+            continue
+        found.append(scope.add("MatMul", [weight, x] if left else [x, weight], shape, keep=dice.chance(5)))
+        if dice.chance(50):
+            bias = scope.constant(scope.normal([made, 1] if left else [made]))
+            found[-1] = scope.add("Add", [bias, found[-1]], shape, keep=False)
+    return found
+
+
+PATTERNS: list[Operator] = [join, join, fan_out, fan_out, shuffle, branches, branches]
 AFFINE: list[Operator] = [batch_normalization] * 4 + [disguised, disguised, arithmetic, arithmetic]
 LINEAR: list[Operator] = [conv] * 3 + [conv_transpose, conv_transpose, matmul, gemm, instance_normalization]
 CARRIERS: list[Operator] = [

@@ -45,6 +45,8 @@ def everything() -> dict[str, Any]:
     broken["judgement"] = {"agrees": False, "rule": "structure", "limit": "Infinity"}
     noisy = copy.deepcopy(first) | {"output": "labels", "argmax_agreement": 0.9996, "new_nonfinite": 3}
     noisy["noise"] = dict.fromkeys(("candidate_max", "candidate_rms", "original_max", "original_rms", "floor"), 1e-7)
+    noisy["noise"] |= {"amplification": 3000.0, "instrument": "shaken"}
+    noisy["made_in"] = "float16"
     report["verification"]["measurements"] += [deploy, broken, noisy]
     report["verification"]["notes"] = ["a note"]
     report["verification"]["sizes"] = ["N (axis 0 of 'x') = 1: chosen"]
@@ -61,6 +63,10 @@ def everything() -> dict[str, Any]:
             "max_abs": 0.0,
         },
     ]
+    unproved = {"output": "y", "scope": "", "nodes": ["conv", "bn2", "bn3"], "reason": "Custom is not known"}
+    report["verification"]["by_running_only"] = [unproved]
+    report["verification"]["shown"] = "1 of 2 changes is proved. Compared by running only: what became of y."
+    report["verification"]["proof_rule"] = "without-limits"
     report["verification"]["placements"] = [
         {
             "provider": "openvino",
@@ -82,6 +88,7 @@ def everything() -> dict[str, Any]:
     report["fitted"] = [{"node": "bn", "groups": 2, "before": 0.8, "after": 0.125}]
     guilty = [{"node": "bn7", "scope": ""}, {"node": "bn8", "scope": "if0/then"}]
     report["attribution"] = {"guilty": guilty, "cleared": True, "tried": 9, "rolled_back": True}
+    report["notes"] = ["--keep bn* matches no normalization."]
     report["passes"] = [{"name": "fold-batch-norm", "preserves": "algebraic"}]
     report["accuracy"] = {"output": "y", "labels": 1000, "right": {"before": 995, "after": 990}, "problem": ""}
     layer = {"reference": "c", "candidate": "c", "node": "conv", "agrees": True, "max_abs": 1e-7, "relative": 1e-8}
@@ -106,8 +113,12 @@ def hostile(text: str) -> dict[str, Any]:
         each |= {"node": text, "scope": text, "target": [text, text], "detail": text, "op_type": text}
     for each in report["verification"]["measurements"]:
         each |= {"output": text, "feed": text, "problem": each["problem"] and text}
+    report["notes"] = [text]
     report["verification"] |= {"notes": [text], "sizes": [text], "feeds": [{"name": text, "shapes": {text: [1, 2]}}]}
     report["verification"]["proofs"][1] |= {"normalizations": [text], "standing": "broken", "reason": text}
+    report["verification"]["proofs"][1] |= {"output": text, "scope": text}
+    report["verification"]["shown"] = text
+    report["verification"]["by_running_only"] = [dict.fromkeys(("output", "scope", "reason"), text) | {"nodes": [text]}]
     report["verification"]["placements"][0]["nodes"] = {text: {text: 1}}
     for each in (*report["recalibration"]["drift"], *report["recalibration"]["left_out"], *report["fitted"]):
         each["node"] = text

@@ -116,12 +116,12 @@ def test_what_was_substituted_is_not_asked_for_a_proof() -> None:
     assert bnfold.optimize(model, substitute="layer-norm", proof="always").report.verdict == "substituted"
 
 
-def test_verify_proves_any_two_files_when_asked(tmp_path: Path) -> None:
+def test_verify_proves_any_two_files_unless_told_not_to(tmp_path: Path) -> None:
     model = MODELS / "digits_cnn.onnx"
     bnfold.optimize(model, tmp_path / "out.onnx")
-    assert bnfold.verify(model, tmp_path / "out.onnx").proofs == ()
-    assert len(bnfold.verify(model, tmp_path / "out.onnx", proof="always").proofs) == 5
-    found = CliRunner().invoke(main, ["verify", str(model), str(tmp_path / "out.onnx"), "--proof", "--report", "-"])
+    assert bnfold.verify(model, tmp_path / "out.onnx", proof="never").proofs == ()
+    assert len(bnfold.verify(model, tmp_path / "out.onnx").proofs) == 5
+    found = CliRunner().invoke(main, ["verify", str(model), str(tmp_path / "out.onnx"), "--report", "-"])
     assert len(json.loads(found.output)["verification"]["proofs"]) == 5
 
 

@@ -73,7 +73,12 @@ def test_options_reach_the_verification_and_the_message(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (scaled(2.0, "z"), "outputs differ"),
+        (
+            model(
+                "agraph (float[N,4] x) => (float[N,4] y, float[N,4] z) { y = Neg(x) z = Relu(x) }"
+            ).SerializeToString(),
+            "outputs differ",
+        ),
         (scaled(float("nan")), "NaN or infinite"),
         (
             model("agraph (float[N,4] x) => (float[N,4] y) { y = Unheard.Of(x) }").SerializeToString(),
@@ -85,6 +90,11 @@ def test_options_reach_the_verification_and_the_message(tmp_path: Any) -> None:
 def test_there_is_a_message_without_a_largest_error_too(other: Any, words: str) -> None:
     with pytest.raises(bnfold.NotEquivalentError, match=words):
         bnfold.assert_equivalent(scaled(2.0), other)
+
+
+def test_outputs_that_differ_in_their_names_alone_are_paired() -> None:
+    found = bnfold.assert_equivalent(scaled(2.0), scaled(2.0, "z"))
+    assert any("paired by position" in note for note in found.notes)
 
 
 def test_what_was_not_compared_is_no_agreement() -> None:

@@ -1,10 +1,12 @@
 """The verdict `proved`: only where every rewrite is, and nothing else has changed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
-from bnfold.equivalence import Proving, Verdict, VerifyOptions, verify
+from bnfold.equivalence import Proving, Tolerance, Verdict, VerifyOptions, verify
 
 W = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 S = np.linspace(0.5, 2, 4).astype(np.float32)
@@ -19,7 +21,7 @@ def model(body: str, **weights: np.ndarray) -> ModelProto:
     return proto
 
 
-def check(candidate: ModelProto, proof: Proving = "instead") -> tuple[Verdict, str]:
+def check(candidate: ModelProto, proof: Proving = "auto") -> tuple[Verdict, str]:
     reference = model(BEFORE, w=W, s=S)
     found = verify(reference.SerializeToString(), candidate.SerializeToString(), VerifyOptions(proof=proof))
     assert not found.measurements
@@ -44,10 +46,16 @@ def test_a_broken_proof_overrules_outputs_that_agree() -> None:
     tiny = {"tiny": np.float32(1e-9), "one": np.ones(4, np.float32)}
     before = model(body.format("c = MatMul(x, w) y = Mul(c, s)"), w=W, s=S, **tiny).SerializeToString()
     after = model(body.format("y = MatMul(x, w2)"), w2=W * S * np.float32(1.01), **tiny).SerializeToString()
-    assert verify(before, after).verdict is Verdict.EQUIVALENT
-    found = verify(before, after, VerifyOptions(proof="always"))
+    assert verify(before, after, VerifyOptions(proof="never")).verdict is Verdict.EQUIVALENT
+    found = verify(before, after)
     assert found.verdict is Verdict.NOT_EQUIVALENT
     assert found.measurements
+    # Who says how close is close enough is asked no more, unless the proof was asked for.
+    lenient = VerifyOptions(tolerance=Tolerance(rtol=0.1))
+    loose = verify(before, after, lenient)
+    assert loose.verdict is Verdict.EQUIVALENT
+    assert any("is no rounding" in note for note in loose.notes)
+    assert verify(before, after, replace(lenient, proof="always")).verdict is Verdict.NOT_EQUIVALENT
 
 
 ELSEWHERE = {

@@ -108,13 +108,9 @@ IS_NO_MAP = {
     "infinite": Row("d = Conv(x, w) y = Div(d, /c|c_zero/)"),
     "NaN": Row("d = Conv(x, w) y = Mul(d, /c|c_nan/)"),
     "of another domain": Row("d = Conv(x, w) y = /Mul|acme.Mul/(d, c)"),
-    "a lone Add": Row("d = Conv(x, w) y = /Mul|Add/(d, c)"),
-    "a lone Sub": Row("d = Conv(x, w) y = /Mul|Sub/(d, c)"),
-    "a lone constant minus": Row("d = Conv(x, w) y = /Mul|Sub/(c, d)"),
     "a lone Mul by ones": Row(
         "d = Conv(x, w) y = Mul(d, /c|c_ones/)", constants={"c_ones": np.ones((4, 1, 1), np.float32)}
     ),
-    "a lone number": Row("d = Conv(x, w) y = Mul(d, /c|one/)"),
 }
 
 

@@ -193,7 +193,9 @@ def test_one_that_somebody_asks_about_is_left_to_the_walk(
         chain.pair(i, 3, bias=True)
     searched: list[Any] = []
     search = fold_batch_norm.Search
-    monkeypatch.setattr(fold_batch_norm, "Search", lambda *given: searched.append(given) or search(*given))
+    monkeypatch.setattr(
+        fold_batch_norm, "Search", lambda *given, **how: searched.append(given) or search(*given, **how)
+    )
     alone, together, found = both_ways(chain.model(), monkeypatch, **options)
     assert together == alone
     stays = [decision.node for decision in together[1] if decision.action is Action.KEPT]

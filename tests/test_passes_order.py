@@ -12,20 +12,21 @@ from bnfold.statistics import Statistics
 
 STATISTICS = {("", "bn"): Statistics(np.zeros(1), np.ones(1))}
 ASKED = {
-    "nothing": (None, ["fold-batch-norm"]),
-    "defaults": (PassOptions(), ["fold-batch-norm"]),
+    "nothing": (None, ["fold-batch-norm", "merge-branches"]),
+    "defaults": (PassOptions(), ["fold-batch-norm", "merge-branches"]),
+    "no merge": (PassOptions(merge_branches=False), ["fold-batch-norm"]),
     "no fold": (PassOptions(fold=False), []),
-    "freeze": (PassOptions(freeze=True), ["freeze-batch-norm", "fold-batch-norm"]),
+    "freeze": (PassOptions(freeze=True), ["freeze-batch-norm", "fold-batch-norm", "merge-branches"]),
     "freeze alone": (PassOptions(freeze=True, fold=False), ["freeze-batch-norm"]),
-    "statistics": (PassOptions(statistics=STATISTICS), ["recalibrate-batch-norm", "fold-batch-norm"]),
-    "no statistics": (PassOptions(statistics={}), ["fold-batch-norm"]),
+    "statistics": (PassOptions(statistics=STATISTICS), ["recalibrate-batch-norm", "fold-batch-norm", "merge-branches"]),
+    "no statistics": (PassOptions(statistics={}), ["fold-batch-norm", "merge-branches"]),
     "substitutes": (
         PassOptions(substitute=SubstituteBatchNormOptions()),
-        ["substitute-batch-norm", "fold-batch-norm"],
+        ["substitute-batch-norm", "fold-batch-norm", "merge-branches"],
     ),
     "everything": (
         PassOptions(freeze=True, statistics=STATISTICS, substitute=SubstituteBatchNormOptions()),
-        ["recalibrate-batch-norm", "freeze-batch-norm", "substitute-batch-norm", "fold-batch-norm"],
+        ["recalibrate-batch-norm", "freeze-batch-norm", "substitute-batch-norm", "fold-batch-norm", "merge-branches"],
     ),
 }
 
@@ -41,6 +42,7 @@ PRESERVES = {
     "recalibrate-batch-norm": "evaluation",
     "substitute-batch-norm": "nothing",
     "fold-batch-norm": "algebraic",
+    "merge-branches": "algebraic",
 }
 
 

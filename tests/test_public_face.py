@@ -20,10 +20,10 @@ REPOSITORY = Path(__file__).parents[1]
 
 EXPORTED = """
     Action Batch BnfoldError CalibrationOptions Client Decision FreezeOptions InspectOptions Inspection Layout
-    Measurement ModelError NormalizationInfo NotEquivalentError OptimizeOptions OutputError ProviderError Reason
-    RecalibrateOptions RemoteJob Report ResourceLimitError Result Row ServiceError Stage StatisticsError UsageError Verdict Verification
-    VerificationError VerifyOptions Weights __version__ assert_equivalent batch freeze inspect optimize recalibrate
-    render verify
+    Measurement ModelError ModelWarning NormalizationInfo NotEquivalentError OptimizeOptions OutputError
+    ProviderError Reason RecalibrateOptions RemoteJob Report ResourceLimitError Result Row ServiceError Stage
+    StatisticsError UsageError Verdict Verification VerificationError VerifyOptions Weights __version__
+    assert_equivalent batch freeze inspect optimize recalibrate render verify
 """
 
 

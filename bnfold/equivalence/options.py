@@ -8,16 +8,17 @@ from bnfold.equivalence.feeds.user_data import Inputs
 from bnfold.equivalence.judging.tolerance import Tolerance
 from bnfold.equivalence.runtime.providers import named
 
-Proving = Literal["auto", "always", "never", "instead"]
+Proving = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
     """`input_shapes`: sizes for dynamic inputs by name. `inputs`: the caller's own data instead of seeded feeds.
 
-    `proof`: whether every difference between the models is proved in float64 to be a rounding. "always"; "never";
-    "instead", where onnxruntime cannot run the models; "auto", there and where it costs less than running them. Where
-    nothing could be run, proofs that all hold give the verdict PROVED; one that is broken overrules outputs that agree.
+    `proof`: whether every difference between the models is proved in float64 to be a rounding. "auto": where the
+    reference is a model file; a broken proof then overrules outputs that agree, unless `inputs` or `tolerance` say what
+    agreement is, or the difference may be the rounding of another tool. "always": a broken proof always does, and a
+    PyTorch module is an error. "never". Where nothing could be run, proofs that all hold give the verdict PROVED.
     `told`: is called with how many feeds were compared, and how many there are in all settings (0: not known yet).
     `layers`: also look at values inside the models, and say which diverges first. `assume_constant_initializers`: no
     caller replaces an initializer that is also an input, so none is replaced in any feed.
@@ -30,7 +31,7 @@ class VerifyOptions:
     tolerance: Tolerance = field(default_factory=Tolerance)
     providers: tuple[str, ...] = ("cpu",)
     strict_placement: bool = False
-    proof: Proving = "instead"
+    proof: Proving = "auto"
     told: Callable[[int, int], None] | None = None
     layers: bool = False
     assume_constant_initializers: bool = False

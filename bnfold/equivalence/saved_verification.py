@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
+from bnfold.equivalence.judging.evidence import Evidence, ProofRule, last_word, overrules
 from bnfold.equivalence.judging.measurement import Measurement
 from bnfold.equivalence.judging.noise import Noise
 from bnfold.equivalence.judging.tolerance import Judgement, Rule, Tolerance, names_of
@@ -22,10 +24,11 @@ def judge_again(saved: Mapping[str, Any], tolerance: Tolerance | None = None) ->
     try:
         entries = list(saved["measurements"])
         measured = [Measurement.from_dict(entry) for entry in entries]
-        noises = [_noise(entry["noise"]) for entry in entries]
+        noises = [None if entry["noise"] is None else Noise.from_dict(entry["noise"]) for entry in entries]
         before = [_judgement(**entry["judgement"]) for entry in entries]
         verdict, explanation = Verdict(saved["verdict"]), str(saved["explanation"])
-        broken = any(proof["standing"] == "broken" for proof in saved.get("proofs", ()))
+        broken = [proof for proof in saved.get("proofs", ()) if proof["standing"] == "broken"]
+        rule = ProofRule(saved.get("proof_rule", "always"))
         notes, feeds, seed = tuple(saved["notes"]), tuple(saved["feeds"]), int(saved["seed"])
         if tolerance is None:
             tolerance = Tolerance.from_dict(saved["tolerance"]) if "tolerance" in saved else Tolerance()
@@ -34,13 +37,17 @@ def judge_again(saved: Mapping[str, Any], tolerance: Tolerance | None = None) ->
     if measured:
         outputs = (found.where.output for found in measured if found.where.stage == "output")
         tolerance.check_outputs(name for output in outputs for name in names_of(output))
-    judged = [_judge(*each, tolerance) for each in zip(measured, before, noises, strict=True)]
+    judged = [
+        last_word(each, tolerance, _evidence(was, noise))
+        for each, was, noise in zip(measured, before, noises, strict=True)
+    ]
     failed = [
         number
         for number, judgement in enumerate(judged)
         if measured[number].where.precision == "strict" and not judgement.agrees
     ]
-    if measured and not broken and verdict in {Verdict.EQUIVALENT, Verdict.NOT_EQUIVALENT}:
+    overruled = any(overrules(_used(proof), rule, tolerance) for proof in broken)
+    if measured and not overruled and verdict in {Verdict.EQUIVALENT, Verdict.NOT_EQUIVALENT}:
         verdict, explanation = Verdict.EQUIVALENT, ""
         if failed:
             worst = max((measured[number] for number in failed), key=lambda found: found.relative)
@@ -50,25 +57,26 @@ def judge_again(saved: Mapping[str, Any], tolerance: Tolerance | None = None) ->
         (measured[number] for number in failed or range(len(measured))), key=lambda m: m.relative, default=None
     )
     found = Verification(verdict, tuple(measured), tuple(judged), tuple(noises), explanation, largest)
-    return replace(found, notes=notes, feeds=feeds, seed=seed, tolerance=tolerance)
+    return replace(found, notes=notes, feeds=feeds, seed=seed, tolerance=tolerance, proof_rule=rule)
 
 
-def _judge(measured: Measurement, before: Judgement, noise: Noise | None, tolerance: Tolerance) -> Judgement:
-    judged = tolerance.judge(measured)
-    if judged.agrees or judged.rule is Rule.USER:
-        return judged
-    if before.rule is Rule.BEHIND and not measured.new_nonfinite:
-        return before
-    if judged.agrees is None and noise is not None:
-        return Judgement(agrees=noise.agrees, rule=Rule.NOISE, limit=judged.limit)
-    return tolerance.judge_without_truth(measured)
+def _used(proof: Mapping[str, Any]) -> float:
+    """The share of the allowed rounding that a proof needs: not a number in the report where it is infinite."""
+    used = proof.get("used")
+    return inf if used is None else float(used)
+
+
+def _evidence(before: Judgement, noise: Noise | None) -> Evidence:
+    """What was known of a measurement, as far as its judgement tells."""
+    stands = before.rule if before.agrees else None
+    return Evidence(
+        untouched=stands is Rule.UNTOUCHED,
+        same_setting=stands is Rule.SAME_SETTING,
+        proved=stands is Rule.PROVED,
+        behind=stands is Rule.BEHIND,
+        noise=noise,
+    )
 
 
 def _judgement(agrees: bool | None, rule: str, limit: float | str) -> Judgement:
     return Judgement(agrees, Rule(rule), float(limit))  # JSON has an infinite limit as a string
-
-
-def _noise(saved: Mapping[str, float | None] | None) -> Noise | None:
-    if saved is None:
-        return None
-    return Noise(**{name: float("inf") if value is None else value for name, value in saved.items()})

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from bnfold.equivalence.judging.evidence import ProofRule
 from bnfold.equivalence.judging.first_divergence import Layers
 from bnfold.equivalence.judging.measurement import Measurement
 from bnfold.equivalence.judging.noise import Noise
 from bnfold.equivalence.judging.tolerance import Judgement, Tolerance
-from bnfold.equivalence.proofs.piece import Proof
+from bnfold.equivalence.proofs.piece import Proof, Standing
 from bnfold.equivalence.runtime.providers import Placement
 
 
@@ -31,7 +32,9 @@ class Verification:
     replayed. `sizes`: how the size of each dynamic dimension was found. `placements`: which provider ran which
     operators, where a provider other than cpu was asked for.
     Measurements at precision "deploy" are shown beside the verdict and do not decide it.
-    `tolerance`: the one that judged. `layers`: where that was asked for, what values inside the models say.
+    `proofs`: one per change, and `shown`, in a sentence, how many changes there are and which of them is proved.
+    `proof_rule`: when a broken proof overrules outputs that agree. `tolerance`: the one that judged. `layers`: where
+    that was asked for, what values inside the models say.
     """
 
     verdict: Verdict
@@ -48,6 +51,13 @@ class Verification:
     seed: int = 0
     tolerance: Tolerance = field(default_factory=Tolerance)
     layers: Layers | None = None
+    shown: str = ""
+    proof_rule: ProofRule = ProofRule.ALWAYS
+
+    @property
+    def by_running_only(self) -> tuple[Proof, ...]:
+        """The changes that are neither proved nor refuted: only running the models has compared them."""
+        return tuple(proof for proof in self.proofs if proof.standing is Standing.UNDECIDED)
 
     def __str__(self) -> str:
         """The verdict, and why, or how large the largest deviation is."""
@@ -74,6 +84,12 @@ class Verification:
             "sizes": list(self.sizes),
             "placements": [found.to_dict() for found in self.placements],
             "proofs": [proof.to_dict() for proof in self.proofs],
+            "shown": self.shown,
+            "proof_rule": self.proof_rule.value,
+            "by_running_only": [
+                {"output": proof.output, "scope": proof.scope, "nodes": list(proof.nodes), "reason": proof.reason}
+                for proof in self.by_running_only
+            ],
             "seed": self.seed,
             "tolerance": self.tolerance.to_dict(),
             "layers": self.layers.to_dict() if self.layers else None,

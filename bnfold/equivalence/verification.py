@@ -14,13 +14,15 @@ from onnx import ModelProto
 
 from bnfold.activity import doing
 from bnfold.equivalence.feeds.dynamic_sizes import check_overrides
-from bnfold.equivalence.judging.findings import Finding, compare, worst
+from bnfold.equivalence.judging.changes import Changes, are_same_files, find_changes
+from bnfold.equivalence.judging.evidence import ProofRule, overrules
+from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
 from bnfold.equivalence.judging.first_divergence import compare_layers
-from bnfold.equivalence.judging.judge import Appeal
+from bnfold.equivalence.judging.judge import Judge
+from bnfold.equivalence.judging.sentences import sentence
 from bnfold.equivalence.judging.tolerance import Tolerance
+from bnfold.equivalence.numbers.precision import coarsest
 from bnfold.equivalence.options import VerifyOptions
-from bnfold.equivalence.proofs.model import prove_with
-from bnfold.equivalence.proofs.piece import Proof, Standing
 from bnfold.equivalence.runtime.opening import Setting, running
 from bnfold.equivalence.runtime.providers import CPU, Placement, Precision, Provider, check, named, placement
 from bnfold.equivalence.runtime.reference_answers import Answers, conditions, run_seeded_feeds, run_user_feeds
@@ -34,16 +36,9 @@ from bnfold.equivalence.structure.signature import (
     difference,
     read_structure,
     signature_of,
-    weight_count,
 )
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.errors import UsageError
-
-_PROVED_WEIGHTS, _TENSOR = 40_000, 400
-"""Stored numbers up to which proving every rewrite costs about as much as running both models, or less.
-
-Each tensor counts as some numbers more. Measured by `python -m benchmarks.proof_cost`.
-"""
 
 
 def verify(reference: Source | Reference, candidate: Source, options: VerifyOptions | None = None) -> Verification:
@@ -60,11 +55,6 @@ def verify(reference: Source | Reference, candidate: Source, options: VerifyOpti
     candidate = candidate if isinstance(candidate, bytes) else Path(candidate)
     if isinstance(reference, str | os.PathLike | bytes):
         reference = ModelReference(reference if isinstance(reference, bytes) else Path(reference))
-    measured = _measured(reference, candidate, options)
-    return measured if reference.source is None else _with_proofs(measured, reference.source, candidate, options)
-
-
-def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -> Verification:
     providers = named(options.providers)
     for provider in providers:
         provider.attach(quiet_options(Optimization.OFF), Precision.STRICT)  # what is missing is said before the work
@@ -72,13 +62,44 @@ def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -
         raise UsageError("the layers of a PyTorch module cannot be looked at: export it, and compare the two models.")
     if options.proof == "always" and reference.source is None:
         raise UsageError("what differs from a PyTorch module cannot be proved: export it, and compare the two models.")
-    model, other = reference.structure(), read_structure(candidate)
+    model, other, changes = _read(reference, candidate, options)
     signature = signature_of(model)
     check_overrides(signature.inputs, options.input_shapes)
     options.tolerance.check_outputs(port.name for port in signature.outputs)
     contract = difference(signature, signature_of(other))
     if contract:
         return _stopped(Verdict.NOT_EQUIVALENT, contract, Answers(), options)
+    return _with_changes(_measured(reference, candidate, model, other, changes, options), changes, options)
+
+
+def _read(reference: Reference, candidate: Source, options: VerifyOptions) -> tuple[ModelProto, ModelProto, Changes]:
+    """Both structures, and what the files alone tell of the changes between them."""
+    if reference.source is None:
+        return reference.structure(), read_structure(candidate), Changes()
+    if are_same_files(reference.source, candidate):
+        model = read_structure(candidate)
+        return model, model, Changes(known=True)
+    if options.proof == "never":
+        return reference.structure(), read_structure(candidate), Changes()
+    constants = options.assume_constant_initializers
+    before, after = (Cutter(source, assume_constant_initializers=constants) for source in (reference.source, candidate))
+    contract = difference(signature_of(before.model), signature_of(after.model))
+    changes = Changes() if contract else find_changes(before, after, options.seed)
+    for cutter in (before, after):
+        cutter.file.release()
+    return before.model, after.model, changes
+
+
+def _measured(
+    reference: Reference,
+    candidate: Source,
+    model: ModelProto,
+    other: ModelProto,
+    changes: Changes,
+    options: VerifyOptions,
+) -> Verification:
+    """Run both models on all feeds in all settings, and judge what they answer."""
+    signature = signature_of(model)
     if options.assume_constant_initializers:
         signature = signature.without_overrides()
     told = options.told or _silent
@@ -86,27 +107,37 @@ def _measured(reference: Reference, candidate: Source, options: VerifyOptions) -
     pairs = {} if reference.source is None else behind(model, other)
     answers, sources = _answers(reference, model, signature, pairs, options)
     answers.notes.extend(_assumed(signature))
-    del model, other
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
+    comparing = Comparing(options.tolerance, changes, {} if reference.source is None else coarsest(model))
     findings: list[Finding] = []
     placements: list[Placement] = []
-    settings, feeds = list(_settings(providers)), len(answers.answers)
+    settings, feeds = list(_settings(named(options.providers))), len(answers.answers)
     for number, setting in enumerate(settings):
         told(number * feeds, len(settings) * feeds)
         try:
-            found, place = _candidate(candidate, setting, answers, signature, sources, options)
+            found, place = _candidate(candidate, setting, answers, signature, sources, comparing, options)
         except RunFailed as failure:
-            verdict, explanation = _failed(reference, setting, answers, failure)
-            return _stopped(verdict, explanation, answers, options)
+            own = _own_failure(reference, setting, answers)
+            if own is None:
+                explanation = f"onnxruntime runs the reference but not the candidate ({setting}): {failure}."
+                if not changes.none:
+                    return _stopped(Verdict.NOT_EQUIVALENT, explanation, answers, options)
+                answers.notes.append(explanation)
+                continue
+            explanation = f"onnxruntime cannot run the reference either ({setting}): {own}."
+            if not (changes.all_proved and setting.provider is CPU and findings):
+                return _stopped(Verdict.NOT_VERIFIED, explanation, answers, options)
+            answers.notes.append(explanation)
+            continue
         findings += found
         placements += place
-    appeal = Appeal(reference, candidate, options.tolerance, sources)
-    findings += appeal.settle([finding for finding in findings if _decides(finding)])
-    appeal.settle([finding for finding in findings if not _decides(finding)])
-    answers.notes.extend(appeal.notes)
-    judged = _judged(findings, placements, answers, reference, options)
-    return _with_layers(judged, findings, reference, candidate, options) if options.layers else judged
+    judge = Judge(reference, candidate, comparing, sources)
+    findings += judge.settle([finding for finding in findings if _decides(finding)])
+    judge.settle([finding for finding in findings if not _decides(finding)])
+    answers.notes += [*judge.notes, *judge.truths.notes, *judge.conditioning(findings)]
+    judged = _judged(findings, placements, answers, reference, comparing, options)
+    return _with_layers(judged, findings, reference, candidate, comparing, options) if options.layers else judged
 
 
 def _assumed(signature: Signature) -> Iterator[str]:
@@ -123,48 +154,55 @@ def _silent(_done: int, _total: int) -> None:
     """Nobody wants to hear."""
 
 
-def _with_proofs(measured: Verification, reference: Source, candidate: Source, options: VerifyOptions) -> Verification:
+def _with_changes(measured: Verification, changes: Changes, options: VerifyOptions) -> Verification:
     """A broken proof overrules agreement; proofs of everything stand in for a run that was not possible.
 
     Not for one on another provider than the CPU: a proof in float64 says nothing about what that one computes.
     """
+    verdict, explanation, notes = measured.verdict, measured.explanation, list(measured.notes)
     compared = bool(measured.measurements)
-    if options.proof == "never" or (options.proof == "instead" and compared) or _differs_already(measured):
-        return measured
-    constants = options.assume_constant_initializers
-    before, after = (Cutter(source, assume_constant_initializers=constants) for source in (reference, candidate))
-    if options.proof == "auto" and compared and _proof_cost(after.model) > _PROVED_WEIGHTS:
-        note = "The rewrites were not proved one by one, which costs more than the comparison: pass --proof to do so."
-        return replace(measured, notes=(*measured.notes, note))
-    proofs = prove_with(before, after, options.seed)
-    broken = [proof for proof in proofs if proof.standing is Standing.BROKEN]
-    verdict, explanation = measured.verdict, measured.explanation
-    if broken:
+    rule = _proof_rule(options)
+    differs = verdict is not Verdict.EQUIVALENT
+    overruling = [each for each in changes.broken if differs or overrules(each.used, rule, options.tolerance)]
+    if overruling:
         verdict = Verdict.NOT_EQUIVALENT
-        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        explanation = f"The rewrite of {broken[0].name} is wrong: {broken[0].reason}{more}."
-    elif verdict is Verdict.NOT_VERIFIED and not compared and set(options.providers) == {CPU.name}:
-        undecided = next((proof for proof in proofs if proof.standing is Standing.UNDECIDED), None)
-        verdict = verdict if undecided else Verdict.PROVED
-        explanation += f" {_instead(proofs, undecided)}"
-    return replace(measured, verdict=verdict, explanation=explanation, proofs=proofs)
+        more = f" (and {len(overruling) - 1} more)" if len(overruling) > 1 else ""
+        explanation = (
+            f"The rewrite of {overruling[0].name} is wrong: {overruling[0].reason}{more}. {explanation}".strip()
+        )
+    elif verdict is Verdict.NOT_VERIFIED and not compared and set(options.providers) == {CPU.name} and changes.known:
+        if options.proof != "never":
+            verdict = Verdict.PROVED if changes.all_proved else verdict
+            explanation += f" {_instead(changes)}"
+    elif changes.broken and verdict is Verdict.EQUIVALENT:
+        notes += [f"The rewrite of {proof.name} is no rounding: {proof.reason}." for proof in changes.broken]
+    return replace(
+        measured,
+        verdict=verdict,
+        explanation=explanation,
+        notes=tuple(notes),
+        proofs=changes.proofs,
+        shown=changes.sentence,
+        proof_rule=rule,
+    )
 
 
-def _proof_cost(model: ModelProto) -> int:
-    return weight_count(model) + _TENSOR * len(model.graph.initializer)
+def _proof_rule(options: VerifyOptions) -> ProofRule:
+    """Who says on which data two models have to agree asks for nothing else, unless proofs were asked for."""
+    if options.proof == "always":
+        return ProofRule.ALWAYS
+    return ProofRule.BESIDE if options.inputs is not None else ProofRule.WITHOUT_LIMITS
 
 
-def _instead(proofs: tuple[Proof, ...], undecided: Proof | None) -> str:
-    if undecided is not None:
-        return f"Nor is it proved: what became of {undecided.name} cannot be decided, {undecided.reason}."
-    if not proofs:
-        return "The two differ in nothing that their outputs depend on."
-    return "Every rewrite is proved in float64 instead."
-
-
-def _differs_already(measured: Verification) -> bool:
-    """Whether the contract differs: there is nothing to prove."""
-    return measured.verdict is Verdict.NOT_EQUIVALENT and not measured.measurements
+def _instead(changes: Changes) -> str:
+    if changes.none:
+        return changes.sentence
+    if changes.all_proved:
+        return "Every rewrite is proved in float64 instead."
+    undecided = next(iter(changes.open), None)
+    if undecided is None:
+        return "Nor is it proved."
+    return f"Nor is it proved: what became of {undecided.name} cannot be decided, {undecided.reason}."
 
 
 def _settings(providers: tuple[Provider, ...]) -> Iterator[Setting]:
@@ -214,6 +252,7 @@ def _candidate(
     answers: Answers,
     signature: Signature,
     sources: Mapping[str, Sources],
+    comparing: Comparing,
     options: VerifyOptions,
 ) -> tuple[list[Finding], list[Placement]]:
     """All feeds in one setting. Values behind outputs are taken in the first setting alone, the others run the file."""
@@ -221,11 +260,11 @@ def _candidate(
     taps = sorted({pair.candidate for found in sources.values() for pair in found.pairs} - outputs)
     taps = taps if setting == Setting() else []
     try:
-        return _run_candidate(candidate, setting, answers, taps, sources if taps else {}, options)
+        return _run_candidate(candidate, setting, answers, taps, sources if taps else {}, comparing, options)
     except RunFailed:
         if not taps:
             raise
-        return _run_candidate(candidate, setting, answers, [], {}, options)
+        return _run_candidate(candidate, setting, answers, [], {}, comparing, options)
 
 
 def _run_candidate(
@@ -234,6 +273,7 @@ def _run_candidate(
     answers: Answers,
     taps: list[str],
     sources: Mapping[str, Sources],
+    comparing: Comparing,
     options: VerifyOptions,
 ) -> tuple[list[Finding], list[Placement]]:
     findings: list[Finding] = []
@@ -247,19 +287,19 @@ def _run_candidate(
                 continue
             with doing(f"feed {answer.name}"):
                 answered = session.run(answer.feed())
-            findings += compare(answer, answered, setting, options.tolerance, sources)
+            findings += compare(answer, answered, setting, comparing, sources)
     return findings, placed
 
 
-def _failed(reference: Reference, setting: Setting, answers: Answers, failure: RunFailed) -> tuple[Verdict, str]:
-    """The candidate cannot run. Whose fault that is, the reference in the same setting tells."""
+def _own_failure(reference: Reference, setting: Setting, answers: Answers) -> RunFailed | None:
+    """Why the reference cannot run in a setting in which the candidate cannot; None where it can."""
     try:
         with reference.running(setting) as session:
             for answer in answers.answers:
                 session.run(answer.feed())
     except RunFailed as own:
-        return Verdict.NOT_VERIFIED, f"onnxruntime cannot run the reference either ({setting}): {own}."
-    return Verdict.NOT_EQUIVALENT, f"onnxruntime runs the reference but not the candidate ({setting}): {failure}."
+        return own
+    return None
 
 
 def _decides(finding: Finding) -> bool:
@@ -271,22 +311,27 @@ def _judged(
     placements: list[Placement],
     answers: Answers,
     reference: Reference,
+    comparing: Comparing,
     options: VerifyOptions,
 ) -> Verification:
     deciding = [finding for finding in findings if _decides(finding)]
     failed = [finding for finding in deciding if not finding.judgement.agrees]
-    silent = _never_compared(deciding)
+    silent = _never_compared(deciding, comparing.changes)
     verdict, explanation = Verdict.EQUIVALENT, ""
     if failed:
-        verdict, explanation = Verdict.NOT_EQUIVALENT, _sentence(worst(failed))
-        if _fickle(reference, worst(failed), options.tolerance):
+        verdict, explanation = Verdict.NOT_EQUIVALENT, sentence(worst(failed))
+        if _fickle(reference, worst(failed)):
             verdict = Verdict.NOT_VERIFIED
             explanation = "The reference gives another answer each time it is run on the same feed: it is random."
-        elif all(finding.setting.provider is not CPU for finding in failed) and _is_off(reference, worst(failed)):
-            verdict = Verdict.NOT_VERIFIED
+        elif all(finding.setting.provider is not CPU for finding in failed):
             provider = worst(failed).setting.provider.name
-            explanation = f"{provider} computes the reference itself otherwise than the CPU does. {explanation}"
-    elif silent:
+            if _is_off(reference, worst(failed)):
+                verdict = Verdict.NOT_VERIFIED
+                explanation = f"{provider} computes the reference itself otherwise than the CPU does. {explanation}"
+            elif comparing.changes.all_proved and not worst(failed).measurement.new_nonfinite:
+                verdict = Verdict.NOT_VERIFIED
+                explanation = f"Every change is proved, but {provider} computes the two otherwise. {explanation}"
+    elif silent and not comparing.changes.none:
         verdict = Verdict.NOT_VERIFIED
         explanation = (
             f"No finite value of output {silent!r} could be compared on any feed: pass --inputs with real data."
@@ -308,32 +353,42 @@ def _judged(
 
 
 def _with_layers(
-    judged: Verification, findings: list[Finding], reference: Reference, candidate: Source, options: VerifyOptions
+    judged: Verification,
+    findings: list[Finding],
+    reference: Reference,
+    candidate: Source,
+    comparing: Comparing,
+    options: VerifyOptions,
 ) -> Verification:
     """Look inside where the models disagree most, with limits by dtype: the caller's are for outputs."""
     deciding = [finding for finding in findings if _decides(finding)]
     failed = [finding for finding in deciding if not finding.judgement.agrees]
-    agrees = judged.verdict is Verdict.EQUIVALENT
-    finding = worst(failed or deciding)
-    constants = options.assume_constant_initializers
     layers = compare_layers(
-        reference, candidate, finding, Tolerance(), agrees=agrees, assume_constant_initializers=constants
+        reference,
+        candidate,
+        worst(failed or deciding),
+        replace(comparing, tolerance=Tolerance()),
+        agrees=judged.verdict is Verdict.EQUIVALENT,
+        assume_constant_initializers=options.assume_constant_initializers,
     )
     return replace(judged, layers=layers)
 
 
-def _never_compared(findings: list[Finding]) -> str:
-    """The first output of which no value was compared on any feed, or "" if there is none."""
+def _never_compared(findings: list[Finding], changes: Changes) -> str:
+    """The first output of which no value was compared on any feed, or "" if there is none.
+
+    Where everything that an output depends on is proved or untouched, nothing need be compared.
+    """
     compared: dict[str, int] = {}
     for finding in findings:
         if finding.measurement.where.stage == "output":
             compared[finding.value] = compared.get(finding.value, 0) + finding.measurement.compared
     if not compared:
         return "(none)"
-    return next((name for name, count in compared.items() if not count), "")
+    return next((name for name, count in compared.items() if not count and not changes.is_proved(name)), "")
 
 
-def _fickle(reference: Reference, finding: Finding, tolerance: Tolerance) -> bool:
+def _fickle(reference: Reference, finding: Finding) -> bool:
     """Whether the reference does not even agree with itself where the candidate disagrees with it."""
     try:
         with reference.running(Setting()) as session:
@@ -341,9 +396,9 @@ def _fickle(reference: Reference, finding: Finding, tolerance: Tolerance) -> boo
     except RunFailed:
         return False
     return any(
-        other.judgement.agrees is not True
+        other.value == finding.value and not other.judgement.agrees
         for outputs in again
-        for other in compare(finding.answer, outputs, Setting(), tolerance, {})
+        for other in compare(finding.answer, outputs, Setting(), Comparing(Tolerance()), {})
     )
 
 
@@ -355,37 +410,8 @@ def _is_off(reference: Reference, finding: Finding) -> bool:
             outputs = session.run(finding.answer.feed())
     except RunFailed:
         return True
-    found = compare(finding.answer, outputs, finding.setting, tolerance, {})
+    found = compare(finding.answer, outputs, finding.setting, Comparing(tolerance), {})
     return any(not tolerance.judge_without_truth(other.measurement).agrees for other in found)
-
-
-def _sentence(finding: Finding) -> str:
-    measured, judged = finding.measurement, finding.judgement
-    subject = str(measured.where)
-    subject = subject[0].upper() + subject[1:]
-    if measured.problem:
-        return f"{subject}: {measured.problem}."
-    if measured.new_nonfinite:
-        return (
-            f"{subject}: {measured.new_nonfinite} of {measured.count} values are NaN or infinite, the reference's not."
-        )
-    if measured.lost_nonfinite and not finding.noise:
-        return (
-            f"{subject}: {measured.lost_nonfinite} of {measured.count} values are finite where the reference's are not."
-        )
-    if not judged.limit:
-        return f"{subject}: {measured.different} of {measured.count} values differ."
-    text = (
-        f"{subject}: differs by {measured.max_abs:.3g} at {list(measured.worst_at)} "
-        f"(reference {measured.worst_reference:.6g}, candidate {measured.worst_candidate:.6g})"
-    )
-    if finding.noise:
-        noise = finding.noise
-        return (
-            f"{text}; its error against float64 is {noise.candidate_max:.3g} (rms {noise.candidate_rms:.3g}), "
-            f"the reference's own {noise.original_max:.3g} (rms {noise.original_rms:.3g})."
-        )
-    return f"{text}; at most {judged.limit:.3g} is rounding."
 
 
 def _stopped(verdict: Verdict, explanation: str, answers: Answers, options: VerifyOptions) -> Verification:

@@ -37,7 +37,9 @@ def main(do: "Callable[[Task], Row] | None" = None) -> None:
     from bnfold.fleet.task import Task
 
     if do is None:
-        from bnfold.fleet.work import done as do
+        from bnfold.fleet.work import done
+
+        do = done
     with os.fdopen(tasks, "rb") as lines, os.fdopen(rows, "wb", buffering=0) as answers:
         for line in lines:
             answers.write(json.dumps(do(Task.from_json(line)).to_dict()).encode() + b"\n")

@@ -407,6 +407,24 @@ class Graph:
         del node.output[keep:]
         self.model.record("drop-outputs", graph, graph.label(node))
 
+    def rename_output(self, node: NodeProto, suffix: str) -> None:
+        """Call the first output of `node` by a fresh name: what is computed there is another value now.
+
+        Its readers read it by the new name. It must be no output of the graph.
+        """
+        graph, output = self.model.owner(node), node.output[0]
+        assert not graph.is_output(output), output
+        self.model.about_to_edit()
+        fresh = self.model.fresh_name(f"{output}_{suffix}")
+        self.model.alias(fresh, output)
+        node.output[0] = fresh
+        graph._define(fresh, node)
+        for use in list(graph.consumers(output)):
+            self.set_input(use.node, use.position, fresh)
+        graph._undefine(output)
+        self.model.forget_value_info(graph, output)
+        self.model.record("rename-output", graph, graph.label(node))
+
     def add_behind(self, node: NodeProto, constant: Tensor) -> None:
         """Put an Add of `constant` behind the first output of `node`; its readers read the sum, by the old name."""
         graph = self.model.owner(node)

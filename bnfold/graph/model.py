@@ -41,6 +41,8 @@ class Model:
         self.edits: list[Edit] = []
         self.graphs: list[Graph] = []
         self.holders: dict[int, NodeProto] = {}  # by scope: the node that has it as a body
+        # Labels of operators as they were read, noted by the first pass that asks: an output may get another name.
+        self.first_labels: dict[int, str] | None = None
         self._bodies: dict[int, list[Graph]] = {}  # by scope: those nested directly in it
         self.unresolved: list[tuple[Graph, str, NodeProto]] = []  # what a node reads and nothing makes, as it was read
         self._owners: dict[int, Graph] = {}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _SHOWN_BYTES = 4096
 # Shapes that are asked for while a constant is evaluated that is needed for another shape, and so on.
 _DEEPEST = 16
+_ML_DOMAIN = "ai.onnx.ml"
 # The input that is the shape of the output.
 _TARGETS = {"Reshape": 1, "Resize": 3}
 
@@ -49,6 +50,8 @@ def inferred(structure: bytes, *, lists_initializers: bool) -> ModelProto:
         bare = ModelProto.FromString(structure)
         for body in _bodies(bare):
             del body.value_info[:]
+        if any(entry.domain == _ML_DOMAIN for entry in bare.opset_import):
+            _write_scalers_as_casts(bare)
         if lists_initializers:
             bare.ir_version = 4
             stored = {tensor.name for tensor in bare.graph.initializer}
@@ -58,6 +61,15 @@ def inferred(structure: bytes, *, lists_initializers: bool) -> ModelProto:
         return shape_inference.infer_shapes(bare.SerializeToString(), data_prop=True)
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
         return onnx.load_model_from_string(structure)  # then only what the file says is known, and refusals say so
+
+
+def _write_scalers_as_casts(model: ModelProto) -> None:
+    """Inference knows no Scaler: it makes float32 of the shape it reads, as a Cast does."""
+    for node in model.graph.node:
+        if node.op_type == "Scaler" and node.domain == _ML_DOMAIN:
+            node.op_type, node.domain = "Cast", ""
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
 
 
 def _bodies(model: ModelProto) -> Iterator[Body]:

@@ -36,7 +36,7 @@ def rolled_back(setup: Setup, failed: Attempt) -> "tuple[Attempt, Attribution[Fo
         return failed, None
     found = _guilty_folds(failed, without, _MOST_TRIALS[setup.request.options.on_mismatch])
     forbidden = frozenset(found.guilty) if wants_rollback and found.cleared else failed.forbidden
-    return replace(without(forbidden), input=failed.input), found
+    return replace(without(forbidden), input=failed.input, has_bug=failed.has_bug), found
 
 
 def _guilty_folds(failed: Attempt, without: "Callable[[frozenset[Fold]], Attempt]", most: int) -> "Attribution[Fold]":

@@ -32,10 +32,10 @@ Limits = float | Mapping[str, float]
 SomeData = str | os.PathLike[str] | Iterable[Any] | Callable[[], Iterable[Any]]
 """The path of a file or folder, ``script.py:function``, or an iterable of batches or a function that returns one."""
 
-Proving = Literal["auto", "always", "never", "instead"]
+Proving = Literal["auto", "always", "never"]
 OnMismatch = Literal["fail", "rollback"]
 
-_PROOF = Word(("auto", "always", "never", "instead"), switches=(("--proof", "always"), ("--no-proof", "never")))
+_PROOF = Word(("auto", "always", "never"), switches=(("--proof", "always"), ("--no-proof", "never")))
 _SWITCHED_OFF = "Publish without running the models."
 
 
@@ -86,8 +86,8 @@ class _Comparing(_Constants):
     proof: Proving = option(
         _PROOF,
         "auto",
-        "Prove in float64 that each change is rounding alone. By default: where the models cannot be run, and where "
-        "that costs no more than running them.",
+        "Prove in float64 that each change is rounding alone, and let a proof that fails decide whatever limits are "
+        "given. By default both, but limits and data of yours decide where the outputs of foreign changes agree.",
     )
 
 
@@ -95,11 +95,6 @@ class _Comparing(_Constants):
 class VerifyOptions(_Comparing):
     """What `bnfold.verify` is asked for."""
 
-    proof: Proving = option(
-        _PROOF,
-        "instead",
-        "Prove in float64 that each change is rounding alone. By default: where the models cannot be run.",
-    )
     layers: bool = option(Flag(), False, "Compare values inside the models too, and name the first that diverges.")
 
 
@@ -127,6 +122,10 @@ class _Rewriting(_Reading):
     """What `optimize` does, and `inspect` says it would do."""
 
     freeze: bool = option(Flag(), True, "Leave what runs in training mode as it is, Dropout included.")
+    bias_adds: bool = option(
+        Flag(), True, "Leave a constant gain or bias beside a linear operator where it is: fold normalizations alone."
+    )
+    merge_branches: bool = option(Flag(), True, "Leave parallel linear branches (RepVGG, ACNet) as they are.")
     lower: bool = option(
         Flag(),
         False,
@@ -180,6 +179,7 @@ class _Writing(_Comparing, _Reading):
 
     verify: bool = option(Flag(), True, _SWITCHED_OFF)
     dry_run: bool = option(Flag(), False, "Do everything but write OUTPUT, which may then be left out.")
+    overwrite: bool = option(Flag(), False, "Replace OUTPUT also where it is a model that was not made from MODEL.")
     allow_unverified: bool = option(Flag(), False, "Publish also what could not be run and so not compared.")
     keep_failed: bool = option(Flag(), False, "Write a result that failed beside OUTPUT, as NAME.failed.onnx.")
     layout: "Layout | None" = option(Weights(), None)

@@ -267,19 +267,25 @@ class Layer:
 
 @dataclass(frozen=True)
 class Proved:
-    """One proof: "holds", "broken" or "undecided" with the reason; `used` is the share of the allowed rounding."""
+    """One proof: "holds", "broken" or "undecided" with the reason; `used` is the share of the allowed rounding.
+
+    `value`, `scope`: what the change ends in. One that is undecided was compared by running only.
+    """
 
     rewrites: tuple[str, ...]
     standing: str
     reason: str
     used: float | None
+    value: str = ""
+    scope: str = ""
 
     @classmethod
     def of(cls, data: Data) -> Self:
         """Of a proof: called after its normalizations, or else after the value that it ends in."""
         names = data.get("rewrites") or data.get("normalizations") or [data.get("output")]
         rewrites = tuple(_text(name) for name in names)
-        return cls(rewrites, _text(data["standing"]), _text(data["reason"]), _real(data["used"]))
+        where = _text(data.get("output")), _text(data.get("scope"))
+        return cls(rewrites, _text(data["standing"]), _text(data["reason"]), _real(data["used"]), *where)
 
 
 @dataclass(frozen=True)
@@ -331,6 +337,7 @@ class Document:
     attribution: Attribution | None = None
     accuracy: Accuracy | None = None
     proofs: tuple[Proved, ...] = ()
+    shown: str = ""
     placements: tuple[Placed, ...] = ()
     layers: tuple[Layer, ...] = ()
     divergence: str = ""
@@ -386,6 +393,11 @@ class Document:
         return tuple(Histogram(*key, _summed(group), _tightest(group)) for key, group in found)
 
     @property
+    def by_running_only(self) -> tuple[Proved, ...]:
+        """The changes that are neither proved nor refuted."""
+        return tuple(proof for proof in self.proofs if proof.standing == "undecided")
+
+    @property
     def standings(self) -> Mapping[str, int]:
         """How many proofs there are of each standing."""
         return Counter(proof.standing for proof in self.proofs)
@@ -423,7 +435,9 @@ def _fields(data: Data) -> dict[str, Any]:
     )
     found["attribution"] = Attribution.of(data["attribution"]) if data.get("attribution") else None
     found["accuracy"] = Accuracy.of(data["accuracy"]) if data.get("accuracy") else None
-    return found | _verified(data.get("verification") or {})
+    found |= _verified(data.get("verification") or {})
+    found["notes"] = (*(one_line(str(note)) for note in data.get("notes", ())), *found["notes"])
+    return found
 
 
 def _verified(data: Data) -> dict[str, Any]:
@@ -434,6 +448,7 @@ def _verified(data: Data) -> dict[str, Any]:
         "measured": tuple(map(Measured.of, data.get("measurements", ()))),
         "largest": Measured.of(data["largest"]) if data.get("largest") else None,
         "proofs": tuple(map(Proved.of, data.get("proofs", ()))),
+        "shown": one_line(str(data.get("shown", ""))),
         "placements": tuple(map(Placed.of, data.get("placements", ()))),
         "notes": tuple(one_line(str(note)) for note in data.get("notes", ())),
         "feeds": tuple((_text(feed["name"]), _shapes(feed["shapes"])) for feed in data.get("feeds", ())),

@@ -29,6 +29,7 @@ class NormalizationInfo:
     `mode` is "inference" or "train"; `channels` is None where the parameters do not tell; `epsilon` and `momentum`
     are the attributes' values, `momentum` in the convention of ONNX (the share of the old statistic that stays) and
     None where the operator has none. `fed_by` says what makes its input: an operator and its node, or a graph input.
+    A linear operator that has others beside it is listed as well, with the kind "branch" and nothing to be fed by.
     `kind` says what it really is, where `mode` is not the whole truth; `diagnoses` what a person should know of it.
     """
 
@@ -68,11 +69,12 @@ class NormalizationInfo:
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """A model and its normalizations, in the order of the graph."""
+    """A model and its normalizations, in the order of the graph; `notes` as in a `Report`."""
 
     model: ModelSummary
     normalizations: tuple[NormalizationInfo, ...]
     version: str = __version__
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line."""
@@ -98,5 +100,6 @@ class Inspection:
             "bnfold": self.version,
             "kind": "inspect",
             "model": self.model.to_dict(),
+            "notes": list(self.notes),
             "normalizations": [info.to_dict() for info in self.normalizations],
         }

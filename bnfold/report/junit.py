@@ -95,4 +95,7 @@ def _normalizations(document: Document) -> Iterable[ET.Element]:
 def _proofs(document: Document) -> Iterable[ET.Element]:
     outcomes = {"broken": "failure", "undecided": "skipped"}
     for proof in document.proofs:
-        yield _case("proofs", ", ".join(proof.rewrites), outcomes.get(proof.standing, ""), proof.reason)
+        message = proof.reason
+        if proof.standing == "undecided":
+            message = f"compared by running only, in {words.placed(proof.value, proof.scope)}: {proof.reason}"
+        yield _case("proofs", ", ".join(proof.rewrites), outcomes.get(proof.standing, ""), message)

@@ -169,10 +169,14 @@ def _accurate(accuracy: Accuracy) -> str:
 def _proved(document: Document) -> Iterable[str]:
     counts = ", ".join(f"{number(found)} {inert(standing)}" for standing, found in document.standings.items())
     yield f"**{words.count(len(document.proofs), 'proof')}** of single rewrites: {counts}."
-    open_ones = [proof for proof in document.proofs if proof.standing != "holds"]
-    rows = [(_code(", ".join(each.rewrites)), inert(each.standing), inert(each.reason, 200)) for each in open_ones]
-    if rows:
-        yield _folded("Those that do not hold", _table(("rewrite of", "proof", "why"), rows))
+    refuted = [proof for proof in document.proofs if proof.standing == "broken"]
+    for title, proofs in (("Those that do not hold", refuted), ("Compared by running only", document.by_running_only)):
+        rows = [
+            (_code(", ".join(each.rewrites)), _code(words.placed(each.value, each.scope)), inert(each.reason, 200))
+            for each in proofs
+        ]
+        if rows:
+            yield _folded(title, _table(("rewrite of", "ends in", "why"), rows))
 
 
 def _ran(placements: Iterable[Placed]) -> str:

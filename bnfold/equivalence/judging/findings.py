@@ -1,33 +1,42 @@
 """What was found about each output, from the first measurement to the last word on it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from bnfold.equivalence.judging.changes import Changes
+from bnfold.equivalence.judging.evidence import Evidence, judge, last_word
 from bnfold.equivalence.judging.measurement import Measurement, Where, measure
 from bnfold.equivalence.judging.noise import Noise
-from bnfold.equivalence.judging.tolerance import Judgement, Tolerance
+from bnfold.equivalence.judging.tolerance import Judgement, Rule, Tolerance, owners_of
 from bnfold.equivalence.numbers.element_types import Array, Outputs
 from bnfold.equivalence.runtime.opening import Setting
+from bnfold.equivalence.runtime.providers import CPU
 from bnfold.equivalence.runtime.reference_answers import Answer
 from bnfold.equivalence.structure.output_sources import Sources
 
 
 @dataclass
 class Finding:
-    """`value`: the name in the reference. `candidate`: kept only while the judgement is open."""
+    """`value`: the name in the reference. `candidate`: what it is in the candidate, kept only while it is in doubt."""
 
     measurement: Measurement
-    judgement: Judgement
     answer: Answer
     setting: Setting
     value: str
+    judgement: Judgement
+    evidence: Evidence = field(default_factory=Evidence)
     candidate: Array | None = None
-    noise: Noise | None = None
 
     @property
-    def open(self) -> bool:
-        """Whether the tolerance could not tell."""
-        return self.judgement.agrees is None
+    def noise(self) -> Noise | None:
+        """How far rounding alone moves it, where that was asked for."""
+        return self.evidence.noise
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether more evidence could change the judgement."""
+        return not self.judgement.agrees and self.judgement.rule is not Rule.USER
 
     @property
     def badness(self) -> tuple[bool, int, float, int]:
@@ -35,12 +44,60 @@ class Finding:
         measured = self.measurement
         return bool(measured.problem), measured.new_nonfinite, measured.relative, measured.different
 
+    def learn(self, tolerance: Tolerance, **known: Any) -> None:
+        """Add to the evidence, by the names of its fields, and judge again."""
+        self.evidence = replace(self.evidence, **known)
+        self.judgement = judge(self.measurement, tolerance, self.evidence)
+
+    def close(self, tolerance: Tolerance) -> None:
+        """Judge for the last time."""
+        self.judgement = last_word(self.measurement, tolerance, self.evidence)
+        if self.judgement.rule is not Rule.PROVED:
+            self.candidate = None
+
+
+@dataclass(frozen=True)
+class Comparing:
+    """How values are compared: the tolerance, what the files tell, and the types that values were made in."""
+
+    tolerance: Tolerance
+    changes: Changes = field(default_factory=Changes)
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    def found(self, where: Where, value: str, answer: Answer, candidate: Array, setting: Setting) -> Finding:
+        """One value of the reference and what it is in the candidate."""
+        measured = measure(where, answer.outputs[value], candidate, self.made_in(value))
+        return self._judged(measured, value, answer, setting, candidate)
+
+    def measured_again(self, finding: Finding, original: Array) -> Measurement:
+        """The same value measured against what the reference is elsewhere; the candidate's must still be known."""
+        assert finding.candidate is not None
+        return measure(finding.measurement.where, original, finding.candidate, finding.measurement.made_in)
+
+    def missing(self, where: Where, value: str, answer: Answer, setting: Setting, side: str) -> Finding:
+        """A value that one side does not return."""
+        return self._judged(Measurement(where, problem=f"the {side} does not return it"), value, answer, setting, None)
+
+    def made_in(self, value: str) -> str:
+        """The coarsest type of what a value is made of, "" where that is not known."""
+        return next((self.types[name] for name in owners_of(value) if name in self.types), "")
+
+    def _judged(
+        self, measured: Measurement, value: str, answer: Answer, setting: Setting, candidate: Array | None
+    ) -> Finding:
+        # A proof in float64 says nothing of what another provider than the CPU computes.
+        proved = candidate is not None and setting.provider is CPU and self.changes.is_proved(value)
+        evidence = Evidence(untouched=self.changes.is_untouched(value), proved=proved)
+        judged = judge(measured, self.tolerance, evidence)
+        kept = candidate if not judged.agrees or judged.rule is Rule.PROVED else None
+        return Finding(measured, answer, setting, value, judged, evidence, kept)
+
 
 def compare(
     answer: Answer,
     outputs: Outputs,
     setting: Setting,
-    tolerance: Tolerance,
+    comparing: Comparing,
     taps: Mapping[str, Sources],
 ) -> list[Finding]:
     """One finding per output, and one per value behind an output that the session returned as well."""
@@ -52,29 +109,19 @@ def compare(
     for name in names:
         where = _where(name, answer, setting, "output")
         if name in outputs and name in answer.outputs:
-            found.append(_finding(where, name, answer, outputs[name], setting, tolerance))
+            found.append(comparing.found(where, name, answer, outputs[name], setting))
         else:
             side = "candidate" if name not in outputs else "reference"
-            problem = Measurement(where, problem=f"the {side} does not return it")
-            found.append(Finding(problem, tolerance.judge(problem), answer, setting, name))
+            found.append(comparing.missing(where, name, answer, setting, side))
     for old, new in sorted(pairs):
         if old in tapped_before and old in answer.outputs and new in outputs:
             where = _where(old, answer, setting, "behind")
-            found.append(_finding(where, old, answer, outputs[new], setting, tolerance))
+            found.append(comparing.found(where, old, answer, outputs[new], setting))
     return found
 
 
 def _where(name: str, answer: Answer, setting: Setting, stage: str) -> Where:
     return Where(name, answer.name, setting.provider.name, setting.optimization.value, stage, setting.precision.value)
-
-
-def _finding(
-    where: Where, value: str, answer: Answer, candidate: Array, setting: Setting, tolerance: Tolerance
-) -> Finding:
-    measured = measure(where, answer.outputs[value], candidate)
-    judged = tolerance.judge(measured)
-    kept = candidate if judged.agrees is None else None
-    return Finding(measured, judged, answer, setting, value, kept)
 
 
 def worst(findings: Iterable[Finding]) -> Finding:

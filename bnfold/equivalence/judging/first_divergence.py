@@ -6,17 +6,18 @@ memory does not grow with the depth of the models.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bnfold.equivalence.judging.findings import Finding
+from bnfold.equivalence.judging.changes import Changes
+from bnfold.equivalence.judging.evidence import judge
+from bnfold.equivalence.judging.findings import Comparing, Finding
+from bnfold.equivalence.judging.instruments import Truths
+from bnfold.equivalence.judging.judge import Judge
 from bnfold.equivalence.judging.measurement import Measurement, Where, measure
-from bnfold.equivalence.judging.noise import noise
-from bnfold.equivalence.judging.tolerance import Judgement, Rule, Tolerance
 from bnfold.equivalence.numbers.element_types import Outputs
-from bnfold.equivalence.numbers.float64 import Unknowable
 from bnfold.equivalence.runtime.opening import Setting, running
-from bnfold.equivalence.runtime.references import Reference, Truth
+from bnfold.equivalence.runtime.references import Reference
 from bnfold.equivalence.runtime.sessions import RunFailed
 from bnfold.equivalence.structure.output_sources import Pair
 from bnfold.equivalence.structure.scopes import Cutter, reads
@@ -101,7 +102,7 @@ def compare_layers(
     reference: Reference,
     candidate: Source,
     finding: Finding,
-    tolerance: Tolerance,
+    comparing: Comparing,
     *,
     agrees: bool,
     assume_constant_initializers: bool = False,
@@ -113,7 +114,7 @@ def compare_layers(
     assert reference.source is not None
     constants = assume_constant_initializers
     before, after = (Cutter(source, assume_constant_initializers=constants) for source in (reference.source, candidate))
-    look = _Look(reference, candidate, finding, tolerance)
+    look = _Look(reference, candidate, finding, comparing)
     found = pairs(before, after)
     makers = {name: node for node in after.model.graph.node for name in node.output}
     outputs = {value.name for value in before.model.graph.output}
@@ -121,10 +122,11 @@ def compare_layers(
     try:
         for some in _chunks(found):
             for pair, reference_value, candidate_value in look.both(some, outputs):
-                measured = measure(look.where(pair), reference_value, candidate_value)
+                made_in = comparing.made_in(pair.reference)
+                measured = measure(look.where(pair), reference_value, candidate_value, made_in)
                 node = makers[pair.candidate]
                 label = f"{node.op_type} {node.name!r}" if node.name else node.op_type
-                layers.append(Layer(pair, label, measured, bool(tolerance.judge(measured).agrees)))
+                layers.append(Layer(pair, label, measured, bool(judge(measured, comparing.tolerance).agrees)))
         first = None if agrees else look.first(layers, before, outputs)
     except RunFailed as failure:
         note = f"The values inside the models could not be looked at ({finding.setting}): {failure}."
@@ -141,18 +143,17 @@ def _chunks(found: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
 class _Look:
     """Runs both models on one feed and gives out what is inside."""
 
-    def __init__(self, reference: Reference, candidate: Source, finding: Finding, tolerance: Tolerance) -> None:
+    def __init__(self, reference: Reference, candidate: Source, finding: Finding, comparing: Comparing) -> None:
         self.reference = reference
         self.candidate = candidate
-        self.feed = finding.answer.feed
-        self.name = finding.answer.name
+        self.answer = finding.answer
         self.setting = finding.setting
-        self.tolerance = tolerance
-        self._truth: Truth | None = None
+        self.comparing = comparing
+        self.truths = Truths(reference)
 
     def where(self, pair: Pair) -> Where:
-        setting = self.setting
-        return Where(pair.reference, self.name, setting.provider.name, setting.optimization, "layer", setting.precision)
+        setting, feed = self.setting, self.answer.name
+        return Where(pair.reference, feed, setting.provider.name, setting.optimization, "layer", setting.precision)
 
     def both(self, some: Sequence[Pair], outputs: set[str]) -> Iterator[tuple[Pair, Any, Any]]:
         """The values of pairs in both models. Raises RunFailed."""
@@ -164,7 +165,7 @@ class _Look:
 
     def _values(self, opened: Any) -> Outputs:
         with opened as session:
-            values: Outputs = session.run(self.feed())
+            values: Outputs = session.run(self.answer.feed())
         return values
 
     def first(self, layers: Sequence[Layer], before: Cutter, outputs: set[str]) -> Layer | None:
@@ -181,32 +182,20 @@ class _Look:
         return None
 
     def _beyond_noise(self, some: Sequence[Pair], outputs: set[str]) -> set[Pair]:
-        names = [pair.reference for pair in some]
-        truth = self._in_float64(names)
-        again: Outputs = {}
-        if self.setting != Setting():
-            again = self._values(self.reference.running(self.setting, _taps(names, outputs)))
-        guilty = set()
+        """Those that the chain of judgement does not excuse, on this feed alone."""
+        comparing = replace(self.comparing, changes=Changes())
+        kept: dict[str, Any] = {}
+        found: dict[Pair, tuple[Any, Any]] = {}
         for pair, old, new in self.both(some, outputs):
-            measured = measure(self.where(pair), old, new)
-            judged = self.tolerance.judge(measured)
-            if judged.agrees is None and pair.reference in truth:
-                originals = [old, *([again[pair.reference]] if pair.reference in again else [])]
-                decided = noise(truth[pair.reference], originals, new)
-                if decided is not None:
-                    judged = Judgement(agrees=decided.agrees, rule=Rule.NOISE)
-            if judged.agrees is None:
-                judged = self.tolerance.judge_without_truth(measured)
-            if not judged.agrees:
-                guilty.add(pair)
-        return guilty
-
-    def _in_float64(self, names: Sequence[str]) -> Outputs:
-        try:
-            self._truth = self._truth or self.reference.truth()
-            return self._truth(self.feed(), names)
-        except Unknowable:
-            return {}
+            kept[pair.reference] = old
+            found[pair] = old, new
+        answer = replace(self.answer, outputs=kept, contract=frozenset(set(kept) & outputs))
+        findings = {
+            pair: comparing.found(self.where(pair), pair.reference, answer, new, self.setting)
+            for pair, (_, new) in found.items()
+        }
+        Judge(self.reference, self.candidate, comparing, {}, self.truths).settle(list(findings.values()), each=True)
+        return {pair for pair, finding in findings.items() if not finding.judgement.agrees}
 
 
 def _taps(names: Any, outputs: set[str]) -> list[str]:

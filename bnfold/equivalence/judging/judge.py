@@ -1,52 +1,89 @@
-"""The last word on findings that the tolerance could not settle: the noise rule, and what lies behind an output.
+"""The judge: gathers evidence on findings that differ until the chain of judgement (`evidence`) can tell.
 
-Both cost more than measuring, so they are asked only where needed, worst first, and not once a failure is certain.
+Evidence costs more than measuring, so it is asked for only where it is needed, the cheapest first, on the worst
+finding first, and not once a failure is certain.
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from bnfold.equivalence.judging.findings import Finding, compare
-from bnfold.equivalence.judging.noise import FEW, Elsewhere, Noise, noise
-from bnfold.equivalence.judging.tolerance import Judgement, Rule, Tolerance
-from bnfold.equivalence.numbers.element_types import Array, Outputs
-from bnfold.equivalence.numbers.float64 import Unknowable
+from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
+from bnfold.equivalence.judging.instruments import SHAKES, Originals, ShakenRuns, Truths
+from bnfold.equivalence.judging.noise import FEW, Noise, noise, shaken_noise
+from bnfold.equivalence.judging.sentences import conditioning
+from bnfold.equivalence.judging.tolerance import Rule
 from bnfold.equivalence.runtime.opening import Setting, running
-from bnfold.equivalence.runtime.reference_answers import Answer
-from bnfold.equivalence.runtime.references import Reference, Truth
+from bnfold.equivalence.runtime.references import Reference
 from bnfold.equivalence.runtime.sessions import Optimization, RunFailed
 from bnfold.equivalence.structure.output_sources import Sources
 from bnfold.equivalence.structure.signature import Source
 
-_SHAKES = (1, 2)
-"""Seeds: one direction for each number could cancel by luck."""
+if TYPE_CHECKING:
+    from bnfold.equivalence.runtime.reference_answers import Answer
+
+_HOPELESS = 1000.0
+"""How many times as far as two shaken copies a candidate must be off so that no more of them are asked."""
 
 
-class Appeal:
-    """Knows both models and can run them again."""
+_FEWEST = 16
+"""An output with fewer elements than this may move by little by luck, so that more copies are asked."""
+
+
+class Judge:
+    """Knows both models and can run them again. `truths` may be shared by judges of the same reference."""
 
     def __init__(
-        self, reference: Reference, candidate: Source, tolerance: Tolerance, sources: Mapping[str, Sources]
+        self,
+        reference: Reference,
+        candidate: Source,
+        comparing: Comparing,
+        sources: Mapping[str, Sources],
+        truths: Truths | None = None,
     ) -> None:
         self.reference = reference
         self.candidate = candidate
-        self.tolerance = tolerance
+        self.comparing = comparing
         self.sources = sources
+        self.truths = truths or Truths(reference)
+        self.originals = Originals(reference)
         self.notes: list[str] = []
-        self._truths: dict[int | None, Truth | None] = {}
-        self._cache: dict[str, Outputs] = {}
-        self._originals: dict[tuple[str, Setting], Outputs] = {}
         self._answers: dict[str, Answer] = {}
+        self._shaken: dict[Setting, ShakenRuns] = {}
 
-    def settle(self, findings: list[Finding]) -> list[Finding]:
-        """Close every open finding; returns those added on the way. `findings` are of one verdict."""
+    def settle(self, findings: list[Finding], *, each: bool = False) -> list[Finding]:
+        """Close every finding; returns those added on the way. `findings` are of one verdict.
+
+        Once one fails for certain, no noise is measured for the others, unless `each` has to be known.
+        """
         self._answers |= {finding.answer.name: finding.answer for finding in findings}
+        self._in_same_setting(findings)
         added = self._look_behind(findings)
+        self._in_same_setting(added)
         everything = [*findings, *added]
-        self._by_noise([finding for finding in everything if finding.measurement.where.stage == "behind"])
+        behind = [finding for finding in everything if finding.measurement.where.stage == "behind"]
+        self._by_noise(behind, each=each)
         self._excuse(everything)
-        self._by_noise(everything)
+        self._by_noise(everything, each=each)
+        for finding in everything:
+            finding.close(self.comparing.tolerance)
         return added
+
+    def _in_same_setting(self, findings: Iterable[Finding]) -> None:
+        """Compare with what the reference does in the candidate's own setting."""
+        for setting, doubtful in _by_setting(findings).items():
+            if setting == Setting():
+                continue
+            self.originals.load(setting, [finding.answer for finding in doubtful])
+            for finding in doubtful:
+                again = self.originals.get(finding.answer, setting).get(finding.value)
+                if again is not None and finding.candidate is not None:
+                    measured = self.comparing.measured_again(finding, again)
+                    same = bool(self.comparing.tolerance.judge(measured).agrees)
+                    fewer = measured.new_nonfinite < finding.measurement.new_nonfinite
+                    finding.learn(self.comparing.tolerance, same_setting=same)
+                    if not same and fewer and not measured.new_nonfinite:
+                        finding.measurement = measured  # what is not finite is so in the reference as well
+                        finding.learn(self.comparing.tolerance)
 
     def _look_behind(self, findings: list[Finding]) -> list[Finding]:
         """Run the candidate with taps where it was run without and an output that has sources does not agree."""
@@ -54,9 +91,8 @@ class Appeal:
         seen = {_place(finding) for finding in findings if finding.measurement.where.stage == "behind"}
         missing: dict[Setting, dict[str, Answer]] = {}
         for finding in findings:
-            where = finding.measurement.where
-            disagrees = where.stage == "output" and not finding.judgement.agrees
-            if disagrees and self._has_sources(finding) and _place(finding) not in seen:
+            is_output = finding.measurement.where.stage == "output"
+            if is_output and finding.in_doubt and self._has_sources(finding) and _place(finding) not in seen:
                 missing.setdefault(finding.setting, {})[finding.answer.name] = finding.answer
         taps = sorted({pair.candidate for sources in self.sources.values() for pair in sources.pairs})
         for setting, answers in missing.items():
@@ -64,7 +100,7 @@ class Appeal:
                 with running(self.candidate, setting, taps) as session:
                     for answer in answers.values():
                         outputs = session.run(answer.feed())
-                        found = compare(answer, outputs, setting, self.tolerance, self.sources)
+                        found = compare(answer, outputs, setting, self.comparing, self.sources)
                         added += [finding for finding in found if finding.measurement.where.stage == "behind"]
             except RunFailed as failure:
                 self.notes.append(f"The values behind the outputs could not be looked at ({setting}): {failure}.")
@@ -82,112 +118,114 @@ class Appeal:
             if finding.measurement.where.stage == "behind"
         }
         for finding in findings:
-            if (
-                finding.measurement.where.stage != "output"
-                or finding.judgement.agrees
-                or not self._has_sources(finding)
-            ):
-                continue
-            values = {pair.reference for pair in self.sources[finding.value].pairs}
-            if all(behind.get((*_place(finding), value)) for value in values):
-                finding.judgement = Judgement(agrees=True, rule=Rule.BEHIND)
+            if finding.measurement.where.stage == "output" and finding.in_doubt and self._has_sources(finding):
+                values = {pair.reference for pair in self.sources[finding.value].pairs}
+                if all(behind.get((*_place(finding), value)) for value in values):
+                    finding.learn(self.comparing.tolerance, behind=True)
 
-    def _by_noise(self, findings: Iterable[Finding]) -> None:
-        failed = False
+    def conditioning(self, findings: Iterable[Finding]) -> list[str]:
+        """What to say of outputs that agree although they differ by more than rounding usually does: of the worst ones.
+
+        Of one that only proofs excuse, the noise is measured now.
+        """
+        said = []
+        for rules in ({Rule.PROVED, Rule.NOISE}, {Rule.SAME_SETTING}):
+            excused = [finding for finding in findings if finding.judgement.rule in rules and finding.judgement.agrees]
+            if excused:
+                finding = worst(excused)
+                if finding.judgement.rule is Rule.PROVED and not finding.measurement.problem:
+                    self._find_noise(finding)
+                said.append(conditioning(finding))
+                finding.candidate = None
+        return said
+
+    # --- noise
+
+    def _by_noise(self, findings: Iterable[Finding], *, each: bool) -> None:
+        tolerance, failed = self.comparing.tolerance, False
         for finding in sorted(findings, key=lambda finding: finding.badness, reverse=True):
-            if not finding.open:
+            if not finding.in_doubt or finding.candidate is None:
+                failed = failed or not (finding.judgement.agrees or each)
                 continue
-            decided = None if failed else self._against_truth(finding)
-            if decided is None:
-                finding.judgement = self.tolerance.judge_without_truth(finding.measurement)
-            else:
-                finding.noise = decided
-                finding.judgement = Judgement(agrees=decided.agrees, rule=Rule.NOISE, limit=finding.judgement.limit)
-            failed = failed or not finding.judgement.agrees
-            finding.candidate = None
+            if not failed and not finding.measurement.problem and not finding.measurement.new_nonfinite:
+                self._find_noise(finding)
+            finding.close(tolerance)
+            failed = failed or not (finding.judgement.agrees or each)
+
+    def _find_noise(self, finding: Finding) -> None:
+        """The float64 truth is the sharper instrument; the shaken reference works where there is no truth."""
+        tolerance = self.comparing.tolerance
+        exact = self._against_truth(finding) if finding.judgement.rule is not Rule.EXACT else None
+        if exact is not None:
+            finding.learn(tolerance, noise=exact)
+        if exact is None or not exact.agrees:
+            shaken = self.against_shaken(finding)
+            if shaken is not None and (exact is None or shaken.agrees):
+                finding.learn(tolerance, noise=shaken)
 
     def _against_truth(self, finding: Finding) -> Noise | None:
-        truth = self._truth(finding.answer)
+        truth = self.truths.get(finding.answer)
         if finding.candidate is None or finding.value not in truth:
             return None
-        value, originals = finding.value, [finding.answer.outputs[finding.value]]
-        first = noise(truth[value], originals, finding.candidate)
+        value, made_in = finding.value, finding.measurement.made_in
+        exact, candidate = truth[value], finding.candidate
+        originals = [finding.answer.outputs[value]]
+        first = noise(exact, originals, candidate, made_in=made_in)
         if first is not None and first.agrees:
             return first
         for optimization in Optimization:
             setting = Setting(finding.setting.provider, optimization, finding.setting.precision)
             if setting != Setting():
-                again = self._original(finding.answer, setting)
+                again = self.originals.get(finding.answer, setting)
                 originals += [again[value]] if value in again else []
-        found = noise(truth[value], originals, finding.candidate)
-        if found is None or found.agrees:
+        found = noise(exact, originals, candidate, made_in=made_in)
+        if found is not None and found.agrees:
             return found
         elsewhere = None
-        if finding.candidate.size < FEW or not truth[value].any():
-            elsewhere = self._errors_elsewhere(value)
-            found = noise(truth[value], originals, finding.candidate, elsewhere)
+        if candidate.size < FEW or not exact.any():
+            elsewhere = self.truths.errors_elsewhere(value, self._answers.values())
+            better = noise(exact, originals, candidate, elsewhere, made_in=made_in)
+            if better is not None and better.agrees:
+                return better
+        shaken = [each for each in self.truths.shaken(finding.answer, value) if each.shape == exact.shape]
+        return noise(exact, originals, candidate, elsewhere, shaken, made_in) or found
+
+    def against_shaken(self, finding: Finding) -> Noise | None:
+        """More and more shaken copies of the reference, until they explain the difference or clearly do not."""
+        original = self.originals.get(finding.answer, finding.setting).get(finding.value)
+        if original is None or finding.candidate is None:
+            return None
+        runs = self._shaken_runs(finding.setting)
+        found, made_in = None, finding.measurement.made_in
+        for shakes in range(1, SHAKES * (2 if finding.candidate.size < _FEWEST else 1) + 1):
+            moved = runs.moved(finding.answer, finding.value, shakes)
+            found = shaken_noise(original, finding.candidate, moved, made_in)
+            if found is not None and not found.agrees and found.original_max <= found.floor:
+                # It may jump at near ties that this feed has none of: what it does on most others counts.
+                found = shaken_noise(original, finding.candidate, moved, made_in, runs.elsewhere(finding.value, shakes))
             if found is None or found.agrees:
                 return found
-        shaken = [each for each in self._shaken(finding.answer, value) if each.shape == truth[value].shape]
-        return noise(truth[value], originals, finding.candidate, elsewhere, shaken) or found
-
-    def _errors_elsewhere(self, value: str) -> Elsewhere:
-        """The reference's own errors in `value` on all feeds.
-
-        On few numbers its error may be small by luck, and where the truth is zero throughout there may be none at all:
-        what it is on other feeds says how much noise there is.
-        """
-        found = Elsewhere()
-        for answer in self._answers.values():
-            truth = self._truth(answer).get(value)
-            if truth is not None:
-                found = found.and_on(truth, answer.outputs[value])
+            if shakes > 1 and found.candidate_max > _HOPELESS * (found.original_max + found.floor):
+                return found
         return found
 
-    def _truth(self, answer: Answer) -> Outputs:
-        """What the reference is in float64 on one feed; empty where that cannot be known."""
-        evaluate = self._evaluator()
-        if evaluate is None:
-            return {}
-        if answer.name not in self._cache:
-            try:
-                self._cache[answer.name] = evaluate(answer.feed(), list(answer.outputs))
-            except Unknowable as why:
-                self._cache[answer.name] = {}
-                self.notes.append(f"There is no float64 truth for feed {answer.name}: {why}.")
-        return self._cache[answer.name]
+    def _shaken_runs(self, setting: Setting) -> ShakenRuns:
+        if setting not in self._shaken:
+            answers = [
+                answer
+                for answer in self._answers.values()
+                if not (answer.costly and setting.optimization is Optimization.OFF)
+            ]
+            self._shaken[setting] = ShakenRuns(self.reference, setting, answers, self.originals)
+        return self._shaken[setting]
 
-    def _shaken(self, answer: Answer, value: str) -> list[Array]:
-        """The truth if every stored number were off by one rounding, as those of a rewritten model may be."""
-        found = []
-        for evaluate in map(self._evaluator, _SHAKES):
-            if evaluate is not None:
-                with suppress(Unknowable):
-                    found.append(evaluate(answer.feed(), [value])[value])
-        return found
 
-    def _evaluator(self, shake: int | None = None) -> Truth | None:
-        """The reference in float64, loaded once; None where that cannot be known."""
-        if shake not in self._truths:
-            try:
-                self._truths[shake] = self.reference.truth(shake)
-            except Unknowable as why:
-                self._truths[shake] = None
-                if shake is None:
-                    self.notes.append(f"There is no float64 truth to compare with: {why}.")
-        return self._truths[shake]
-
-    def _original(self, answer: Answer, setting: Setting) -> Outputs:
-        """What the reference itself answers in another setting; empty where it cannot."""
-        key = (answer.name, setting)
-        if key not in self._originals:
-            taps = sorted(set(answer.outputs) - set(answer.contract))
-            try:
-                with self.reference.running(setting, taps) as session:
-                    self._originals[key] = session.run(answer.feed())
-            except RunFailed:
-                self._originals[key] = {}
-        return self._originals[key]
+def _by_setting(findings: Iterable[Finding]) -> dict[Setting, list[Finding]]:
+    found: dict[Setting, list[Finding]] = {}
+    for finding in findings:
+        if not finding.judgement.agrees and finding.candidate is not None:
+            found.setdefault(finding.setting, []).append(finding)
+    return found
 
 
 def _place(finding: Finding) -> tuple[str, Setting]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from bnfold.equivalence.numbers.element_types import Array, rounding_of
+from bnfold.equivalence.numbers.element_types import Array, rounding_named, rounding_of
 
 HISTOGRAM_EDGES = tuple(10.0**exponent for exponent in range(-12, 3))
 """Bins of |error| / magnitude. The first bin counts exact agreement, the second all below the first edge."""
@@ -47,6 +47,7 @@ class Measurement:
     positions for its largest value to be typical. `max_ulp`: representable numbers between the two. `snr_db`: signal
     to error, infinite where equal. `argmax_agreement`: share of rows whose largest entry is at the same place, for
     outputs that look like scores [N, C]. `problem`: why the two could not be compared at all, "" where they were.
+    `made_in`: the coarsest float type of what the output is made of, where that is known.
     """
 
     where: Where
@@ -74,6 +75,13 @@ class Measurement:
     worst_reference: float | None = None
     worst_candidate: float | None = None
     histogram: tuple[int, ...] = ()
+    made_in: str = ""
+
+    @property
+    def computed_in(self) -> str:
+        """The type whose rounding counts: the coarser one of the output's own and of what it is made of."""
+        own, made = rounding_named(self.dtype), rounding_named(self.made_in)
+        return self.made_in if own and made and made.unit > own.unit else self.dtype
 
     @property
     def output(self) -> str:
@@ -108,9 +116,10 @@ class Measurement:
         return cls(where=where, **fields)
 
 
-def measure(where: Where, reference: Array, candidate: Array) -> Measurement:
+def measure(where: Where, reference: Array, candidate: Array, made_in: str = "") -> Measurement:
     """Compare one output. Shapes and dtypes must be the same: where they differ that is the finding."""
     described: dict[str, Any] = {"where": where, "dtype": reference.dtype.name, "shape": tuple(reference.shape)}
+    described["made_in"] = made_in
     if reference.dtype != candidate.dtype:
         return Measurement(**described, problem=f"it is {candidate.dtype.name}, not {reference.dtype.name}")
     if reference.shape != candidate.shape:

@@ -1,32 +1,44 @@
-"""The noise rule: a candidate may be as far from the truth as the original is, times four.
+"""The noise rule: a candidate may be as far off as rounding alone moves the original, times four.
 
 Where an error is larger than rounding usually is, a wrong model and a deep or ill-conditioned right one look alike
-against the reference. The float64 truth tells them apart: the reference's own error says how much noise this model
-makes on this feed, in its worse setting of onnxruntime's optimizations.
+against the reference. Two instruments tell them apart. The float64 truth: the reference's own error says how much
+noise this model makes on this feed, in its worse setting of onnxruntime's optimizations. The shaken reference: the
+reference itself, run with every stored number and every number it is fed moved to a neighbour.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, Self
 
 import numpy as np
 
-from bnfold.equivalence.numbers.element_types import Array, rounding_of
+from bnfold.equivalence.numbers.element_types import Array, rounding_named, rounding_of
 
 ALLOWANCE = 4.0
 SHAKEN_ALLOWANCE = 2.0
 """The same for what the truth becomes where every stored number is off by one roundoff: few are off by as much."""
+_BELIEVED = 8.0
+"""How many times as far as its shaken copies the original may be from a truth that is believed."""
 FEW = 256
 """An output with fewer elements than this may have a small error by luck, so other feeds are asked as well."""
 
 
+class Instrument(StrEnum):
+    """What the noise was measured with."""
+
+    FLOAT64 = "float64"
+    SHAKEN = "shaken"
+
+
 @dataclass(frozen=True)
 class Noise:
-    """Errors against the truth, over the elements where the truth is finite; infinite where an output is not.
+    """FLOAT64: errors against the truth, over the elements where that is finite. SHAKEN: distances from the reference.
 
-    `original`: the larger of the reference's errors with and without optimizations. `floor`: what storing the result
-    in its type may cost, so that an original that happens to be exact does not forbid rounding.
+    `original`: the larger of the reference's errors with and without optimizations, or how far it moved at most when
+    it was shaken. `floor`: what storing the result in its type may cost, so that an original that happens to be exact
+    does not forbid rounding.
     """
 
     candidate_max: float
@@ -34,6 +46,7 @@ class Noise:
     original_max: float
     original_rms: float
     floor: float
+    instrument: Instrument = Instrument.FLOAT64
 
     @property
     def agrees(self) -> bool:
@@ -43,9 +56,14 @@ class Noise:
             and self.candidate_rms <= ALLOWANCE * self.original_rms + self.floor
         )
 
+    @property
+    def amplification(self) -> float:
+        """How many times the rounding of a result this model makes of the rounding on the way to it."""
+        return self.original_max / self.floor if self.floor else 1.0
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: infinite becomes None."""
-        return {
+        numbers = {
             name: value if math.isfinite(value) else None
             for name, value in (
                 ("candidate_max", self.candidate_max),
@@ -53,8 +71,17 @@ class Noise:
                 ("original_max", self.original_max),
                 ("original_rms", self.original_rms),
                 ("floor", self.floor),
+                ("amplification", self.amplification),
             )
         }
+        return numbers | {"instrument": self.instrument.value}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`, also for what was saved before there was more than one instrument."""
+        names = ("candidate_max", "candidate_rms", "original_max", "original_rms", "floor")
+        numbers = {name: math.inf if saved[name] is None else float(saved[name]) for name in names}
+        return cls(**numbers, instrument=Instrument(saved.get("instrument", "float64")))
 
 
 @dataclass(frozen=True)
@@ -100,11 +127,14 @@ def noise(
     candidate: Array,
     elsewhere: Elsewhere | None = None,
     shaken: Sequence[Array] = (),
+    made_in: str = "",
 ) -> Noise | None:
     """None where the truth cannot be believed: another shape, or the original itself farther from it than sqrt(u).
 
     `elsewhere`: what the original's error is on other feeds, where its error on this one may be small by luck.
-    `shaken`: the truth where every stored number is off by one roundoff.
+    `shaken`: the truth where every stored number is off by one roundoff. Where these are as far from the truth as the
+    original is, the model is ill-conditioned, and the truth is believed nevertheless. `made_in`: the coarsest type of
+    what the output is made of, by name.
 
     An original that overflowed where the truth is finite has an infinite error there; the candidate is then judged
     on the rest, and must be finite and within sqrt(u) of the truth where the original is not.
@@ -117,7 +147,8 @@ def noise(
     if not known.any():
         return None
     scale = float(np.abs(exact[known]).max())
-    coarse = math.sqrt(rounding.unit) * scale
+    unit = max(rounding.unit, made.unit if (made := rounding_named(made_in)) else 0.0)
+    coarse = math.sqrt(unit) * scale
     with np.errstate(invalid="ignore"):
         errors = [np.abs(array.astype(np.float64) - exact)[known] for array in originals]
         mine = np.abs(candidate.astype(np.float64) - exact)[known]
@@ -128,7 +159,8 @@ def noise(
     expected = (elsewhere or Elsewhere()).errors(np.abs(exact[known]))
     moved = [np.abs(array - exact)[known][sound] for array in shaken]
     moved = [error * (SHAKEN_ALLOWANCE / ALLOWANCE) for error in moved if np.isfinite(error).all()]
-    if own > coarse or (scale and expected[0] > coarse):
+    spread = max((float(error.max(initial=0.0)) for error in moved), default=0.0)
+    if own > max(coarse, _BELIEVED * spread) or (scale and expected[0] > coarse):
         return None
     return Noise(
         candidate_max=float(mine[sound].max()),
@@ -137,6 +169,56 @@ def noise(
         original_rms=max(expected[1], *(_rms(error[sound]) for error in errors), *map(_rms, moved)),
         floor=max(rounding.unit * scale, rounding.tiny),
     )
+
+
+def shaken_noise(
+    reference: Array, candidate: Array, moved: Sequence["Moved"], made_in: str = "", elsewhere: float = 0.0
+) -> Noise | None:
+    """How far the candidate is from the reference, and how far that moves when it is shaken; both in one setting.
+
+    None where nothing is comparable. `elsewhere`: how far it moves on other feeds, as a part of its largest value.
+    """
+    if not moved or reference.shape != candidate.shape or reference.dtype.kind not in "fiuV":
+        return None
+    with np.errstate(all="ignore"):
+        was, now = reference.astype(np.float64), candidate.astype(np.float64)
+        known = np.isfinite(was) & np.isfinite(now)
+        error = np.abs(now - was)[known]
+    if not known.any():
+        return None
+    scale = float(np.abs(was[known]).max())
+    units = [facts for facts in (rounding_of(reference.dtype), rounding_named(made_in)) if facts]
+    return Noise(
+        candidate_max=float(error.max()),
+        candidate_rms=_rms(error),
+        original_max=max(elsewhere * scale, *(each.largest for each in moved)),
+        original_rms=max(elsewhere * _rms(np.abs(was[known])), *(each.rms for each in moved)),
+        floor=max((max(facts.unit * scale, facts.tiny) for facts in units), default=0.0),
+        instrument=Instrument.SHAKEN,
+    )
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far an output moved when the model was shaken once: the most, on average, and as a part of its scale."""
+
+    largest: float
+    rms: float
+    relative: float
+
+    @classmethod
+    def between(cls, reference: Array, shaken: Array) -> Self | None:
+        """None where the two cannot be compared, or where shaking made values that are not finite."""
+        if reference.shape != shaken.shape or not reference.size or reference.dtype.kind not in "fiuV":
+            return None
+        with np.errstate(all="ignore"):
+            was, now = reference.astype(np.float64), shaken.astype(np.float64)
+            finite = np.isfinite(was)
+            if not finite.any() or not np.isfinite(now[finite]).all():
+                return None
+            error = np.abs(now - was)[finite]
+        largest, scale = float(error.max()), float(np.abs(was[finite]).max())
+        return cls(largest, _rms(error), largest / scale if scale else 0.0)
 
 
 def _rms(error: Array) -> float:

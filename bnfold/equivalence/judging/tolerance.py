@@ -1,10 +1,10 @@
 """When an output agrees: the tolerance, by element type and by how large the output is.
 
-Folding changes only how results are rounded, so errors are measured in unit roundoffs u of the output's type and
-against the output's own magnitude: an absolute number would pass a broken small output and fail an innocent large
-one. `TIGHT` is what rounding alone hardly ever exceeds in a network of ordinary depth. Between `TIGHT` and `LOOSE`,
-and beyond, an error is excused only by the float64 truth (the noise rule in `noise.py`); `LOOSE` decides where there
-is no truth to ask.
+Folding changes only how results are rounded, so errors are measured in unit roundoffs u of the type that the output
+was computed in (not the one it is cast to at the end), and against the output's own magnitude: an absolute number
+would pass a broken small output and fail an innocent large one. `TIGHT` is what rounding alone hardly ever exceeds in
+a network of ordinary depth. What lies beyond is excused only by evidence (`evidence.py`); `LOOSE` decides where there
+is none.
 """
 
 import math
@@ -35,8 +35,11 @@ class Rule(StrEnum):
 
     EXACT = "exact"
     TOLERANCE = "tolerance"
-    NOISE = "noise"
+    UNTOUCHED = "untouched"
+    SAME_SETTING = "same-setting"
+    PROVED = "proved"
     BEHIND = "behind"
+    NOISE = "noise"
     USER = "user"
     STRUCTURE = "structure"
     NON_FINITE = "non-finite"
@@ -132,12 +135,12 @@ class Tolerance:
         if limits is not None and not measured.lost_nonfinite:
             limit = limits.atol + limits.rtol * measured.reference_max_abs
             return Judgement(agrees=_is_number(measured) and measured.max_abs <= limit, rule=Rule.USER, limit=limit)
-        unit = _UNITS.get(measured.dtype)
+        unit = _UNITS.get(measured.computed_in)
         if unit is None:
             return Judgement(agrees=False, rule=Rule.EXACT)
         if measured.lost_nonfinite:
             return Judgement(agrees=None, rule=Rule.NON_FINITE)
-        ratio = TIGHT[measured.dtype] * unit[0]
+        ratio = TIGHT[measured.computed_in] * unit[0]
         limit = max(ratio * measured.reference_max_abs, unit[1])
         close = measured.max_abs <= limit
         if measured.channel_rel is not None and measured.max_abs > unit[1]:
@@ -145,14 +148,14 @@ class Tolerance:
         return Judgement(agrees=True if close else None, rule=Rule.TOLERANCE, limit=limit)
 
     def judge_without_truth(self, measured: Measurement) -> Judgement:
-        """The last word where `judge` could not tell and no float64 truth can be computed."""
+        """The last word where `judge` could not tell and the noise of the model cannot be measured."""
         first = self.judge(measured)
         if first.agrees is not None:
             return first
         if measured.lost_nonfinite:
             return Judgement(agrees=False, rule=Rule.NON_FINITE)
-        unit = _UNITS[measured.dtype]
-        limit = max(LOOSE[measured.dtype] * unit[0] * measured.reference_max_abs, unit[1])
+        unit = _UNITS[measured.computed_in]
+        limit = max(LOOSE[measured.computed_in] * unit[0] * measured.reference_max_abs, unit[1])
         return Judgement(agrees=measured.max_abs <= limit, rule=Rule.TOLERANCE, limit=limit)
 
     def _limits(self, output: str) -> Limits | None:
@@ -173,6 +176,13 @@ def names_of(output: str) -> Iterator[str]:
     while output.endswith("]") and "[" in output:
         output = output.rpartition("[")[0]
         yield output
+
+
+def owners_of(value: str) -> Iterator[str]:
+    """The same, and for `y.length`, how long a sequence is, `y`: what a part of an output belongs to."""
+    yield from names_of(value)
+    if value.endswith(".length"):
+        yield from names_of(value.removesuffix(".length"))
 
 
 def _is_number(measured: Measurement) -> bool:

@@ -42,12 +42,17 @@ def rounding(elem_type: int) -> Rounding | None:
 
 def rounding_of(dtype: np.dtype[Any]) -> Rounding | None:
     """The same question for a numpy (or ml_dtypes) type."""
+    return rounding_named(dtype.name)
+
+
+def rounding_named(name: str) -> Rounding | None:
+    """The same question for the name of a numpy (or ml_dtypes) type."""
     return {
         "float64": rounding(TensorProto.DOUBLE),
         "float32": rounding(TensorProto.FLOAT),
         "float16": rounding(TensorProto.FLOAT16),
         "bfloat16": rounding(TensorProto.BFLOAT16),
-    }.get(dtype.name)
+    }.get(name)
 
 
 def numpy_type(elem_type: int) -> np.dtype[Any]:

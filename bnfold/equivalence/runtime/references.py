@@ -1,7 +1,7 @@
 """What a candidate is compared with: an ONNX model, or anything else that answers feeds as one would."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from onnx import ModelProto
 from bnfold.equivalence.numbers.element_types import Feed, Outputs
 from bnfold.equivalence.numbers.float64 import Evaluator
 from bnfold.equivalence.runtime.opening import Setting, running
+from bnfold.equivalence.runtime.shaken_model import shaken_model
 from bnfold.equivalence.structure.signature import Source, read_structure
 
 Truth = Callable[[Feed, Iterable[str]], Outputs]
@@ -42,6 +43,12 @@ class Reference(Protocol):
         Raises Unknowable where that cannot be known.
         """
 
+    def shaken(self, seed: int) -> "AbstractContextManager[Reference | None]":
+        """The same with every stored float moved to a neighbour, while the block lasts; None where that cannot be.
+
+        Raises BnfoldError or OSError where it cannot be made.
+        """
+
 
 @dataclass(frozen=True)
 class ModelReference:
@@ -60,3 +67,9 @@ class ModelReference:
     def truth(self, shake: int | None = None) -> Truth:
         """Evaluated by onnx.reference with every stored number widened."""
         return Evaluator(self.source, shake)
+
+    @contextmanager
+    def shaken(self, seed: int) -> "Iterator[ModelReference]":
+        """A copy in a folder that is gone when the block ends."""
+        with shaken_model(self.source, seed) as path:
+            yield ModelReference(path)

@@ -33,6 +33,8 @@ _SOURCE_LOCATION = re.compile(
 # A node that holds others is named before the one inside that failed.
 _AROUND = re.compile(r"(Non-zero status code returned while running \w+ node\. Name:'[^']*' )+(?=Non-zero status code)")
 _ALLOCATION = re.compile(r"bad.?alloc|failed to allocate memory", re.IGNORECASE)
+_MAPPED = re.compile(r"map\(\w+,\s*tensor\((\w+)\)")
+_NUMBERS = {"float": "float32", "double": "float64", "int64": "int64"}
 # Types that onnxruntime does not hand over as numpy arrays, by its own name for them.
 _FOREIGN = {
     "tensor(bfloat16)": TensorProto.BFLOAT16,
@@ -101,7 +103,10 @@ class Session:
         return self._session
 
     def run(self, feed: Feed) -> Outputs:
-        """Outputs by name; a sequence or map becomes one entry per tensor, named `output[3]`. Raises RunFailed."""
+        """Outputs by name. Raises RunFailed.
+
+        A sequence or map becomes one entry per tensor, named `output[3]`, a sparse tensor one for each of its parts.
+        """
         names = [output.name for output in self._outputs]
         try:
             if self._by_value:
@@ -113,7 +118,8 @@ class Session:
                 results = _interruptibly(partial(self._session.run, names, feed))
         except Exception as error:  # onnxruntime's exceptions share no other base class
             raise _failed(error) from error
-        return dict(pair for name, result in zip(names, results, strict=True) for pair in _flat(name, result))
+        answered = zip(self._outputs, results, strict=True)
+        return dict(pair for port, result in answered for pair in _flat(port.name, result, _held_in(port.type)))
 
 
 @contextmanager
@@ -201,15 +207,36 @@ def _from_value(value: Any) -> Any:
     return np.frombuffer(ctypes.string_at(value.data_ptr(), nbytes), dtype).reshape(shape)
 
 
-def _flat(name: str, result: Any) -> Iterator[tuple[str, Array]]:
+def _held_in(type_name: str) -> np.dtype[Any] | None:
+    """The type of the numbers in a map, which onnxruntime hands over as Python's own; None for other types."""
+    held = _MAPPED.search(type_name)
+    return np.dtype(_NUMBERS[held[1]]) if held and held[1] in _NUMBERS else None
+
+
+def _flat(name: str, result: Any, held: np.dtype[Any] | None) -> Iterator[tuple[str, Array]]:
     if isinstance(result, Mapping):
+        yield f"{name}.length", np.array(len(result))
         for key in sorted(result, key=str):
-            yield from _flat(f"{name}[{key}]", result[key])
+            yield from _flat(f"{name}[{key}]", result[key], held)
     elif isinstance(result, list):
         yield f"{name}.length", np.array(len(result))
         for number, item in enumerate(result):
-            yield from _flat(f"{name}[{number}]", item)
+            yield from _flat(f"{name}[{number}]", item, held)
     elif result is None:
         yield name, np.array([], dtype=np.float32)
+    elif hasattr(result, "dense_shape"):
+        yield from _parts_of(name, result)
+    elif isinstance(result, float | int) and held is not None:
+        yield name, np.asarray(result, held)
     else:
         yield name, np.asarray(result)
+
+
+def _parts_of(name: str, raw: Any) -> Iterator[tuple[str, Array]]:
+    """The shape, the values and the coordinates of a sparse tensor."""
+    onnxruntime = runtime()
+    sparse = onnxruntime.SparseTensor(raw)
+    yield f"{name}[shape]", np.asarray(sparse.dense_shape())
+    yield f"{name}[values]", np.asarray(sparse.values())
+    if sparse.format() == onnxruntime.OrtSparseFormat.ORT_SPARSE_COO:
+        yield f"{name}[indices]", np.asarray(sparse.as_coo_view().indices())

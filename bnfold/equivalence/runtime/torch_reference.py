@@ -8,7 +8,7 @@ import inspect
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +121,10 @@ class ModuleReference:
             return {name: outputs[name] for name in names if name in outputs}
 
         return evaluate
+
+    def shaken(self, seed: int) -> "AbstractContextManager[None]":  # noqa: ARG002 - a copy in its own types could
+        """Not possible: a module computes in types that are its own affair, and has its truth."""
+        return nullcontext()
 
 
 def _ones(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> Feed:

@@ -1,0 +1,296 @@
+"""`Kernel`: a convolution or matrix product as numbers, in float64; what two in a row and two side by side are.
+
+    y[o, p] = bias[o] + sum over i and n of weight[o, i, n] x[first channel of o's group + i, p stride + first + n step]
+
+with zeros outside of x, for each spatial axis alike; a matrix product has none. Two kernels side by side on one value
+are the kernel with the taps of both. Two in a row are one where either is pointwise and no shift meets the padding.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import AttributeProto, NodeProto
+
+from bnfold.decisions import Reason, Refused
+from bnfold.graph import Graph, Tensor, number, numbers, text
+from bnfold.passes.affine import ChannelAffine, Vector
+from bnfold.passes.linear_ops import ABSORB_OUTPUT
+from bnfold.passes.step import optional_constant_input
+from bnfold.passes.weights import FloatWeight, read_weight
+
+
+class Window(NamedTuple):
+    """What a kernel reads along one spatial axis of length L.
+
+    Tap n at output position p reads p * stride + first + n * step. `reach`: the padding behind the axis, counted from
+    the last tap at position 0, so that (L - 1 + reach) // stride + 1 positions come out.
+    """
+
+    taps: int = 1
+    stride: int = 1
+    step: int = 1
+    first: int = 0
+    reach: int = 0
+
+    @property
+    def last(self) -> int:
+        """Where the last tap reads at position 0."""
+        return self.first + (self.taps - 1) * self.step
+
+    @property
+    def pads(self) -> tuple[int, int]:
+        """The zeros in front of the axis and behind it."""
+        return -self.first, self.reach + self.last
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output position reads one position of the input, and none that is padding."""
+        return self.taps == 1 and self.pads == (0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """`weight`: [Cout, Cin / group, *taps]; `bias`: [Cout]; both float64. `windows`: one for each spatial axis.
+
+    `work`: the multiplications for each output position that the operators it was read from do. `magnitude`: the
+    largest weight of each output channel among those it was added up from, [Cout].
+    """
+
+    weight: NDArray[np.float64]
+    bias: Vector
+    group: int
+    windows: tuple[Window, ...]
+    work: int
+    magnitude: Vector
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """The channels it reads, and those it makes."""
+        return self.weight.shape[1] * self.group, self.weight.shape[0]
+
+    # ------------------------------------------------------------------ two in a row
+
+    def then(self, outer: "Kernel") -> "Kernel":
+        """This kernel followed by `outer`. Raises `Refused` where that is no kernel, or not exactly one."""
+        if self.channels[1] != outer.channels[0] or len(self.windows) != len(outer.windows):
+            raise Refused(Reason.WEIGHT_SHAPE, f"{self.channels[1]} channels meet {outer.channels[0]}")
+        inner_is_pointwise = all(window.is_pointwise and window.stride == 1 for window in self.windows)
+        if not inner_is_pointwise and not all(window.is_pointwise for window in outer.windows):
+            raise Refused(Reason.KERNELS_DIFFER, "two kernels in a row, neither pointwise")
+        if inner_is_pointwise and self.bias.any() and any(pad for w in outer.windows for pad in w.pads):
+            raise Refused(Reason.PADDED_BORDER, "a shift in front of it")
+        group = math.gcd(self.group, outer.group)
+        first, second = self.regrouped(group), outer.regrouped(group)
+        taps = max(first.shape[2:], second.shape[2:], key=math.prod)
+        b = second.reshape(group, outer.channels[1] // group, self.channels[1] // group, -1)
+        a = first.reshape(group, self.channels[1] // group, first.shape[1], -1)
+        if inner_is_pointwise:  # the taps of one of them are 1
+            weight = np.einsum("gmi,gomt->goit", a[..., 0], b, optimize=True)
+        else:
+            weight = np.einsum("gmit,gom->goit", a, b[..., 0], optimize=True)
+        shift = np.einsum("gm,gomt->go", self.bias.reshape(group, -1), b, optimize=True).reshape(-1)
+        windows = outer.windows
+        if not inner_is_pointwise:
+            pairs = zip(self.windows, outer.windows, strict=True)
+            windows = tuple(mine._replace(stride=mine.stride * theirs.stride) for mine, theirs in pairs)
+        shape = (outer.channels[1], first.shape[1], *taps)
+        return _kernel(weight.reshape(shape), shift + outer.bias, group, windows, self.work + outer.work)
+
+    def mapped(self, affine: ChannelAffine, graph: Graph) -> "Kernel":
+        """This kernel followed by a map of its channels, as the table of linear operators says. Raises `Refused`."""
+        op_type = "Conv" if self.windows else "Gemm"
+        node = NodeProto(op_type=op_type, input=["", "weight", "bias"])
+        if not self.windows:
+            node.attribute.add(name="transB", i=1, type=AttributeProto.INT)
+        stored = {"weight": _float64(self.weight), "bias": _float64(self.bias)}
+        (step,) = ABSORB_OUTPUT[op_type](node, 0, affine, graph.sketch(stored))
+        new = {position: tensor.exact() for _, position, tensor in step.constants}
+        work = self.work + self.channels[1]
+        return _kernel(new.get(1, self.weight), new.get(2, self.bias), self.group, self.windows, work)
+
+    def regrouped(self, group: int) -> NDArray[np.float64]:
+        """The weight for fewer groups, with zeros where an output channel did not read: [Cout, Cin / group, *taps]."""
+        if group == self.group:
+            return self.weight
+        weight = np.zeros((self.weight.shape[0], self.channels[0] // group, *self.weight.shape[2:]))
+        _add(weight, group, self, (slice(None),) * len(self.windows))
+        return weight
+
+    # ------------------------------------------------------------------ two side by side
+
+    def plus(self, other: "Kernel") -> "Kernel":
+        """The sum of two kernels on one value.
+
+        Raises `Refused` where no kernel reads what both read, or where the one that does would be more work.
+        """
+        if self.channels != other.channels or len(self.windows) != len(other.windows):
+            raise Refused(Reason.KERNELS_DIFFER, f"channels {self.channels} and {other.channels}")
+        group = math.gcd(self.group, other.group)
+        windows = tuple(map(_union, self.windows, other.windows))
+        shape = (self.channels[1], self.channels[0] // group, *(window.taps for window in windows))
+        if math.prod(shape) > self.work + other.work:
+            raise Refused(Reason.MORE_WORK, f"{math.prod(shape)} instead of {self.work} and {other.work}")
+        weight = np.zeros(shape)
+        for kernel in (self, other):
+            _add(weight, group, kernel, tuple(map(_places, kernel.windows, windows)))
+        both = _kernel(weight, self.bias + other.bias, group, windows, weight.size)
+        return replace(both, magnitude=np.maximum(self.magnitude, other.magnitude))
+
+
+def _kernel(weight: NDArray[np.float64], bias: Vector, group: int, windows: tuple[Window, ...], work: int) -> Kernel:
+    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), initial=0.0)
+    return Kernel(weight, bias, group, windows, work, largest)
+
+
+def _float64(values: NDArray[np.float64]) -> Tensor:
+    return Tensor.of(values, np.dtype(np.float64))
+
+
+def _add(weight: NDArray[np.float64], group: int, kernel: Kernel, places: tuple[slice, ...]) -> None:
+    """Add the weights of `kernel` to those of fewer groups, at `places` of the spatial axes."""
+    fewer = kernel.group // group
+    if fewer == 1:
+        weight[(slice(None), slice(None), *places)] += kernel.weight
+        return
+    rows = np.arange(weight.shape[0])
+    blocks = (rows // (weight.shape[0] // kernel.group)) % fewer  # which part of its new group a row reads
+    split = weight.reshape(weight.shape[0], fewer, kernel.weight.shape[1], *weight.shape[2:])
+    split[(rows, blocks, slice(None), *places)] += kernel.weight
+
+
+def _union(one: Window, other: Window) -> Window:
+    """The window with the taps of both. Raises `Refused` where their output positions are not the same."""
+    if one.stride != other.stride:
+        raise Refused(Reason.KERNELS_DIFFER, f"strides {one.stride} and {other.stride}")
+    if one.reach != other.reach:
+        raise Refused(Reason.KERNELS_DIFFER, f"pads {one.pads} and {other.pads} for {one.taps} and {other.taps} taps")
+    steps = [each.step for each in (one, other) if each.taps > 1]
+    step = math.gcd(one.first - other.first, *steps) or 1
+    first, last = min(one.first, other.first), max(one.last, other.last)
+    return Window((last - first) // step + 1, one.stride, step, first, one.reach)
+
+
+def _places(part: Window, whole: Window) -> slice:
+    """Where the taps of `part` are among those of `whole`."""
+    spacing = part.step // whole.step if part.taps > 1 else 1
+    start = (part.first - whole.first) // whole.step
+    return slice(start, start + (part.taps - 1) * spacing + 1, spacing)
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def identity(channels: int, axes: int) -> Kernel:
+    """What changes nothing: a Dirac kernel, each channel a group of its own where there are spatial axes."""
+    if not axes:
+        return _kernel(np.eye(channels), np.zeros(channels), 1, (), 0)
+    return _kernel(np.ones((channels, *[1] * (axes + 1))), np.zeros(channels), channels, (Window(),) * axes, 0)
+
+
+def read_conv(node: NodeProto, graph: Graph) -> Kernel:
+    """A Conv with stored weights. Raises `Refused`."""
+    weight = stored_weight(node, 1, graph)
+    group = number(node, "group", 1)
+    if len(weight.shape) < 3 or 0 in weight.shape or group < 1 or weight.shape[0] % group:
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}, group {group}")
+    windows = read_windows(node, weight.shape[2:], graph)
+    bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise Refused(Reason.WEIGHT_SHAPE, f"bias {node.input[2]!r} has shape {list(bias.shape)}")
+    shift = np.zeros(weight.shape[0]) if bias is None else bias.exact()
+    return _kernel(weight.exact(), shift, group, windows, weight.size)
+
+
+def read_windows(node: NodeProto, taps: tuple[int, ...], graph: Graph) -> tuple[Window, ...]:
+    """The windows of a Conv or pooling with so many taps. Raises `Refused`."""
+    ones = [1] * len(taps)
+    strides, steps = numbers(node, "strides", ones), numbers(node, "dilations", ones)
+    stated, pads = numbers(node, "kernel_shape", taps), numbers(node, "pads", [0, 0] * len(taps))
+    if [len(strides), len(steps), len(pads), tuple(stated)] != [len(taps), len(taps), 2 * len(taps), taps]:
+        raise Refused(Reason.MALFORMED, f"the attributes of {graph.label(node)}")
+    if min(*strides, *steps, 1) < 1 or min(*pads, 0) < 0:
+        raise Refused(Reason.MALFORMED, f"the attributes of {graph.label(node)}")
+    windows = []
+    for axis, (count, stride, step) in enumerate(zip(taps, strides, steps, strict=True)):
+        extent = (count - 1) * step
+        before, behind = _padding(node, extent, stride, (pads[axis], pads[axis + len(taps)]))
+        windows.append(Window(count, stride, step, -before, behind - (extent - before)))
+    return tuple(windows)
+
+
+def read_average_pool(node: NodeProto, channels: int, graph: Graph) -> Kernel:
+    """An AveragePool of `channels` that divides by the same number everywhere. Raises `Refused`."""
+    taps = tuple(numbers(node, "kernel_shape"))
+    windows = read_windows(node, taps, graph)
+    padded = any(pad for window in windows for pad in window.pads)
+    if not taps or number(node, "ceil_mode", 0) or (padded and not number(node, "count_include_pad", 0)):
+        raise Refused(Reason.PADDED_BORDER, f"{graph.label(node)} averages over fewer positions along the border")
+    weight = np.full((channels, 1, *taps), 1 / math.prod(taps))
+    return _kernel(weight, np.zeros(channels), channels, windows, weight.size)
+
+
+def _padding(node: NodeProto, extent: int, stride: int, pads: tuple[int, int]) -> tuple[int, int]:
+    """The zeros in front of one axis and behind it, whichever attribute says so.
+
+    Raises `Refused` where they depend on the size of the axis: what the taps read would depend on it too.
+    """
+    how = text(node, "auto_pad", "NOTSET")
+    if how == "NOTSET":
+        return pads
+    if how == "VALID":
+        return 0, 0
+    if how not in ("SAME_UPPER", "SAME_LOWER"):
+        raise Refused(Reason.MALFORMED, f"auto_pad {how!r}")
+    if stride > 1:
+        raise Refused(Reason.KERNELS_DIFFER, f"{how} pads by the size of its input where the stride is {stride}")
+    less, more = extent // 2, extent - extent // 2
+    return (less, more) if how == "SAME_UPPER" else (more, less)
+
+
+def read_gemm(node: NodeProto, graph: Graph) -> Kernel:
+    """A Gemm with stored B and a C that is one number per column. Raises `Refused`."""
+    weight = stored_weight(node, 1, graph)
+    if len(weight.shape) != 2:
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
+    matrix = weight.exact() if number(node, "transB", 0) else weight.exact().T
+    bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
+    shift = np.zeros(matrix.shape[0])
+    if bias is not None:
+        shift = number(node, "beta", 1.0) * one_per_channel(bias, matrix.shape[0])
+    return _kernel(number(node, "alpha", 1.0) * matrix, shift, 1, (), weight.size)
+
+
+def read_matmul(node: NodeProto, graph: Graph) -> Kernel:
+    """A MatMul with one stored matrix: of its columns where that is the right operand, else of its rows."""
+    index = stored_operand(node, graph)
+    weight = stored_weight(node, index, graph)
+    if len(weight.shape) != 2:
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has shape {list(weight.shape)}")
+    matrix = weight.exact() if index == 0 else weight.exact().T
+    return _kernel(matrix, np.zeros(matrix.shape[0]), 1, (), weight.size)
+
+
+def stored_operand(node: NodeProto, graph: Graph) -> int:
+    """Which operand of a MatMul is stored. Raises `Refused` unless exactly one is."""
+    found = [index for index, value in enumerate(node.input) if graph.constant(value) is not None]
+    if len(found) != 1 or len(node.input) != 2:
+        raise Refused(Reason.WEIGHT_NOT_CONSTANT, graph.label(node))
+    return found[0]
+
+
+def stored_weight(node: NodeProto, index: int, graph: Graph) -> Tensor:
+    """The weight at input `index`, stored as floats. Raises `Refused`."""
+    weight = read_weight(node, index, graph)
+    if not isinstance(weight, FloatWeight):
+        raise Refused(Reason.UNSUPPORTED_DTYPE, f"{node.input[index]!r} is quantized")
+    return weight.tensor
+
+
+def one_per_channel(bias: Tensor, channels: int) -> Vector:
+    """A stored bias that is added along the last axis, as [channels]. Raises `Refused` where it is something else."""
+    if bias.size not in (1, channels) or (bias.size > 1 and bias.shape[-1] != channels):
+        raise Refused(Reason.NOT_BROADCASTABLE, f"a bias of shape {list(bias.shape)}")
+    return np.broadcast_to(bias.exact().reshape(-1), (channels,)).copy()

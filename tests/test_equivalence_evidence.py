@@ -1,0 +1,296 @@
+"""The chain of judgement: no right model is accused where rounding is amplified or the runtime differs from itself."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper, parser
+
+import bnfold
+from bnfold.equivalence import Limits, Rule, Tolerance, Verdict, VerifyOptions, Where, measure, verify
+from bnfold.equivalence.judging.changes import Changes, find_changes
+from bnfold.equivalence.judging.evidence import Evidence, judge
+from bnfold.equivalence.judging.noise import Instrument, Moved, Noise, shaken_noise
+from bnfold.equivalence.numbers.precision import coarsest
+from bnfold.equivalence.runtime.shaken_model import shaken_feed, shaken_model
+from bnfold.equivalence.structure.dependence import reached
+from bnfold.equivalence.structure.scopes import Cutter
+
+RNG = np.random.default_rng(7)
+
+
+def model(body: str, functions: str = "", **weights: np.ndarray) -> ModelProto:
+    domains = '"" : 17, "custom" : 1, "local" : 1, "ai.onnx.ml" : 2'
+    proto = parser.parse_model(f"<ir_version: 9, opset_import: [{domains}]> {body} {functions}")
+    proto.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items())
+    return proto
+
+
+def check(reference: ModelProto, candidate: ModelProto, **options: object) -> bnfold.equivalence.Verification:
+    return verify(reference.SerializeToString(), candidate.SerializeToString(), VerifyOptions(**options))  # type: ignore[arg-type]
+
+
+WHERE = Where("y", "f")
+FAR = measure(WHERE, np.float32([1.0, 2.0]), np.float32([1.0, 2.1]))
+LOUD = Noise(0.1, 0.1, 0.1, 0.1, 1e-7, Instrument.SHAKEN)
+QUIET = replace(LOUD, original_max=1e-6, original_rms=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "agrees", "rule"),
+    [
+        (Evidence(), None, Rule.TOLERANCE),
+        (Evidence(untouched=True), True, Rule.UNTOUCHED),
+        (Evidence(same_setting=True), True, Rule.SAME_SETTING),
+        (Evidence(proved=True), True, Rule.PROVED),
+        (Evidence(behind=True), True, Rule.BEHIND),
+        (Evidence(noise=LOUD), True, Rule.NOISE),
+        (Evidence(noise=QUIET), False, Rule.NOISE),
+        (Evidence(proved=True, noise=QUIET), True, Rule.PROVED),
+    ],
+    ids=str,
+)
+def test_each_kind_of_evidence_excuses_a_deviation(evidence: Evidence, agrees: bool | None, rule: Rule) -> None:
+    judged = judge(FAR, Tolerance(), evidence)
+    assert (judged.agrees, judged.rule) == (agrees, rule)
+
+
+def test_a_users_limit_overrules_everything_but_what_is_the_same() -> None:
+    strict = Tolerance(outputs={"y": Limits(atol=1e-9)})
+    for evidence in (Evidence(proved=True), Evidence(behind=True), Evidence(noise=LOUD)):
+        assert judge(FAR, strict, evidence).agrees is False
+    assert judge(FAR, strict, Evidence(untouched=True)).agrees is True
+    assert judge(FAR, strict, Evidence(same_setting=True)).agrees is True
+
+
+def test_a_value_that_is_infinite_in_the_candidate_alone_is_excused_by_the_same_setting_only() -> None:
+    infinite = measure(WHERE, np.float32([1.0, 2.0]), np.float32([1.0, np.inf]))
+    for evidence in (Evidence(proved=True), Evidence(behind=True), Evidence(noise=LOUD)):
+        assert judge(infinite, Tolerance(), evidence).agrees is False
+    assert judge(infinite, Tolerance(), Evidence(same_setting=True)).agrees is True
+
+
+def test_noise_compares_with_how_far_the_shaken_reference_moved() -> None:
+    reference = RNG.standard_normal(1000).astype(np.float32)
+    moved = Moved.between(reference, reference + np.float32(1e-4) * RNG.standard_normal(1000).astype(np.float32))
+    assert moved is not None
+    near, far = reference + np.float32(1e-4), reference + np.float32(1e-2)
+    for candidate, agrees in ((near, True), (far, False)):
+        found = shaken_noise(reference, candidate, [moved])
+        assert found is not None
+        assert found.agrees is agrees
+        assert 100 < found.amplification < 10_000
+    assert shaken_noise(reference, near, []) is None
+    assert Moved.between(reference, reference[:3]) is None, "another shape says nothing of rounding"
+    assert Moved.between(reference, np.full_like(reference, np.nan)) is None
+    few = reference[:3]
+    assert shaken_noise(few, few + np.float32(0.01), [replace(moved, largest=0, rms=0)], elsewhere=0.1).agrees  # type: ignore[union-attr]
+
+
+# --- models that differ from themselves in the runtime ---------------------------------------------------------------
+
+HALF = (
+    "agraph (float[N,32] x) => (float[N,8] y) "
+    "{ h = Cast<to=10>(x) a = MatMul(h, w) b = Tanh(a) c = MatMul(b, v) d = Sub(c, e) y = Cast<to=1>(d) }"
+)
+STEPS = (
+    "agraph (float[N,8] x) => (float[N,8] y) { a = MatMul(x, w) "
+    "q = QuantizeLinear(a, s, z) d = DequantizeLinear(q, s, z) "
+    "b = MatMul(d, v) p = QuantizeLinear(b, s, z) y = DequantizeLinear(p, s, z) }"
+)
+
+
+def half(nudge: float = 0.0) -> ModelProto:
+    generator = np.random.default_rng(1)
+    w, v = (generator.standard_normal(shape).astype(np.float16) for shape in ((32, 32), (32, 8)))
+    w[3] += np.float16(nudge)
+    return model(HALF, w=w, v=v, e=np.float16(0.5))
+
+
+def steps(nudge: float = 0.0) -> ModelProto:
+    generator = np.random.default_rng(2)
+    w, v = (generator.standard_normal((8, 8)).astype(np.float32) for _ in range(2))
+    w[3] += np.float32(nudge)
+    return model(STEPS, w=w, v=v, s=np.float32(0.1), z=np.uint8(128))
+
+
+LOOP = """agraph (float[N,8] x) => (float[N,8] y) {
+    n = Constant<value = int64 {12}>() t = Constant<value = bool {1}>()
+    y = Loop(n, t, x) <body = b (int64 i, bool c, float[A,B] u) => (bool c2, float[A,B] r)
+        { c2 = Identity(c) m = MatMul(u, w) k = Add(m, a) %s }> }"""
+
+
+def loop(ending: str, factor: float = 1.0) -> ModelProto:
+    """A chaotic map, twelve times: it amplifies rounding thousands of times, and a Loop has no float64 truth."""
+    w = np.float32(1.2) * np.random.default_rng(3).standard_normal((8, 8)).astype(np.float32)
+    return model(LOOP % ending, w=w * np.float32(factor), a=np.float32(0.25))
+
+
+@pytest.mark.parametrize("proto", [half(), steps(), loop("r = Sin(k)")], ids=["float16 inside", "quantized", "loop"])
+def test_a_model_equals_itself_whatever_the_runtime_does(proto: ModelProto) -> None:
+    found = check(proto, proto)
+    assert (found.verdict, found.shown) == (
+        Verdict.EQUIVALENT,
+        "The two differ in nothing that their outputs depend on.",
+    )
+    copied = ModelProto.FromString(proto.SerializeToString())
+    copied.doc_string = "another file"
+    assert check(proto, copied).verdict is Verdict.EQUIVALENT
+
+
+def test_a_right_rewrite_of_something_chaotic_is_judged_by_how_far_rounding_moves_it() -> None:
+    """x - 1 + 1 is no proof's affair inside a Loop, and rounds otherwise."""
+    right = loop("one = Constant<value = float {1.0}>() h = Sub(k, one) g = Add(h, one) r = Sin(g)")
+    found = check(loop("r = Sin(k)"), right, proof="never")
+    assert found.verdict is Verdict.EQUIVALENT, found.explanation
+    rules = {judged.rule for judged in found.judgements}
+    assert Rule.NOISE in rules
+    assert any(noise is not None and noise.instrument is Instrument.SHAKEN for noise in found.noises)
+    assert any("rounding is amplified" in note for note in found.notes)
+    wrong = loop("r = Sin(k)", factor=1.03)
+    assert check(loop("r = Sin(k)"), wrong, proof="never").verdict is Verdict.NOT_EQUIVALENT
+
+
+def test_float16_inside_is_judged_as_float16_and_a_wrong_weight_is_found() -> None:
+    assert check(half(), half(1e-4), proof="never").verdict is Verdict.EQUIVALENT
+    assert check(half(), half(0.25), proof="never").verdict is Verdict.NOT_EQUIVALENT
+
+
+def test_a_wrong_weight_before_a_quantization_is_found() -> None:
+    assert check(steps(), steps(0.5), proof="never").verdict is Verdict.NOT_EQUIVALENT
+
+
+# --- what outputs are ------------------------------------------------------------------------------------------------
+
+
+def test_a_cast_at_the_end_makes_nothing_more_precise() -> None:
+    body = "agraph (float[N,64] x) => (double[N,8] y) { m = MatMul(x, w) s = Mul(m, f) t = Tanh(s) y = Cast<to=11>(t) }"
+    w = RNG.standard_normal((64, 8)).astype(np.float32)
+    before, after = model(body, w=w, f=np.float32(1.1)), model(body, w=w * np.float32(1.1), f=np.float32(1))
+    found = check(before, after, proof="never")
+    assert found.verdict is Verdict.EQUIVALENT, found.explanation
+    outputs = [measured for measured in found.measurements if measured.where.stage == "output"]
+    assert {(measured.dtype, measured.computed_in) for measured in outputs} == {("float64", "float32")}
+    wrong = model(body, w=w * np.float32(1.1001), f=np.float32(1))
+    assert check(before, wrong, proof="never").verdict is Verdict.NOT_EQUIVALENT
+
+
+def test_types_are_those_of_everything_a_value_is_made_of() -> None:
+    proto = half()
+    assert coarsest(proto) == {"x": "float32", "w": "float16", "v": "float16", "e": "float16"} | dict.fromkeys(
+        "habcdy", "float16"
+    )
+    assert coarsest(loop("r = Sin(k)"))["y"] == "float32"
+
+
+def test_floats_in_a_map_are_those_of_the_model() -> None:
+    body = (
+        "agraph (float[N,3] x) => (seq(map(string, float)) y) "
+        '{{ a = MatMul(x, w) {} y = ai.onnx.ml.ZipMap<classlabels_strings=["p","q","r"]>(b) }}'
+    )
+    w = RNG.standard_normal((3, 3)).astype(np.float32)
+    before = model(body.format("t = Mul(a, f) b = Tanh(t)"), w=w, f=np.float32(1.1))
+    after = model(body.format("b = Tanh(a)"), w=w * np.float32(1.1))
+    found = check(before, after, proof="never")
+    assert found.verdict is Verdict.EQUIVALENT, found.explanation
+    assert {m.dtype for m in found.measurements} == {"float32", "int64"}
+    assert check(before, model(body.format("b = Tanh(a)"), w=w), proof="never").verdict is Verdict.NOT_EQUIVALENT
+
+
+def test_an_output_that_no_change_reaches_is_equivalent_by_definition() -> None:
+    body = "agraph (float[N,4] x) => (float[N,4] y, float[N,4] z) {{ y = RandomNormalLike(x) z = {}(x) }}"
+    found = check(model(body.format("Neg")), model(body.format("Abs")))
+    assert found.verdict is Verdict.NOT_EQUIVALENT
+    judged = zip(found.measurements, found.judgements, strict=True)
+    assert all(judgement.agrees for measured, judgement in judged if measured.output == "y")
+    assert "'z'" in found.explanation
+
+
+# --- what the files tell ---------------------------------------------------------------------------------------------
+
+
+def test_a_change_inside_a_body_or_a_function_reaches_what_runs_it() -> None:
+    functions = """<opset_import: ["" : 17], domain: "local"> inner (a) => (b) { b = Neg(a) }
+                   <opset_import: ["" : 17, "local" : 1], domain: "local">
+                   outer (a) => (b) { c = local.inner(a) b = Abs(c) }"""
+    proto = model(
+        "agraph (float[N] x) => (float[N] y, float[N] z) { p = local.outer(x) y = Exp(p) z = Neg(x) }", functions
+    )
+    assert reached(Cutter(proto), [("local::inner", "b")]) == {"p", "y"}
+    repeated = loop("r = Sin(k)")
+    path = next(scope.path for scope in Cutter(repeated).scopes if scope.path)
+    assert reached(Cutter(repeated), [(path, "k")]) == {"y"}
+    assert reached(Cutter(repeated), [("", "n")]) == {"n", "y"}
+
+
+def test_what_could_not_be_proved_is_listed_with_the_value_it_ends_in() -> None:
+    body = (
+        "agraph (float[N,4] x) => (float[N,4] y, float[N,4] z) {{ a = custom.Magic(x) b = {} y = Neg(b) z = Abs(x) }}"
+    )
+    before, after = model(body.format("custom.Trick(a)")), model(body.format("custom.Other(a)"))
+    changes = find_changes(Cutter(before), Cutter(after), 0)
+    assert [proof.output for proof in changes.open] == ["b"]
+    assert changes.sentence == "0 of 1 changes are proved. Compared by running only: what became of b."
+    assert (changes.is_proved("y"), changes.is_proved("z"), changes.is_untouched("z")) == (False, True, True)
+    assert (changes.is_proved("nobody"), changes.is_untouched("nobody")) == (False, False)
+    assert not Changes().is_proved("z"), "nobody looked"
+
+
+# --- the shaken model ------------------------------------------------------------------------------------------------
+
+
+def test_every_stored_float_moves_to_a_neighbour_and_the_file_stays(tmp_path: Path) -> None:
+    functions = """<opset_import: ["" : 17], domain: "local">
+                   twice (a) => (b) { k = Constant<value_float = 2.5>() b = Mul(a, k) }"""
+    body = """agraph (float[1,1,4,4] x, bool c) => (float[1,1,8,8] y) {
+        m = Mul(x, w) f = local.twice(m) g = Add(f, v) t = Constant<value = float[3] {0.5, 1.5, 2.5}>()
+        i = If(c) <then_branch = yes () => (float[1,1,4,4] p) { e = Constant<value_floats = [0.25]>() p = Add(g, e) },
+                   else_branch = no () => (float[1,1,4,4] q) { q = Identity(g) }>
+        y = Resize(i, , s) }"""
+    proto = model(body, functions, w=RNG.standard_normal((64, 1, 4, 4)).astype(np.float32)[:1], v=np.float32([2.0]),
+                  s=np.float32([1, 1, 2, 2]), big=RNG.standard_normal(5000).astype(np.float16))  # fmt: skip
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="m.data")
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with shaken_model(tmp_path / "m.onnx", 1) as path:
+        moved = onnx.load(path)
+    assert not path.exists()
+    still = onnx.load(tmp_path / "m.onnx")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    old, new = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in each.graph.initializer} for each in (still, moved)
+    )
+    for name in ("w", "big"):
+        steps_up = np.nextafter(old[name], np.array(np.inf, old[name].dtype))
+        steps_down = np.nextafter(old[name], np.array(-np.inf, old[name].dtype))
+        assert np.all((new[name] == steps_up) | (new[name] == steps_down))
+        assert 0.4 < float((np.abs(new[name]) > np.abs(old[name])).mean()) < 0.6
+    assert (old["s"] == new["s"]).all(), "sizes are no measured values"
+    assert (old["v"] == new["v"]).all()
+    assert moved.functions[0].node[0].attribute[0].f == pytest.approx(2.5, abs=1e-6)
+    assert moved.functions[0].node[0].attribute[0].f != 2.5
+    constants = {node.output[0]: node for node in moved.graph.node if node.op_type == "Constant"}
+    assert (numpy_helper.to_array(constants["t"].attribute[0].t) != np.float32([0.5, 1.5, 2.5])).all()
+    (branch,) = (
+        a.g for node in moved.graph.node if node.op_type == "If" for a in node.attribute if a.name == "then_branch"
+    )
+    assert branch.node[0].attribute[0].floats[0] != 0.25
+    whole = still.SerializeToString()
+    with shaken_model(whole, 1) as one, shaken_model(whole, 2) as two:
+        assert one.read_bytes() != two.read_bytes()
+
+
+def test_only_floats_that_measure_something_are_shaken_in_a_feed() -> None:
+    feed = {
+        "x": np.float32([[0.1, 0.0, 1e30, np.inf]]),
+        "h": np.float16([0.1, 65504.0, 6e-8]),
+        "n": np.array([3]),
+        "size": np.float32([2.0]),
+    }
+    moved = shaken_feed(feed, 0)
+    assert (moved["x"] != feed["x"]).tolist() == [[True, False, True, False]]
+    assert (moved["h"] != feed["h"]).tolist() == [True, False, True]
+    assert moved["n"] is feed["n"]
+    assert moved["size"] is feed["size"]
+    assert all(moved[name].dtype == feed[name].dtype for name in feed)

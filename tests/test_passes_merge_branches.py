@@ -1,0 +1,393 @@
+"""Parallel linear branches: what becomes one operator, and what stays because one precondition is broken."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+from bnfold.decisions import Action
+from bnfold.equivalence import Standing, prove
+from bnfold.graph import Model
+from bnfold.onnxfile import read, to_proto
+from bnfold.passes import PassOptions, default_passes
+from bnfold.pipeline import run_passes
+from tests.fold_models import (
+    CONSTANTS,
+    INPUTS,
+    Folded,
+    Row,
+    assert_same_function,
+    assert_well_formed,
+    batch_norm,
+    numbers,
+)
+
+_INPUTS = {
+    **INPUTS,
+    "q": "float[N,4,6,7]",
+    "deep": "float[N,6,6,7]",
+    "line": "float[N,4,9]",
+    "volume": "float[N,4,3,4,5]",
+    "point": "float[N,4,1,1]",
+    "gray": "float[N,1,6,7]",
+    "flat": "float[N,5]",
+    "three": "float[3,5]",
+    "square": "float[5,5]",
+    "flat4": "float[4,N]",
+    "tokens": "float[N,3,5]",
+    "even": "float[N,5,5]",
+    "columns": "float[N,5,7]",
+    "vector": "float[5]",
+    "loose1": "float[4,4,1,1]",
+    "count": "int64",
+    "going": "bool",
+}
+_CONSTANTS = {
+    **CONSTANTS,
+    "w3": numbers(4, 4, 3, 3, seed=3),
+    "other3": numbers(4, 4, 3, 3, seed=9),
+    "w1": numbers(4, 4, 1, 1, seed=4),
+    "up1": numbers(6, 4, 1, 1, seed=5),
+    "down3": numbers(4, 6, 3, 3, seed=5),
+    "across": numbers(4, 4, 1, 3),
+    "down": numbers(4, 4, 3, 1),
+    "b2": numbers(4, seed=8),
+    "few3": numbers(5, 4, 3, 3),
+    "few1": numbers(5, 4, 1, 1),
+    "one_out": numbers(1, 4, 1, 1),
+    "gray1": numbers(1, 1, 1, 1),
+    "gray4": numbers(4, 1, 1, 1),
+    "each3": numbers(4, 1, 3, 3, seed=5),
+    "each1": numbers(4, 1, 1, 1, seed=6),
+    "twice3": numbers(12, 1, 3, 3, seed=5),
+    "twice1": numbers(12, 1, 1, 1, seed=6),
+    "pair3": numbers(4, 3, 3, 3, seed=5),  # 6 -> 4 in two groups
+    "pair1": numbers(4, 3, 1, 1, seed=6),
+    "deep1": numbers(4, 6, 1, 1, seed=6),
+    "deep3": numbers(6, 6, 3, 3, seed=6),
+    "trio3": numbers(6, 2, 3, 3, seed=6),  # 6 -> 6 in three groups
+    "each6": numbers(6, 1, 3, 3, seed=6),
+    "line3": numbers(4, 4, 3),
+    "line1": numbers(4, 4, 1),
+    "volume3": numbers(4, 4, 3, 3, 3),
+    "volume1": numbers(4, 4, 1, 1, 1),
+    "gain": numbers(4, 1, 1),
+    "two": np.float32(2.5),
+    "huge1": np.full((4, 4, 1, 1), 3e38, np.float32),
+    "tiny1": np.full((4, 4, 1, 1), 2e-38, np.float32),
+    "minus_tiny1": np.full((4, 4, 1, 1), -1.9e-38, np.float32),
+    "k": numbers(5, 5),
+    "k2": numbers(5, 5, seed=2),
+    "k54": numbers(5, 4),
+    "k45": numbers(4, 5),
+    "b5": numbers(5),
+    "b5_2": numbers(5, seed=4),
+    "b35": numbers(3, 5),
+    "b15": numbers(1, 5),
+    "b1115": numbers(1, 1, 1, 5),
+    "row4": numbers(1, 1, 4),
+    "column5": numbers(5, 1),
+    "integers": np.arange(16, dtype=np.int8).reshape(4, 4, 1, 1),
+    "scale": np.float32(0.5),
+    "floats": numbers(4, 4, 1, 1),
+    **batch_norm(6, "6"),
+    **batch_norm(5, "5"),
+}
+_N1, _N2 = "BatchNormalization(c, g, h, m, v)", "BatchNormalization(d, g_2, h_2, m_2, v_2)"
+_PADDED = "Conv<pads=[1,1,1,1]>"
+
+
+def model_of(row: Row) -> ModelProto:
+    return Row(row.text, _INPUTS | dict(row.inputs or {}), _CONSTANTS, row.outputs, row.opset, row.ir).model()
+
+
+def optimized(model: ModelProto, **options: Any) -> Folded:
+    """What all passes of `optimize` make of a copy."""
+    file = read(model.SerializeToString())
+    scopes = Model(file)
+    decisions = run_passes(scopes, default_passes(PassOptions(**options)))
+    return Folded(to_proto(file), decisions, scopes.modified)
+
+
+def checked(model: ModelProto, **options: Any) -> Folded:
+    """The same, with everything that holds of any right result."""
+    onnx.checker.check_model(model, full_check=True)
+    done = optimized(model, **options)
+    assert done.modified
+    assert_well_formed(model, done.model)
+    assert_same_function(model, done.model)
+    assert {proof.standing for proof in prove(model, done.model)} == {Standing.HOLDS}
+    again = optimized(done.model, **options)
+    assert not again.modified, "a second run changes something"
+    return done
+
+
+FOLDS = {
+    "RepVGG": (
+        Row(
+            f"r = Relu(q) c = {_PADDED}(r, w3) n = {_N1} d = Conv(r, w1) o = {_N2} "
+            "i = BatchNormalization(r, g, h_2, m, v_2) s = Add(n, o) t = Add(s, i) y = Relu(t)"
+        ),
+        "Relu Conv Relu",
+    ),
+    "RepVGG, one Sum": (
+        Row(
+            f"c = {_PADDED}(q, w3) n = {_N1} d = Conv(q, w1) o = {_N2} i = BatchNormalization(q, g, h_2, m, v_2) "
+            "y = Sum(i, n, o)"
+        ),
+        "Conv",
+    ),
+    "RepVGG, opset 8": (
+        Row(f"c = {_PADDED}(q, w3) d = Conv(q, w1, b) s = Add(c, d) y = Add(s, q)", opset=8),
+        "Conv",
+    ),
+    "a normalization behind the sum": (
+        Row(f"e = {_PADDED}(q, w3) d = Conv(q, w1) s = Add(e, d) c = Add(s, q) y = {_N1}"),
+        "Conv",
+    ),
+    "a sum within another, with a normalization between": (
+        Row(f"e = {_PADDED}(q, w3) c = Add(e, q) n = {_N1} y = Add(n, q)"),
+        "Conv",
+    ),
+    "strides": (
+        Row("c = Conv<pads=[1,1,1,1], strides=[2,2]>(q, few3) d = Conv<strides=[2,2]>(q, few1) y = Add(d, c)"),
+        "Conv",
+    ),
+    "a dilated kernel": (
+        Row("c = Conv<pads=[2,1,2,1], dilations=[2,1]>(q, w3, b) d = Conv(q, w1, b2) y = Add(c, d)"),
+        "Conv",
+    ),
+    "the centre of a kernel that is padded on one side": (
+        Row("c = Conv<pads=[2,2,0,0]>(q, w3, b) d = Conv(q, w1, b2) y = Add(c, d)"),
+        "Conv",
+    ),
+    "shifted kernels of one size": (
+        Row("c = Conv<pads=[2,1,0,1]>(q, w3, b) d = Conv<pads=[1,1,1,1]>(q, other3, b2) y = Add(c, d)"),
+        "Conv",
+    ),
+    "SAME": (
+        Row('c = Conv<auto_pad="SAME_UPPER">(q, w3, b) d = Conv<auto_pad="SAME_LOWER">(q, w1) y = Add(c, d)'),
+        "Conv",
+    ),
+    "SAME, of another kernel": (
+        Row('c = Conv<auto_pad="SAME_UPPER">(q, w1, b) d = Conv<pads=[1,1,1,1]>(q, w3) y = Add(c, d)'),
+        "Conv",
+    ),
+    "VALID": (Row('c = Conv<auto_pad="VALID">(q, w1, b) y = Add(c, q)'), "Conv"),
+    "the identity alone": (Row(f"c = {_PADDED}(q, w3, b) y = Add(q, c)"), "Conv"),
+    "the identity twice": (Row(f"c = {_PADDED}(q, w3, b) y = Sum(q, c, q)"), "Conv"),
+    "an Identity": (Row(f"i = Identity(q) c = {_PADDED}(q, w3, b) y = Add(i, c)"), "Conv"),
+    "a gain on the identity": (Row(f"i = Mul(gain, q) c = {_PADDED}(q, w3, b) y = Add(i, c)"), "Conv"),
+    "one gain for all": (Row(f"i = Mul(q, two) c = {_PADDED}(q, w3, b) e = Mul(c, two) y = Add(i, e)"), "Conv"),
+    "depthwise": (
+        Row("c = Conv<pads=[1,1,1,1], group=4>(q, each3) d = Conv<group=4>(q, each1, b) s = Add(c, d) y = Add(s, q)"),
+        "Conv",
+    ),
+    "depthwise, more out than in": (
+        Row("c = Conv<pads=[1,1,1,1], group=6>(deep, twice3) d = Conv<group=6>(deep, twice1) y = Add(c, d)"),
+        "Conv",
+    ),
+    "two groups": (
+        Row("c = Conv<pads=[1,1,1,1], group=2>(deep, pair3) d = Conv<group=2>(deep, pair1, b) y = Add(c, d)"),
+        "Conv",
+    ),
+    "groups within the groups of the larger kernel": (
+        Row(
+            "c = Conv<pads=[1,1,1,1], group=3>(deep, trio3) d = Conv<pads=[1,1,1,1], group=6>(deep, each6) "
+            "e = Conv<pads=[1,1,1,1]>(deep, deep3) s = Add(c, d) y = Add(e, s)"
+        ),
+        "Conv",
+    ),
+    "ACNet": (
+        Row(
+            f"c = {_PADDED}(q, w3, b) n = {_N1} d = Conv<pads=[0,1,0,1]>(q, across) o = {_N2} "
+            "e = Conv<pads=[1,0,1,0]>(q, down, b) s = Add(n, o) y = Add(s, e)"
+        ),
+        "Conv",
+    ),
+    "one row and one column, with a point each": (
+        Row("d = Conv<pads=[0,1,0,1]>(q, across) e = Conv(q, w1, b) y = Add(d, e)"),
+        "Conv",
+    ),
+    "DBB": (
+        Row(
+            f"c = {_PADDED}(q, w3) n = {_N1} d = Conv(q, w1) o = {_N2} u = Conv(q, up1) v1 = {_PADDED}(u, down3, b) "
+            "a = Conv(q, w1) p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(a) "
+            "e = BatchNormalization(p, g, h, m, v_2) s = Add(n, o) t = Add(s, v1) y = Add(t, e)"
+        ),
+        "Conv",
+    ),
+    "two in a row, a shift between and no padding": (
+        Row("c = Conv(q, w3) u = Conv(q, up1, b6) d = Conv(u, down3, b) y = Add(c, d)", None),
+        "Conv",
+    ),
+    "two in a row, the kernel first": (
+        Row(f"d = {_PADDED}(q, w3, b) e = Conv(d, w1, b2) y = Add(e, q)"),
+        "Conv",
+    ),
+    "average pooling of the source": (
+        Row("c = Conv(q, w3) p = AveragePool<kernel_shape=[3,3]>(q) y = Add(c, p)"),
+        "Conv",
+    ),
+    "one dimension": (Row("c = Conv<pads=[1,1]>(line, line3) d = Conv(line, line1, b) y = Sum(c, line, d)"), "Conv"),
+    "three dimensions": (
+        Row("c = Conv<pads=[1,1,1,1,1,1]>(volume, volume3) d = Conv(volume, volume1, b) y = Add(c, d)"),
+        "Conv",
+    ),
+    "something else is added first": (Row(f"z = Sigmoid(q) c = {_PADDED}(q, w3) s = Add(c, z) y = Add(s, q)"), None),
+    "something else is added last": (Row(f"z = Sigmoid(q) c = {_PADDED}(q, w3) s = Add(c, q) y = Add(s, z)"), None),
+    "something else beside two that go": (
+        Row(f"z = Sigmoid(q) c = {_PADDED}(q, w3) d = Conv(q, w1) s = Add(d, z) y = Add(s, c)"),
+        None,
+    ),
+    "something else in one Sum": (Row(f"z = Sigmoid(q) c = {_PADDED}(q, w3) y = Sum(z, q, c)"), "Sigmoid Conv Sum"),
+    "branches of two values": (
+        Row(
+            f"r = Sigmoid(q) c = {_PADDED}(q, w3) d = Conv(q, w1) e = {_PADDED}(r, other3) f = Conv(r, w1) "
+            "s = Add(c, e) t = Add(d, f) y = Add(s, t)"
+        ),
+        "Sigmoid Conv Conv Add",
+    ),
+    "Gemm": (
+        Row("c = Gemm<alpha=0.5>(flat, k, b5) d = Gemm<transB=1, beta=2.0>(flat, k2, b15) y = Add(c, d)"),
+        "Gemm",
+    ),
+    "Gemm and the identity": (Row("c = Gemm<transB=1>(flat, k) y = Add(flat, c)"), "Gemm"),
+    "Gemm and a normalization": (
+        Row("c = Gemm(flat, k) n = BatchNormalization(flat, g5, h5, m5, v5) y = Add(n, c)"),
+        "Gemm",
+    ),
+    "Gemm, transposed": (
+        Row("c = Gemm<transA=1>(flat4, k45) d = Gemm<transA=1>(flat4, k45, b5) y = Add(c, d)"),
+        "Gemm",
+    ),
+    "Gemm, opset 6": (
+        Row("c = Gemm<broadcast=1>(flat, k, b5_2) d = Gemm<broadcast=1>(flat, k2, b5) y = Sum(c, d)", opset=6),
+        "Gemm",
+    ),
+    "Gemm and MatMul": (Row("c = MatMul(flat, k) d = Gemm(flat, k2, b5) y = Add(c, d)"), "Gemm"),
+    "MatMul": (Row("c = MatMul(tokens, k) d = MatMul(tokens, k2) y = Add(c, d)"), "MatMul"),
+    "MatMul, with a bias each": (
+        Row("c = MatMul(tokens, k) d = Add(c, b5) e = MatMul(tokens, k2) f = Add(b15, e) y = Add(d, f)"),
+        "MatMul Add",
+    ),
+    "MatMul and the identity": (Row("c = MatMul(tokens, k) d = Add(c, b5) y = Add(d, tokens)"), "MatMul Add"),
+    "MatMul from the left": (
+        Row("c = MatMul(k45, columns) d = MatMul(k45, columns) e = Add(d, gain4) y = Add(c, e)"),
+        "MatMul Add",
+    ),
+    "in a body": (
+        Row(
+            "y = If(flag) <then_branch = t () => (float[N,4,6,7] r) { c = Conv<pads=[1,1,1,1]>(q, w3) r = Add(c, q) }, "
+            "else_branch = e () => (float[N,4,6,7] r2) { r2 = Sigmoid(q) }>"
+        ),
+        "If",
+    ),
+}
+_CONSTANTS["b6"] = numbers(6)
+_CONSTANTS["gain4"] = numbers(4, 1)
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_branches_become_one_operator(name: str) -> None:
+    row, left = FOLDS[name]
+    done = checked(model_of(row))
+    assert all(decision.action is not Action.KEPT for decision in done.decisions), done.decisions
+    if left is None:
+        assert sorted(done.operators) == ["Add", "Conv", "Sigmoid"]
+    else:
+        assert done.operators == left.split()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_types(dtype: Any) -> None:
+    kind = {np.float16: "float16", np.float64: "double"}[dtype]
+    row = Row(f"c = {_PADDED}(q, w3, b) d = Conv(q, w1) s = Add(c, d) y = Add(s, q)")
+    constants = {name: array.astype(dtype) for name, array in _CONSTANTS.items() if name in ("w3", "w1", "b")}
+    model = Row(row.text, {"q": f"{kind}[N,4,6,7]"}, constants).model()
+    done = optimized(model)
+    assert done.operators == ["Conv"]
+    weight, centre = done.constant("w3"), [1, 1]
+    expected = constants["w3"].astype(np.float64)
+    expected[:, :, *centre] += constants["w1"].astype(np.float64)[:, :, 0, 0] + np.eye(4)
+    assert weight.dtype == dtype
+    assert (weight == expected.astype(dtype)).all(), "rounded once"
+
+
+LEFT_ALONE: dict[str, Row] = {
+    "KERNELS_DIFFER: strides": Row("c = Conv(point, w1) d = Conv<strides=[1,/1|2/]>(point, w1) y = Add(c, d)"),
+    "KERNELS_DIFFER: padding behind": Row(
+        "c = Conv<pads=[1,1,1,1], strides=[2,1]>(q, w3) d = Conv<pads=[1,1,/1|0/,1], strides=[2,1]>(q, w3) "
+        "y = Add(c, d)"
+    ),
+    "KERNELS_DIFFER: SAME is another padding for even and odd sizes": Row(
+        'c = Conv<auto_pad="/VALID|SAME_UPPER/", strides=[2,2]>(q, w1) d = Conv<strides=[2,2]>(q, w1) y = Add(c, d)'
+    ),
+    "KERNELS_DIFFER: one channel is broadcast": Row("c = Conv(q, w1) d = Conv(q, /w1|one_out/) y = Add(c, d)"),
+    "KERNELS_DIFFER: the identity is broadcast": Row("c = Conv(gray, /gray1|gray4/) y = Add(c, gray)"),
+    "KERNELS_DIFFER: two in a row, neither pointwise": Row(
+        f"c = {_PADDED}(q, w3) d = Conv<pads=[/0,0,0,0|1,1,1,1/]>(c, /w1|w3/) y = Add(d, q)"
+    ),
+    "KERNELS_DIFFER: the identity is not transposed": Row("c = Gemm<transA=/0|1/>(square, k) y = Add(c, square)"),
+    "KERNELS_DIFFER: one transposed, one not": Row(
+        "c = Gemm<transA=/0|1/>(square, k) d = Gemm(square, k2) y = Add(c, d)"
+    ),
+    "MORE_WORK: a row and a column": Row(
+        "c = Conv<pads=[/1|0/,1,/1|0/,1]>(q, /w3|across/) d = Conv<pads=[1,0,1,0]>(q, down) y = Add(c, d)"
+    ),
+    "MORE_WORK: a larger kernel of finer groups": Row(
+        "c = Conv<pads=[1,1,1,1], group=6>(deep, each6) d = Conv<pads=[/1,1,1,1|0,0,0,0/]>(deep, /deep3|deep61/) "
+        "y = Add(c, d)"
+    ),
+    "MORE_WORK: dilated": Row(
+        "c = Conv<pads=[1,1,1,1]>(q, w3) d = Conv<pads=[/1,1,1,1|2,2,2,2/], dilations=[/1,1|2,2/]>(q, w3) y = Add(c, d)"
+    ),
+    "WEIGHT_NOT_CONSTANT": Row(f"c = {_PADDED}(q, w3) d = Conv(q, /w1|loose1/) y = Add(c, d)"),
+    "BIAS_NOT_CONSTANT": Row(f"c = {_PADDED}(q, w3) d = Conv(q, w1, /b|loose4/) y = Add(c, d)"),
+    "UNSUPPORTED_DTYPE: quantized": Row(
+        f"w = DequantizeLinear(integers, scale) c = {_PADDED}(q, w3) d = Conv(q, /floats|w/) y = Add(c, d)"
+    ),
+    "OTHER_CONSUMER": Row(f"c = {_PADDED}(q, w3) d = Conv(q, w1) y = Add(c, d) z = Sigmoid(/q|d/)", outputs=("y", "z")),
+    "VALUE_IS_OUTPUT": Row(
+        f"c = {_PADDED}(q, w3) d = Conv(q, w1) y = Add(c, d) z = Sigmoid(q)", outputs=("y", "/z|d/")
+    ),
+    "WEIGHT_OVERFLOW": Row("c = Conv(q, huge1) d = Conv(q, /w1|huge1/) y = Add(c, d)"),
+    "WEIGHT_UNDERFLOW": Row("c = Conv(q, tiny1) d = Conv(q, /tiny1|minus_tiny1/) y = Add(c, d)"),
+    "WEIGHT_SHAPE": Row("c = MatMul(tokens, k) d = MatMul(tokens, /k2|k_cube/) y = Add(c, d)"),
+    "PADDED_BORDER: a bias between": Row(
+        f"c = {_PADDED}(q, w3) u = Conv(q, up1/|, b6/) d = {_PADDED}(u, down3, b) y = Add(c, d)"
+    ),
+    "PADDED_BORDER: a shift in front": Row(
+        f"c = {_PADDED}(q, w3) u = /Mul|Add/(q, gain) d = {_PADDED}(u, w3) y = Add(c, d)"
+    ),
+    "PADDED_BORDER: an average over fewer": Row(
+        f"c = {_PADDED}(q, w3) p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=/1|0/>(q) "
+        "y = Add(c, p)"
+    ),
+    "MORE_NODES: no room for a shift": Row("c = MatMul(tokens, k) d = /Mul|Add/(tokens, b5) y = Add(c, d)"),
+    "NOT_BROADCASTABLE: a whole C": Row("c = Gemm(three, k, b5) d = Gemm(three, k2, /b15|b35/) y = Add(c, d)"),
+    "WRONG_AXIS: equal sizes do not make equal axes": Row(
+        "c = MatMul(even, k) d = Add(c, b5) e = Mul(even, /b5|column5/) y = Add(d, e)"
+    ),
+    "NAME_TAKEN: a body has a value of that name": Row(
+        "c = Conv(q, w1) d = Conv(q, w1) s = Add(c, d) e = Relu(s) z = Loop(count, going, e) <body = b "
+        "(int64 i, bool ci, float[N,4,6,7] /t|s/) => (bool co, float[N,4,6,7] r) "
+        "{ co = Identity(ci) r = Sigmoid(/t|s/) }> y = Relu(e)",
+    ),
+}
+_CONSTANTS["deep61"] = numbers(6, 6, 1, 1, seed=6)
+_CONSTANTS["k_cube"] = numbers(3, 5, 5)
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_what_breaks_one_precondition_is_left_alone(name: str) -> None:
+    good, bad = LEFT_ALONE[name].good(), LEFT_ALONE[name].bad()
+    done = checked(model_of(good))
+    assert all(decision.action is not Action.KEPT for decision in done.decisions), done.decisions
+    original = model_of(bad)
+    result = optimized(original)
+    assert not result.modified, result.decisions
+    assert {decision.action for decision in result.decisions} == {Action.KEPT}
+    assert name.partition(":")[0] in {d.reason.code for d in result.decisions if d.reason is not None}
