@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 # A room imports from rooms with a smaller number, and from itself.
 LAYERS = {
     "errors": 0,
-    "lifetime": 0,
+    "lifetime": -1,
     "activity": 0,
     "streams": 0,
     "supervision": 1,
