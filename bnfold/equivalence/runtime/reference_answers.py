@@ -103,8 +103,10 @@ def run_seeded_feeds(
     seed: int,
     run: Run,
     taps: Sequence[str] = (),
+    *,
+    single: bool = False,
 ) -> Answers:
-    """Every kind at every batch of the schedule, at the first sizes that the reference accepts."""
+    """Every kind at every batch of the schedule, at the first sizes that the reference accepts; `single`: one feed."""
     if not signature.outputs:
         return _without_outputs()
     ports = signature.inputs
@@ -119,10 +121,13 @@ def run_seeded_feeds(
     runner = _Runner(run, lambda plan: seeded.build(plan, ports, seed, ranges), taps, sizes, Answers())
     batched = sizes.batched(first)
     accepted: Shapes | None = None
-    for each in seeded.schedule(ports, first, batched=batched):
+    rounds = seeded.schedule(ports, first, batched=batched)
+    if single:
+        rounds = (replace(rounds[0], kinds=rounds[0].kinds[:1]),)
+    for each in rounds:
         ran = runner.group(each)
         accepted = accepted or ran
-    if accepted is None:
+    if accepted is None or single:
         return runner.found
     overrides = seeded.overridable_floats(signature.overridable)
     if overrides:
