@@ -147,7 +147,7 @@ SOURCES = sorted(
 )
 
 
-ROOM = re.compile(r"^\| (\d+) \| `(?:bnfold/)?(\w+)(?:/|\.py)`")
+ROOM = re.compile(r"^\| (-?\d+) \| `(?:bnfold/)?(\w+)(?:/|\.py)`")
 
 
 def test_the_table_for_contributors_holds_every_room_and_its_layer() -> None:
