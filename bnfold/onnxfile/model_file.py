@@ -19,7 +19,7 @@ from bnfold.onnxfile.tensors import tensors
 from bnfold.onnxfile.utf8 import check_utf8
 from bnfold.onnxfile.wire import WireError
 
-# What people pass by mistake, by its first bytes.
+# Files that are often passed by mistake, by their first bytes.
 FOREIGN = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the model: fetch it with `git lfs pull`"),
     (b"PK\x03\x04", "is a zip archive or a PyTorch checkpoint, not an ONNX model: export it to ONNX first"),

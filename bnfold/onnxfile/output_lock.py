@@ -1,4 +1,4 @@
-"""The sole right to write one output, and the means to tidy up after a process that was killed while it had it.
+"""The lock of one output, and the removal of what a process left that was killed while it held it.
 
 A file beside the output is locked (flock) while the output is being written; a second bnfold is refused. It also lists
 every file about to be made, so that the next bnfold on this output can remove what a killed one left. It is removed
@@ -35,7 +35,7 @@ class OutputLock:
         self._path = self._folder / hidden_name(target.name, "lock")
         self._target = target
         self._descriptor = -1
-        self._ours = True  # unless somebody else has the lock
+        self._ours = True  # false where another process holds the lock
 
     def acquire(self) -> None:
         """Take the lock. Raises OutputError if another process has it, OSError if it cannot be made."""
@@ -53,7 +53,7 @@ class OutputLock:
             with suppress(FileNotFoundError):
                 if identity(self._path.stat()) == identity(os.fstat(self._descriptor)):
                     return
-            self._close()  # the one who had it removed it just now
+            self._close()  # its last holder removed the file just now
 
     def announce(self, path: Path, made: Identity | None = None) -> None:
         """Say that `path` is about to be made: a hidden file, or (with `made`) another name of the file `made`."""

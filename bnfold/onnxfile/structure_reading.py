@@ -1,4 +1,4 @@
-"""Reading, first half: the model without its bulky bytes, each replaced by a marker."""
+"""The structure of a model file: the model without its bulky bytes, each replaced by a marker."""
 
 from typing import Never
 

@@ -1,4 +1,4 @@
-"""Writing, first half: a ModelProto with markers becomes bytes with payloads in their places."""
+"""The bytes of a model file: a ModelProto with markers, serialized, with payloads in their places."""
 
 import re
 from collections.abc import Callable

@@ -11,9 +11,10 @@ from onnx import ModelProto
 
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of, reads_part
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
-from bnfold.equivalence.proofs.piece import Proof, Standing, prove_piece
+from bnfold.equivalence.proofs.piece import Proof, Standing, confirmed, prove_piece
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import difference, signature_of
+from bnfold.graph import paused_collector
 
 _MOST_ROUNDS = 20
 
@@ -34,10 +35,12 @@ def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...
     reason = _incomparable(before, after)
     if reason:
         return (Proof("", Standing.UNDECIDED, reason),)
-    common = Correspondence(before, after)
+    with paused_collector():
+        common = Correspondence(before, after)
     known: dict[tuple[Pair, tuple[Pair, ...]], Proof] = {}
     for _ in range(_MOST_ROUNDS):
-        obligations, fixed = common.obligations()
+        with paused_collector():
+            obligations, fixed = common.obligations()
         proofs: dict[Pair, Proof] = {}
         for pair, obligation in obligations.items():
             if not obligation.settled:
@@ -53,7 +56,7 @@ def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...
         if not wrong:
             break
         common.give_up(wrong)
-    return tuple(proofs.values())
+    return tuple(confirmed(proof, obligations[pair], common, seed) for pair, proof in proofs.items())
 
 
 def _incomparable(before: Cutter, after: Cutter) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from bnfold.activity import doing
 from bnfold.equivalence.feeds import seeded
 from bnfold.equivalence.feeds.dynamic_sizes import Sizes
 from bnfold.equivalence.feeds.integer_ranges import integer_ranges
@@ -102,8 +103,10 @@ def run_seeded_feeds(
     seed: int,
     run: Run,
     taps: Sequence[str] = (),
+    *,
+    single: bool = False,
 ) -> Answers:
-    """Every kind at every batch of the schedule, at the first sizes that the reference accepts."""
+    """Every kind at every batch of the schedule, at the first sizes that the reference accepts; `single`: one feed."""
     if not signature.outputs:
         return _without_outputs()
     ports = signature.inputs
@@ -118,10 +121,13 @@ def run_seeded_feeds(
     runner = _Runner(run, lambda plan: seeded.build(plan, ports, seed, ranges), taps, sizes, Answers())
     batched = sizes.batched(first)
     accepted: Shapes | None = None
-    for each in seeded.schedule(ports, first, batched=batched):
+    rounds = seeded.schedule(ports, first, batched=batched)
+    if single:
+        rounds = (replace(rounds[0], kinds=rounds[0].kinds[:1]),)
+    for each in rounds:
         ran = runner.group(each)
         accepted = accepted or ran
-    if accepted is None:
+    if accepted is None or single:
         return runner.found
     overrides = seeded.overridable_floats(signature.overridable)
     if overrides:
@@ -238,6 +244,10 @@ class _Runner:
 
     def attempt(self, plan: Plan, *, quietly: bool = False) -> bool:
         """Run one plan; where the reference itself overflows, the same feed smaller is better evidence."""
+        with doing(f"feed {plan.name}"):
+            return self._attempt(plan, quietly=quietly)
+
+    def _attempt(self, plan: Plan, *, quietly: bool) -> bool:
         feed = self.build(plan)
         try:
             outputs = self.run(feed)
