@@ -104,7 +104,7 @@ def _measured(
     told = options.told or _silent
     told(0, 0)
     pairs = {} if reference.source is None else behind(model, other)
-    answers, sources = _answers(reference, model, signature, pairs, options)
+    answers, sources = _answers(reference, model, signature, pairs, options, beside=other)
     answers.notes.extend(_assumed(signature))
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
@@ -219,6 +219,7 @@ def _answers(
     sources: Mapping[str, Sources],
     options: VerifyOptions,
     *,
+    beside: ModelProto,
     tapping: bool = True,
 ) -> tuple[Answers, Mapping[str, Sources]]:
     """Run the reference; where onnxruntime does not load it with taps, once more without."""
@@ -231,14 +232,14 @@ def _answers(
     def all_feeds(session: Runner) -> Answers:
         if options.inputs is not None:
             return run_user_feeds(options.inputs, signature, session.run, taps)
-        return run_seeded_feeds(model, signature, options.input_shapes, options.seed, session.run, taps)
+        return run_seeded_feeds(model, signature, options.input_shapes, options.seed, session.run, taps, [beside])
 
     try:
         with reference.running(Setting(), taps) as session:
             answers = all_feeds(session)
     except RunFailed as failure:
         if taps:
-            return _answers(reference, model, signature, {}, options, tapping=False)
+            return _answers(reference, model, signature, {}, options, beside=beside, tapping=False)
         return Answers(refusal=f"onnxruntime cannot load the reference: {failure}."), {}
     if not answers.answers:
         answers.refusal = f"The reference runs on none of the feeds tried ({answers.refusal}): {answers.advice}."
