@@ -87,7 +87,8 @@ def command(contender: str, source: Path, target: Path) -> list[str]:
         sync = ["sync", *(str(target.parent / path.name) for path in files), str(target.parent)]
         return ["sh", "-c", f"{shlex.join(copy)} && {shlex.join(sync)}"]
     if contender == "bnfold":
-        return [sys.executable, "-m", "bnfold", "optimize", "-q", "--no-verify", str(source), str(target)]
+        command = [sys.executable, "-m", "bnfold", "optimize", "-q", "--no-verify", "--overwrite"]
+        return [*command, str(source), str(target)]
     return [sys.executable, "-m", "benchmarks.contenders", contender, str(source), str(target)]
 
 

@@ -16,7 +16,7 @@ from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
 from bnfold.lifetime import gives_back
-from bnfold.optimization import Request, Result, comparison, input_summary
+from bnfold.optimization import Request, Result, comparison, input_summary, unmatched
 from bnfold.options import (
     DataOptions,
     FreezeOptions,
@@ -32,9 +32,10 @@ from bnfold.passes.affine_ops import is_affine_op
 from bnfold.passes.classification import Kind, classify, find_disguise, is_dropout, is_in_train_mode
 from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Description, Mode, describe, is_batch_norm
+from bnfold.paths import require_utf8
 from bnfold.pipeline import run_on
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
-from bnfold.sources import AnyModel, blamed, read_model, runnable
+from bnfold.sources import AnyModel, blamed, is_path, read_model, runnable
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -203,7 +204,7 @@ def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
             f"no walk to explain: {options.explain!r} is no normalization that could be folded in this model"
         )
     infos = [_info(decision, found.get((decision.scope, decision.node), _BRANCH)) for decision in decisions]
-    return Inspection(summaries[0], tuple(infos))
+    return Inspection(summaries[0], tuple(infos), notes=tuple(unmatched({"--keep": options.keep}, decisions)))
 
 
 @_verifies(VerifyOptions)
@@ -232,6 +233,9 @@ def verify_with(reference: AnyModel, candidate: AnyModel, options: VerifyOptions
 def _verified(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
     from bnfold import equivalence
 
+    for model, what in ((reference, "REFERENCE"), (candidate, "CANDIDATE")):
+        if is_path(model):
+            require_utf8(model, what)
     module = equivalence.is_module(reference)
     for model in [candidate] if module else [reference, candidate]:
         Model(read_model(model, strict=False))  # raises where the structure is not sound

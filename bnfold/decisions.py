@@ -42,14 +42,20 @@ class Reason(Told):
 
     # What it is.
     TRAIN_MODE = "It runs in training mode, so it normalizes with the statistics of each batch."
-    SPATIAL_ZERO = "It has spatial = 0, which normalizes every position on its own."
+    SPATIAL_ZERO = (
+        "It has spatial = 0, which normalizes every position on its own and which onnxruntime does not run; "
+        "with one parameter per channel the exporter meant spatial = 1, so export again for opset 9 or later."
+    )
     ATTRIBUTE_OF_CALLER = "An attribute takes its value from an argument of the function it stands in."
     MALFORMED = "Its parameters or attributes do not have the form the operator's specification asks for."
     PARAMETER_NOT_CONSTANT = "One of its parameters is computed while the model runs."
     CONSTANT_DISPUTED = (
         "One of its constants is computed by operators on whose result two evaluators disagree, so neither is believed."
     )
-    OVERRIDABLE_PARAMETER = "One of its parameters is also a graph input, so a caller may replace it."
+    OVERRIDABLE_PARAMETER = (
+        "One of its parameters is also a graph input, so a caller may replace it; where none does, "
+        "--assume-constant-initializers says so."
+    )
     PARAMETER_SHAPE = "Its parameters are not one number per channel."
     NOT_FINITE = "Its parameters are not finite, or its variance plus epsilon is not positive."
     KEPT_ON_REQUEST = "It was chosen to be kept."
@@ -57,7 +63,10 @@ class Reason(Told):
     INITIAL_STATISTICS = (
         "It runs in training mode and its stored mean and variance were never updated, so there is nothing to freeze."
     )
-    BATCH_STATISTICS = "It has no stored statistics: the model computes its mean and variance from its own input."
+    BATCH_STATISTICS = (
+        "It has no stored statistics: the model computes its mean and variance from its own input. "
+        "bnfold recalibrate --data computes some to store, --statistics-from takes saved ones."
+    )
     STATISTICS_READ = "It runs in training mode and something reads the running statistics it gives out."
     UNEVEN_GROUPS = "Its channels cannot be divided into that many groups of one size."
     ONE_VALUE_PER_CHANNEL = "Each channel of each image has one value, which normalized by itself is always zero."
@@ -119,7 +128,8 @@ class Diagnosis(Told):
         'bias alone, which PyTorch refuses with "Expected more than 1 value per channel when training".'
     )
     BEHIND_ACTIVATION = (
-        "It stands behind an activation, so it cannot be folded into the layer before it, only into those behind it."
+        "It stands behind an activation, which lets positive scales pass at most: its shift can go only into what "
+        "stands behind it, and stays as an Add where that reads padding."
     )
     INITIAL_STATISTICS = (
         "Its stored mean is 0 and its variance 1 in every channel, as in a new layer: the statistics were never "
@@ -129,8 +139,23 @@ class Diagnosis(Told):
         "Some channels have a variance below epsilon and a scale that is not small: they amplify rounding and noise."
     )
     BATCH_STATISTICS = (
-        "It has no stored statistics (track_running_stats=False) and normalizes with those of the batch in every mode: "
-        "each answer depends on the other images of the batch."
+        "It has no stored statistics (track_running_stats=False, or exported with training=True) and normalizes with "
+        "those of the batch in every mode: each answer depends on the other images of the batch. "
+        "bnfold recalibrate --data computes some to store, --statistics-from takes saved ones."
+    )
+    LOST_STATISTICS = (
+        "Its stored mean and variance are 0 in every channel: no training ends so, the exporter lost them, and what it "
+        "computes is its input over the root of epsilon. bnfold recalibrate --data computes them anew, "
+        "--statistics-from takes saved ones."
+    )
+    SPATIAL_ZERO = (
+        "It has spatial = 0 and one parameter per channel, which the specification does not allow and no runtime "
+        "takes: the exporter (as MXNet's) meant spatial = 1. Export again for opset 9 or later, which has no such "
+        "attribute."
+    )
+    QUANTIZED_BEFORE_FOLDING = (
+        "The model was quantized before this was folded: its parameters are quantized, and it stands between "
+        "QuantizeLinear and DequantizeLinear. Fold the float model first, then quantize the result."
     )
 
 

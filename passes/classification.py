@@ -6,16 +6,24 @@ Reshapes. And one in inference mode may still normalize with the batch, where op
 own input. Sources: ONNX operator changelog, BatchNormalization-1 to -15, Dropout-1 to -22; PyTorch 2.13's exporters.
 """
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Refused
-from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
+from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Call, Graph, NoValueError, number, numbers, values_of
 from bnfold.passes.normalization import Mode, is_batch_norm, mode, require_whole
 
+Array = NDArray[Any]
+
 _MOST_NODES_BACK = 32
+# Of the data on which statistics that are computed are compared with their definition.
+_MOST_ELEMENTS = 1 << 22
 _ON_THE_WAY = frozenset(
     {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Sub", "Mul", "Pow", "Div", "Abs"}
 )
@@ -66,16 +74,80 @@ def classify(node: NodeProto, graph: Graph) -> Kind:
 
 def has_initial_statistics(node: NodeProto, graph: Graph) -> bool:
     """Whether the stored mean is 0 and the stored variance 1 in every channel: what a new layer starts with."""
-    mean, variance = (graph.constant(value) for value in node.input[3:5])
-    if mean is None or variance is None or not mean.size:
-        return False
-    return bool((mean.numpy() == 0).all() and (variance.numpy() == 1).all())
+    return _statistics_are(0, 1, node, graph)
+
+
+def has_lost_statistics(node: NodeProto, graph: Graph) -> bool:
+    """Whether the stored mean and variance are 0 in every channel."""
+    return _statistics_are(0, 0, node, graph)
+
+
+def _statistics_are(mean: int, variance: int, node: NodeProto, graph: Graph) -> bool:
+    stored = [graph.constant(value) for value in node.input[3:5]]
+    return all(
+        tensor is not None and tensor.size and bool((tensor.numpy() == number_).all())
+        for tensor, number_ in zip(stored, (mean, variance), strict=True)
+    )
 
 
 def reads_batch_statistics(node: NodeProto, graph: Graph) -> bool:
     """Whether both statistics are averages over the very value that is normalized."""
     data = node.input[0]
     return all(_is_average_of(value, data, graph) for value in node.input[3:5])
+
+
+def are_batch_statistics(node: NodeProto, graph: Graph) -> bool:
+    """Whether what `node` reads as statistics are the very mean and population variance of its data, as batch mode has.
+
+    The operators that compute them are rational functions of the data: where they agree with the definition on random
+    numbers, they are it. Sizes that are not known are tried twice, so that no constant stands for one of them.
+    """
+    shape = graph.shape(node.input[0])
+    if shape is None or len(shape) < 2:
+        return False
+    for trial in range(2):
+        dims = [size if isinstance(size, int) else 2 + axis + trial for axis, size in enumerate(shape)]
+        if not 0 < math.prod(dims) <= _MOST_ELEMENTS:
+            return False
+        data = np.random.default_rng(trial).normal(size=dims)
+        axes = tuple(axis for axis in range(len(dims)) if axis != 1)
+        for value, expected in zip(node.input[3:5], (data.mean(axes), data.var(axes)), strict=True):
+            made = _computed_from(value, node.input[0], data, graph)
+            if made is None or made.shape != expected.shape or not np.allclose(made, expected, 1e-9, 1e-12):
+                return False
+    return True
+
+
+def _computed_from(value: str, data: str, numbers_: Array, graph: Graph) -> Array | None:
+    """What `value` is in float64 where `data` holds these numbers; None where that cannot be told."""
+    known: dict[str, Array | None] = {data: numbers_}
+    waiting = [value]
+    while waiting:
+        name = waiting[-1]
+        if name in known:
+            waiting.pop()
+            continue
+        constant = graph.constant(name) if name else None
+        maker = graph.producer(name) if name else None
+        if constant is not None or not name:
+            known[name] = None if constant is None else _in_float64(constant.numpy())
+        elif maker is None or maker.domain not in DEFAULT_DOMAINS or len(known) > _MOST_NODES_BACK:
+            return None
+        elif missing := [operand for operand in maker.input if operand not in known]:
+            waiting += missing
+        elif maker.op_type == "Cast":
+            known[name] = known[maker.input[0]]
+        else:
+            try:
+                made = values_of(Call(maker, [known[operand] for operand in maker.input], graph.opset))
+            except (NoValueError, Refused, ValueError, IndexError, TypeError):
+                return None
+            known[name] = made[maker.output[:].index(name)]
+    return known[value]
+
+
+def _in_float64(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype in FLOATS else array
 
 
 def _is_average_of(value: str, data: str, graph: Graph) -> bool:
@@ -148,14 +220,48 @@ def find_disguise(node: NodeProto, graph: Graph) -> Disguise | None:
         root = _radicand(node.input[1 - position], graph, reciprocal=node.op_type == "Mul")
         if root is not None and _is_variance_of(root, data, node.input[position], graph):
             return Disguise(data, first, node)
+    return _scaled_by_batch_root(node, graph) if node.op_type == "Mul" else None
+
+
+def _scaled_by_batch_root(node: NodeProto, graph: Graph) -> Disguise | None:
+    """x (g / root) + (b - mean (g / root)), as Keras writes it: the Mul of x by the reciprocal root, perhaps times g.
+
+    The shift comes by another Add, so `node` is the first and the last operator on the way of x.
+    """
+    for position in (0, 1):
+        data, factor = node.input[position], graph.producer(node.input[1 - position])
+        maker = graph.producer(data)
+        if factor is None or (maker is not None and maker.op_type == "Sub"):
+            continue
+        value = node.input[1 - position]
+        if factor.op_type == "Mul" and len(factor.input) == 2:
+            computed = [operand for operand in factor.input if graph.constant(operand) is None]
+            value = computed[0] if len(computed) == 1 else value
+        variance = _without_constant(_radicand(value, graph, reciprocal=True), graph)
+        if (
+            variance is not None
+            and _averages_over_batch(variance, None, graph)
+            and _is_average_of(variance, data, graph)
+        ):
+            return Disguise(data, node, node)
     return None
 
 
-def _averages_over_batch(value: str, data: str, graph: Graph) -> bool:
+def _without_constant(value: str | None, graph: Graph) -> str | None:
+    """v where `value` is v, or v plus a constant; None where it is neither."""
+    maker = graph.producer(value) if value else None
+    if maker is None or maker.op_type != "Add":
+        return value
+    computed = [operand for operand in maker.input if graph.constant(operand) is None]
+    return computed[0] if len(computed) == 1 else None
+
+
+def _averages_over_batch(value: str, data: str | None, graph: Graph) -> bool:
+    """Whether `value` is an average over the batch, of `data` where that is given."""
     maker = graph.producer(value)
-    while maker is not None and maker.op_type in ("Reshape", "Unsqueeze", "Identity") and maker.input:
+    while maker is not None and maker.op_type in ("Reshape", "Squeeze", "Unsqueeze", "Identity") and maker.input:
         maker = graph.producer(maker.input[0])
-    if maker is None or maker.op_type != "ReduceMean" or data not in maker.input[:1]:
+    if maker is None or maker.op_type != "ReduceMean" or (data is not None and data not in maker.input[:1]):
         return False
     axes = _axes(maker, graph)
     return axes is not None and 0 in axes and 1 not in axes
@@ -186,13 +292,10 @@ def _radicand(value: str, graph: Graph, *, reciprocal: bool) -> str | None:
 
 def _is_variance_of(value: str, data: str, centred: str, graph: Graph) -> bool:
     """Whether `value` is an average of squares of `data` or `centred`, perhaps plus a constant."""
-    maker = graph.producer(value)
-    if maker is not None and maker.op_type == "Add":
-        computed = [operand for operand in maker.input if graph.constant(operand) is None]
-        if len(computed) != 1:
-            return False
-        value = computed[0]
-    return _is_average_of(value, data, graph) or _is_average_of(value, centred, graph)
+    variance = _without_constant(value, graph)
+    if variance is None:
+        return False
+    return _is_average_of(variance, data, graph) or _is_average_of(variance, centred, graph)
 
 
 # ---------------------------------------------------------------------- Dropout

@@ -7,8 +7,15 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.decisions import Diagnosis, Refused
-from bnfold.graph import Graph
-from bnfold.passes.classification import Kind, classify, has_initial_statistics, is_dropout, is_in_train_mode
+from bnfold.graph import Graph, number
+from bnfold.passes.classification import (
+    Kind,
+    classify,
+    has_initial_statistics,
+    has_lost_statistics,
+    is_dropout,
+    is_in_train_mode,
+)
 from bnfold.passes.normalization import is_batch_norm, read_parameters
 
 ACTIVATIONS = frozenset(
@@ -37,11 +44,31 @@ def diagnose(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
         found[Diagnosis.BATCH_STATISTICS] = ""
         found.update(_one_value(node, graph))
     if kind in (Kind.TRAIN, Kind.NEVER_UPDATED, Kind.INFERENCE):
-        if has_initial_statistics(node, graph):
-            found[Diagnosis.INITIAL_STATISTICS] = ""
-        found.update(_tiny_variance(node, graph))
+        found.update(_stored_statistics(node, graph))
+    if _has_meaningless_spatial_zero(node, graph):
+        found[Diagnosis.SPATIAL_ZERO] = ""
+    if _is_quantized(node, graph):
+        found[Diagnosis.QUANTIZED_BEFORE_FOLDING] = ""
     found.update(_behind_activation(node, graph))
     return found
+
+
+def _stored_statistics(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
+    if has_lost_statistics(node, graph):
+        return {Diagnosis.LOST_STATISTICS: ""}
+    initial = {Diagnosis.INITIAL_STATISTICS: ""} if has_initial_statistics(node, graph) else {}
+    return initial | _tiny_variance(node, graph)
+
+
+def _has_meaningless_spatial_zero(node: NodeProto, graph: Graph) -> bool:
+    """Whether it asks for a parameter at each position, and has one for each channel."""
+    rank, shape = graph.rank(node.input[0]), graph.shape(node.input[1])
+    return not number(node, "spatial", 1) and rank != 2 and shape is not None and len(shape) == 1
+
+
+def _is_quantized(node: NodeProto, graph: Graph) -> bool:
+    makers = [graph.producer(value) for value in node.input[:2]]
+    return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
 
 
 def _one_value(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:

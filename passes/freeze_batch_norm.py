@@ -16,8 +16,15 @@ from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import FLOATS, Graph, Model, Tensor, number
-from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise, is_dropout
-from bnfold.passes.normalization import DEFAULT_EPSILON, Mode, is_batch_norm, read_parameters
+from bnfold.passes.classification import (
+    Kind,
+    are_batch_statistics,
+    classify,
+    dropout_mode,
+    find_disguise,
+    is_dropout,
+)
+from bnfold.passes.normalization import DEFAULT_EPSILON, Mode, is_batch_norm, mode, read_parameters
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import constant_input, stored_vector
 
@@ -60,8 +67,9 @@ class FreezeBatchNorm:
     def _decide(self, node: NodeProto, graph: Graph) -> Decision | None:
         if is_dropout(node):
             return self._dropout(node, graph)
-        if find_disguise(node, graph) is not None:
-            how = f"Sub+{node.op_type}"
+        disguise = find_disguise(node, graph)
+        if disguise is not None:
+            how = "+".join(dict.fromkeys(each.op_type for each in (disguise.first, disguise.last)))
             return Decision(graph.label(node), how, graph.scope, Action.KEPT, reason=Reason.BATCH_STATISTICS)
         if not is_batch_norm(node):
             return None
@@ -71,7 +79,7 @@ class FreezeBatchNorm:
         if any(fnmatchcase(graph.label(node), pattern) for pattern in self.options.keep):
             raise Refused(Reason.KEPT_ON_REQUEST)
         if kind is Kind.BATCH_STATISTICS:
-            raise Refused(Reason.BATCH_STATISTICS)
+            return _with_batch_statistics(node, graph)
         require_unread_statistics(node, graph)
         if kind is Kind.CONSTANT_DATA:
             return _evaluate(node, graph)
@@ -101,6 +109,15 @@ class FreezeBatchNorm:
         else:
             graph.set_input(node, 2, "")
         return _decision(node, graph, Action.FROZEN, detail="its output or mask is needed: it stays and does nothing")
+
+
+def _with_batch_statistics(node: NodeProto, graph: Graph) -> Decision:
+    """It stays; in training mode it may read the same statistics as stored ones, which every provider runs."""
+    detail = ""
+    if mode(node, graph) is Mode.TRAIN and not _read(node.output[1:], graph) and are_batch_statistics(node, graph):
+        set_inference_mode(node, graph)
+        detail = "it reads them in inference mode now, which is the same and which CUDA, OpenVINO and TensorRT run"
+    return _decision(node, graph, Action.KEPT, reason=Reason.BATCH_STATISTICS, detail=detail)
 
 
 def set_inference_mode(node: NodeProto, graph: Graph) -> None:

@@ -218,7 +218,8 @@ def input_conv_transpose(node: NodeProto, index: int, affine: ChannelAffine, gra
     pointwise = all(size == 1 for size in (*shape[2:], *numbers(node, "strides")))
     padded = pads_with_zeros(node) or any(numbers(node, "output_padding")) or numbers(node, "output_shape")
     if affine.has_shift and (not pointwise or padded):
-        raise Refused(Reason.PADDED_BORDER, graph.label(node))
+        reason = Reason.PADDED_BORDER if padded else Reason.SHIFT_BLOCKED
+        raise Refused(reason, f"not every output position of {graph.label(node)} receives every tap once")
     scaled = weight.scaled(affine, affine.scale, (0,))
     if not affine.has_shift:
         return [scaled]

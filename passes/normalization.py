@@ -62,7 +62,10 @@ def describe(node: NodeProto, graph: Graph) -> Description:
     """The facts about a BatchNormalization, or about an operator that may be one in disguise."""
     if not is_batch_norm(node):
         computed = [value for value in node.input if graph.constant(value) is None]
-        return Description(Mode.INFERENCE, (computed or list(node.input) or [""])[0], None, None, None)
+        constants = [tensor for value in node.input if (tensor := graph.constant(value)) is not None]
+        large = [size for tensor in constants for size in tensor.shape if size != 1]
+        channels = large[0] if len(large) == 1 else None
+        return Description(Mode.INFERENCE, (computed or list(node.input) or [""])[0], channels, None, None)
     try:
         how, epsilon, momentum = (
             mode(node, graph),
@@ -130,9 +133,9 @@ def require_whole(node: NodeProto) -> None:
 
 def read_parameters(node: NodeProto, graph: Graph) -> BatchNorm:
     """The constants of `node`, whatever mode it is in. Raises `Refused` with the reason why they are not usable."""
-    if not number(node, "spatial", 1):  # of opsets before 9
-        raise Refused(Reason.SPATIAL_ZERO)
     require_whole(node)
+    if not number(node, "spatial", 1) and graph.rank(node.input[0]) != 2:  # of opsets before 9
+        raise Refused(Reason.SPATIAL_ZERO)  # with two dims there is one position, and both mean the same
     parameters = [_parameter(node, index, graph) for index in range(1, 5)]
     channels = parameters[0].shape
     for name, parameter in zip(PARAMETERS, parameters, strict=True):
@@ -145,9 +148,19 @@ def read_parameters(node: NodeProto, graph: Graph) -> BatchNorm:
     scale, bias, mean, variance = (parameter.exact() for parameter in parameters)
     epsilon = number(node, "epsilon", DEFAULT_EPSILON)
     shifted = variance + epsilon
-    if not ((shifted > 0) & np.isfinite(shifted)).all():
-        raise Refused(Reason.NOT_FINITE, f"variance {variance.min():.4g}, epsilon {epsilon:.4g}")
+    _require_numbers(variance, (shifted > 0) & np.isfinite(shifted), "variance", f", epsilon {epsilon:.4g}")
+    for name, values in zip(PARAMETERS, (scale, bias, mean), strict=False):
+        _require_numbers(values, np.isfinite(values), name)
     return BatchNorm(scale, bias, mean, variance, epsilon, parameters[0].dtype)
+
+
+def _require_numbers(values: Vector, sound: NDArray[np.bool_], name: str, more: str = "") -> None:
+    """Raise `Refused` with the first channel whose number is not `sound`, and how many there are."""
+    if not sound.all():
+        channel = int(np.flatnonzero(~sound)[0])
+        others = int((~sound).sum()) - 1
+        also = f" and in {others} more" if others else ""
+        raise Refused(Reason.NOT_FINITE, f"{name} {values[channel]:.4g} in channel {channel}{also}{more}")
 
 
 def _has_more_channels(value: str, graph: Graph) -> bool:

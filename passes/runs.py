@@ -176,6 +176,11 @@ def scales_a_computed_normalization(node: NodeProto, data: int, graph: Graph) ->
     gain elsewhere would break the patterns by which runtimes recognize those normalizations.
     """
     maker = graph.producer(node.input[data])
+    if (
+        maker is not None and maker.op_type == "Reciprocal" and maker.input
+    ):  # 1 / sqrt(...), with the gain in front of x
+        root = graph.producer(maker.input[0])
+        return root is not None and root.op_type == "Sqrt"
     if maker is None or maker.op_type not in ("Div", "Mul"):
         return False
     roots = (graph.producer(value) for value in maker.input)

@@ -469,7 +469,7 @@ def normalizes_with_the_batch(call: Call) -> bool:
 def batch_normalization(
     call: Call, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array
 ) -> tuple[Array, ...]:
-    if call.opset < 9 and call.get("spatial", 1) == 0:
+    if call.opset < 9 and call.get("spatial", 1) == 0 and x.ndim > 2:
         raise ValueError("BatchNormalization with spatial=0 has no oracle")
     others = tuple(axis for axis in range(x.ndim) if axis != 1)
     running: tuple[Array, ...] = ()

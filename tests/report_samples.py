@@ -88,6 +88,7 @@ def everything() -> dict[str, Any]:
     report["fitted"] = [{"node": "bn", "groups": 2, "before": 0.8, "after": 0.125}]
     guilty = [{"node": "bn7", "scope": ""}, {"node": "bn8", "scope": "if0/then"}]
     report["attribution"] = {"guilty": guilty, "cleared": True, "tried": 9, "rolled_back": True}
+    report["notes"] = ["--keep bn* matches no normalization."]
     report["passes"] = [{"name": "fold-batch-norm", "preserves": "algebraic"}]
     report["accuracy"] = {"output": "y", "labels": 1000, "right": {"before": 995, "after": 990}, "problem": ""}
     layer = {"reference": "c", "candidate": "c", "node": "conv", "agrees": True, "max_abs": 1e-7, "relative": 1e-8}
@@ -112,6 +113,7 @@ def hostile(text: str) -> dict[str, Any]:
         each |= {"node": text, "scope": text, "target": [text, text], "detail": text, "op_type": text}
     for each in report["verification"]["measurements"]:
         each |= {"output": text, "feed": text, "problem": each["problem"] and text}
+    report["notes"] = [text]
     report["verification"] |= {"notes": [text], "sizes": [text], "feeds": [{"name": text, "shapes": {text: [1, 2]}}]}
     report["verification"]["proofs"][1] |= {"normalizations": [text], "standing": "broken", "reason": text}
     report["verification"]["proofs"][1] |= {"output": text, "scope": text}

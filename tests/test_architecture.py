@@ -24,6 +24,7 @@ LAYERS = {
     "graph": 2,
     "options": 2,
     "passes": 3,
+    "paths": 3,
     "equivalence": 3,
     "pipeline": 4,
     "recalibration": 4,

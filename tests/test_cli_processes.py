@@ -203,7 +203,7 @@ def test_ctrl_c_is_exit_130_and_one_line() -> None:
             print("working", flush=True)
             time.sleep(60)
 
-        sys.modules["bnfold.api"] = bnfold.api = types.SimpleNamespace(optimize=optimize)
+        sys.modules["bnfold.api"] = bnfold.api = types.SimpleNamespace(optimize_with=optimize)
         main(["optimize", "in.onnx", "out.onnx"])
         """
     )

@@ -31,6 +31,8 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("optimize", "verify", "failure"):
         Path(f"{name}.json").write_text(json.dumps(old(name)))
+    for name in ("d.md", "d.py"):
+        Path(name).touch()
 
 
 @pytest.fixture
@@ -38,14 +40,14 @@ def outcome(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """What `optimize` gives or raises, as the only item; emptied where it is called."""
     holder: list[Any] = [EQUIVALENT]
 
-    def optimize(*_: Any, **__: Any) -> Any:
+    def optimize_with(*_: Any) -> Any:
         found = holder.pop()
         if isinstance(found, Exception):
             raise found
         return SimpleNamespace(report=found)
 
     fake = ModuleType("bnfold.api")
-    fake.optimize = optimize  # type: ignore[attr-defined]  # a stand-in for the module
+    fake.optimize_with = optimize_with  # type: ignore[attr-defined]  # a stand-in for the module
     monkeypatch.setitem(sys.modules, "bnfold.api", fake)
     monkeypatch.setattr(bnfold, "api", fake, raising=False)
     return holder
@@ -136,8 +138,8 @@ def test_annotations_come_after_the_text(outcome: list[Any], files: list[str]) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--report", "r.json", "--report", "r.json"], "which this run uses for something else"),
-        (["--report", "r.json", "--report", "./r.json"], "which this run uses for something else"),
+        (["--report", "r.json", "--report", "r.json"], "would be written twice"),
+        (["--report", "r.json", "--report", "./r.json"], "would be written twice"),
         (["--report", "d.md", "--recalibrate", "d.md"], "which this run uses for something else"),
         (["--report", "d.py", "--report-format", "json", "--recalibrate", "./d.py:f"], "which this run uses for"),
         (

@@ -430,6 +430,72 @@ def test_in_place_runs_with_external_data_keep_one_data_file(tmp_path: Path) -> 
     assert (values == onnx.numpy_helper.to_array(weight("a", BIG)) * 8).all()
 
 
+@pytest.mark.parametrize("name", ["o.onnx.bak", "best.ONNX", "model", "o.txt", "sub/x.onnx", "../above.onnx", "link"])
+def test_old_data_that_another_file_names_is_left_and_said_so(name: str, tmp_path: Path) -> None:
+    path = big(tmp_path / "in", external=True)
+    folder = tmp_path / "above" / "out"
+    folder.mkdir(parents=True)
+    target = folder / "o.onnx"
+    write(read(path), target, Layout(Weights.EXTERNAL))
+    old = sorted(names(folder) - {"o.onnx"})
+    assert old == ["o.onnx.data"]
+    model = target.read_bytes()
+    if name == "sub/x.onnx":
+        (folder / "sub").mkdir()
+        proto = onnx.load_from_string(model)
+        for tensor in proto.graph.initializer:
+            tensor.external_data[0].value = "../o.onnx.data"
+        (folder / name).write_bytes(proto.SerializeToString())
+    elif name == "../above.onnx":
+        proto = onnx.load_from_string(model)
+        for tensor in proto.graph.initializer:
+            tensor.external_data[0].value = "out/o.onnx.data"
+        (folder / name).write_bytes(proto.SerializeToString())
+    elif name == "link":
+        (tmp_path / "real.onnx").write_bytes(model)
+        (folder / "link").symlink_to(tmp_path / "real.onnx")
+    elif name == "o.txt":
+        (folder / name).write_bytes(b'weights: location "o.onnx.data"')
+    else:
+        (folder / name).write_bytes(model)
+    with Publication(target) as publication:
+        publication.write(read(path), untouched=False, layout=Layout(Weights.INLINE))
+        publication.publish()
+    assert publication.left == (folder / "o.onnx.data",)
+    assert (folder / "o.onnx.data").exists()
+
+
+def test_old_data_goes_where_other_files_are_no_models_of_it(tmp_path: Path) -> None:
+    path = big(tmp_path / "in", external=True)
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out" / "o.onnx"
+    write(read(path), target, Layout(Weights.EXTERNAL))
+    save_external(chain(weight("b", BIG)), tmp_path / "out" / "other.onnx", "other.data")
+    (tmp_path / "out" / "notes.txt").write_text("nothing about data")
+    (tmp_path / "out" / "array.bin").write_bytes(os.urandom(1 << 16))
+    with Publication(target) as publication:
+        publication.write(read(path), untouched=False, layout=Layout(Weights.INLINE))
+        publication.publish()
+    assert publication.left == ()
+    assert names(tmp_path / "out") == {"o.onnx", "other.onnx", "other.data", "notes.txt", "array.bin"}
+
+
+def test_old_data_is_left_where_there_are_too_many_files_to_look_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = big(tmp_path / "in", external=True)
+    (tmp_path / "out").mkdir()
+    target = tmp_path / "out" / "o.onnx"
+    write(read(path), target, Layout(Weights.EXTERNAL))
+    for number in range(4):
+        (tmp_path / "out" / str(number)).touch()
+    monkeypatch.setattr("bnfold.onnxfile.old_data.MOST_FILES", 3)
+    with Publication(target) as publication:
+        publication.write(read(path), untouched=False, layout=Layout(Weights.INLINE))
+        publication.publish()
+    assert publication.left == (tmp_path / "out" / "o.onnx.data",)
+
+
 # --- a signal between a system call and the note of its result
 
 

@@ -10,6 +10,7 @@ from onnx.backend.test.loader import load_model_tests
 from bnfold.decisions import Diagnosis, Reason, Refused
 from bnfold.graph import Graph, Model
 from bnfold.onnxfile import read
+from bnfold.passes import FreezeBatchNorm
 from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise, is_in_train_mode
 from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Mode
@@ -371,6 +372,27 @@ def test_batch_statistics_written_as_operators(name: str) -> None:
         assert [(d.data, d.first.output[0], d.last.output[0]) for d in seen] == [("c", "d", "y")] * found
 
 
+_KERAS = STATISTICS + "k = Add(f, eps) r = Sqrt(k) q = Reciprocal(r) j = Mul(q, column) "
+KERAS = {
+    "a gain": _KERAS + "l = Mul(/c|other/, j) i = Mul(a, j) o = Sub(column, i) y = Add(l, o)",
+    "no gain": STATISTICS + "k = Add(f, eps) r = Sqrt(k) q = Reciprocal(r) l = Mul(q, c) y = Sub(l, a)",
+    "a root of something else": _KERAS.replace("Sqrt(k)", "/Sqrt|Neg/(k)") + "y = Mul(c, j)",
+}
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_batch_statistics_as_keras_writes_them(name: str) -> None:
+    constants = {**SMALL, "column": np.arange(1, 5, dtype=np.float32).reshape(4, 1, 1)}
+    pair = Row(KERAS[name], inputs={**INPUTS, "other": INPUTS["c"]}, constants=constants, opset=13)
+    for side, found in ((pair.good(), True), (pair.bad(), False)):
+        graph = Model(read(side.model())).main
+        seen = [disguise for node in graph.nodes() if (disguise := find_disguise(node, graph)) is not None]
+        assert [disguise.data for disguise in seen] == ["c"] * found
+        assert [decision.reason for decision in FreezeBatchNorm().run(Model(read(side.model())))] == [
+            Reason.BATCH_STATISTICS
+        ] * found
+
+
 @pytest.mark.parametrize("last", ["Add(d, r)", "acme.Div(d, r)", "Div(d)"])
 def test_what_does_not_divide_by_the_root_is_no_disguise(last: str) -> None:
     model = Row(DISGUISES["divided"], inputs=INPUTS, constants=SMALL, opset=13).good().model()
@@ -494,6 +516,12 @@ DIAGNOSES = {
         f"{T}(c, g, h, m0, v1)",
         {Diagnosis.EXPORTED_IN_TRAINING_MODE: "", Diagnosis.INITIAL_STATISTICS: ""},
     ),
+    "lost in the export": (f"y = {BN}(c, g, h, m0, m0)", {Diagnosis.LOST_STATISTICS: ""}),
+    "quantized before": (
+        f"p = DequantizeLinear(bytes, step) r = DequantizeLinear(levels, step) y = {BN}(r, p, h, m, v)",
+        {Diagnosis.QUANTIZED_BEFORE_FOLDING: ""},
+    ),
+    "quantized data alone": (f"r = DequantizeLinear(levels, step) y = {BN}(r, g, h, m, v)", {}),
     "tiny variance": (f"y = {BN}(c, g, h, m, tiny)", {Diagnosis.TINY_VARIANCE: "1 of 4 channels, by up to 474"}),
     "tiny variance, tiny scale": (f"y = {BN}(c, small, h, m, tiny)", {}),
     "behind Relu": (f"r = Relu(c) y = {BN}(r, g, h, m, v)", {Diagnosis.BEHIND_ACTIVATION: "Relu r"}),
@@ -524,6 +552,7 @@ def test_what_a_person_should_know(name: str) -> None:
         **INPUTS,
         "x": "float[N,3,6,7]",
         "one1": "float[1,4,1,1]",
+        "levels": "int8[N,4,5,6]",
         "vectors": "float[N,4]",
         "pair": "float[2,4]",
         "line": "float[N]",
@@ -531,7 +560,8 @@ def test_what_a_person_should_know(name: str) -> None:
     }
     tiny = {"tiny": np.array([1e-9, 1, 2, 1.1e-5], np.float32), "small": np.full(4, 0.01, np.float32)}
     lone = {"lone": np.array([0.5], np.float32)}
-    constants = {**INITIAL, **tiny, **lone, "g": np.array([1.5, 1, 1, 1], np.float32)}
+    quantized = {"bytes": np.array([1, 2, 3, 4], np.int8), "step": np.float32(0.5)}
+    constants = {**INITIAL, **tiny, **lone, **quantized, "g": np.array([1.5, 1, 1, 1], np.float32)}
     model = Row(text, inputs=inputs, constants=constants, opset=17).model()
     assert diagnose(*find(model, BN)) == expected
 

@@ -232,6 +232,56 @@ def test_batch_statistics_in_operators_are_told() -> None:
     assert result.model == before
 
 
+# Statistics that are computed: the first of each pair are those of the batch, the second are not quite.
+_MEAN = "n = ReduceMean<axes=[0,2,3], keepdims=0>(c) a = ReduceMean<axes=[0,2,3]>(c) d = Sub(c, a) e = Mul(d, d) "
+_LAST = "r = Reshape(c, flat) t = Transpose<perm=[0,2,1]>(r) "
+COMPUTED = {
+    "over the axes": _MEAN + "u = ReduceMean<axes=[0,2,3], keepdims=0>(e)",
+    "as TorchScript writes it": f"{_LAST} n = ReduceMean<axes=[0,1], keepdims=0>(t) a = ReduceMean<axes=[0,1]>(t)"
+    " d = Sub(t, a) e = Mul(d, d) u = ReduceMean<axes=[0,1], keepdims=0>(e)",
+    "difference of squares": "n = ReduceMean<axes=[0,2,3], keepdims=0>(c) s = Mul(c, c)"
+    " q = ReduceMean<axes=[0,2,3], keepdims=0>(s) p = Mul(n, n) u = Sub(q, p)",
+}
+NOT_QUITE = {
+    "an unbiased variance": f"{_MEAN} w_ = ReduceMean<axes=[0,2,3], keepdims=0>(e) u = Mul(w_, unbiased)",
+    "a sum over a fixed number": f"{_MEAN} w_ = ReduceSum(e, all_axes) i = Squeeze(w_, all_axes) u = Div(i, count)",
+    "about another centre": "n = ReduceMean<axes=[0,2,3], keepdims=0>(c) a = Mul(c, unbiased) d = Sub(c, a)"
+    " e = Mul(d, d) u = ReduceMean<axes=[0,2,3], keepdims=0>(e)",
+    "an average of absolute values": f"{_MEAN} o = Abs(d) u = ReduceMean<axes=[0,2,3], keepdims=0>(o)",
+}
+_COMPUTED_CONSTANTS = {
+    **CONSTANTS,
+    "flat": np.array([0, 4, -1], np.int64),
+    "unbiased": np.float32(1.25),
+    "all_axes": np.array([0, 2, 3], np.int64),
+    "count": np.float32(84),
+}
+
+
+def _with_computed(text: str) -> ModelProto:
+    return Row(f"{text} y = {T}(c, g, h, n, u)", INPUTS, _COMPUTED_CONSTANTS, opset=17).model()
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_statistics_of_the_batch_may_be_read_in_inference_mode(name: str) -> None:
+    """The same numbers, which every provider can run: CUDA, OpenVINO and TensorRT refuse training mode."""
+    before = _with_computed(COMPUTED[name])
+    result = freeze(before)
+    assert (result.decision().action, result.decision().reason) == (Action.KEPT, Reason.BATCH_STATISTICS)
+    node = result.model.graph.node[-1]
+    assert [(each.name, each.i) for each in node.attribute if each.name == "training_mode"] == [("training_mode", 0)]
+    feeds = {"c": FEEDS["c"]}
+    np.testing.assert_allclose(evaluate(result.model, feeds)["y"], evaluate(before, feeds)["y"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NOT_QUITE)
+def test_other_statistics_stay_in_training_mode(name: str) -> None:
+    before = _with_computed(NOT_QUITE[name])
+    result = freeze(before)
+    assert not result.modified
+    assert result.model == before
+
+
 def test_spatial_zero_is_left_alone() -> None:
     assert (
         freeze(model_of(f"y, a, b, d, e = {BN}<spatial=0>(c, g, h, m, v)", 7)).decision().reason is Reason.SPATIAL_ZERO

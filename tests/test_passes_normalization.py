@@ -13,6 +13,8 @@ from tests.fold_models import CONSTANTS, Row, assert_same_function, check_folds,
 
 _N = "y = BatchNormalization"
 _PARAMETERS = {
+    "long_w": numbers(126, 4),
+    "long_k": numbers(4, 126, 1),
     "g_row": CONSTANTS["g"].reshape(1, 4),
     "g_whole": CONSTANTS["g"].reshape(1, 4, 1, 1),
     "h_short": CONSTANTS["h"][:3],
@@ -83,6 +85,16 @@ def _reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("bnfold.passes.normalization._WORTH_JOINING", 1 if request.param == "all at once" else 1000)
 
 
+def test_spatial_zero_of_two_dims_folds() -> None:
+    """There is one position, and both readings are the same."""
+    row = Row(
+        f"p = GlobalMaxPool(x) s = Flatten(p) c = Gemm(s, short_w, b) {_N}<spatial=0>(c, g, h, m, v)",
+        constants={**_PARAMETERS, "short_w": numbers(3, 4)},
+        opset=8,
+    )
+    check_folds(row, "GlobalMaxPool Flatten Gemm")
+
+
 @pytest.mark.parametrize("name", FOLDS)
 def test_folds(name: str) -> None:
     row = FOLDS[name]
@@ -111,6 +123,11 @@ LEFT_ALONE = {
         "c = Conv(x, w, b) y/|, om, ov/ = BatchNormalization<training_mode=/0|1/>(c, g, h, m, v)"
     ),
     "SPATIAL_ZERO: opset 8": Row(f"c = Conv(x, w, b) {_N}<spatial=/1|0/>(c, g, h, m, v)", opset=8),
+    "SPATIAL_ZERO: three dims": Row(
+        f"r = Flatten(x) s = /Identity(r)|Unsqueeze<axes=[2]>(r)/ c = /Gemm(s, long_w, b)|Conv(s, long_k, b)/"
+        f" {_N}<spatial=0>(c, g, h, m, v)",
+        opset=8,
+    ),
     "SPATIAL_ZERO: opset 6": Row(f"c = Conv(x, w, b) {_N}<is_test=1, spatial=/1|0/>(c, g, h, m, v)", opset=6),
     "SPATIAL_ZERO: opset 9, which has no such attribute": Row(
         f"c = Conv(x, w, b) {_N}<spatial=/1|0/>(c, g, h, m, v)", opset=9
@@ -160,6 +177,15 @@ LEFT_ALONE = {
 def test_left_alone(name: str) -> None:
     row = LEFT_ALONE[name]
     check_left_alone(name, Row(row.text, constants=_PARAMETERS, opset=row.opset))
+
+
+def test_what_is_not_finite_is_named() -> None:
+    bad = np.array([1, np.inf, 2, np.nan], np.float32)
+    for position, name in ((4, "variance"), (1, "scale"), (2, "B"), (3, "input_mean")):
+        operands = ["c", "g", "h", "m", "v"]
+        operands[position] = "bad"
+        done = fold(Row(f"c = Conv(x, w, b) {_N}({', '.join(operands)})", constants={"bad": bad}).model())
+        assert done.decision().detail.startswith(f"{name} inf in channel 1 and in 1 more")
 
 
 @pytest.mark.parametrize("training", [0, 1])

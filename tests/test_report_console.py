@@ -223,7 +223,7 @@ def test_an_inspection_lists_what_a_normalization_is() -> None:
             "  fed by Relu relu2",
             f"  would be kept: {Reason.BARRIER.sentence} [BARRIER] relu2 is a Relu",
             "",
-            "m: Mul, inference mode, ? channels",
+            "m: Mul, inference mode",
             "  fed by graph input x",
             "  would be folded into conv1",
             "",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bnfold.errors import OutputError, UsageError
+from bnfold.errors import OutputError
 from bnfold.report.files import ReportFile
 
 
@@ -71,19 +71,6 @@ def test_a_device_is_written_directly() -> None:
 def test_a_full_device_is_an_output_error() -> None:
     with pytest.raises(OutputError, match="/dev/full: No space left on device"):
         ReportFile("/dev/full").write("text")
-
-
-@pytest.mark.parametrize("spelling", ["in.onnx", "./in.onnx", "link.onnx"])
-def test_a_model_is_not_overwritten_by_its_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("in.onnx").write_text("model")
-    Path("link.onnx").symlink_to("in.onnx")
-    with pytest.raises(UsageError, match="this run uses for something else"):
-        ReportFile(spelling, taken=["in.onnx"])
-    with pytest.raises(UsageError, match="this run uses for something else"):
-        ReportFile("in.onnx", taken=[spelling])
 
 
 def test_a_dash_is_left_to_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "published",
         "weights_moved",
         "passes",
+        "notes",
         "decisions",
         "verification",
         "attribution",

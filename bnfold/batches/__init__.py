@@ -1,5 +1,14 @@
 """Batches of data for a model: from files, folders, images, a function of a script, or any iterable."""
 
-from bnfold.batches.sources import Data, ImageOptions, Source, Told, can_be_read_once, data_source, script_of
+from bnfold.batches.sources import (
+    DATA_SUFFIXES,
+    Data,
+    ImageOptions,
+    Source,
+    Told,
+    can_be_read_once,
+    data_source,
+    script_of,
+)
 
-__all__ = ["Data", "ImageOptions", "Source", "Told", "can_be_read_once", "data_source", "script_of"]
+__all__ = ["DATA_SUFFIXES", "Data", "ImageOptions", "Source", "Told", "can_be_read_once", "data_source", "script_of"]

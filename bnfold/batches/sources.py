@@ -18,6 +18,8 @@ from bnfold.batches.arrays import Batch, batches_of
 from bnfold.errors import BnfoldError, UsageError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+DATA_SUFFIXES = (".npy", ".npz", *IMAGE_SUFFIXES)
+"""What a folder of data is read for; other files in it are left alone."""
 Data = Iterable[Any] | Callable[[], Iterable[Any]]
 Shape = tuple[int | str | None, ...]
 Told = Callable[[int, int], None]

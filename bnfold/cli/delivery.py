@@ -3,18 +3,21 @@
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnfold.cli.options import asked_reports
+from bnfold.cli.options import asked_reports, values_of
 from bnfold.errors import BnfoldError, OutputError, UsageError
+from bnfold.options import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from rich.console import Console
 
+    from bnfold.paths import Use
     from bnfold.report import AnyReport
     from bnfold.report.files import ReportFile
     from bnfold.report.formats import Format
@@ -31,22 +34,37 @@ class _Destination:
     alone: bool
 
 
-def reserve_reports(ctx: click.Context, *taken: str | None) -> None:
-    """Check now that every report asked for can be made and written, none to a file that is `taken`.
+def reserve_reports(ctx: click.Context) -> None:
+    """Check now that every report asked for can be made and written, none to a file that the command uses otherwise.
 
-    A name may be that of data: of `script.py:function` the script is taken. From then on a failing run writes them
-    too. Raises `OutputError` or `UsageError`.
+    From then on a failing run writes them too. Raises `OutputError` or `UsageError`.
     """
     paths, form = asked_reports(ctx)
     if paths or form:
-        from bnfold.batches import script_of
+        from bnfold.paths import Use, refuse_conflicts
 
-        names = [name for name in taken if name is not None]
-        scripts = [os.fspath(script[0]) for script in map(script_of, names) if script is not None]
-        ctx.meta[_DESTINATIONS] = list(_destinations(paths, form, [*names, *scripts]))
+        refuse_conflicts(_used(ctx), [Use("--report", Path(path)) for path in paths if path != "-"])
+        ctx.meta[_DESTINATIONS] = list(_destinations(paths, form))
 
 
-def _destinations(paths: tuple[str, ...], asked: str | None, taken: list[str]) -> "Iterator[_Destination]":
+def _used(ctx: click.Context) -> "Iterator[Use]":
+    """What the command reads and writes beside its reports."""
+    from bnfold.paths import Use, failed_copy, uses_of, uses_of_model, uses_of_output
+
+    given = ctx.params
+    for name in ("model", "reference", "candidate"):
+        if name in given:
+            yield from uses_of_model(given[name], name.upper())
+    if "report" in given:
+        yield Use("REPORT", Path(given["report"]))
+    if ctx.info_name in COMMANDS:
+        yield from uses_of(values_of(COMMANDS[ctx.info_name], given))
+    if given.get("output") is not None:
+        yield from uses_of_output(given["output"], given["external_data"], given["model"])
+        yield Use("the failed result", failed_copy(given["output"]))
+
+
+def _destinations(paths: tuple[str, ...], asked: str | None) -> "Iterator[_Destination]":
     """Where a suffix tells the format, that one; else `asked`, which without a file for it is standard output's."""
     from bnfold.report.files import ReportFile
     from bnfold.report.formats import Format, form_for, format_of, require
@@ -56,9 +74,10 @@ def _destinations(paths: tuple[str, ...], asked: str | None, taken: list[str]) -
     default = Format(asked) if asked else Format.JSON
     for path in paths:
         form = format_of(path) or default
+        if asked is None and PurePath(path).suffix:
+            form = form_for(path)  # raises where the suffix is that of something else
         require(form)
-        yield _Destination(ReportFile(path, taken=taken), form, alone=path == "-")
-        taken = [*taken, path]
+        yield _Destination(ReportFile(path), form, alone=path == "-")
     told = [format_of(path) for path in paths]
     if asked is None or None in told or default in told:
         return

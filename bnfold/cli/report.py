@@ -1,11 +1,14 @@
 """`bnfold report`: what can be done with a saved report."""
 
+from pathlib import Path
+
 import click
 
 from bnfold.cli.delivery import reserve_reports, show, write_out, write_report
 from bnfold.cli.options import REPORT_FORMATS, report_option, verbosity_of, verbosity_options
 from bnfold.cli.parameters import Limit, limit_per_output, output_limit
 from bnfold.cli.shell import fail
+from bnfold.paths import Use, refuse_conflicts
 
 
 @click.group("report", short_help="Show a saved report, or judge it again.")
@@ -29,7 +32,9 @@ def render_command(report: str, output: str, report_format: str | None) -> None:
 
     form = form_for(output, Format(report_format) if report_format else None)
     require(form)
-    file = ReportFile(output, taken=[report])
+    if output != "-":
+        refuse_conflicts([Use("REPORT", Path(report))], [Use("OUTPUT", Path(output))])
+    file = ReportFile(output)
     text = render(read_report(report), form)
     if file.is_standard_output:
         write_out(text)
@@ -63,7 +68,7 @@ def judge_command(ctx: click.Context, /, report: str, rtol: Limit | None, atol: 
 
     Without tolerances, those that it was judged with apply. Exits 0 where the verdict is good, 1 where it is not.
     """
-    reserve_reports(ctx, report)
+    reserve_reports(ctx)
     from bnfold.report import judge_report, print_judged, read_report
 
     judged = judge_report(read_report(report), rtol, atol)

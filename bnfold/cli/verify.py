@@ -23,7 +23,7 @@ def command(ctx: click.Context, /, reference: str, candidate: str, **given: Any)
     Exits 0 if they are equivalent or proved so, 1 if they are not or could not be compared.
     """
     options = values_of(VerifyOptions, given)
-    reserve_reports(ctx, reference, candidate, *(path for _, path in options.paths_read()))
+    reserve_reports(ctx)
     from bnfold import api
     from bnfold.report import ComparisonReport, print_comparison
 

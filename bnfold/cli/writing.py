@@ -21,12 +21,14 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
 
     Raises UsageError and OutputError.
     """
-    model, output = ctx.params["model"], ctx.params["output"]
+    output = ctx.params["output"]
     made = values_of(options, given)
     if output is None and not made.dry_run:
         name = ctx.info_name
         raise UsageError(f"say where the result goes: bnfold {name} MODEL OUTPUT, or add --dry-run to write nothing")
-    reserve_reports(ctx, model, output, *(path for _, path in made.paths_read()))
+    if output == "-":
+        raise UsageError("a model is not written to standard output; name a file, ./- for one of that name")
+    reserve_reports(ctx)
     return replace(made, checksums=owed_report(ctx))
 
 

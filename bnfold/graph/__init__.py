@@ -9,15 +9,18 @@ from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, PlainConstant, Use
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
+from bnfold.graph.operator_values import Call, NoValueError, values_of
 from bnfold.graph.tensor import FLOAT_TYPES, FLOATS, Tensor, TensorPayload
 
 __all__ = [
     "DEFAULT_DOMAINS",
     "FLOATS",
     "FLOAT_TYPES",
+    "Call",
     "Edit",
     "Graph",
     "Model",
+    "NoValueError",
     "PlainConstant",
     "Tensor",
     "TensorPayload",
@@ -28,4 +31,5 @@ __all__ = [
     "numbers",
     "paused_collector",
     "text",
+    "values_of",
 ]

@@ -379,11 +379,9 @@ def _dequantize(call: Call) -> Array:
 def _along(vector: Array, call: Call) -> Array:
     """A quantization parameter so that it broadcasts with the data."""
     data = call.operand()
-    if vector.ndim == 0 or (vector.shape == (1,) and (data.ndim == 0 or call.opset < 13)):
+    if vector.shape in ((), (1,)):
         return vector.reshape(())
     axis = _axis(number(call.node, "axis", 1), data.ndim)
-    if vector.shape == (1,):
-        return vector.reshape(())
     if call.opset < 13 or vector.shape != (data.shape[axis],):
         raise NoValueError
     return vector.reshape([-1 if place == axis else 1 for place in range(data.ndim)])

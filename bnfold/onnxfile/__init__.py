@@ -3,14 +3,18 @@
 from bnfold.onnxfile.assembly import Written
 from bnfold.onnxfile.labels import label, shared_names
 from bnfold.onnxfile.layout import SIZE_THRESHOLD, Layout, Weights
+from bnfold.onnxfile.marks import SOURCE, mark_of
 from bnfold.onnxfile.model_file import OnnxFile, read, to_proto
 from bnfold.onnxfile.negative_dims import without_negative_dims
+from bnfold.onnxfile.old_data import named_data
+from bnfold.onnxfile.outline import outline, structure_at
 from bnfold.onnxfile.payload import PAYLOAD_KEY, Payload, Span, Stored, payload_index, set_payload
 from bnfold.onnxfile.publication import Publication
 
 __all__ = [
     "PAYLOAD_KEY",
     "SIZE_THRESHOLD",
+    "SOURCE",
     "Layout",
     "OnnxFile",
     "Payload",
@@ -20,10 +24,14 @@ __all__ = [
     "Weights",
     "Written",
     "label",
+    "mark_of",
+    "named_data",
+    "outline",
     "payload_index",
     "read",
     "set_payload",
     "shared_names",
+    "structure_at",
     "to_proto",
     "without_negative_dims",
 ]

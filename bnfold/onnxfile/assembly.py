@@ -10,7 +10,7 @@ from bnfold.onnxfile.data_names import candidates, is_plain
 from bnfold.onnxfile.layout import DataFile, Layout, Plan, arrange
 from bnfold.onnxfile.model_file import OnnxFile
 from bnfold.onnxfile.new_files import NewFiles
-from bnfold.onnxfile.old_data import locations_of
+from bnfold.onnxfile.old_data import named_data
 from bnfold.onnxfile.payload import Payload, Span
 from bnfold.onnxfile.source import File, sha256_of
 from bnfold.onnxfile.splice import Place, Structure
@@ -145,7 +145,7 @@ class Assembly:
         raise OutputError(f"{self._target}: found no free name for external data like {wanted.name}")
 
     def _is_of_old_output(self, place: Path) -> bool:
-        return place.relative_to(self._folder).as_posix() in (locations_of(self._target) or ())
+        return place.relative_to(self._folder).as_posix() in (named_data(self._target) or ())
 
     def _place(self, location: str) -> Path | None:
         """Where in the target's directory a location is; None if it cannot be used there."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bnfold.onnxfile.claim import Claim, Identity, hidden_name, identity
-from bnfold.onnxfile.old_data import mark
+from bnfold.onnxfile.marks import OUTPUT, set_mark
 from bnfold.onnxfile.stream import Writer
 
 # What a file system without hard links says.
@@ -55,7 +55,7 @@ class NewFiles:
 
     def name(self, path: Path, place: Path) -> bool:
         """Rename a finished data file to `place`; False if something is there already."""
-        mark(path, self._target)
+        set_mark(path, OUTPUT, os.fsencode(self._target.name))
         made = identity(path.stat())
         self._claim.announce(place, made)
         self._named.append((place, made))

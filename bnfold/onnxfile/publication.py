@@ -13,9 +13,10 @@ from bnfold.errors import OutputError
 from bnfold.onnxfile.assembly import Assembly, Written
 from bnfold.onnxfile.claim import Claim
 from bnfold.onnxfile.layout import Layout, Weights
+from bnfold.onnxfile.marks import SOURCE, set_mark
 from bnfold.onnxfile.model_file import OnnxFile
 from bnfold.onnxfile.new_files import NewFiles, sync
-from bnfold.onnxfile.old_data import locations_of, superseded
+from bnfold.onnxfile.old_data import named_data, superseded
 
 
 class Publication:
@@ -36,6 +37,8 @@ class Publication:
         self._claim: Claim | None = None
         self._made: NewFiles | None = None
         self._written: Written | None = None
+        self.left: tuple[Path, ...] = ()
+        """Data of the output before this one, which was left because other files may name it."""
 
     def _inspect(self) -> os.stat_result | None:
         """Refuse early; the status of what is at the target now."""
@@ -101,8 +104,13 @@ class Publication:
             self._discard()
             raise
 
-    def publish(self) -> None:
-        """Make what was written durable and put it in its place: from here on it is the output."""
+    def publish(self, source: bytes | None = None) -> None:
+        """Make what was written durable and put it in its place: from here on it is the output.
+
+        `source` marks it as made from that (`marks.SOURCE`), outside of its bytes.
+        """
+        if source is not None:
+            set_mark(self.path, SOURCE, source)
         self._commit(self.target)
 
     def keep_as(self, path: str | os.PathLike[str]) -> None:
@@ -149,7 +157,7 @@ class Publication:
         return self._made
 
     def _sweep(self, leftovers: list[Path]) -> None:
-        used = locations_of(self.target) if leftovers and self._old is not None else frozenset()
+        used = named_data(self.target) if leftovers and self._old is not None else frozenset()
         for path in leftovers:
             if used is not None and path.relative_to(self.target.parent).as_posix() not in used:
                 path.unlink(missing_ok=True)
@@ -165,14 +173,16 @@ class Publication:
         with self._errors():
             self._made.sync()
             sync(self.path)
-            before = locations_of(place) if place.exists() else None
+            before = named_data(place) if place.exists() else None
             now = self._written.data_files
             self.path.replace(place)
             self._written = None
             self._made.keep()
         with suppress(OSError):  # it is published already
             sync(place.parent)
-            for path in superseded(place, before or (), now):
+            old = superseded(place, before or (), now)
+            self.left = old.left
+            for path in old.removable:
                 path.unlink()
 
     def _discard(self) -> None:

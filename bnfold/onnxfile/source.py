@@ -13,6 +13,8 @@ import resource
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeAlias
@@ -179,8 +181,17 @@ class File:
                     self._content = bytes(content)
                 return memoryview(self._content)
             if self._map is None:
-                self._map = mmap.mmap(descriptor, self.nbytes, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
+                with self._readable():
+                    self._map = mmap.mmap(descriptor, self.nbytes, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
             return memoryview(self._map)
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Raise ModelError where the system cannot give the bytes, as of the files that it makes up itself (/sys)."""
+        try:
+            yield
+        except OSError as error:
+            raise ModelError(f"{self.path}: cannot read {self.what}: {error.strerror or error}") from error
 
     def read_into(self, memory: memoryview, offset: int) -> None:
         """Fill `memory` with the bytes from `offset` on. Any thread may."""
@@ -189,7 +200,8 @@ class File:
             self.users += 1
         try:
             while len(memory):
-                count = os.preadv(descriptor, [memory], offset)
+                with self._readable():
+                    count = os.preadv(descriptor, [memory], offset)
                 if count == 0:
                     raise shrunk(self)
                 memory = memory[count:]

@@ -13,13 +13,15 @@ from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import StatisticsError
 from bnfold.graph import Model, paused_collector
 from bnfold.onnxfile import OnnxFile, Publication
-from bnfold.optimization.request import Request, comparison
+from bnfold.optimization.existing_output import ExistingOutput, existing_output
+from bnfold.optimization.request import Request, comparison, refuse_overwriting
 from bnfold.optimization.summary import input_summary, output_summary
 from bnfold.passes import Pass, PassOptions, Preserves, default_passes
+from bnfold.paths import require_utf8
 from bnfold.pipeline import run_on
 from bnfold.progress import Stage
 from bnfold.report import ModelSummary, Report
-from bnfold.sources import read_model, runnable
+from bnfold.sources import is_path, read_model, runnable
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -35,13 +37,17 @@ _FOLDS = {Action.FOLDED, Action.MERGED, Action.LOWERED}
 
 @dataclass(frozen=True)
 class Setup:
-    """What all attempts share. `fitted`: how well substitutes were fitted, before and after."""
+    """What all attempts share. `fitted`: how well substitutes were fitted, before and after. `file`: the input, read
+    and not edited, for the first attempt.
+    """
 
     request: Request
     publication: Publication
+    file: OnnxFile
     calibration: "Calibration | None" = None
     substitute: "SubstituteBatchNormOptions | None" = None
     fitted: "tuple[Fitted, ...]" = ()
+    existing: ExistingOutput | None = None
 
     @property
     def statistics(self) -> "Mapping[Fold, Statistics]":
@@ -85,9 +91,20 @@ class Attempt:
 
 
 def prepared(request: Request, publication: Publication) -> Setup:
-    """New statistics and substitutes, computed from data where they are asked for."""
-    setup = Setup(request, publication)
+    """The input, where its result may go, and what is computed from data where that is asked for.
+
+    Raises UsageError where the result would be written over something that is read, or over another model.
+    """
     options = request.options
+    if options.verify:
+        if is_path(request.model):
+            require_utf8(request.model, "MODEL")
+        if request.target is not None:
+            require_utf8(request.target, "OUTPUT")
+    with paused_collector():
+        file = read_model(request.model, strict=options.strict_external_data)
+    refuse_overwriting(request, file)
+    setup = Setup(request, publication, file, existing=existing_output(request, file))
     if options.recalibrate is None and options.statistics_from is None and options.substitute is None:
         return setup
     from bnfold import recalibration
@@ -128,23 +145,27 @@ def _untouched(file: OnnxFile, request: Request) -> Model:
     return Model(file, assume_constant_initializers=request.options.assume_constant_initializers)
 
 
-def attempt(setup: Setup, forbidden: frozenset[Fold] = frozenset(), *, looks_late: bool = True) -> Attempt:
-    """Read, passes, write, verify, with these folds left out. Raises what `bnfold.optimize` raises.
+def attempt(
+    setup: Setup, forbidden: frozenset[Fold] = frozenset(), *, file: OnnxFile | None = None, looks_late: bool = True
+) -> Attempt:
+    """Passes, write, verify, with these folds left out. Raises what `bnfold.optimize` raises.
+
+    `file` is the input to edit, read anew where it is None.
 
     Without `looks_late` each weight is looked at before something is folded into it; with it that happens while the
     model is written, and once more from the beginning where one would leave the range of its type.
     """
     with paused_collector():
         try:
-            made = _written(setup, forbidden, looks_late=looks_late)
+            made = _written(setup, file or setup.read(), forbidden, looks_late=looks_late)
         except Refused:
             if not looks_late:
                 raise
-            made = _written(setup, forbidden, looks_late=False)
+            made = _written(setup, setup.read(), forbidden, looks_late=False)
     return _verified(setup, made) if setup.request.options.verify else made
 
 
-def _written(setup: Setup, forbidden: frozenset[Fold], *, looks_late: bool) -> Attempt:
+def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Fold], *, looks_late: bool) -> Attempt:
     """The attempt as far as the written file."""
     request = setup.request
     options, passes = request.options, default_passes(setup.passes(forbidden))
@@ -154,7 +175,7 @@ def _written(setup: Setup, forbidden: frozenset[Fold], *, looks_late: bool) -> A
         summaries.append(input_summary(untouched, request.model, checksums=options.checksums and not forbidden))
 
     edited, decisions = run_on(
-        setup.read(),
+        file,
         passes,
         assume_constant_initializers=options.assume_constant_initializers,
         looks_late=looks_late,
@@ -168,6 +189,8 @@ def _written(setup: Setup, forbidden: frozenset[Fold], *, looks_late: bool) -> A
         told=request.stage(Stage.BYTES),
         hashed=options.checksums,
     )
+    if setup.existing is not None and request.options.on_mismatch == "fail":  # nothing else will be published
+        setup.existing.require_made_from_input(edited.file, written.path)
     return Attempt(
         forbidden=forbidden,
         file=edited.file,

@@ -1,8 +1,13 @@
 """The report on an optimization, and the sentences on what went wrong."""
 
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnfold.decisions import Decision
 from bnfold.optimization.attempt import Attempt, Fold, Setup
 from bnfold.optimization.request import Request
 from bnfold.progress import Stage
@@ -23,6 +28,7 @@ def report_of(setup: Setup, made: Attempt, attribution: "Attribution[Fold] | Non
     unverified = request.options.allow_unverified and made.verdict == "not-verified"
     accepted = verification is None or good or unverified
     accuracy = _accuracy(setup, made)
+    patterns = {"--keep": request.options.keep, "--substitute-only": request.options.substitute_only}
     return Report(
         verdict=made.verdict,
         exit_code=0 if accepted else 1,
@@ -33,6 +39,7 @@ def report_of(setup: Setup, made: Attempt, attribution: "Attribution[Fold] | Non
         verification=None if verification is None else verification.to_dict(),
         explanation=_explanation(made, attribution, request),
         options=request.options.to_dict(),
+        notes=tuple(unmatched(patterns, made.decisions)),
         passes=tuple({"name": each.name, "preserves": each.preserves.value} for each in made.passes),
         fitted=tuple(each.to_dict() for each in setup.fitted),
         training_distance=made.training_distance,
@@ -41,6 +48,21 @@ def report_of(setup: Setup, made: Attempt, attribution: "Attribution[Fold] | Non
         weights_moved=made.weights_moved,
         attribution=None if attribution is None else _attributed(attribution, made),
     )
+
+
+def with_left_data(report: Report, left: Iterable[Path]) -> Report:
+    """The report with a note on each data file of the output before, which was left."""
+    notes = [f"{path} is not needed any more; it stays, since other files may name it." for path in left]
+    return replace(report, notes=(*report.notes, *notes))
+
+
+def unmatched(patterns: Mapping[str, Sequence[str]], decisions: Iterable[Decision]) -> Iterator[str]:
+    """A note on each of the patterns, by the flag that they came with, that no normalization matches."""
+    names = {decision.node for decision in decisions}
+    for flag, each in patterns.items():
+        for pattern in each:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                yield f"{flag} {pattern} matches no normalization."
 
 
 def _accuracy(setup: Setup, made: Attempt) -> "Accuracy | None":

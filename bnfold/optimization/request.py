@@ -4,13 +4,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnfold.onnxfile import OnnxFile
 from bnfold.options import OptimizeOptions, VerifyOptions
 from bnfold.passes import PassOptions
+from bnfold.paths import Use, failed_copy, is_same, refuse_conflicts, uses_of
 from bnfold.progress import Stage
 from bnfold.report import Report
-from bnfold.sources import AnyModel
+from bnfold.sources import AnyModel, is_path
 
 if TYPE_CHECKING:
     from bnfold import equivalence
@@ -30,6 +33,13 @@ class Request:
         return None if self.options.dry_run else self.output
 
     @property
+    def failed_copy(self) -> Path | None:
+        """Where a result that failed is kept, NAME.failed.onnx beside the output; None where none is asked for."""
+        if self.target is None or not self.options.keep_failed:
+            return None
+        return failed_copy(self.target)
+
+    @property
     def passes(self) -> PassOptions:
         """What the passes are asked for, without what depends on data."""
         options = self.options
@@ -40,6 +50,29 @@ class Request:
         """Progress callback for `stage`."""
         progress = self.options.progress
         return None if progress is None else partial(progress, stage)
+
+
+def refuse_overwriting(request: Request, file: OnnxFile) -> None:
+    """Raise UsageError where the result would be written over a file that is read. In place, over MODEL, it may.
+
+    `file` is the input, as it was read.
+    """
+    target = request.target
+    if target is None:
+        return
+    reads = [Use("external data of MODEL", data.path) for data in file.data_files]
+    reads += uses_of(request.options)
+    writes = [Use("OUTPUT", Path(target))]
+    model = Use("MODEL", Path(request.model)) if is_path(request.model) else None
+    in_place = model is not None and is_same(model.path, Path(target))
+    layout = request.options.layout
+    if layout is not None and layout.name is not None and not in_place:
+        writes.append(Use("the data of OUTPUT", Path(target).parent / layout.name))
+    if model is not None and not in_place:
+        reads.append(model)
+    refuse_conflicts(reads, writes)
+    if request.failed_copy is not None:
+        refuse_conflicts(reads if model is None else [*reads, model], [Use("the failed result", request.failed_copy)])
 
 
 def comparison(options: OptimizeOptions | VerifyOptions) -> "equivalence.VerifyOptions":

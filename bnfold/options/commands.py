@@ -179,6 +179,7 @@ class _Writing(_Comparing, _Reading):
 
     verify: bool = option(Flag(), True, _SWITCHED_OFF)
     dry_run: bool = option(Flag(), False, "Do everything but write OUTPUT, which may then be left out.")
+    overwrite: bool = option(Flag(), False, "Replace OUTPUT also where it is a model that was not made from MODEL.")
     allow_unverified: bool = option(Flag(), False, "Publish also what could not be run and so not compared.")
     keep_failed: bool = option(Flag(), False, "Write a result that failed beside OUTPUT, as NAME.failed.onnx.")
     layout: "Layout | None" = option(Weights(), None)

@@ -19,6 +19,7 @@ from bnfold.decisions import Reason, Refused
 from bnfold.errors import ModelError, UsageError
 from bnfold.graph import Graph, Model
 from bnfold.passes.normalization import is_batch_norm
+from bnfold.paths import require_regular
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.run import Calibration
 from bnfold.recalibration.targets import Place, Target, targets_of
@@ -65,6 +66,7 @@ def statistics_from(path: str | os.PathLike[str], model: Model, keep: Iterable[s
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float64]]:
     """The vectors of floats in the file by name, as float64; what has more dims is not read. Raises UsageError."""
     where = os.fspath(path)
+    require_regular(path, "the file of statistics")
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             length = int.from_bytes(data[:8], "little")

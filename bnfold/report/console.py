@@ -37,14 +37,20 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
         _line(console, f"fitted {printable(fitted['node'])}: {after} deviations from its output, {before} before")
     if report.accuracy is not None:
         _line(console, _accurate(report.accuracy))
-    for measurement in report.training_distance:
+    for measurement in filter(_deviates, report.training_distance):
         _line(console, f"in training mode the input answers otherwise: {_measured(measurement)}")
     if report.weights_moved:
         _line(console, "the weights went to a file of their own: with them the model would have passed 2 GiB")
+    _print_notes(report.notes, console)
     if report.published is not None:
         _line(console, f"written: {printable(report.published)}")
     elif report.options.get("dry_run"):
         _line(console, "nothing was written: this was a dry run")
+
+
+def _print_notes(notes: Iterable[str], console: "Console") -> None:
+    for note in notes:
+        _line(console, f"note: {one_line(note)}")
 
 
 def _print_recalibration(recalibration: Mapping[str, Any], console: "Console") -> None:
@@ -104,6 +110,7 @@ def print_inspection(inspection: Inspection, console: "Console", verbosity: int 
         each.code: each.sentence for info in inspection.normalizations for each in info.diagnoses
     }.items():
         _line(console, f"{code}: {sentence}")
+    _print_notes(inspection.notes, console)
     actions = Counter(info.decision.action.value for info in inspection.normalizations)
     fates = ", ".join(f"{number(count)} would be {action}" for action, count in actions.items())
     _line(console, _count(len(inspection.normalizations), "normalization") + (f": {fates}" if fates else ""))
@@ -170,7 +177,8 @@ def _placed(node: str, scope: str) -> str:
 
 def _described(info: NormalizationInfo) -> Iterable[str]:
     what = info.kind if info.kind not in ("", info.mode) else f"{info.mode} mode"
-    channels = "" if info.op_type == "Dropout" or info.kind == "branch" else f", {number(info.channels)} channels"
+    known = info.channels is not None or info.op_type == "BatchNormalization"
+    channels = f", {number(info.channels)} channels" if known and info.kind != "branch" else ""
     yield f"{_placed(info.node, info.scope)}: {printable(info.op_type)}, {what}{channels}"
     if info.epsilon is not None:
         momentum = ""
@@ -185,6 +193,10 @@ def _described(info: NormalizationInfo) -> Iterable[str]:
         yield f"  {found.code}{f': {one_line(found.detail)}' if found.detail else ''}"
 
 
+def _deviates(measurement: Mapping[str, Any]) -> bool:
+    return bool(measurement["max_abs"])
+
+
 def _print_verdict(report: Report | ComparisonReport, console: "Console", *, every: bool) -> None:
     """The verdict with the largest deviation. Why it is a failure is said with the error, not here."""
     verification = report.verification or {}
@@ -192,8 +204,7 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
     if every:
         for measurement in measurements:
             _line(console, f"{_measured(measurement)}{_judged(measurement)}")
-        for note in verification.get("notes", ()):
-            _line(console, f"note: {one_line(str(note))}")
+        _print_notes(map(str, verification.get("notes", ())), console)
         for size in verification.get("sizes", ()):
             _line(console, f"size of {one_line(str(size))}")
     if verification.get("layers"):

@@ -435,7 +435,9 @@ def _fields(data: Data) -> dict[str, Any]:
     )
     found["attribution"] = Attribution.of(data["attribution"]) if data.get("attribution") else None
     found["accuracy"] = Accuracy.of(data["accuracy"]) if data.get("accuracy") else None
-    return found | _verified(data.get("verification") or {})
+    found |= _verified(data.get("verification") or {})
+    found["notes"] = (*(one_line(str(note)) for note in data.get("notes", ())), *found["notes"])
+    return found
 
 
 def _verified(data: Data) -> dict[str, Any]:

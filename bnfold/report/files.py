@@ -4,11 +4,10 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from bnfold.errors import OutputError, UsageError
+from bnfold.errors import OutputError
 
 
 class ReportFile:
@@ -16,17 +15,14 @@ class ReportFile:
 
     A regular file is written beside its place and moved there, so a reader sees the old report or the new one.
     A device or pipe (``/dev/stdout``) is written directly; the path ``-`` stands for standard output, which is the
-    caller's to write. Raises `OutputError` where that cannot work, `UsageError` where `path` is one of the files that
-    are `taken`: the models and feeds of the same run.
+    caller's to write. Raises `OutputError` where that cannot work.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, taken: Iterable[str | os.PathLike[str]] = ()) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.is_standard_output = os.fspath(path) == "-"
         if self.is_standard_output:
             return
-        if any(os.path.realpath(other) == os.path.realpath(path) for other in taken):
-            raise UsageError(f"the report cannot go to {self.path}, which this run uses for something else")
         try:
             self._special = _is_special(self.path)
             # A link is followed, so that the file it names is what gets replaced.

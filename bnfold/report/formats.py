@@ -48,7 +48,9 @@ def form_for(path: str | os.PathLike[str], asked: Format | None = None) -> Forma
         raise UsageError(f"{os.fspath(path)} is named like {told}, and --report-format asks for {asked}")
     form = told or asked
     if form is None:
-        raise UsageError(f"{os.fspath(path)}: the name tells no format; use .html, .md or .xml, or add --report-format")
+        raise UsageError(
+            f"{os.fspath(path)}: the name tells no format; use .json, .html, .md or .xml, or add --report-format"
+        )
     return form
 
 

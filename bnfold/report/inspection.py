@@ -69,11 +69,12 @@ class NormalizationInfo:
 
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """A model and its normalizations, in the order of the graph."""
+    """A model and its normalizations, in the order of the graph; `notes` as in a `Report`."""
 
     model: ModelSummary
     normalizations: tuple[NormalizationInfo, ...]
     version: str = __version__
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line."""
@@ -99,5 +100,6 @@ class Inspection:
             "bnfold": self.version,
             "kind": "inspect",
             "model": self.model.to_dict(),
+            "notes": list(self.notes),
             "normalizations": [info.to_dict() for info in self.normalizations],
         }

@@ -62,7 +62,8 @@ class Report:
     normalization before and after it was fitted. `accuracy`: where the data held labels, how many were answered
     rightly before and after. `attribution`: where the result differed, the `guilty` folds (`node`, `scope`), whether it
     agrees without them (`cleared`), how many models were `tried`, and whether the guilty were `rolled_back`.
-    `passes`: those that ran, in order, as `name` and what each `preserves`. `environment`: what the run was made with,
+    `passes`: those that ran, in order, as `name` and what each `preserves`. `notes`: sentences on what a person should
+    know beside all that, such as a pattern that matches nothing. `environment`: what the run was made with,
     this process where it is None.
     """
 
@@ -86,6 +87,7 @@ class Report:
     attribution: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] | None = None
     passes: tuple[Mapping[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line."""
@@ -106,6 +108,7 @@ class Report:
             "published": self.published,
             "weights_moved": self.weights_moved,
             "passes": [dict(each) for each in self.passes],
+            "notes": list(self.notes),
             "decisions": [decision.to_dict() for decision in self.decisions],
             "verification": None if self.verification is None else dict(self.verification),
             "attribution": None if self.attribution is None else dict(self.attribution),
