@@ -3,6 +3,7 @@
 Weights are random; what is measured does not depend on them. light_* are the graphs of the onnx wheel.
 """
 
+import itertools
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -50,6 +51,19 @@ class Network:
         scale, variance = (self.constant(self.channels, low=0.5, high=1.5) for _ in range(2))
         bias, mean = (self.constant(self.channels) for _ in range(2))
         self.node("BatchNormalization", self.value, scale, bias, mean, variance)
+
+    def parts(self, *ends: int) -> list[str]:
+        """Slices of the channels of `value`, as PyTorch exports a split: up to each of `ends`, and the rest."""
+        axis, made = self._integers(1), []
+        for start, end in itertools.pairwise((0, *ends, self.channels)):
+            made.append(self.node("Slice", self.value, self._integers(start), self._integers(end), axis))
+            self.value = self._nodes[-1].input[0]
+        return made
+
+    def _integers(self, *numbers: int) -> str:
+        name = f"constant{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
+        return name
 
     def gemm(self, features: int) -> None:
         """A Gemm with transB, as PyTorch exports a Linear."""
@@ -120,6 +134,52 @@ def mobilenet() -> ModelProto:
             if stride == 1 and before[1] == channels:
                 network.node("Add", before[0], network.value)
     layer(1280, 1)
+    network.node("GlobalAveragePool")
+    network.node("Flatten")
+    network.gemm(1000)
+    return network.model()
+
+
+def ibn_resnet() -> ModelProto:
+    """IBN-ResNet-50: the first normalization of each bottleneck normalizes half of the channels per instance."""
+    network = Network(3, 224)
+
+    def bottleneck(channels: int, stride: int, *, instance: bool, first: bool) -> None:
+        start, width = network.value, network.channels
+        network.conv(channels, 1)
+        if instance:
+            half = channels // 2
+            left, right = network.parts(half)
+            scale, bias = network.constant(half, low=0.5, high=1.5), network.constant(half)
+            normalized = network.node("InstanceNormalization", left, scale, bias)
+            network.value, network.channels = right, half
+            network.batch_norm()
+            network.node("Concat", normalized, network.value, axis=1)
+            network.channels = channels
+        else:
+            network.batch_norm()
+        network.node("Relu")
+        network.conv(channels, 3, stride=stride)
+        network.batch_norm()
+        network.node("Relu")
+        network.conv(4 * channels, 1)
+        network.batch_norm()
+        end = network.value
+        if first:
+            network.value, network.channels = start, width
+            network.conv(4 * channels, 1, stride=stride)
+            network.batch_norm()
+        network.node("Add", end, network.value if first else start)
+        network.node("Relu")
+        network.channels = 4 * channels
+
+    network.conv(64, 7, stride=2)
+    network.batch_norm()
+    network.node("Relu")
+    network.node("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    for channels, repetitions, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for i in range(repetitions):
+            bottleneck(channels, stride if i == 0 else 1, instance=channels < 512, first=i == 0)
     network.node("GlobalAveragePool")
     network.node("Flatten")
     network.gemm(1000)
@@ -198,6 +258,7 @@ MODELS: dict[str, Callable[[], ModelProto]] = {
     "chain of 5,000 nodes": partial(chain, 5000),
     "chain of 20,000 nodes": partial(chain, 20000),
     "ResNet-50": partial(light, "resnet50"),
+    "IBN-ResNet-50": ibn_resnet,
     "DenseNet-121": partial(light, "densenet121"),
     "MobileNetV2": mobilenet,
     "1 GB inline": partial(large, 100),

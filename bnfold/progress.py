@@ -1,4 +1,4 @@
-"""What a long run tells while it goes on, to whoever wants to hear it."""
+"""Progress of a long run: its stages, and the callback that is told of them."""
 
 from collections.abc import Callable
 from enum import StrEnum

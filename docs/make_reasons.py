@@ -191,7 +191,12 @@ EXAMPLES: dict[Reason, Example] = {
     ),
     Reason.OTHER_CONSUMER: Example(
         f"c = Conv(x, w, b) {BN} z = Sigmoid(c)",
-        "The two readers want different values: to fold one, the layer would have to be computed twice.",
+        "The two readers want different values: to fold one, the layer would have to be computed twice. In a DenseNet "
+        "each Concat is read by the next Concat too, and so are the layers in front of it, so that its normalizations "
+        "have only the layer behind their Relu to go to. Where all scales are positive they go there and an Add stays. "
+        "Where some are not, |k| could go and a BatchNormalization with scales of 1 and -1 would stay: exact, but the "
+        "same work. Even an Add in its place saves none worth having: twelve such layers took 13.4 ms in onnxruntime "
+        "with either (one thread, 28 x 28, growth 32).",
         outputs=("y", "z"),
     ),
     Reason.VALUE_IS_OUTPUT: Example(
@@ -228,7 +233,8 @@ EXAMPLES: dict[Reason, Example] = {
     ),
     Reason.NEGATIVE_SCALE: Example(
         f"d = Conv(x, w, b) c = MaxPool<kernel_shape=[2,2]>(d) y = {N}(c, negative, h, m, v)",
-        "Under a negative scale a maximum becomes a minimum.",
+        "Under a negative scale a maximum becomes a minimum. (Moving only |k| across would leave an operator that "
+        "multiplies by the sign in the same place, so nothing would be saved.)",
         note="`negative` holds -1",
         constants={"negative": -ONES},
     ),

@@ -112,6 +112,7 @@ class MergeBranches:
         with paused_collector(), np.errstate(all="ignore"):  # what is not finite is refused
             merged = True
             while merged:
+                model.bury_the_dead()  # what only dead constants ask the type of has one reader less
                 found, merged = self._merge_all(model)
                 if merged and self._fold is not None:
                     found += FoldBatchNorm(replace(self._fold, lower=False)).run(model)

@@ -505,7 +505,7 @@ def _quietly() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _export(module: nn.Module, inputs: tuple[Tensor, ...], exporter: Exporter, opset: int) -> bytes:
+def export_module(module: nn.Module, inputs: tuple[Tensor, ...], exporter: Exporter, opset: int) -> bytes:
     """Dynamic batch. The module's own mode decides between inference and train mode."""
     names = [f"input_{position}" for position in range(len(inputs))]
     target = io.BytesIO()
@@ -548,7 +548,7 @@ def exported(name: str, exporter: Exporter = "torchscript", opset: int = 18) -> 
     with torch.no_grad():
         expected = module(*inputs)
     return Exported(
-        model=_export(copy.deepcopy(module), _inputs(name, 2), exporter, opset),
+        model=export_module(copy.deepcopy(module), _inputs(name, 2), exporter, opset),
         feeds={f"input_{position}": tensor.numpy() for position, tensor in enumerate(inputs)},
         expected=(expected.numpy(),),
     )
@@ -562,7 +562,7 @@ def exported_in_train_mode(exporter: Exporter, opset: int, name: str = "small_cn
     file holds, so a frozen model should agree with it.
     """
     module = copy.deepcopy(trained(name)).train()
-    model = _export(module, _inputs(name, 5), exporter, opset)
+    model = export_module(module, _inputs(name, 5), exporter, opset)
     inputs = _inputs(name, 3)
     frozen = copy.deepcopy(trained(name))
     for tensor in onnx.load_from_string(model).graph.initializer:

@@ -67,6 +67,7 @@ def everything() -> dict[str, Any]:
     report["verification"]["by_running_only"] = [unproved]
     report["verification"]["shown"] = "1 of 2 changes is proved. Compared by running only: what became of y."
     report["verification"]["proof_rule"] = "without-limits"
+    report["verification"]["spent"] = {"proofs": 2, "sessions": 3, "runs": 27}
     report["verification"]["placements"] = [
         {
             "provider": "openvino",

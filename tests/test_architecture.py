@@ -1,6 +1,7 @@
 """Who may import whom. The imports are read from the source, so an import inside a function counts as well."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 # A room imports from rooms with a smaller number, and from itself.
 LAYERS = {
+    "atomic": 0,
     "errors": 0,
     "lifetime": 0,
     "process": 0,
@@ -140,6 +142,17 @@ SOURCES = sorted(
     # bnfold/passes is a link to passes, which is read itself; bnfold/__init__.py belongs to no room.
     if not path.is_relative_to(REPOSITORY / "bnfold/passes") and path != REPOSITORY / "bnfold/__init__.py"
 )
+
+
+ROOM = re.compile(r"^\| (\d+) \| `(?:bnfold/)?(\w+)(?:/|\.py)`")
+
+
+def test_the_table_for_contributors_holds_every_room_and_its_layer() -> None:
+    lines = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+    table = [(found[2], int(found[1])) for line in lines if (found := ROOM.match(line))]
+    assert dict(table) == LAYERS
+    assert len(table) == len(LAYERS)
+    assert [layer for _, layer in table] == sorted(layer for _, layer in table)
 
 
 def test_every_room_is_read() -> None:

@@ -17,7 +17,7 @@ import bnfold
 from bnfold.cli import main
 from bnfold.cli.waiting import bars
 from bnfold.errors import UsageError
-from bnfold.onnxfile import Layout, Weights, layout
+from bnfold.onnxfile import Layout, Weights, weight_layout
 from bnfold.progress import Stage
 
 REPOSITORY = Path(__file__).parents[1]
@@ -97,7 +97,7 @@ def test_a_name_that_leaves_the_directory_is_refused_by_the_library_too() -> Non
 
 
 def test_weights_that_have_to_move_are_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "MAX_INLINE", 20_000)
+    monkeypatch.setattr(weight_layout, "MAX_INLINE", 20_000)
     result = run(DIGITS, tmp_path / "out.onnx")
     assert result.exit_code == 0, result.output
     assert "the weights went to a file of their own" in result.output

@@ -14,6 +14,7 @@ from bnfold.equivalence.judging.changes import Changes, find_changes
 from bnfold.equivalence.judging.evidence import Evidence, judge
 from bnfold.equivalence.judging.noise import Instrument, Moved, Noise, shaken_noise
 from bnfold.equivalence.numbers.precision import coarsest
+from bnfold.equivalence.runtime import opening, sessions
 from bnfold.equivalence.runtime.shaken_model import shaken_feed, shaken_model
 from bnfold.equivalence.structure.dependence import reached
 from bnfold.equivalence.structure.scopes import Cutter
@@ -294,3 +295,94 @@ def test_only_floats_that_measure_something_are_shaken_in_a_feed() -> None:
     assert moved["n"] is feed["n"]
     assert moved["size"] is feed["size"]
     assert all(moved[name].dtype == feed[name].dtype for name in feed)
+
+
+# --- what is run, and what that costs ---------------------------------------------------------------------------------
+
+
+def wide(factor: float = 1.0, *, folded: bool = False) -> ModelProto:
+    """A layer of ten million weights, and a scale behind it that may be folded."""
+    body = "agraph (float[N,2048] x) => (float[N,5120] y) { %s r = Relu(m) y = Neg(r) }"
+    generator = np.random.default_rng(4)
+    w = generator.standard_normal((2048, 5120)).astype(np.float32)
+    s = generator.uniform(0.5, 2, 5120).astype(np.float32)
+    if folded:
+        return model(body % "m = MatMul(x, w)", w=w * s * np.float32(factor))
+    return model(body % "n = MatMul(x, w) m = Mul(n, s)", w=w, s=s)
+
+
+def test_a_large_model_whose_changes_are_proved_is_run_once_as_users_run_it() -> None:
+    before, after = wide(), wide(folded=True)
+    found = check(before, after)
+    assert (found.verdict, found.shown) == (Verdict.EQUIVALENT, "The one change is proved.")
+    assert found.spent == {"proofs": 1, "sessions": 2, "runs": 2}
+    assert {(m.where.feed, m.where.optimization) for m in found.measurements} == {("batch1-normal", "on")}
+    thorough = check(before, after, thorough=True)
+    assert thorough.spent["runs"] > 20
+    assert {m.where.optimization for m in thorough.measurements} == {"off", "on"}
+
+
+def test_a_large_model_that_is_not_proved_is_run_on_everything() -> None:
+    unproved = check(wide(), wide(folded=True), proof="never")
+    assert unproved.verdict is Verdict.EQUIVALENT
+    assert unproved.spent["runs"] > 20
+    wrong = check(wide(), wide(1.001, folded=True))
+    assert wrong.verdict is Verdict.NOT_EQUIVALENT
+    assert wrong.spent["runs"] > 10
+    nan = check(wide(), wide(np.inf, folded=True))
+    assert nan.verdict is Verdict.NOT_EQUIVALENT
+
+
+def test_sessions_get_the_threads_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    made = sessions.quiet_options
+
+    def noted(optimization: sessions.Optimization) -> object:
+        options = made(optimization)
+        seen.append(options.intra_op_num_threads)
+        return options
+
+    monkeypatch.setattr(opening, "quiet_options", noted)
+    check(half(), half(1e-4), threads=3)
+    assert set(seen) == {3}
+    seen.clear()
+    check(half(), half(1e-4))
+    assert set(seen) == {0}
+
+
+# --- measurements of many numbers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "float16", "int64"])
+def test_what_is_summed_in_blocks_is_what_is_summed_at_once(kind: str) -> None:
+    """100,003 numbers, which no block divides."""
+    generator = np.random.default_rng(6)
+    before = (100 * generator.standard_normal(100_003)).astype(kind)
+    after = (before + generator.choice([0, 1], before.shape)).astype(kind)
+    found = measure(WHERE, before, after)
+    old, new = before.astype(np.float64), after.astype(np.float64)
+    error = np.abs(new - old)
+    assert found.max_abs == error.max()
+    assert found.mean_abs == pytest.approx(error.mean())
+    assert found.rms == pytest.approx(np.sqrt((error**2).mean()))
+    assert found.reference_rms == pytest.approx(np.sqrt((old**2).mean()))
+    assert found.cosine == pytest.approx(float(old @ new / np.sqrt((old @ old) * (new @ new))))
+    assert found.max_rel == pytest.approx(float((error[old != 0] / np.abs(old[old != 0])).max()))
+    assert found.p99_abs == pytest.approx(float(np.percentile(error, 99)))
+    assert (found.different, sum(found.histogram), found.histogram[0]) == (
+        int((error > 0).sum()),
+        100_003,
+        int((error == 0).sum()),
+    )
+    assert measure(WHERE, before, before).histogram[0] == 100_003
+
+
+def test_a_difference_that_overflows_float32_is_still_a_number() -> None:
+    found = measure(WHERE, np.float32([3e38, 1.0]), np.float32([-3e38, 1.0]))
+    assert found.max_abs == pytest.approx(6e38, rel=1e-3)
+    assert (found.compared, found.new_nonfinite) == (2, 0)
+
+
+def test_nothing_is_measured_of_nothing() -> None:
+    found = measure(WHERE, np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
+    assert (found.count, found.compared, found.different, found.problem) == (0, 0, 0, "")

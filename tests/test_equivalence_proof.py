@@ -79,13 +79,25 @@ def nudged(array: np.ndarray, index: tuple[int, ...], steps: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["float", "float16"])
-def test_a_bias_that_is_four_roundings_off_breaks_it(kind: str) -> None:
+def test_a_bias_that_is_many_roundings_off_breaks_it(kind: str) -> None:
     _, _, right = conv_pair(kind)
-    before, after, _ = conv_pair(kind, b=nudged(right["b"], (3,), 5))
+    before, after, _ = conv_pair(kind, b=nudged(right["b"], (3,), 25))
     proof = only(prove(before, after))
     assert proof.standing is Standing.BROKEN
     assert "'y'" in proof.reason
     assert proof.used > 1
+
+
+def test_what_arithmetic_in_float32_makes_is_neither_an_identity_nor_a_bug() -> None:
+    """As other optimizers fold: each step rounded, the shift of what cancels by more than storing it rounds."""
+    stats = {name: array.astype("f") for name, array in statistics(6, np.float32).items()}
+    scale = stats["g"] / np.sqrt(stats["v"] + np.float32(1e-5))
+    shift = (np.float32(0) - stats["m"]) * scale + stats["h"]
+    weight = np.random.default_rng(0).standard_normal((6, 4, 3, 3)).astype("f")
+    coarse = conv_pair("float", w=weight * scale.reshape(-1, 1, 1, 1), b=nudged(shift, (3,), 4))
+    proof = only(prove(*coarse[:2]))
+    assert proof.standing is Standing.UNDECIDED
+    assert "arithmetic in float32" in proof.reason
 
 
 WRONG = {
@@ -303,10 +315,10 @@ def test_a_merge_that_leaves_a_normalization_and_constant_expressions_is_proved(
     [
         ("y = PRelu(c, small)", "y = PRelu(d, small2)", Standing.HOLDS),
         ("y = PRelu(c, large)", "y = PRelu(d, large2)", Standing.UNDECIDED),
-        ("y = Mul(c, c)", "e = Identity(d) y = Mul(d, e)", Standing.UNDECIDED),
+        ("y = Mul(c, c)", "e = Identity(d) y = Mul(d, e)", Standing.HOLDS),  # of the same
         ("y = Div(one, c)", "y = Div(one2, d)", Standing.UNDECIDED),
         ("y = Sub(c, one)", "y = Sub(d, one2)", Standing.HOLDS),
-        ("n = Neg(c) y = Abs(n)", "n = Neg(d) m = Identity(n) y = Abs(m)", Standing.UNDECIDED),
+        ("n = Neg(c) y = Abs(n)", "n = Neg(d) m = Identity(n) y = Abs(m)", Standing.HOLDS),
     ],
 )
 def test_only_what_an_error_cannot_grow_in_is_bounded(last: str, now: str, standing: Standing) -> None:

@@ -262,6 +262,7 @@ def test_strict_placement_reaches_the_providers(monkeypatch: pytest.MonkeyPatch,
         return equivalence.Verification(Verdict.EQUIVALENT)
 
     monkeypatch.setattr(equivalence, "verify", verify)
+    monkeypatch.setattr(equivalence, "verify_unrelated", verify)
     bnfold.verify(RELU, RELU, strict_placement=True)
     bnfold.verify(RELU, RELU)
     bnfold.optimize(RELU, tmp_path / "out.onnx", strict_placement=True, freeze=False)

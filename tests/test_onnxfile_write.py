@@ -250,7 +250,7 @@ def test_what_would_pass_two_gigabytes_goes_external_by_itself(tmp_path: Path, m
     proto = chain(weight("a"), weight("b"))
     file = read(proto)
     assert not write(file, tmp_path / "in.onnx").moved
-    monkeypatch.setattr("bnfold.onnxfile.layout.MAX_INLINE", 8000)
+    monkeypatch.setattr("bnfold.onnxfile.weight_layout.MAX_INLINE", 8000)
     written = write(file, tmp_path / "out.onnx")
     assert written.moved
     assert written.data_files == (tmp_path / "out.onnx.data",)

@@ -40,9 +40,9 @@ from bnfold.passes import PassOptions
 class More(OptimizeOptions):
     """The options of `optimize` and three more, each added in one line."""
 
-    thorough: bool = option(Flag(), False, "Look twice.")
+    careful: bool = option(Flag(), False, "Look twice.")
     tidy: bool = option(Flag(), True, "Leave a mess.")
-    threads: int = option(Whole(1), 4, "At most so many at a time.", metavar="COUNT")
+    hands: int = option(Whole(1), 4, "At most so many at a time.", metavar="COUNT")
 
 
 # --- one place
@@ -54,12 +54,12 @@ def test_a_new_field_is_a_keyword_of_the_library() -> None:
 
     door = keywords(More, optimize, output=None)
     assert door("m") == ("m", None, More())
-    assert door("m", output="o", threads=8, thorough=True) == ("m", "o", More(threads=8, thorough=True))
+    assert door("m", output="o", hands=8, careful=True) == ("m", "o", More(hands=8, careful=True))
     assert list(inspect.signature(door).parameters) == ["model", "output", *(each.name for each in fields(More))]
     with pytest.raises(TypeError, match="unexpected keyword argument 'thraeds'"):
         door("m", thraeds=8)
-    with pytest.raises(UsageError, match="threads is a whole number from 1 up, not 0"):
-        door("m", threads=0)
+    with pytest.raises(UsageError, match="hands is a whole number from 1 up, not 0"):
+        door("m", hands=0)
 
 
 def test_a_new_field_is_a_flag_of_the_command() -> None:
@@ -72,21 +72,21 @@ def test_a_new_field_is_a_flag_of_the_command() -> None:
         return CliRunner().invoke(command, words).output.strip()
 
     assert read() == repr(More(calibration=CalibrationOptions()))
-    changed = More(thorough=True, tidy=False, threads=8, calibration=CalibrationOptions())
-    assert read("--thorough", "--no-tidy", "--threads", "8") == repr(changed)
+    changed = More(careful=True, tidy=False, hands=8, calibration=CalibrationOptions())
+    assert read("--careful", "--no-tidy", "--hands", "8") == repr(changed)
     described = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
-    assert "--threads COUNT At most so many at a time. [default: 4; x>=1]" in described
+    assert "--hands COUNT At most so many at a time. [default: 4; x>=1]" in described
     assert "--no-tidy Leave a mess." in described
 
 
 def test_a_new_field_is_reported_and_spelled_again() -> None:
-    asked = More(thorough=True, tidy=False, threads=8).to_dict()
-    assert {name: asked[name] for name in ("thorough", "tidy", "threads")} == {
-        "thorough": True, "tidy": False, "threads": 8
+    asked = More(careful=True, tidy=False, hands=8).to_dict()
+    assert {name: asked[name] for name in ("careful", "tidy", "hands")} == {
+        "careful": True, "tidy": False, "hands": 8
     }  # fmt: skip
-    assert list(More.words(asked)) == ["--thorough", "--no-tidy", "--threads", "8"]
+    assert list(More.words(asked)) == ["--careful", "--no-tidy", "--hands", "8"]
     assert list(More.words(More().to_dict())) == []
-    assert More.from_dict(asked) == More(thorough=True, tidy=False, threads=8)
+    assert More.from_dict(asked) == More(careful=True, tidy=False, hands=8)
 
 
 # --- the commands there are

@@ -77,6 +77,28 @@ def test_every_decision_measurement_and_note_with_v() -> None:
     assert text.count('in output "logits"') == 2
 
 
+def test_what_many_stay_for_is_said_once() -> None:
+    many = [
+        Decision(f"bn{i}", "BatchNormalization", "if0/body" * (i == 1), Action.KEPT, reason=Reason.OTHER_CONSUMER)
+        for i in range(62)
+    ]
+    few = [Decision(f"q{i}", "Mul", "", Action.KEPT, reason=Reason.BARRIER, detail=f"r{i}") for i in range(3)]
+    subject = report(decisions=(FOLDED, *many[:40], *few, *many[40:]))
+    lines = [line for line in drawn(print_console, subject).splitlines() if line.startswith("kept")]
+    assert lines == [
+        f"kept 62: {Reason.OTHER_CONSUMER.sentence} [OTHER_CONSUMER] bn0, bn1 (if0/body) and 60 more; -v for all",
+        *(f"kept q{i}: {Reason.BARRIER.sentence} [BARRIER] r{i}" for i in range(3)),
+    ]
+    every = [line for line in drawn(print_console, subject, verbosity=1).splitlines() if line.startswith("kept")]
+    assert len(every) == 65
+    assert all("more" not in line for line in every)
+
+
+def test_a_model_without_anything_to_fold_is_said_to_be_one() -> None:
+    assert "\nnothing to fold: the model has no normalization" in drawn(print_console, report(decisions=()))
+    assert "nothing to fold" not in drawn(print_console, report())
+
+
 @pytest.mark.parametrize("draw", [print_console, print_comparison, print_inspection])
 def test_quiet_draws_nothing(draw: Any) -> None:
     subject = {print_console: report(), print_inspection: Inspection(BEFORE, ())}.get(

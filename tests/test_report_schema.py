@@ -31,6 +31,7 @@ FREE = {
     "packages",
     "right",
     "outputs",
+    "spent",
 }
 
 

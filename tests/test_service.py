@@ -420,3 +420,42 @@ def test_the_log_is_json_and_names_no_model(tmp_path: Path) -> None:
         lines = [json.loads(line) for line in service.log().splitlines()]
     assert any(line.get("state") == "succeeded" for line in lines)
     assert "secret_name" not in service.log()
+
+
+# ---------------------------------------------------------------------- the command line with --server
+
+
+def _optimized_there(service: ServiceProcess, *words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "bnfold", "optimize", "--server", service.url, *words]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_command_with_a_server_writes_what_it_writes_without(
+    service: ServiceProcess, optimized: dict[str, object], tmp_path: Path
+) -> None:
+    done = _optimized_there(service, str(MODEL), str(tmp_path / "out.onnx"), "--report", str(tmp_path / "r.json"))
+    assert done.returncode == 0, done.stderr
+    there = service.ask("GET", f"/v1/jobs/{optimized['id']}/model").content
+    assert (tmp_path / "out.onnx").read_bytes() == there
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["verdict"] == "equivalent"
+    assert done.stdout.startswith("equivalent: 18 nodes -> 13")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["bad.onnx", "out.onnx"], 3, "bad.onnx"),
+        ([str(MODEL), "out.onnx", "--statistics-from", "weights.safetensors"], 2, "--statistics-from"),
+        ([str(MODEL), "out.onnx", "--keep-failed"], 2, "--keep-failed"),
+    ],
+)
+def test_what_fails_with_a_server_fails_as_without(
+    service: ServiceProcess, words: list[str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.onnx").write_bytes(b"junk")
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    done = _optimized_there(service, *words)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert not (tmp_path / "out.onnx").exists()

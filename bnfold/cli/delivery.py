@@ -1,4 +1,4 @@
-"""Where results go: reports to their files, the text to standard output, and what an unlucky reader leaves behind."""
+"""Delivery of results: reports to their files, text to standard output, also where the reader of a pipe is gone."""
 
 import os
 import sys

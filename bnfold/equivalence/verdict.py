@@ -33,8 +33,9 @@ class Verification:
     operators, where a provider other than cpu was asked for.
     Measurements at precision "deploy" are shown beside the verdict and do not decide it.
     `proofs`: one per change, and `shown`, in a sentence, how many changes there are and which of them is proved.
-    `proof_rule`: when a broken proof overrules outputs that agree. `tolerance`: the one that judged. `layers`: where
-    that was asked for, what values inside the models say.
+    `spent`: how many changes were proved and sessions made, and how often what was run. `proof_rule`: when a broken
+    proof overrules outputs that agree. `tolerance`: the one that judged. `layers`: where that was asked for, what
+    values inside the models say.
     """
 
     verdict: Verdict
@@ -53,6 +54,7 @@ class Verification:
     layers: Layers | None = None
     shown: str = ""
     proof_rule: ProofRule = ProofRule.ALWAYS
+    spent: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def by_running_only(self) -> tuple[Proof, ...]:
@@ -86,6 +88,7 @@ class Verification:
             "proofs": [proof.to_dict() for proof in self.proofs],
             "shown": self.shown,
             "proof_rule": self.proof_rule.value,
+            "spent": dict(self.spent),
             "by_running_only": [
                 {"output": proof.output, "scope": proof.scope, "nodes": list(proof.nodes), "reason": proof.reason}
                 for proof in self.by_running_only

@@ -18,15 +18,17 @@ from bnfold.equivalence.judging.evidence import ProofRule, overrules
 from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
 from bnfold.equivalence.judging.first_divergence import compare_layers
 from bnfold.equivalence.judging.judge import Judge
+from bnfold.equivalence.judging.plan import THOROUGH, Plan, plan_of
 from bnfold.equivalence.judging.sentences import sentence
 from bnfold.equivalence.judging.tolerance import Tolerance
 from bnfold.equivalence.numbers.precision import coarsest
 from bnfold.equivalence.options import VerifyOptions
 from bnfold.equivalence.runtime.opening import Setting, running
-from bnfold.equivalence.runtime.providers import CPU, Placement, Precision, Provider, check, named, placement
+from bnfold.equivalence.runtime.providers import CPU, Placement, Precision, check, named, placement
 from bnfold.equivalence.runtime.reference_answers import Answers, conditions, run_seeded_feeds, run_user_feeds
 from bnfold.equivalence.runtime.references import ModelReference, Reference, Runner
 from bnfold.equivalence.runtime.sessions import Optimization, RunFailed, quiet_options, runtime
+from bnfold.equivalence.runtime.spending import spending
 from bnfold.equivalence.structure.output_sources import Sources, behind
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import (
@@ -36,6 +38,7 @@ from bnfold.equivalence.structure.signature import (
     read_structure,
     signature_of,
 )
+from bnfold.equivalence.structure.work import is_large
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.errors import UsageError
 
@@ -51,6 +54,13 @@ def verify(reference: Source | Reference, candidate: Source, options: VerifyOpti
     """
     options = options or VerifyOptions()
     runtime()
+    with spending(options.threads) as counted:
+        found = _verified(reference, candidate, options)
+    counts = {"proofs": len(found.proofs)} if found.proofs else {}
+    return replace(found, spent={**counts, **counted})
+
+
+def _verified(reference: Source | Reference, candidate: Source, options: VerifyOptions) -> Verification:
     candidate = candidate if isinstance(candidate, bytes) else Path(candidate)
     if isinstance(reference, str | os.PathLike | bytes):
         reference = ModelReference(reference if isinstance(reference, bytes) else Path(reference))
@@ -104,14 +114,19 @@ def _measured(
     told = options.told or _silent
     told(0, 0)
     pairs = {} if reference.source is None else behind(model, other)
-    answers, sources = _answers(reference, model, signature, pairs, options, beside=other)
+    thorough = options.thorough or options.layers or options.inputs is not None or reference.source is None
+    plan = plan_of(is_large=is_large(model), all_proved=changes.all_proved, thorough=thorough)
+    answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
+    if plan.is_lean and not answers.answers:
+        plan = THOROUGH
+        answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
     answers.notes.extend(_assumed(signature))
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
     comparing = Comparing(options.tolerance, changes, {} if reference.source is None else coarsest(model))
     findings: list[Finding] = []
     placements: list[Placement] = []
-    settings, feeds = list(_settings(named(options.providers))), len(answers.answers)
+    settings, feeds = list(plan.settings(named(options.providers))), len(answers.answers)
     for number, setting in enumerate(settings):
         told(number * feeds, len(settings) * feeds)
         try:
@@ -131,11 +146,11 @@ def _measured(
             continue
         findings += found
         placements += place
-    judge = Judge(reference, candidate, comparing, sources)
+    judge = Judge(reference, candidate, comparing, sources, plan=plan)
     findings += judge.settle([finding for finding in findings if _decides(finding)])
     judge.settle([finding for finding in findings if not _decides(finding)])
     answers.notes += [*judge.notes, *judge.truths.notes, *judge.conditioning(findings)]
-    judged = _judged(findings, placements, answers, reference, comparing, options)
+    judged = _judged(findings, placements, answers, reference, comparing, plan, options)
     return _with_layers(judged, findings, reference, candidate, comparing, options) if options.layers else judged
 
 
@@ -204,26 +219,21 @@ def _instead(changes: Changes) -> str:
     return f"Nor is it proved: what became of {undecided.name} cannot be decided, {undecided.reason}."
 
 
-def _settings(providers: tuple[Provider, ...]) -> Iterator[Setting]:
-    for provider in providers:
-        for optimization in Optimization:
-            yield Setting(provider, optimization)
-        if provider.options(Precision.STRICT) != provider.options(Precision.DEPLOY):
-            yield Setting(provider, Optimization.ON, Precision.DEPLOY)
-
-
 def _answers(
     reference: Reference,
     model: Any,
     signature: Signature,
     sources: Mapping[str, Sources],
     options: VerifyOptions,
+    plan: Plan,
     *,
     beside: ModelProto,
     tapping: bool = True,
 ) -> tuple[Answers, Mapping[str, Sources]]:
     """Run the reference; where onnxruntime does not load it with taps, once more without."""
+    tapping = tapping and not plan.is_lean
     outputs = {port.name for port in signature.outputs}
+    sources = sources if tapping else {}
     inside = {pair.reference for found in sources.values() for pair in found.pairs}
     if reference.source is not None:
         inside.update(set(conditions(model)) - {port.name for port in signature.inputs})
@@ -232,14 +242,15 @@ def _answers(
     def all_feeds(session: Runner) -> Answers:
         if options.inputs is not None:
             return run_user_feeds(options.inputs, signature, session.run, taps)
-        return run_seeded_feeds(model, signature, options.input_shapes, options.seed, session.run, taps, [beside])
+        shapes, seed, single = options.input_shapes, options.seed, plan.is_lean
+        return run_seeded_feeds(model, signature, shapes, seed, session.run, taps, [beside], single=single)
 
     try:
-        with reference.running(Setting(), taps) as session:
+        with reference.running(plan.base, taps) as session:
             answers = all_feeds(session)
     except RunFailed as failure:
         if taps:
-            return _answers(reference, model, signature, {}, options, beside=beside, tapping=False)
+            return _answers(reference, model, signature, {}, options, plan, beside=beside, tapping=False)
         return Answers(refusal=f"onnxruntime cannot load the reference: {failure}."), {}
     if not answers.answers:
         answers.refusal = f"The reference runs on none of the feeds tried ({answers.refusal}): {answers.advice}."
@@ -258,7 +269,7 @@ def _candidate(
     """All feeds in one setting. Values behind outputs are taken in the first setting alone, the others run the file."""
     outputs = {port.name for port in signature.outputs}
     taps = sorted({pair.candidate for found in sources.values() for pair in found.pairs} - outputs)
-    taps = taps if setting == Setting() else []
+    taps = taps if setting == Setting() and sources else []
     try:
         return _run_candidate(candidate, setting, answers, taps, sources if taps else {}, comparing, options)
     except RunFailed:
@@ -311,6 +322,7 @@ def _judged(
     answers: Answers,
     reference: Reference,
     comparing: Comparing,
+    plan: Plan,
     options: VerifyOptions,
 ) -> Verification:
     deciding = [finding for finding in findings if _decides(finding)]
@@ -319,7 +331,7 @@ def _judged(
     verdict, explanation = Verdict.EQUIVALENT, ""
     if failed:
         verdict, explanation = Verdict.NOT_EQUIVALENT, sentence(worst(failed))
-        if _fickle(reference, worst(failed)):
+        if _fickle(reference, worst(failed), plan.base):
             verdict = Verdict.NOT_VERIFIED
             explanation = "The reference gives another answer each time it is run on the same feed: it is random."
         elif all(finding.setting.provider is not CPU for finding in failed):
@@ -387,17 +399,17 @@ def _never_compared(findings: list[Finding], changes: Changes) -> str:
     return next((name for name, count in compared.items() if not count and not changes.is_proved(name)), "")
 
 
-def _fickle(reference: Reference, finding: Finding) -> bool:
+def _fickle(reference: Reference, finding: Finding, base: Setting) -> bool:
     """Whether the reference does not even agree with itself where the candidate disagrees with it."""
     try:
-        with reference.running(Setting()) as session:
+        with reference.running(base) as session:
             again = [session.run(finding.answer.feed()) for _ in range(2)]
     except RunFailed:
         return False
     return any(
         other.value == finding.value and not other.judgement.agrees
         for outputs in again
-        for other in compare(finding.answer, outputs, Setting(), Comparing(Tolerance()), {})
+        for other in compare(finding.answer, outputs, base, Comparing(Tolerance()), {})
     )
 
 

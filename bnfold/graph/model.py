@@ -205,14 +205,18 @@ class Model:
         """Drop what the file says about values that are gone, when the edits are finished."""
         self._gone.setdefault(id(graph), set()).update(values)
 
+    def bury_the_dead(self) -> None:
+        """Remove what edits left without a reader, so that it counts as no reader either."""
+        busy = True
+        while busy:  # a body may have held the last use of a value outside
+            busy = any(graph.bury_the_dead() for graph in reversed(self.graphs))
+
     def finish(self) -> None:
         """Write every edit into the protobuf: node order, dead constants, types of values that are gone.
 
         Innermost scopes first: ordering the nodes of a scope copies them, with the bodies they hold.
         """
-        busy = True
-        while busy:  # a body may have held the last use of a value outside
-            busy = any(graph.bury_the_dead() for graph in reversed(self.graphs))
+        self.bury_the_dead()
         for graph, value in self.stale if self.modified else ():
             graph.forget_declaration(value)
         for graph in reversed(self.graphs):

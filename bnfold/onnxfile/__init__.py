@@ -2,7 +2,6 @@
 
 from bnfold.onnxfile.assembly import Written
 from bnfold.onnxfile.labels import label, shared_names
-from bnfold.onnxfile.layout import SIZE_THRESHOLD, Layout, Weights
 from bnfold.onnxfile.marks import SOURCE, mark_of
 from bnfold.onnxfile.model_file import OnnxFile, read, to_proto
 from bnfold.onnxfile.negative_dims import without_negative_dims
@@ -10,6 +9,7 @@ from bnfold.onnxfile.old_data import named_data
 from bnfold.onnxfile.outline import outline, structure_at
 from bnfold.onnxfile.payload import PAYLOAD_KEY, Payload, Span, Stored, payload_index, set_payload
 from bnfold.onnxfile.publication import Publication
+from bnfold.onnxfile.weight_layout import SIZE_THRESHOLD, Layout, Weights
 
 __all__ = [
     "PAYLOAD_KEY",

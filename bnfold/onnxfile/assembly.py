@@ -7,14 +7,14 @@ from pathlib import Path
 
 from bnfold.errors import OutputError
 from bnfold.onnxfile.data_names import candidates, is_plain
-from bnfold.onnxfile.layout import DataFile, Layout, Plan, arrange
 from bnfold.onnxfile.model_file import OnnxFile
 from bnfold.onnxfile.new_files import NewFiles
 from bnfold.onnxfile.old_data import named_data
 from bnfold.onnxfile.payload import Payload, Span
 from bnfold.onnxfile.source import File, sha256_of
-from bnfold.onnxfile.splice import Place, Structure
 from bnfold.onnxfile.stream import Writer
+from bnfold.onnxfile.structure_writing import DataRange, Structure
+from bnfold.onnxfile.weight_layout import Arrangement, DataFile, Layout, arrange
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Assembly:
         plan = arrange(file.proto, file.payloads, structure.indices, structure.nbytes, layout, default_name)
         if plan.proto is not file.proto:
             structure = Structure(plan.proto)
-        places: dict[int, Place] = {}
+        places: dict[int, DataRange] = {}
         data = [self._write_data(data, plan, places) for data in plan.data_files]
         pieces = structure.splice(plan.payloads, places.get)
         with self._made.create(self._folder, self._target.name, file.release, hashed=self._hashed) as (path, writer):
@@ -99,7 +99,7 @@ class Assembly:
         self._file.check_unchanged()
         return Written(path, writer.nbytes, sha256, tuple(data), moved)
 
-    def _write_data(self, data: DataFile, plan: Plan, places: dict[int, Place]) -> Path:
+    def _write_data(self, data: DataFile, plan: Arrangement, places: dict[int, DataRange]) -> Path:
         """Write one data file, name it, and record where each payload in it is. Equal ranges are written once."""
         offsets: dict[int, int] = {}
         known: dict[Payload, int] = {}
@@ -121,7 +121,7 @@ class Assembly:
         place = self._settle(path, wanted, sha256)
         location = place.relative_to(self._folder).as_posix()
         for index, offset in offsets.items():
-            places[index] = Place(location, offset, plan.payloads[index].payload.nbytes)
+            places[index] = DataRange(location, offset, plan.payloads[index].payload.nbytes)
         return place
 
     def _settle(self, path: Path, wanted: Path, sha256: str) -> Path:

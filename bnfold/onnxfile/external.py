@@ -11,9 +11,9 @@ from pathlib import Path
 from onnx import TensorProto
 
 from bnfold.errors import ModelError
-from bnfold.onnxfile.extent import raw_nbytes
 from bnfold.onnxfile.payload import Span, Stored
 from bnfold.onnxfile.source import File
+from bnfold.onnxfile.tensor_sizes import raw_nbytes
 
 LONGEST_PATH = 4096  # characters: PATH_MAX of Linux
 AGAIN = "save the model again, with its data beside it"

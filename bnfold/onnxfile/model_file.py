@@ -9,17 +9,17 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, NodeProto, TensorProto
 
 from bnfold.errors import ModelError
-from bnfold.onnxfile.extent import check_contents
 from bnfold.onnxfile.external import ExternalData
 from bnfold.onnxfile.payload import PAYLOAD_KEY, Stored, payload_index, set_payload
-from bnfold.onnxfile.skeleton import take_payloads
 from bnfold.onnxfile.source import File, Memory, RunningHash, Source
-from bnfold.onnxfile.splice import MAX_INLINE, Structure
+from bnfold.onnxfile.structure_reading import take_payloads
+from bnfold.onnxfile.structure_writing import MAX_INLINE, Structure
+from bnfold.onnxfile.tensor_sizes import check_contents
 from bnfold.onnxfile.tensors import tensors
-from bnfold.onnxfile.text import check_text
+from bnfold.onnxfile.utf8 import check_utf8
 from bnfold.onnxfile.wire import WireError
 
-# What people pass by mistake, by its first bytes.
+# Files that are often passed by mistake, by their first bytes.
 FOREIGN = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the model: fetch it with `git lfs pull`"),
     (b"PK\x03\x04", "is a zip archive or a PyTorch checkpoint, not an ONNX model: export it to ONNX first"),
@@ -168,7 +168,7 @@ def _parse(skeleton: bytes, markers: int, label: str) -> ModelProto:
     if not proto.HasField("graph"):
         raise ModelError(f"{label}: has no graph, so it is not an ONNX model; was it copied completely?")
     try:
-        check_text(skeleton, proto)
+        check_utf8(skeleton, proto)
     except ValueError as error:
         raise ModelError(f"{label}: {error}") from error
     return proto

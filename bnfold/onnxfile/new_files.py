@@ -3,13 +3,13 @@
 import errno
 import os
 import secrets
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bnfold.onnxfile.claim import Claim, Identity, hidden_name, identity
+from bnfold.atomic import create, hidden_name, sync
 from bnfold.onnxfile.marks import OUTPUT, set_mark
+from bnfold.onnxfile.output_lock import Identity, OutputLock, identity
 from bnfold.onnxfile.stream import Writer
 
 # What a file system without hard links says.
@@ -17,15 +17,15 @@ NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class NewFiles:
-    """The files and directories made for `target`. Every one is announced to the claim before it exists, and noted
+    """The files and directories made for `target`. Every one is announced to the lock before it exists, and noted
     before it is made: whenever this is interrupted, `discard` finds it. Methods raise OSError.
     """
 
-    def __init__(self, target: Path, old: os.stat_result | None, claim: Claim) -> None:
+    def __init__(self, target: Path, old: os.stat_result | None, lock: OutputLock) -> None:
         self._target = target
         self._old = old
-        self._claim = claim
-        self.told: Callable[[int], None] | None = None  # hears of every byte that is written
+        self._lock = lock
+        self.progress: Callable[[int], None] | None = None  # hears of every byte that is written
         self._hidden: list[Path] = []
         self._named: list[tuple[Path, Identity]] = []
         self._folders: list[Path] = []
@@ -36,15 +36,11 @@ class NewFiles:
     ) -> Iterator[tuple[Path, Writer]]:
         """A new hidden file named after `name`, with the permissions of the old output, else those of any new file."""
         path = folder / hidden_name(name, secrets.token_hex(4))
-        self._claim.announce(path)
+        self._lock.announce(path)
         self._hidden.append(path)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = create(path, self._old)
         try:
-            if self._old is not None:
-                with suppress(OSError):  # only root may give files away
-                    os.fchown(descriptor, self._old.st_uid, self._old.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(self._old.st_mode))
-            writer = Writer(descriptor, release, hashed=hashed, told=self.told)
+            writer = Writer(descriptor, release, hashed=hashed, progress=self.progress)
             try:
                 yield path, writer
             finally:
@@ -57,7 +53,7 @@ class NewFiles:
         """Rename a finished data file to `place`; False if something is there already."""
         set_mark(path, OUTPUT, os.fsencode(self._target.name))
         made = identity(path.stat())
-        self._claim.announce(place, made)
+        self._lock.announce(place, made)
         self._named.append((place, made))
         try:
             os.link(path, place)
@@ -88,7 +84,7 @@ class NewFiles:
     def keep(self) -> None:
         """It is published: nothing is to be taken back any more."""
         self._hidden, self._named, self._folders = [], [], []
-        self._claim.forget()
+        self._lock.forget()
 
     def discard(self) -> None:
         """Remove everything that was made."""
@@ -103,12 +99,3 @@ class NewFiles:
             with suppress(OSError):
                 folder.rmdir()
         self.keep()
-
-
-def sync(path: Path) -> None:
-    """Fsync a file or a directory."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

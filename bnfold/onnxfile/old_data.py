@@ -10,8 +10,8 @@ from onnx import ModelProto
 
 from bnfold.errors import ModelError
 from bnfold.onnxfile.marks import OUTPUT, mark_of
-from bnfold.onnxfile.skeleton import take_payloads
 from bnfold.onnxfile.source import File
+from bnfold.onnxfile.structure_reading import take_payloads
 from bnfold.onnxfile.tensors import tensors
 
 SMALL = 16 << 20  # bytes: searching a file of this size is faster than looking through its structure

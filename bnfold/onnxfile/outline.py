@@ -8,8 +8,8 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from bnfold.errors import ModelError
-from bnfold.onnxfile.skeleton import take_payloads
 from bnfold.onnxfile.source import File
+from bnfold.onnxfile.structure_reading import take_payloads
 
 
 def structure_at(path: Path) -> ModelProto | None:

@@ -9,14 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bnfold.atomic import sync
 from bnfold.errors import OutputError
 from bnfold.onnxfile.assembly import Assembly, Written
-from bnfold.onnxfile.claim import Claim
-from bnfold.onnxfile.layout import Layout, Weights
 from bnfold.onnxfile.marks import SOURCE, set_mark
 from bnfold.onnxfile.model_file import OnnxFile
-from bnfold.onnxfile.new_files import NewFiles, sync
+from bnfold.onnxfile.new_files import NewFiles
 from bnfold.onnxfile.old_data import named_data, superseded
+from bnfold.onnxfile.output_lock import OutputLock
+from bnfold.onnxfile.weight_layout import Layout, Weights
 
 
 class Publication:
@@ -34,7 +35,7 @@ class Publication:
         with self._errors():
             self.target = Path(os.path.realpath(self._named))
             self._old = self._inspect()
-        self._claim: Claim | None = None
+        self._lock: OutputLock | None = None
         self._made: NewFiles | None = None
         self._written: Written | None = None
         self.left: tuple[Path, ...] = ()
@@ -73,13 +74,13 @@ class Publication:
         *,
         untouched: bool,
         layout: Layout | None = None,
-        told: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
         hashed: bool = True,
     ) -> Written:
         """Write the model. With `untouched` and the input's layout, the input file(s) are copied as they are.
 
-        `told` is called whenever bytes were written, with how many there are and about how many there will be. Called
-        again, it replaces what it wrote before. Without `hashed` no sha256 is computed, of the input neither. Raises
+        `progress` is called whenever bytes were written, with how many there are and about how many there will be. A
+        second call replaces what the first wrote. Without `hashed` no sha256 is computed, of the input neither. Raises
         OutputError; ModelError if the input changed meanwhile.
         """
         layout = layout or Layout()
@@ -87,8 +88,10 @@ class Publication:
         try:
             with self._errors():
                 made = self._acquire()
-                made.told = (
-                    None if told is None else _summed(told, file.nbytes + sum(d.nbytes for d in file.data_files))
+                made.progress = (
+                    None
+                    if progress is None
+                    else _summed(progress, file.nbytes + sum(d.nbytes for d in file.data_files))
                 )
                 assembly = Assembly(file, self.target, made, hashed=hashed)
                 if hashed:
@@ -143,17 +146,17 @@ class Publication:
 
     def _acquire(self) -> NewFiles:
         """Make sure that nobody else writes this output, and remove what a killed process left of it."""
-        if self._claim is None:
-            self._claim = Claim(self.target)
+        if self._lock is None:
+            self._lock = OutputLock(self.target)
             try:
-                self._claim.acquire()
-                self._sweep(self._claim.leftovers())
-                self._claim.forget()
+                self._lock.acquire()
+                self._sweep(self._lock.leftovers())
+                self._lock.forget()
             except BaseException:
                 self._release()
                 raise
         if self._made is None:
-            self._made = NewFiles(self.target, self._old, self._claim)
+            self._made = NewFiles(self.target, self._old, self._lock)
         return self._made
 
     def _sweep(self, leftovers: list[Path]) -> None:
@@ -163,9 +166,9 @@ class Publication:
                 path.unlink(missing_ok=True)
 
     def _release(self) -> None:
-        if self._claim is not None:
-            self._claim.release()
-        self._claim = self._made = None
+        if self._lock is not None:
+            self._lock.release()
+        self._lock = self._made = None
 
     def _commit(self, place: Path) -> None:
         assert self._written is not None, "nothing was written yet"
@@ -206,12 +209,12 @@ class Publication:
             raise OutputError(f"{self._named}: cannot be written: {reason}; {advice}") from error
 
 
-def _summed(told: Callable[[int, int], None], total: int) -> Callable[[int], None]:
+def _summed(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]:
     done = 0
 
     def add(count: int) -> None:
         nonlocal done
         done += count
-        told(done, total)
+        progress(done, total)
 
     return add

@@ -37,16 +37,21 @@ class Writer:
     """Writes a new file, open for reading and writing, from beginning to end. Raises OSError as the system calls do.
 
     From `THREAD_FROM` bytes on a helper makes some of the pieces. With `hashed`, another thread computes the sha256.
-    `release` is called now and then while payloads are computed, to hand back the mapped pages of their inputs. `told`
-    is called with the number of bytes whenever some were handed over.
+    `release` is called now and then while payloads are computed, to hand back the mapped pages of their inputs.
+    `progress` is called with the number of bytes whenever some were handed over.
     """
 
     def __init__(
-        self, descriptor: int, release: Callable[[], None], *, hashed: bool, told: Callable[[int], None] | None = None
+        self,
+        descriptor: int,
+        release: Callable[[], None],
+        *,
+        hashed: bool,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self._target = _Target(descriptor, RunningHash(descriptor) if hashed else None)
         self._release = release
-        self._told = told
+        self._progress = progress
         self._buffer = memoryview(bytearray(BUFFER))
         self._filled = 0  # bytes of the buffer
         self._handed_over = 0  # bytes before those in the buffer
@@ -140,8 +145,8 @@ class Writer:
 
     def _count(self, nbytes: int) -> None:
         self._handed_over += nbytes
-        if self._told is not None:
-            self._told(nbytes)
+        if self._progress is not None:
+            self._progress(nbytes)
 
 
 class Piece(Protocol):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
-from bnfold.onnxfile.extent import check_contents
+from bnfold.onnxfile.tensor_sizes import check_contents
 
 Found = tuple[TensorProto, NodeProto | None]
 

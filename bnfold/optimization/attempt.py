@@ -186,7 +186,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Fold], *, looks_
         edited.file,
         untouched=not edited.modified,
         layout=options.layout,
-        told=request.stage(Stage.BYTES),
+        progress=request.stage(Stage.BYTES),
         hashed=options.checksums,
     )
     if setup.existing is not None and request.options.on_mismatch == "fail":  # nothing else will be published

@@ -90,6 +90,14 @@ class _Comparing(_Constants):
         "given. By default both, but limits and data of yours decide where the outputs of foreign changes agree.",
     )
 
+    thorough: bool = option(
+        Flag(), False, "Run a large model on all feeds in all settings although each of its changes is proved."
+    )
+    threads: int = option(
+        Whole(), 0, "Threads of each session; 0 leaves it to onnxruntime. Few, where runs go side by side.",
+        metavar="NUMBER",
+    )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions(_Comparing):

@@ -6,10 +6,10 @@ Verbosity: -1 what failed, 0 the summary, 1 every decision and measurement.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bnfold.decisions import Action, Decision
+from bnfold.decisions import Action, Decision, Reason
 from bnfold.report.inspection import Inspection, NormalizationInfo
 from bnfold.report.judging import Judged
 from bnfold.report.report import GOOD, ComparisonReport, ModelSummary, Report
@@ -20,6 +20,9 @@ from bnfold.report.words import size as _deviation
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_MOST_ALIKE = 3
+"""Of so many that stay for one reason, each has a line of its own."""
 
 
 def print_console(report: Report, console: "Console", verbosity: int = 0) -> None:
@@ -151,10 +154,27 @@ def _print_before_after(before: ModelSummary, after: ModelSummary, console: "Con
     console.print(table)
 
 
-def _print_decisions(decisions: Iterable[Decision], console: "Console", *, every: bool) -> None:
-    for decision in decisions:
-        if every or decision.action is Action.KEPT:
+def _print_decisions(decisions: Sequence[Decision], console: "Console", *, every: bool) -> None:
+    """All of them where every detail is wanted; else what stays, a reason that many share in one line."""
+    if not decisions:
+        _line(console, "nothing to fold: the model has no normalization, and nothing that is one in disguise")
+    stays = [decision for decision in decisions if decision.action is Action.KEPT]
+    alike = Counter(decision.reason for decision in stays)
+    told: set[Reason | None] = set()
+    for decision in decisions if every else stays:
+        if every or alike[decision.reason] <= _MOST_ALIKE:
             _line(console, _decided(decision))
+        elif decision.reason not in told:
+            told.add(decision.reason)
+            _line(console, _summed_up([each for each in stays if each.reason is decision.reason]))
+
+
+def _summed_up(stays: Sequence[Decision]) -> str:
+    """``kept 62: the sentence [CODE] bn1, bn2 and 60 more; -v for all``."""
+    reason = stays[0].reason
+    why = "" if reason is None else f": {reason.sentence} [{reason.code}]"
+    names = ", ".join(_placed(decision.node, decision.scope) for decision in stays[:2])
+    return f"kept {number(len(stays))}{why} {names} and {number(len(stays) - 2)} more; -v for all"
 
 
 def _decided(decision: Decision) -> str:

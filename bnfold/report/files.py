@@ -7,6 +7,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from bnfold.atomic import create, hidden_name
 from bnfold.errors import OutputError
 
 
@@ -50,17 +51,18 @@ class ReportFile:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
                 stream.write(text)
-            with suppress(FileNotFoundError):
-                temporary.chmod(stat.S_IMODE(self._target.stat().st_mode))
             temporary.replace(self._target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
     def _beside(self) -> tuple[int, Path]:
-        """A new file beside the target, open for writing, with the permissions that `open` would give it."""
-        path = self._target.with_name(f".{self._target.name[:60]}.{secrets.token_hex(4)}.tmp")
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path
+        """A new hidden file beside the target, open for writing."""
+        old = None
+        with suppress(FileNotFoundError):
+            old = self._target.stat()
+        path = self._target.with_name(hidden_name(self._target.name, secrets.token_hex(4)))
+        return create(path, old), path
 
     def _failed(self, error: OSError) -> OutputError:
         return OutputError(f"the report cannot be written to {self.path}: {error.strerror or error}")

@@ -12,7 +12,7 @@ from bnfold.report.report import GOOD
 if TYPE_CHECKING:
     from bnfold.equivalence import Limit
 
-_FOUND = ("notes", "feeds", "sizes", "placements", "proofs", "shown", "by_running_only", "layers", "seed")
+_FOUND = ("notes", "feeds", "sizes", "placements", "proofs", "shown", "by_running_only", "spent", "layers", "seed")
 """What the models showed when they ran, which no tolerance changes."""
 
 

@@ -15,6 +15,7 @@ from bnfold.equivalence.runtime.reference_answers import Answer
 from bnfold.equivalence.runtime.references import Reference, Truth
 from bnfold.equivalence.runtime.sessions import RunFailed
 from bnfold.equivalence.runtime.shaken_model import shaken_feed
+from bnfold.equivalence.runtime.spending import spent
 from bnfold.errors import BnfoldError
 
 SHAKES = 4
@@ -23,10 +24,14 @@ _TRUTH_SHAKES = (1, 2)
 
 
 class Originals:
-    """What the reference itself answers in each setting; empty where it cannot be run there."""
+    """What the reference itself answers in each setting; empty where it cannot be run there.
 
-    def __init__(self, reference: Reference) -> None:
+    In `base`, the setting that it ran in first, that is known.
+    """
+
+    def __init__(self, reference: Reference, base: Setting) -> None:
         self._reference = reference
+        self._base = base
         self._known: dict[tuple[str, Setting], Outputs] = {}
 
     def load(self, setting: Setting, answers: Iterable[Answer]) -> None:
@@ -35,7 +40,7 @@ class Originals:
         if not wanted:
             return
         self._known |= {(name, setting): {} for name in wanted}
-        if setting == Setting():
+        if setting == self._base:
             self._known |= {(name, setting): answer.outputs for name, answer in wanted.items()}
             return
         with suppress(RunFailed), self._reference.running(setting, taps_of(wanted.values())) as session:
@@ -68,6 +73,7 @@ class Truths:
         missing = [name for name in answer.outputs if name not in known]
         if missing and answer.name not in self._unknowable:
             try:
+                spent("float64 runs")
                 known |= evaluate(answer.feed(), missing)
             except Unknowable as why:
                 self._unknowable.add(answer.name)
@@ -79,6 +85,7 @@ class Truths:
         found = []
         for evaluate in map(self._evaluator, _TRUTH_SHAKES):
             if evaluate is not None:
+                spent("float64 runs")
                 with suppress(Unknowable):
                     found.append(evaluate(answer.feed(), [value])[value])
         return found
@@ -136,6 +143,7 @@ class ShakenRuns:
         while len(self._runs) < shakes:
             found: dict[tuple[str, str], Moved] = {}
             seed = len(self._runs) + 1
+            spent("shaken copies")
             self._originals.load(self._setting, self._answers)
             with suppress(RunFailed, BnfoldError, OSError), self._reference.shaken(seed) as shaken:
                 if shaken is not None:

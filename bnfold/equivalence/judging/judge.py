@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
 from bnfold.equivalence.judging.instruments import SHAKES, Originals, ShakenRuns, Truths
 from bnfold.equivalence.judging.noise import FEW, Noise, noise, shaken_noise
+from bnfold.equivalence.judging.plan import THOROUGH, Plan
 from bnfold.equivalence.judging.sentences import conditioning
 from bnfold.equivalence.judging.tolerance import Rule
 from bnfold.equivalence.runtime.opening import Setting, running
@@ -39,13 +40,16 @@ class Judge:
         comparing: Comparing,
         sources: Mapping[str, Sources],
         truths: Truths | None = None,
+        *,
+        plan: Plan = THOROUGH,
     ) -> None:
         self.reference = reference
         self.candidate = candidate
         self.comparing = comparing
         self.sources = sources
         self.truths = truths or Truths(reference)
-        self.originals = Originals(reference)
+        self.plan = plan
+        self.originals = Originals(reference, plan.base)
         self.notes: list[str] = []
         self._answers: dict[str, Answer] = {}
         self._shaken: dict[Setting, ShakenRuns] = {}
@@ -71,7 +75,7 @@ class Judge:
     def _in_same_setting(self, findings: Iterable[Finding]) -> None:
         """Compare with what the reference does in the candidate's own setting."""
         for setting, doubtful in _by_setting(findings).items():
-            if setting == Setting():
+            if setting == self.plan.base:
                 continue
             self.originals.load(setting, [finding.answer for finding in doubtful])
             for finding in doubtful:
@@ -131,13 +135,19 @@ class Judge:
         said = []
         for rules in ({Rule.PROVED, Rule.NOISE}, {Rule.SAME_SETTING}):
             excused = [finding for finding in findings if finding.judgement.rule in rules and finding.judgement.agrees]
-            if excused:
+            if excused and (Rule.PROVED not in rules or self._is_striking(worst(excused))):
                 finding = worst(excused)
                 if finding.judgement.rule is Rule.PROVED and not finding.measurement.problem:
                     self._find_noise(finding)
                 said.append(conditioning(finding))
                 finding.candidate = None
         return said
+
+    def _is_striking(self, finding: Finding) -> bool:
+        """Whether how far rounding goes is worth a look: in a deep network somewhat more than TIGHT is usual."""
+        if finding.judgement.rule is not Rule.PROVED or not self.plan.is_large:
+            return True
+        return not self.comparing.tolerance.judge_without_truth(finding.measurement).agrees
 
     # --- noise
 
@@ -153,8 +163,17 @@ class Judge:
             failed = failed or not (finding.judgement.agrees or each)
 
     def _find_noise(self, finding: Finding) -> None:
-        """The float64 truth is the sharper instrument; the shaken reference works where there is no truth."""
+        """The float64 truth is the sharper instrument; the shaken reference works where there is no truth.
+
+        The truth of a large model costs more than all else together: then the other is asked first.
+        """
         tolerance = self.comparing.tolerance
+        if self.plan.is_large:
+            shaken = self.against_shaken(finding)
+            if shaken is not None:
+                finding.learn(tolerance, noise=shaken)
+                if shaken.agrees or finding.judgement.agrees:
+                    return
         exact = self._against_truth(finding) if finding.judgement.rule is not Rule.EXACT else None
         if exact is not None:
             finding.learn(tolerance, noise=exact)
@@ -175,7 +194,7 @@ class Judge:
             return first
         for optimization in Optimization:
             setting = Setting(finding.setting.provider, optimization, finding.setting.precision)
-            if setting != Setting():
+            if setting != self.plan.base:
                 again = self.originals.get(finding.answer, setting)
                 originals += [again[value]] if value in again else []
         found = noise(exact, originals, candidate, made_in=made_in)

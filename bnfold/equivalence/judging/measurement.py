@@ -4,6 +4,7 @@ Nothing here decides: `Tolerance` does, from a Measurement alone, so a saved one
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -15,6 +16,9 @@ HISTOGRAM_EDGES = tuple(10.0**exponent for exponent in range(-12, 3))
 """Bins of |error| / magnitude. The first bin counts exact agreement, the second all below the first edge."""
 
 _POSITIONS_PER_CHANNEL = 64
+_BLOCK = 1 << 13
+"""So few numbers that BLAS takes no second thread for a product, which costs more than it saves."""
+_SAMPLE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,10 @@ class Measurement:
 
     `max_rel`: largest |error| / |reference| where the reference is not 0. `channel_rel`: the largest error of a channel
     (axis 1 or the last) relative to the largest reference value of that channel; None where a channel has too few
-    positions for its largest value to be typical. `max_ulp`: representable numbers between the two. `snr_db`: signal
-    to error, infinite where equal. `argmax_agreement`: share of rows whose largest entry is at the same place, for
-    outputs that look like scores [N, C]. `problem`: why the two could not be compared at all, "" where they were.
+    positions for its largest value to be typical. `p99_abs`: of many elements, that of a part. `max_ulp`: representable
+    numbers between the two. `snr_db`: signal to error, infinite where equal. `argmax_agreement`: share of rows whose
+    largest entry is at the same place, for outputs that look like scores [N, C]. `problem`: why the two could not be
+    compared at all, "" where they were.
     `made_in`: the coarsest float type of what the output is made of, where that is known.
     """
 
@@ -133,93 +138,173 @@ def measure(where: Where, reference: Array, candidate: Array, made_in: str = "")
 
 
 def _numbers(reference: Array, candidate: Array) -> dict[str, Any]:
-    before, after = reference.astype(np.float64), candidate.astype(np.float64)
-    finite_before, finite_after = np.isfinite(before), np.isfinite(after)
-    # The same infinity or NaN on both sides agrees; anything else that is not finite is counted, not measured.
-    same = (before == after) | (np.isnan(before) & np.isnan(after))
-    both = finite_before & finite_after
-    facts: dict[str, Any] = {
-        "count": before.size,
-        "compared": int(both.sum()),
-        "different": int((~same).sum()),
-        "new_nonfinite": int((~finite_after & ~same).sum()),
-        "lost_nonfinite": int((~finite_before & finite_after).sum()),
-    }
-    if not facts["compared"]:
-        return facts
-    if not both.all():
-        before, after = np.where(both, before, 0.0), np.where(both, after, 0.0)
-    error = np.abs(after - before)
+    """All numbers of two arrays of one type and shape, in the type that they are compared in, sums in float64."""
+    if not reference.size:
+        return {}
+    if _have_same_bits(reference, candidate):
+        return _equal(reference)
+    wide = np.float32 if reference.dtype.name in {"float32", "float16", "bfloat16"} else np.float64
+    before: Array = np.ascontiguousarray(reference, wide)
+    after: Array = np.ascontiguousarray(candidate, wide)
+    with np.errstate(all="ignore"):
+        error = np.abs(after - before)
+        if not np.isfinite(error.max()) and wide is np.float32:  # the difference of two large numbers may overflow
+            before, after = before.astype(np.float64), after.astype(np.float64)
+            error = np.abs(after - before)
+    facts: dict[str, Any] = {"count": before.size, "compared": before.size, "new_nonfinite": 0, "lost_nonfinite": 0}
+    both = None
+    if not np.isfinite(error.max()):
+        finite_before, finite_after = np.isfinite(before), np.isfinite(after)
+        # The same infinity or NaN on both sides agrees; anything else that is not finite is counted, not measured.
+        same = (before == after) | (np.isnan(before) & np.isnan(after))
+        both = finite_before & finite_after
+        facts |= {
+            "compared": int(np.count_nonzero(both)),
+            "different": int(np.count_nonzero(~same)),
+            "new_nonfinite": int(np.count_nonzero(~finite_after & ~same)),
+            "lost_nonfinite": int(np.count_nonzero(~finite_before & finite_after)),
+        }
+        if not facts["compared"]:
+            return facts
+        before, after, error = (np.where(both, side, 0) for side in (before, after, error))
+    else:
+        facts["different"] = int(np.count_nonzero(error))
     worst = np.unravel_index(int(error.argmax()), error.shape)
-    magnitude = float(np.abs(before).max())
+    magnitude = _peak(before)
+    sums = _sums(before, after, error, facts["compared"], magnitude)
+    counted = error if both is None else error[both]
+    return (
+        facts
+        | sums
+        | {
+            "max_abs": abs(float(after[worst]) - float(before[worst])),
+            "p99_abs": _p99(counted),
+            "max_ulp": _largest_ulp(reference, candidate, both) if error.any() else 0.0,
+            "channel_rel": _channel_relative(error, before),
+            "argmax_agreement": _argmax_agreement(before, after),
+            "reference_max_abs": magnitude,
+            "worst_at": tuple(int(index) for index in worst),
+            "worst_reference": float(before[worst]),
+            "worst_candidate": float(after[worst]),
+            "histogram": _histogram(counted, magnitude),
+        }
+    )
+
+
+def _have_same_bits(reference: Array, candidate: Array) -> bool:
+    if reference.dtype.kind not in "fiuV":
+        return False
+    integers = f"u{reference.dtype.itemsize}"
+    one, other = (np.ascontiguousarray(side).reshape(-1).view(integers) for side in (reference, candidate))
+    return bool(np.array_equal(one, other))
+
+
+def _equal(values: Array) -> dict[str, Any]:
+    """The numbers of two arrays that are the same."""
+    wide = values.astype(np.float32) if values.dtype.kind == "V" or values.dtype.name == "bfloat16" else values
+    finite = np.isfinite(wide)
+    count, compared = values.size, int(np.count_nonzero(finite))
+    facts: dict[str, Any] = {"count": count, "compared": compared}
+    if not compared:
+        return facts
+    if compared < count:
+        wide = np.where(finite, wide, 0)
+    first = float(wide.reshape(-1)[0])
     return facts | {
-        "max_abs": float(error.max()),
-        "max_rel": _largest_ratio(error, np.abs(before)),
-        "mean_abs": float(error.sum() / facts["compared"]),
-        "rms": _rms(error, facts["compared"]),
-        "p99_abs": float(np.percentile(error[both], 99)),
-        "max_ulp": _largest_ulp(reference[both], candidate[both]) if error.any() else 0.0,
-        "channel_rel": _channel_relative(error, np.abs(before)),
-        "cosine": _cosine(before, after),
-        "snr_db": _snr(before, error),
-        "argmax_agreement": _argmax_agreement(before, after),
-        "reference_max_abs": magnitude,
-        "reference_rms": _rms(before, facts["compared"]),
-        "worst_at": tuple(int(index) for index in worst),
-        "worst_reference": float(before[worst]),
-        "worst_candidate": float(after[worst]),
-        "histogram": _histogram(error[both], magnitude),
+        "channel_rel": 0.0 if _channel_axes(wide) else None,
+        "argmax_agreement": 1.0 if wide.ndim == 2 and wide.shape[1] > 1 else None,
+        "reference_max_abs": _peak(wide),
+        "reference_rms": _rms(wide, compared),
+        "worst_at": (0,) * wide.ndim,
+        "worst_reference": first,
+        "worst_candidate": first,
+        "histogram": (compared, *[0] * (len(HISTOGRAM_EDGES) + 1)),
     }
 
 
-def _largest_ratio(error: Array, magnitude: Array) -> float:
-    nonzero = magnitude > 0
-    return float((error[nonzero] / magnitude[nonzero]).max(initial=0.0))
+def _peak(values: Array) -> float:
+    return max(float(values.max()), -float(values.min()))
 
 
-def _channel_relative(error: Array, magnitude: Array) -> float | None:
-    """Axis 1 holds channels in NCHW, the last axis in NHWC and in sequences: the larger ratio of the two counts."""
+def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """The same parts of all, flat and in float64, small enough for the caches of a processor."""
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, flat[0].size, _BLOCK):
+        yield tuple(array[start : start + _BLOCK].astype(np.float64) for array in flat)
+
+
+def _sums(before: Array, after: Array, error: Array, compared: int, magnitude: float) -> dict[str, Any]:
+    """What is summed over all elements, each divided by the largest of its kind, so that no square overflows."""
+    peaks = magnitude or 1.0, _peak(after) or 1.0, float(error.max()) or 1.0
+    total = largest_ratio = 0.0
+    squares, product = np.zeros(3), 0.0
+    for old, new, apart in _blocks(before, after, error):
+        total += float(apart.sum())
+        sides = old / peaks[0], new / peaks[1], apart / peaks[2]
+        squares += [float(side @ side) for side in sides]
+        product += float(sides[0] @ sides[1])
+        np.abs(old, out=old)
+        ratios = np.divide(apart, old, out=np.zeros_like(apart), where=old > 0)
+        largest_ratio = max(largest_ratio, float(ratios.max()))
+    norms = np.sqrt(squares)
+    rms, signal = peaks[2] * norms[2] / math.sqrt(compared), peaks[0] * norms[0] / math.sqrt(compared)
+    cosine = product / float(norms[0] * norms[1]) if norms[0] and norms[1] else float(not squares[2])
+    snr = math.inf if rms == 0 else 20 * math.log10(signal / rms) if signal else -math.inf
+    return {
+        "max_rel": largest_ratio,
+        "mean_abs": total / compared,
+        "rms": float(rms),
+        "cosine": cosine,
+        "snr_db": snr,
+        "reference_rms": float(signal),
+    }
+
+
+def _p99(error: Array) -> float:
+    """Of many elements, from every so-many-th."""
+    flat = error.reshape(-1)
+    return float(np.percentile(flat[:: 1 + flat.size // _SAMPLE], 99))
+
+
+def _channel_axes(values: Array) -> list[int]:
+    """Axis 1 holds channels in NCHW, the last axis in NHWC and in sequences."""
+    axes = {1, values.ndim - 1} if values.ndim >= 3 else {1} if values.ndim == 2 else set()
+    return sorted(axis for axis in axes if values.size >= _POSITIONS_PER_CHANNEL * values.shape[axis])
+
+
+def _channel_relative(error: Array, before: Array) -> float | None:
+    """The larger of what both counts say."""
     ratios = []
-    for axis in {1, error.ndim - 1} if error.ndim >= 3 else {1} if error.ndim == 2 else set():
+    for axis in _channel_axes(error):
         others = tuple(other for other in range(error.ndim) if other != axis)
-        if error.size < _POSITIONS_PER_CHANNEL * error.shape[axis]:
-            continue
-        largest, scale = error.max(axis=others), magnitude.max(axis=others)
+        largest = error.max(axis=others)
+        scale = np.maximum(before.max(axis=others), -before.min(axis=others))
         alive = scale > 0
         ratios.append(float((largest[alive] / scale[alive]).max(initial=0.0)))
     return max(ratios, default=None)
 
 
-def _largest_ulp(reference: Array, candidate: Array) -> float:
+def _largest_ulp(reference: Array, candidate: Array, both: Array | None) -> float:
     """Both as integers in the order of the numbers they stand for, so that neighbours differ by 1 across 0 as well."""
+    if both is not None:
+        reference, candidate = reference[both], candidate[both]
     if rounding_of(reference.dtype) is None:
         return float(np.abs(candidate.astype(np.float64) - reference.astype(np.float64)).max())
     integers = np.dtype(f"i{reference.dtype.itemsize}")
 
     def ordered(values: Array) -> Array:
-        bits = np.ascontiguousarray(values).view(integers)
+        bits = values.view(integers)
         return np.where(bits < 0, np.iinfo(integers).min - bits, bits).astype(np.float64)
 
-    return float(np.abs(ordered(candidate) - ordered(reference)).max())
+    flat = [np.ascontiguousarray(side).reshape(-1) for side in (reference, candidate)]
+    parts = ([side[start : start + _BLOCK] for side in flat] for start in range(0, flat[0].size, _BLOCK))
+    return max(float(np.abs(ordered(now) - ordered(was)).max()) for was, now in parts)
 
 
 def _rms(values: Array, count: int) -> float:
-    peak = float(np.abs(values).max())
-    return peak * math.sqrt(float(np.square(values / peak).sum()) / count) if peak else 0.0
-
-
-def _cosine(before: Array, after: Array) -> float:
-    norms = _rms(before, 1) * _rms(after, 1)
-    if norms == 0 or not math.isfinite(norms):
-        return 1.0 if not (before - after).any() else 0.0
-    return float((before / _rms(before, 1) * (after / _rms(after, 1))).sum())
-
-
-def _snr(before: Array, error: Array) -> float:
-    noise, signal = _rms(error, 1), _rms(before, 1)
-    if noise == 0:
-        return math.inf
-    return 20 * math.log10(signal / noise) if signal else -math.inf
+    peak = _peak(values)
+    squares = sum(float(part @ part) for part in (block / peak for (block,) in _blocks(values))) if peak else 0.0
+    return peak * math.sqrt(squares / count)
 
 
 def _argmax_agreement(before: Array, after: Array) -> float | None:
@@ -230,10 +315,15 @@ def _argmax_agreement(before: Array, after: Array) -> float | None:
 
 def _histogram(error: Array, magnitude: float) -> tuple[int, ...]:
     """Exact agreement, then one bin below each edge, then what is above the last."""
-    ratios = error[error > 0] / magnitude if magnitude else np.full(int((error > 0).sum()), math.inf)
-    bins = np.searchsorted(HISTOGRAM_EDGES, ratios, side="right")
-    counts = np.bincount(bins, minlength=len(HISTOGRAM_EDGES) + 1)
-    return (int((error == 0).sum()), *map(int, counts))
+    exact = error.size - int(np.count_nonzero(error))
+    if not magnitude:
+        return (exact, *[0] * len(HISTOGRAM_EDGES), error.size - exact)
+    below = np.zeros(len(HISTOGRAM_EDGES), np.int64)
+    for (block,) in _blocks(error):
+        block /= magnitude
+        below += [int(np.count_nonzero(block < edge)) for edge in HISTOGRAM_EDGES]
+    counts = np.diff(np.concatenate([[exact], below, [error.size]]))
+    return (exact, *map(int, counts))
 
 
 def _json(value: Any) -> Any:

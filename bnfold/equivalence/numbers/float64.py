@@ -98,9 +98,22 @@ def widen(model: ModelProto) -> None:
     for graph in _all_graphs(model):
         del graph.value_info[:]
     for node in _all_nodes(model):
+        if node.op_type == "Constant":
+            _store_floats(node)
         for attribute in node.attribute:
             if attribute.type == AttributeProto.INT and attribute.name in _TYPE_ATTRIBUTES and _is_narrow(attribute.i):
                 attribute.i = TensorProto.DOUBLE
+
+
+def _store_floats(node: NodeProto) -> None:
+    """Make the floats of a Constant a tensor of doubles: as an attribute they are narrow whatever they meet."""
+    for attribute in node.attribute:
+        if attribute.name in {"value_float", "value_floats"} and not attribute.ref_attr_name:
+            values = np.array(attribute.f if attribute.name == "value_float" else list(attribute.floats), np.float64)
+            tensor = numpy_helper.from_array(values)
+            attribute.Clear()
+            attribute.name, attribute.type = "value", AttributeProto.TENSOR
+            attribute.t.CopyFrom(tensor)
 
 
 def _shake(model: ModelProto, generator: np.random.Generator) -> None:

@@ -5,25 +5,42 @@ pieces of the same linear operators on the same values are equal where their wei
 number. What is not of this form is `Uncomposed`, and is evaluated instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import AttributeProto, NodeProto, TensorProto
 
-from bnfold.equivalence.numbers.element_types import Array, is_float
-from bnfold.equivalence.operators import DEFAULT_DOMAINS
+from bnfold.equivalence.numbers.element_types import Array, is_float, rounding
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, Part, operator_of
 from bnfold.equivalence.proofs.constants import Constants
-from bnfold.equivalence.proofs.weights import Difference, Weights, compare
+from bnfold.equivalence.proofs.weights import Difference, Weights, compare, smallest_normal
 from bnfold.equivalence.structure.scopes import Piece, Place, Value
 
+ARITHMETIC = 2.0**-44
+"""What float64 itself may lose in sums of a few thousand terms."""
 Key = tuple[Any, ...]
 """What is applied to which entering value: an operator, with what has to be the same for two to be added up."""
 
 
 class Uncomposed(Exception):  # noqa: N818 - a fact about the piece, not a mistake of the caller
     """The piece is no sum of linear operators on what enters it."""
+
+
+@dataclass(frozen=True)
+class Atom:
+    """An operator of the reference that is not linear, or a sum that another linear operator reads.
+
+    `facts`: operator and attributes, which have to be the same; `given`: its constants by position; `inputs`: its data
+    by position; `value`: what it makes.
+    """
+
+    facts: tuple[Any, ...]
+    given: Mapping[int, Value]
+    inputs: Mapping[int, "Linear"]
+    value: Value
 
 
 Dims = tuple[int | None, ...] | None
@@ -34,7 +51,7 @@ Dims = tuple[int | None, ...] | None
 class Leaf:
     """A value that enters a piece."""
 
-    number: int
+    number: Any
     dims: Dims = None
 
 
@@ -57,6 +74,7 @@ class Linear:
     def channels(self) -> int | None:
         """How many indices the channel axis has; None where that is not known."""
         sizes = {term.channels for terms in self.terms.values() for term in terms} - {None}
+        sizes |= {self.shift.size} if self.shift.ndim else set()
         return sizes.pop() if len(sizes) == 1 else None
 
 
@@ -90,39 +108,82 @@ class Term:
 
 @dataclass
 class Composed:
-    """What a piece is. `constants`: those its operators read, with types; `reads`: who reads what, to make what."""
+    """What a piece is. `constants`: those its operators read, with types; `reads`: who reads what, to make what.
+
+    `noise`: how far rounding alone may move a bias, a scale or a shift that nodes compute, as a part of the largest.
+    """
 
     linear: Linear
+    noise: float
     constants: dict[Value, int]
     reads: list[tuple[list[Value | None], list[Value]]]
+    atoms: list[Atom]
 
 
-def composed(piece: Piece, constants: Constants, entering: Mapping[Value, Leaf], opset: int) -> Composed:
-    """The linear map of a piece. Raises Uncomposed, or Unknowable for a constant that cannot be evaluated."""
-    return _Composer(constants, entering, opset).run(piece)
+Same = Callable[[Value, Value], bool]
+"""Whether a constant of the reference and one of the candidate are the same numbers."""
 
 
-def difference(was: Linear, now: Linear, allowance: float, *, both_sizes: bool, floor: float) -> Difference:
+def composed(
+    piece: Piece,
+    constants: Constants,
+    entering: Mapping[Value, Leaf],
+    opset: int,
+    reference: Composed | None = None,
+    same: Same | None = None,
+) -> Composed:
+    """The map of a piece; of the candidate's in terms of the `reference`'s, where operators are not linear.
+
+    Raises Uncomposed, or Unknowable for a constant that cannot be evaluated.
+    """
+    return _Composer(constants, entering, opset, reference, same).run(piece)
+
+
+def changed_constants(was: Composed, now: Mapping[Value, int], same: Same) -> dict[Value, int]:
+    """Float constants that the reference's piece has not under the same name, with their types."""
+    names = {value.name: value for value in was.constants}
+    return {
+        value: kind
+        for value, kind in now.items()
+        if rounding(kind) is not None and not (value.name in names and same(names[value.name], value))
+    }
+
+
+def tolerance(changed: Mapping[Value, int], steps: int) -> tuple[float, float]:
+    """How much of the size of a number storing new constants may round, and below which number that is absolute."""
+    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
+    return steps * unit + ARITHMETIC, max(map(smallest_normal, changed.values()), default=0.0)
+
+
+def difference(
+    was: Linear, now: Linear, allowance: float, *, both_sizes: bool, floor: float, extra: float = 0.0
+) -> Difference:
     """How far two maps are apart, where weights and shifts may differ by `allowance` times their size.
 
-    `both_sizes`: the terms of either side count, not those of the new one alone. Raises Uncomposed where the two are
-    not of the same operators.
+    `both_sizes`: the terms of either side count, not those of the new one alone. `extra`: an allowance for which they
+    do in any case. Raises Uncomposed where the two are not of the same operators.
     """
     if was.terms.keys() != now.terms.keys():
         raise Uncomposed("other operators")
-    if was.behind != now.behind:
+    if was.behind != now.behind and None not in {was.behind, now.behind}:
         raise Uncomposed("channels on another axis")
     found = Difference()
     for key, terms in was.terms.items():
-        others = now.terms[key]
-        if {term.weights.shape for term in terms} != {term.weights.shape for term in others}:
-            raise Uncomposed("weights of another shape")
-        before, after = [term.weights for term in terms], [term.weights for term in others]
-        compare(before, after, allowance, found, both_sizes=both_sizes)
+        before = [term.weights for term in terms]
+        after = [term.weights for term in now.terms[key]]
+        shapes = {weights.shape for weights in (*before, *after)}
+        if len(shapes) > 1:
+            if key[0] != "value":
+                raise Uncomposed("weights of another shape")
+            shape = np.broadcast_shapes(*shapes)
+            before, after = ([_spread(each, shape) for each in side] for side in (before, after))
+        compare(before, after, allowance, found, both_sizes=both_sizes, extra=extra)
     nothing = found.nothing
     shape = np.broadcast_shapes(was.shift.shape, now.shift.shape)
     size = np.maximum(now.size, floor)
-    size = np.maximum(size, was.size) if both_sizes else size
+    larger = np.maximum(size, was.size)
+    with np.errstate(all="ignore"):
+        size = (larger if both_sizes else size) + (extra / allowance * larger if extra else 0.0)
     shifts = np.broadcast_to(was.shift, shape), np.broadcast_to(now.shift, shape)
     found.add(*shifts, np.broadcast_to(size, shape), allowance, "its shift")
     found.nothing = nothing
@@ -130,8 +191,18 @@ def difference(was: Linear, now: Linear, allowance: float, *, both_sizes: bool, 
 
 
 class _Composer:
-    def __init__(self, constants: Constants, entering: Mapping[Value, Leaf], opset: int) -> None:
+    def __init__(
+        self,
+        constants: Constants,
+        entering: Mapping[Value, Leaf],
+        opset: int,
+        reference: Composed | None,
+        same: Same | None,
+    ) -> None:
         self.constants = constants
+        self._reference = reference
+        self._same = same
+        self._atoms: list[Atom] = []
         self._cutter = constants.owner
         self.opset = opset
         self._known: dict[Value, Linear] = {
@@ -141,9 +212,10 @@ class _Composer:
             )
             for value, leaf in entering.items()
         }
+        self._noise = 0.0
         self._read: dict[Value, int] = {}
         self._reads: list[tuple[list[Value | None], list[Value]]] = []
-        self._dims = {leaf.number: leaf.dims for leaf in entering.values()}
+        self._dims: dict[Any, Dims] = {leaf.number: leaf.dims for leaf in entering.values()}
 
     def run(self, piece: Piece) -> Composed:
         for place in piece.nodes:
@@ -151,12 +223,10 @@ class _Composer:
                 self._apply(place)
         if piece.output not in self._known:
             raise Uncomposed("it is a constant")
-        return Composed(self._known[piece.output], self._read, self._reads)
+        return Composed(self._known[piece.output], self._noise, self._read, self._reads, self._atoms)
 
     def _apply(self, place: Place) -> None:
         node = self._cutter.node(place)
-        if node.domain not in DEFAULT_DOMAINS or node.op_type not in _RULES:
-            raise Uncomposed(node.op_type)
         inputs = [self._cutter.resolve(place.scope, name) if name else None for name in node.input]
         data = [self._known.get(value) if value is not None else None for value in inputs]
         for value, found in zip(inputs, data, strict=True):
@@ -164,15 +234,133 @@ class _Composer:
                 if not self.constants.is_constant(value):
                     raise Uncomposed("a computed value that is not of this form")
                 self._read[value] = self.constants.elem_type(value)
-        made = _RULES[node.op_type](_Call(self, node, place, inputs, data))
-        outputs = {Value(place.scope, name): form for name, form in made.items()}
+        known = operator_of(node)
+        if node.op_type in _LINEAR and known.crossed and data and data[0] is not None and not _enters(data[0]):
+            data[0] = self._renewed(("sum",), {}, {0: data[0]}, inputs[0] or Value(place.scope, ""), _any)
+        call = _Call(self, node, place, inputs, data)
+        rule = _RULES.get(node.op_type) if known.crossed else None
+        outputs: dict[Value, Linear] = {}
+        if rule is not None:
+            with suppress(Uncomposed):
+                outputs = {Value(place.scope, name): form for name, form in rule(call).items()}
+                self._reads.append((inputs, list(outputs)))
+        if not outputs:
+            outputs = self._nonlinear(call)
+            self._reads.append(([], list(outputs)))
         self._known |= outputs
-        self._reads.append((inputs, list(outputs)))
+
+    def _nonlinear(self, call: "_Call") -> dict[Value, Linear]:
+        """What any other operator makes, which is the same of the same. Raises Uncomposed for what is not known to."""
+        node, cutter = call.node, self._cutter
+        nested = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+        known = operator_of(node)
+        if nested or known.random or known.repeats or (node.domain, node.op_type, node.overload) in cutter.functions:
+            raise Uncomposed(node.op_type)
+        if node.op_type == "Dropout" or not any(call.data):
+            raise Uncomposed(node.op_type)
+        attributes = []
+        for attribute in node.attribute:
+            plain = AttributeProto()
+            plain.CopyFrom(attribute)
+            plain.ClearField("doc_string")
+            if attribute.HasField("t") or attribute.tensors or attribute.HasField("sparse_tensor"):
+                raise Uncomposed(node.op_type)
+            attributes.append(plain.SerializeToString(deterministic=True))
+        facts = (node.op_type, node.domain or "", len(node.input), *sorted(attributes))
+        given = {at: value for at, value in enumerate(call.inputs) if value is not None and call.data[at] is None}
+        if node.op_type == "Concat":
+            call.data = self._side_by_side(call)
+        inputs = {at: form for at, form in enumerate(call.data) if form is not None}
+        passing = _passing(call)
+        return {
+            Value(call.place.scope, name): self._renewed(
+                (*facts, at), given, inputs, Value(call.place.scope, name), passing
+            )
+            for at, name in enumerate(node.output)
+            if name
+        }
+
+    def _side_by_side(self, call: "_Call") -> list[Linear | None]:
+        """The inputs of a Concat; what has no channels of its own yet has them along the axis of the Concat."""
+        at = call.integer("axis", 1)
+        made: list[Linear | None] = []
+        for form in call.data:
+            if form is not None and form.behind is None and form.rank is not None and _enters(form):
+                dims, axis = self.dims(form), at % form.rank
+                count = None if dims is None else dims[axis]
+                form = form if count is None else _with_channels(form, form.rank - 1 - axis, count)
+            made.append(form)
+        return made
+
+    def _renewed(
+        self,
+        facts: tuple[Any, ...],
+        given: Mapping[int, Value],
+        inputs: Mapping[int, Linear],
+        value: Value,
+        passing: "Passing",
+    ) -> Linear:
+        """A value as one that enters: in the candidate, the reference's, times and plus what lies between the two."""
+        first = next(iter(inputs.values()))
+        keeps = passing is not _equal
+        rank = first.rank if keeps else None
+        dims = _dims_of(first, inputs) if keeps else None
+        if self._reference is None:
+            number: Key = ("atom", len(self._atoms))
+            self._atoms.append(Atom(facts, given, inputs, value))
+            relation = Relation()
+        else:
+            at, relation = self._matched(self._reference.atoms, facts, given, inputs, value, passing)
+            number = ("atom", at)
+        self._dims[number] = dims
+        behind = first.behind if relation.scale.ndim or relation.shift.ndim else None
+        scale = relation.scale
+        if relation.shift.ndim and not scale.ndim:
+            scale = np.broadcast_to(scale, relation.shift.shape).copy()
+        term = Term(Weights.given(scale), 0)
+        return Linear({("value", number): [term]}, relation.shift, relation.size, behind, rank)
+
+    def _matched(
+        self,
+        atoms: list[Atom],
+        facts: tuple[Any, ...],
+        given: Mapping[int, Value],
+        inputs: Mapping[int, Linear],
+        value: Value,
+        passing: "Passing",
+    ) -> tuple[int, "Relation"]:
+        """The atom of the reference that a value is a map of. Raises Uncomposed where there is none."""
+        assert self._reference is not None
+        assert self._same is not None
+        alike = [
+            at
+            for at, atom in enumerate(atoms)
+            if atom.facts == facts and atom.given.keys() == given.keys() and atom.inputs.keys() == inputs.keys()
+        ]
+        alike.sort(key=lambda at: atoms[at].value.name != value.name)
+        changed = changed_constants(self._reference, self._read, self._same)
+        for at in alike[:_MOST_TRIED]:
+            atom = atoms[at]
+            if not all(self._same(atom.given[each], given[each]) for each in given):
+                continue
+            relations = [related(atom.inputs[each], inputs[each], changed) for each in inputs]
+            found = passing([each for each in relations if each is not None], list(inputs.values()))
+            if None not in relations and found is not None:
+                return at, found
+        raise Uncomposed("an operator that the reference has not")
+
+    def small(self, value: Value) -> Array:
+        """A small constant; how far rounding may have moved it is kept."""
+        found = self.constants.small(value)
+        noise = self.constants.noise(value)
+        if noise:
+            self._noise = max(self._noise, noise / max(float(np.abs(found).max()), noise))
+        return found
 
     def dims(self, form: Linear) -> Dims:
         """The sizes of a value that entered, as far as they are known."""
         ((key, _),) = form.terms.items()
-        return self._dims[key[1]]
+        return self._dims[key[1]] if key[0] == "value" else None
 
 
 @dataclass
@@ -205,7 +393,7 @@ class _Call:
         """A small constant, in float64 where it is a float."""
         value = self.inputs[position]
         assert value is not None
-        return self.composer.constants.small(value)
+        return self.composer.small(value)
 
     def weights(self, position: int) -> Weights:
         value = self.inputs[position]
@@ -263,6 +451,13 @@ def _added(one: Linear, other: Linear) -> Linear:
     return Linear(terms, one.shift + other.shift, one.size + other.size, behind, one.rank)
 
 
+def _with_channels(form: Linear, behind: int, count: int) -> Linear:
+    """A value that entered, with what is known of it told per channel."""
+    ((key, (term,)),) = form.terms.items()
+    scale = np.broadcast_to(_numbers(term.weights), (count,))
+    return replace(form, terms={key: [Term(Weights.given(scale), 0)]}, behind=behind)
+
+
 def _per_channel(form: Linear, constant: Array, composer: _Composer) -> tuple[Linear, Array]:
     """A constant beside a map, as one number for each channel or one for all; with what that says about the axis."""
     if constant.size == 1 and constant.ndim <= (1 if form.rank is None else form.rank):
@@ -286,6 +481,165 @@ def _on(form: Linear, behind: int, count: int, composer: _Composer, *, ndim: int
     if ndim > 1 and (form.rank is None or ndim > form.rank):
         raise Uncomposed("a constant that may have more axes")
     return form
+
+
+# --- what lies between a value of the reference and one of the candidate
+
+
+@dataclass(frozen=True)
+class Relation:
+    """new = scale * old + shift, with one number for each channel or one for all; `size`: that of the shift's terms."""
+
+    scale: Array = field(default_factory=lambda: np.ones(()))
+    shift: Array = field(default_factory=lambda: np.zeros(()))
+    size: Array = field(default_factory=lambda: np.zeros(()))
+
+    @property
+    def is_equality(self) -> bool:
+        """Whether there is nothing between the two."""
+        return bool(np.all(self.scale == 1) and not self.shift.any())
+
+
+Passing = Callable[[list[Relation], list[Linear]], Relation | None]
+"""The relation behind an operator whose inputs have these; None where it lets them not pass."""
+
+
+def related(old: Linear, new: Linear, changed: Mapping[Value, int]) -> Relation | None:
+    """How two maps of the same values are related, up to rounding; None where they are not."""
+    if old.terms.keys() != new.terms.keys():
+        return None
+    both = [(one, other) for key in old.terms for one, other in zip(old.terms[key], new.terms[key], strict=False)]
+    if any(len(old.terms[key]) != len(new.terms[key]) for key in old.terms):
+        return None
+    allowed, floor = tolerance(changed, 2)
+    scale = _ratio(both)
+    if scale is None:
+        return None
+    scale = np.where(np.abs(scale - 1) <= 4 * allowed, 1.0, scale)
+    if np.all(scale == scale.reshape(-1)[:1]):
+        scale = scale.reshape(-1)[0].reshape(())
+    guessed = allowed if np.all(scale == 1) else 2 * allowed  # the ratio is itself made of rounded numbers
+    found = Difference()
+    for one, other in both:
+        before, after = _grown(one, scale), other.weights
+        if before.shape != after.shape:
+            if before.tensor is not None or after.tensor is not None:
+                return None
+            shape = np.broadcast_shapes(before.shape, after.shape)
+            before, after = _spread(before, shape), _spread(after, shape)
+        compare([before], [after], guessed, found, both_sizes=True)
+        if found.share > 1:
+            return None
+    shift, size = new.shift - scale * old.shift, new.size + np.abs(scale) * old.size
+    if np.all(np.abs(shift) <= guessed * np.maximum(size, floor)):
+        return Relation(scale)
+    return Relation(scale, shift, size)
+
+
+def _ratio(both: list[tuple[Term, Term]]) -> Array | None:
+    """The number for each output by which the new weights are larger, by least squares; 1 where there is no weight."""
+    above, below = np.zeros(()), np.zeros(())
+    for one, other in both:
+        if one.weights.tensor is None and other.weights.tensor is None and len(one.weights.shape) <= 1:
+            was, now = _numbers(one.weights), _numbers(other.weights)
+            above, below = above + was * now, below + was * was
+            continue
+        if one.weights.shape != other.weights.shape or one.group > 1:
+            return None
+        axis = one.axis
+        others = tuple(each for each in range(len(one.weights.shape)) if each != axis)
+        over, under = np.zeros(one.weights.shape[axis]), np.zeros(one.weights.shape[axis])
+        for (start, was), (_, now) in zip(one.weights.blocks(), other.weights.blocks(), strict=True):
+            at = slice(start, start + was.shape[0]) if axis == 0 else slice(None)
+            now *= was
+            over[at] += now.sum(axis=others)
+            was *= was
+            under[at] += was.sum(axis=others)
+        above, below = above + over, below + under
+    with np.errstate(all="ignore"):
+        found = np.where(below > 0, above / below, 1.0)
+    return found if bool(np.all(np.isfinite(found))) else None
+
+
+def _spread(weights: Weights, shape: tuple[int, ...]) -> Weights:
+    return Weights.given(np.broadcast_to(_numbers(weights), shape))
+
+
+def _numbers(weights: Weights) -> Array:
+    """Those of weights that are in memory."""
+    assert weights.array is not None
+    return weights.array
+
+
+def _equal(relations: list[Relation], _: list[Linear]) -> Relation | None:
+    return Relation() if all(each.is_equality for each in relations) else None
+
+
+def _any(relations: list[Relation], _: list[Linear]) -> Relation | None:
+    return relations[0]
+
+
+def _positive(relations: list[Relation], _: list[Linear]) -> Relation | None:
+    """A maximum: what is added to all is added to it."""
+    return relations[0] if bool(np.all(relations[0].scale > 0)) else None
+
+
+def _positive_scale(relations: list[Relation], _: list[Linear]) -> Relation | None:
+    """A kink at zero: nothing may be added."""
+    one = relations[0]
+    return one if bool(np.all(one.scale > 0)) and not one.shift.any() else None
+
+
+def _scale_alone(relations: list[Relation], _: list[Linear]) -> Relation | None:
+    """Zeros are read beside the values."""
+    return relations[0] if not relations[0].shift.any() else None
+
+
+def _joined(relations: list[Relation], forms: list[Linear]) -> Relation | None:
+    """Channels side by side."""
+    counts = [form.channels for form in forms]
+    if all(each.is_equality for each in relations):
+        return Relation()
+    if None in counts or len(relations) != len(forms):
+        return None
+    parts: list[list[Array]] = [[], [], []]
+    for each, count in zip(relations, counts, strict=True):
+        for part, array in zip(parts, (each.scale, each.shift, each.size), strict=True):
+            part.append(np.broadcast_to(array, (count or 1,)))
+    return Relation(*map(np.concatenate, parts))
+
+
+def _passing(call: "_Call") -> Passing:
+    """What lets an operator pass of what lies between two values per channel."""
+    form, op = call.data[0], call.node.op_type
+    if call.node.domain not in DEFAULT_DOMAINS or form is None or len(call.node.output) > 1:
+        return _equal
+    if operator_of(call.node).part is Part.SHAPE:
+        return lambda _relations, _forms: Relation()
+    if op == "Concat":
+        axes = [_channel_axes(each) for each in call.data if each is not None]
+        at = call.integer("axis", 1)
+        return _joined if all(at in each for each in axes) and len(axes) == len(call.data) else _equal
+    if op in {"Relu", "LeakyRelu"} or (op == "PRelu" and call.data[1] is None):
+        return _positive_scale
+    if op in {"MaxPool", "GlobalMaxPool"}:
+        return _positive
+    if op == "GlobalAveragePool":
+        return _any
+    if op == "AveragePool":
+        padded = any(call.integers("pads", ())) or call.text("auto_pad", "NOTSET") not in {"NOTSET", "VALID"}
+        return _scale_alone if padded and call.integer("count_include_pad", 0) else _any
+    return _equal
+
+
+def _dims_of(first: Linear, inputs: Mapping[int, Linear]) -> Dims:
+    """The channels of what an operator makes that keeps them, or puts them side by side."""
+    counts = [form.channels for form in inputs.values()]
+    if first.rank is None or first.behind is None or None in counts:
+        return None
+    dims: list[int | None] = [None] * first.rank
+    dims[first.rank - 1 - first.behind] = sum(count or 0 for count in counts)
+    return tuple(dims)
 
 
 # --- one rule per operator
@@ -391,6 +745,11 @@ def _product(x: Linear, weights: Weights, axis: int) -> Linear:
         _, size = weights.reduced(axis, x.size.reshape(shape))
         made = _shifted(made, total, size)
     return made
+
+
+def _enters(form: Linear) -> bool:
+    """Whether a map is one of a single value that entered, per channel."""
+    return len(form.terms) == 1 and next(iter(form.terms))[0] == "value"
 
 
 def _entering(form: Linear) -> Array | None:
@@ -556,6 +915,8 @@ def _part(form: Linear, start: int, stop: int) -> Linear:
     return replace(form, terms=terms, shift=shift, size=size)
 
 
+_LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_MOST_TRIED = 4
 _RULES = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,

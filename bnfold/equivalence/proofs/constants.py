@@ -1,17 +1,20 @@
 """The constants of one model as numbers, for the proofs: read from the file, or computed from what stands there."""
 
+import math
+
 import numpy as np
 from onnx import TensorProto, helper
 
 from bnfold.equivalence.numbers.constant_expressions import evaluate
 from bnfold.equivalence.numbers.element_types import Array, rounding
-from bnfold.equivalence.numbers.float64 import Unknowable
+from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.operators import DEFAULT_DOMAINS
 from bnfold.equivalence.proofs.weights import Weights
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Value
 
 _SMALL = 1 << 20
 """What has more numbers is read in blocks alone."""
+_NOISE = 4.0
 _MOST_RECENT = 16
 """So many are kept: neighbouring pieces read the same ones."""
 
@@ -22,11 +25,18 @@ class Constants:
     def __init__(self, owner: Cutter) -> None:
         self.owner = owner
         self._computed: dict[Value, Array] = {}
+        self._noises: dict[Value, float] = {}
         self._recent: dict[Value, Array] = {}
 
     def is_constant(self, value: Value) -> bool:
         """Whether no caller can influence a value."""
         return value in self.owner.constant_made or self.owner.stored(value) is not None
+
+    def count(self, piece: Piece) -> int:
+        """How many numbers a piece stores, in initializers and in nodes."""
+        stored = sum(math.prod(tensor.dims) for tensor in piece.constants.values())
+        held = [each.t for place in piece.nodes for each in self.owner.node(place).attribute if each.HasField("t")]
+        return stored + sum(math.prod(tensor.dims) for tensor in held)
 
     def tensor(self, value: Value) -> TensorProto | None:
         """The tensor that a constant is, stored or in a Constant node; None where it is computed."""
@@ -82,12 +92,30 @@ class Constants:
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         if rounding(kind) is None:
             raise Unknowable(f"constant {value.name!r} is no float")
-        return Weights.given(array, kind)
+        return Weights.given(array, kind, self.noise(value))
+
+    def noise(self, value: Value) -> float:
+        """How far rounding may have moved each number of a computed constant; 0 for a stored one.
+
+        The nodes that compute it round after each step, and in which order they sum up is not said: four times what
+        float64 makes of it otherwise.
+        """
+        if self.tensor(value) is not None:
+            return 0.0
+        exact = self._evaluated(value)
+        return self._noises.get(value, 0.0) if exact.dtype.kind == "f" else 0.0
 
     def _evaluated(self, value: Value) -> Array:
         if value not in self._computed:
             piece = Piece(tuple(sorted(self._places(value), key=self.owner.rank.__getitem__)), self._stored, value)
-            self._computed[value] = evaluate(self.owner.cut(piece, ()))[value.name]
+            model = self.owner.cut(piece, ())
+            found = evaluate(model)[value.name]
+            self._computed[value] = found
+            if found.dtype.kind == "f" and found.size:
+                exact = Evaluator(model)({})[value.name]
+                with np.errstate(all="ignore"):
+                    moved = np.abs(found.astype(np.float64) - exact) if exact.shape == found.shape else np.array(np.nan)
+                self._noises[value] = _NOISE * float(np.nan_to_num(moved.max()))
         return self._computed[value]
 
     def _places(self, value: Value) -> set[Place]:

@@ -48,7 +48,8 @@ def _absolute_model(region: ModelProto, inputs: set[str], changed: Mapping[str, 
     del graph.node[:]
     del graph.initializer[:]
     for node in computed:
-        graph.node.add().CopyFrom(_absolute(node, constants, dynamic))
+        made = _absolute(node, constants, dynamic)
+        graph.node.extend(_with_negative_weights(made) if _is_cubic(made) else [made])
     negated = {node.input[3] for node in graph.node if node.op_type == "BatchNormalization"}
     for name, value in constants.items():
         graph.initializer.append(numpy_helper.from_array(_absolute_value(value, changed.get(name)), name))
@@ -101,6 +102,33 @@ def _absolute(node: NodeProto, constants: Mapping[str, Array], dynamic: set[str]
         case _:
             raise Unknowable(f"{node.op_type} is not linear")
     return fresh
+
+
+def _is_cubic(node: NodeProto) -> bool:
+    return any(attribute.name == "mode" and attribute.s == b"cubic" for attribute in node.attribute)
+
+
+def _with_negative_weights(node: NodeProto) -> list[NodeProto]:
+    """A cubic Resize: some of its weights are negative, so that on absolute values it is no bound.
+
+    The largest value of a map times the sum of absolute weights is one; 0 times what the operator makes has its shape.
+    """
+    coefficient = next((attribute.f for attribute in node.attribute if attribute.name == "cubic_coeff_a"), -0.75)
+    # Along each axis: 1 - 2 a / 4, at the middle between two values; with `exclude_outside` they are scaled up again.
+    total = (1 + abs(coefficient)) ** 3
+    name = node.output[0]
+    resized = NodeProto()
+    resized.CopyFrom(node)
+    resized.output[0] = f"{name}/resized"
+    return [
+        resized,
+        helper.make_node("GlobalMaxPool", [node.input[0]], [f"{name}/largest"]),
+        helper.make_node("Constant", [], [f"{name}/none"], value=numpy_helper.from_array(np.zeros(()))),
+        helper.make_node("Constant", [], [f"{name}/total"], value=numpy_helper.from_array(np.array(total))),
+        helper.make_node("Mul", [f"{name}/resized", f"{name}/none"], [f"{name}/zeros"]),
+        helper.make_node("Mul", [f"{name}/largest", f"{name}/total"], [f"{name}/bound"]),
+        helper.make_node("Add", [f"{name}/bound", f"{name}/zeros"], [name]),
+    ]
 
 
 def _slope(node: NodeProto, constants: Mapping[str, Array]) -> float:

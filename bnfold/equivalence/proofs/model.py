@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of, reads_part
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
-from bnfold.equivalence.proofs.piece import Proof, Standing, prove_piece
+from bnfold.equivalence.proofs.piece import Proof, Standing, confirmed, prove_piece
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import difference, signature_of
 
@@ -53,7 +53,7 @@ def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...
         if not wrong:
             break
         common.give_up(wrong)
-    return tuple(proofs.values())
+    return tuple(confirmed(proof, obligations[pair], common, seed) for pair, proof in proofs.items())
 
 
 def _incomparable(before: Cutter, after: Cutter) -> str:

@@ -132,6 +132,7 @@ class Correspondence:
         for name in before.producers:
             if name in after.producers:
                 self._join(Value(old, name), Value(new, name))
+        self._join_across_identities(before, after)
         for position, bodies in before.bodies.items():
             place = self._counterpart(Place(old, position))
             others = {} if place is None else self.after.scopes[new].bodies.get(place.position, {})
@@ -139,15 +140,32 @@ class Correspondence:
                 for name, body in bodies.items():
                     self._match_scopes(body, others[name])
 
+    def _join_across_identities(self, before: Scope, after: Scope) -> None:
+        """Where one model passes a value on by an Identity and the other makes it under that name at once."""
+        for one, other, mine in ((before, after, True), (after, before, False)):
+            for node in one.nodes:
+                if node.op_type != "Identity" or node.domain not in DEFAULT_DOMAINS:
+                    continue
+                inside, name = node.input[0], node.output[0]
+                maker = other.producers.get(name)
+                if inside in other.producers or inside not in one.producers or maker is None:
+                    continue
+                if other.nodes[maker].op_type == one.nodes[one.producers[inside]].op_type:
+                    old, new = (inside, name) if mine else (name, inside)
+                    self._join(Value(before.number, old), Value(after.number, new))
+
     def _join(self, old: Value, new: Value) -> None:
         self._partner[old] = new
         self._origins.setdefault(new, []).append(old)
 
     def _counterpart(self, place: Place) -> Place | None:
-        """The node of the candidate that makes a value of the same name in the same scope."""
+        """The node of the candidate that makes the value paired with what this one makes, in the same scope."""
         output = next((name for name in self.before.node(place).output if name), None)
         scope = self._scopes.get(place.scope)
-        return None if output is None or scope is None else self.after.producer(Value(scope, output))
+        if output is None or scope is None:
+            return None
+        value = Value(place.scope, output)
+        return self.after.producer(self._partner.get(value, Value(scope, output)))
 
     def _match_renamed(self, before: Scope) -> None:
         """A value whose name is gone, and what an operator that is otherwise as before reads instead."""

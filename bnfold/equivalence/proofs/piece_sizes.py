@@ -63,13 +63,11 @@ class InputShapes:
         for ranks in _ranks(guesses):
             known = dict(zip(inputs, ranks, strict=True))
             sizes = [_shrunk(known, side), _shrunk(known, 2 * side)]
-            if any(len(dims) > 2 for dims in known.values()):
-                whole = {
-                    name: tuple(dim or (1 if axis == 0 else side) for axis, dim in enumerate(dims))
-                    for name, dims in known.items()
-                }
-                sizes.append(whole)
-            yield sizes
+            whole = {
+                name: tuple(dim or (1 if axis == 0 and len(dims) > 2 else side) for axis, dim in enumerate(dims))
+                for name, dims in known.items()
+            }
+            yield sizes if whole in sizes else [*sizes, whole]
 
     def _dims(self, name: str, region: ModelProto) -> list[list[int | None]]:
         """Possible shapes, None for a dynamic size. From inference where it knows the rank, else from the readers."""

@@ -35,7 +35,8 @@ def smallest_normal(elem_type: int) -> float:
 class Weights:
     """The numbers of `tensor` in `owner`'s file, or of `array`, times `factors`: float64, broadcastable to `shape`.
 
-    `cut`: (axis, start, stop) where only a part of an axis is meant, to which `shape` and `factors` belong.
+    `cut`: (axis, start, stop) where only a part of an axis is meant, to which `shape` and `factors` belong. `noise`:
+    how far rounding alone may move each number where nodes of the model compute them.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +46,7 @@ class Weights:
     array: Array | None = None
     factors: tuple[Array, ...] = ()
     cut: tuple[int, int, int] | None = None
+    noise: float = 0.0
 
     @classmethod
     def stored(cls, tensor: TensorProto, owner: Cutter) -> "Weights":
@@ -52,9 +54,9 @@ class Weights:
         return cls(tuple(tensor.dims), tensor.data_type, tensor, owner)
 
     @classmethod
-    def given(cls, array: Array, elem_type: int = TensorProto.DOUBLE) -> "Weights":
+    def given(cls, array: Array, elem_type: int = TensorProto.DOUBLE, noise: float = 0.0) -> "Weights":
         """Numbers that are in memory already."""
-        return cls(array.shape, elem_type, array=array)
+        return cls(array.shape, elem_type, array=array, noise=noise)
 
     def times(self, factor: Array) -> "Weights":
         """With one factor more, which broadcasts to the shape."""
@@ -97,11 +99,11 @@ class Weights:
         """Whether nodes of the model compute the numbers, which rounds them; another model may hold the exact ones."""
         return self.tensor is None and self.elem_type != TensorProto.DOUBLE
 
-    def size_of(self, start: int, block: Array) -> Array:
+    def size_of(self, start: int, block: Array, allowance: float) -> Array:
         """What rounding errors of a block are measured against: its numbers, as large as they were when rounded."""
         size = np.abs(block)
         if self.computed:
-            least = np.full(block.shape, smallest_normal(self.elem_type))
+            least = np.full(block.shape, smallest_normal(self.elem_type) + self.noise / allowance)
             size = np.maximum(size, np.abs(self._scaled(least, start, start + (block.shape or (1,))[0])))
         return size
 
@@ -155,20 +157,27 @@ class Difference:
                 return
             parts = error / size
             share = float(parts.max()) / allowance
-            if not math.isfinite(share) or share > self.share:
+            if not share <= 1:  # also where something is not finite
                 same = (was == now) | (np.isnan(was) & np.isnan(now))
                 error = np.where(same, 0.0, np.nan_to_num(error, nan=np.inf, posinf=np.inf))
                 parts = np.nan_to_num(np.where(same, 0.0, error / size), nan=np.inf, posinf=np.inf)
                 worst, share = float(error.max()), float(parts.max()) / allowance
-            if share > self.share:
-                index = [int(each) for each in np.unravel_index(int(parts.argmax()), parts.shape)]
-                index[:1] = [first + each for each in index[:1]]
-                self.share, self.place = share, f"{what} {index}" if index else what
+                if share > self.share:
+                    index = [int(each) for each in np.unravel_index(int(parts.argmax()), parts.shape)]
+                    index[:1] = [first + each for each in index[:1]]
+                    self.place = f"{what} {index}" if index else what
+            self.share = max(self.share, share)
             self.error = max(self.error, worst)
 
 
 def compare(
-    was: Sequence[Weights], now: Sequence[Weights], allowance: float, into: Difference, *, both_sizes: bool
+    was: Sequence[Weights],
+    now: Sequence[Weights],
+    allowance: float,
+    into: Difference,
+    *,
+    both_sizes: bool,
+    extra: float = 0.0,
 ) -> None:
     """Compare two sums of weights of one shape, number by number."""
     if len(was) == len(now) == 1 and _same_file_bytes(was[0], now[0]):
@@ -177,10 +186,11 @@ def compare(
     floor = max((smallest_normal(each.elem_type) for each in now), default=0.0) or _TINY
     both_sizes = both_sizes or any(each.computed for each in was)
     first = 0
-    for before, after in zip(_summed(was), _summed(now), strict=True):
+    for before, after in zip(_summed(was, allowance), _summed(now, allowance), strict=True):
         size = np.maximum(after[1], floor)
-        if both_sizes:
-            size = np.maximum(size, before[1])
+        larger = np.maximum(size, before[1]) if both_sizes or extra else size
+        size = larger if both_sizes else size
+        size = size + extra / allowance * larger if extra else size
         into.add(before[0], after[0], size, allowance, "its weight", first)
         first += before[0].shape[0] if before[0].ndim else 0
 
@@ -190,11 +200,12 @@ def _same_file_bytes(was: Weights, now: Weights) -> bool:
     return was.tensor is not None and was.tensor is now.tensor and not was.factors and not now.factors
 
 
-def _summed(parts: Sequence[Weights]) -> Iterator[tuple[Array, Array]]:
+def _summed(parts: Sequence[Weights], allowance: float) -> Iterator[tuple[Array, Array]]:
     """Blocks of the sum, and of the sum of absolute values."""
     for blocks in zip(*(part.blocks() for part in parts), strict=True):
-        total, size = blocks[0][1], parts[0].size_of(*blocks[0])
+        start, total = blocks[0]
+        size = parts[0].size_of(start, total, allowance)
         for part, (start, block) in zip(parts[1:], blocks[1:], strict=True):
             total = total + block
-            size = size + part.size_of(start, block)
+            size = size + part.size_of(start, block, allowance)
         yield total, size

@@ -106,11 +106,13 @@ def run_seeded_feeds(
     run: Run,
     taps: Sequence[str] = (),
     beside: Sequence[ModelProto] = (),
+    *,
+    single: bool = False,
 ) -> Answers:
     """Every kind at every batch of the schedule, at the first sizes that the reference accepts.
 
     What decides most comes first: the kinds, other batches and sizes, rows of tables, values beyond the bounds of the
-    model and of those `beside` it, branches.
+    model and of those `beside` it, branches. `single`: one feed.
     """
     if not signature.outputs:
         return _without_outputs()
@@ -126,10 +128,13 @@ def run_seeded_feeds(
     runner = _Runner(run, lambda plan: seeded.build(plan, ports, seed, ranges), taps, sizes, Answers())
     batched = sizes.batched(first)
     accepted: Shapes | None = None
-    for each in seeded.schedule(ports, first, batched=batched):
+    rounds = seeded.schedule(ports, first, batched=batched)
+    if single:
+        rounds = (replace(rounds[0], kinds=rounds[0].kinds[:1]),)
+    for each in rounds:
         ran = runner.group(each)
         accepted = accepted or ran
-    if accepted is None:
+    if accepted is None or single:
         return runner.found
     overrides = seeded.overridable_floats(signature.overridable)
     if overrides:

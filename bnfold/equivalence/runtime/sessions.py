@@ -20,6 +20,7 @@ from onnx import TensorProto
 
 from bnfold import process
 from bnfold.equivalence.numbers.element_types import Array, Feed, Outputs, numpy_type
+from bnfold.equivalence.runtime.spending import spent, threads
 from bnfold.equivalence.structure.signature import Source
 from bnfold.errors import BnfoldError
 
@@ -84,6 +85,8 @@ def quiet_options(optimization: Optimization) -> Any:
     )
     options.log_severity_level = _FATAL
     options.use_deterministic_compute = True
+    if threads():
+        options.intra_op_num_threads = threads()
     options.enable_mem_pattern = False  # a plan of the memory of each shape, which few feeds have
     return options
 
@@ -108,6 +111,7 @@ class Session:
         A sequence or map becomes one entry per tensor, named `output[3]`, a sparse tensor one for each of its parts.
         """
         names = [output.name for output in self._outputs]
+        spent("runs")
         try:
             if self._by_value:
                 onnxruntime = runtime()
@@ -130,6 +134,7 @@ def opened(source: Source, options: Any, providers: list[Any] | None = None) -> 
     failure: onnxruntime's own answer is to print so to standard output and go on with the CPU.
     """
     onnxruntime = runtime()
+    spent("sessions")
     model = source if isinstance(source, bytes) else str(source)
     asked = {"providers": providers} if providers else {}
     try:

@@ -230,9 +230,7 @@ class Cutter:
             copied = graph.node.add()
             copied.CopyFrom(self.node(place))
             called = called or copied.domain not in DEFAULT_DOMAINS or any(a.HasField("g") for a in copied.attribute)
-            for attribute in copied.attribute:
-                if attribute.HasField("t"):
-                    attribute.t.CopyFrom(self.with_bytes(attribute.t))
+            self._fill(copied)
         for name, tensor in piece.constants.items():
             whole = graph.initializer.add()
             whole.CopyFrom(self.with_bytes(tensor))
@@ -243,8 +241,31 @@ class Cutter:
             graph,
             ir_version=self.model.ir_version,
             opset_imports=self.scopes[piece.output.scope].opsets,
-            functions=self.model.functions if called else (),
+            functions=self._functions() if called else (),
         )
+
+    def _functions(self) -> list[FunctionProto]:
+        filled = []
+        for function in self.model.functions:
+            copied = FunctionProto()
+            copied.CopyFrom(function)
+            for node in copied.node:
+                self._fill(node)
+            filled.append(copied)
+        return filled
+
+    def _fill(self, node: NodeProto) -> None:
+        """Put the bytes of tensors into a copy of a node, at any depth."""
+        for attribute in node.attribute:
+            for tensor in [attribute.t] if attribute.HasField("t") else attribute.tensors:
+                tensor.CopyFrom(self.with_bytes(tensor))
+            for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                for tensor in graph.initializer:
+                    name = tensor.name
+                    tensor.CopyFrom(self.with_bytes(tensor))
+                    tensor.name = name
+                for inner in graph.node:
+                    self._fill(inner)
 
     # --- reading the model
 

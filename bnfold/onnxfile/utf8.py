@@ -16,7 +16,7 @@ from onnx import ModelProto
 SHOWN = 30  # bytes of a text around what is wrong in it
 
 
-def check_text(serialized: bytes, proto: ModelProto) -> None:
+def check_utf8(serialized: bytes, proto: ModelProto) -> None:
     """Raise ValueError, with the end of a sentence, unless all text of `proto`, given serialized too, is UTF-8."""
     try:
         _strict_model().FromString(serialized)

@@ -1,4 +1,4 @@
-"""Writing, first half: a ModelProto with markers becomes bytes with payloads in their places."""
+"""The bytes of a model file: a ModelProto with markers, serialized, with payloads in their places."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ MARKER = re.compile(re.escape(PAYLOAD_KEY.encode()) + rb"\x12.(\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Place:
+class DataRange:
     """Where in an external data file a tensor's bytes are."""
 
     location: str
@@ -41,7 +41,7 @@ class Structure:
         """The payload indices that tensors refer to, in file order; one may occur twice."""
         return [index for _, index in self._marks]
 
-    def splice(self, payloads: list[Stored], place: Callable[[int], Place | None]) -> Pieces[Payload]:
+    def splice(self, payloads: list[Stored], place: Callable[[int], DataRange | None]) -> Pieces[Payload]:
         """The model file: payload `index` inline where `place(index)` is None, else a reference to that place."""
         view = memoryview(self._data)
         starts = iter([start for start, _ in self._marks])
@@ -68,7 +68,7 @@ class Structure:
         return pieces
 
 
-def _unmark(tensor: TensorProto, payloads: list[Stored], place: Callable[[int], Place | None]) -> Pieces[Payload]:
+def _unmark(tensor: TensorProto, payloads: list[Stored], place: Callable[[int], DataRange | None]) -> Pieces[Payload]:
     if tensor.HasField("raw_data"):
         raise ModelError(
             f"tensor {tensor.name!r}: has its data twice, which is not supported; save the model with onnx.save"

@@ -10,7 +10,7 @@ from bnfold.errors import OutputError, UsageError
 from bnfold.onnxfile.data_names import is_plain
 from bnfold.onnxfile.payload import Payload, Span, Stored, payload_index, set_payload
 from bnfold.onnxfile.source import Memory
-from bnfold.onnxfile.splice import MAX_INLINE
+from bnfold.onnxfile.structure_writing import MAX_INLINE
 from bnfold.onnxfile.tensors import initializers
 
 SIZE_THRESHOLD = 1024  # bytes, as in onnx.save
@@ -63,7 +63,7 @@ class DataFile:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Arrangement:
     """The model to serialize, its payloads, and the data files to write; a payload in none of them goes inline.
 
     `moved` says that weights leave the model file because it would have passed 2 GiB.
@@ -77,7 +77,7 @@ class Plan:
 
 def arrange(
     proto: ModelProto, payloads: list[Stored], indices: Iterable[int], size: int, layout: Layout, default_name: str
-) -> Plan:
+) -> Arrangement:
     """Decide. `indices` are the payloads in use, in file order; `size` is that of the structure in bytes.
 
     Neither `proto` nor `payloads` is modified. Raises OutputError if an inline layout was asked for and is impossible.
@@ -100,7 +100,7 @@ def arrange(
             index = payload_index(tensor)
             if index is not None and locations[index] is None:
                 locations[index] = default_name
-    return Plan(proto, payloads, _data_files(payloads, locations), moved)
+    return Arrangement(proto, payloads, _data_files(payloads, locations), moved)
 
 
 def _externalize(

@@ -1,4 +1,4 @@
-"""The sole right to write one output, and the means to tidy up after a process that was killed while it had it.
+"""The lock of one output, and the removal of what a process left that was killed while it held it.
 
 A file beside the output is locked (flock) while the output is being written; a second bnfold is refused. It also lists
 every file about to be made, so that the next bnfold on this output can remove what a killed one left. It is removed
@@ -6,15 +6,14 @@ when the output is published or given up.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
 
+from bnfold.atomic import SUFFIX, hidden_name
 from bnfold.errors import OutputError
 
-SUFFIX = ".bnfold"
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 Identity = tuple[int, int]  # device and inode
 
@@ -24,14 +23,7 @@ def identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def hidden_name(name: str, tail: str) -> str:
-    """`.name.tail.bnfold`, with a hash for a name so long that the result would not be allowed (255 bytes)."""
-    if len(os.fsencode(name)) > 200:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return f".{name}.{tail}{SUFFIX}"
-
-
-class Claim:
+class OutputLock:
     """The lock of one output, held from `acquire` to `release`.
 
     A signal may interrupt each of them anywhere, between a system call and the note of its result too; `release` tidies
@@ -43,7 +35,7 @@ class Claim:
         self._path = self._folder / hidden_name(target.name, "lock")
         self._target = target
         self._descriptor = -1
-        self._ours = True  # unless somebody else has the lock
+        self._ours = True  # false where another process holds the lock
 
     def acquire(self) -> None:
         """Take the lock. Raises OutputError if another process has it, OSError if it cannot be made."""
@@ -61,7 +53,7 @@ class Claim:
             with suppress(FileNotFoundError):
                 if identity(self._path.stat()) == identity(os.fstat(self._descriptor)):
                     return
-            self._close()  # the one who had it removed it just now
+            self._close()  # its last holder removed the file just now
 
     def announce(self, path: Path, made: Identity | None = None) -> None:
         """Say that `path` is about to be made: a hidden file, or (with `made`) another name of the file `made`."""

@@ -1,13 +1,13 @@
-"""Reading, first half: the model without its bulky bytes, each replaced by a marker."""
+"""The structure of a model file: the model without its bulky bytes, each replaced by a marker."""
 
 from typing import Never
 
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from bnfold.onnxfile.extent import check_raw
 from bnfold.onnxfile.payload import EXPLICIT_DEFAULT_KEY, PAYLOAD_KEY, Span, Stored
 from bnfold.onnxfile.source import Source
+from bnfold.onnxfile.tensor_sizes import check_raw
 from bnfold.onnxfile.wire import DATA_LOCATION, MODEL, RAW_DATA, Pieces, WireError, fields, read_varint, rewrite
 
 THRESHOLD = 4096  # bytes: what is smaller stays in the structure

@@ -1,0 +1,47 @@
+"""A file that appears whole or not at all: made under a hidden name beside its place, and moved there when it is done.
+
+Models, their data and reports are all written so.
+"""
+
+import hashlib
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+SUFFIX = ".bnfold"
+"""The end of every hidden name."""
+
+
+def hidden_name(name: str, tail: str) -> str:
+    """`.name.tail.bnfold`, with a hash for a name so long that the result would not be allowed (255 bytes)."""
+    if len(os.fsencode(name)) > 200:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}.{tail}{SUFFIX}"
+
+
+def create(path: Path, old: os.stat_result | None) -> int:
+    """Make a new file and open it for reading and writing; the descriptor. Raises OSError.
+
+    It has the permissions, and where that is allowed the owner, of `old`, the file that it will replace; where there is
+    none, those of any new file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    if old is not None:
+        try:
+            with suppress(OSError):  # only root may give files away
+                os.fchown(descriptor, old.st_uid, old.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+        except BaseException:
+            os.close(descriptor)
+            raise
+    return descriptor
+
+
+def sync(path: Path) -> None:
+    """Make a file or a directory durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

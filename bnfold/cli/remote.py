@@ -1,0 +1,87 @@
+"""`--server URL`: a service does the work, with the exit codes and the files of the command on this machine."""
+
+import json
+import os
+from typing import Any
+
+import click
+
+from bnfold.cli.delivery import owed_report, show, write_report
+from bnfold.cli.options import verbosity_of
+from bnfold.cli.shell import fail
+from bnfold.errors import BnfoldError, UsageError
+from bnfold.options import FreezeOptions, OptimizeOptions, options_of
+
+TOKEN = "BNFOLD_TOKEN"  # noqa: S105 - the name of a variable
+_LOCAL = frozenset({"dry_run", "keep_failed", "checksums", "progress", "fold", "calibration", "strict_external_data"})
+_ANSWER = "bnfold.server"
+
+
+def _remember(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    ctx.meta[_ANSWER] = value
+
+
+server_option = click.option(
+    "--server",
+    metavar="URL",
+    expose_value=False,
+    callback=_remember,
+    help=f"A service (bnfold serve) does the work; its token is that in {TOKEN}.",
+)
+
+
+def server_of(ctx: click.Context) -> str | None:
+    """The service that was asked for."""
+    found: str | None = ctx.meta.get(_ANSWER)
+    return found
+
+
+def deliver_from(
+    url: str, ctx: click.Context, model: str, output: str | None, options: FreezeOptions | OptimizeOptions
+) -> None:
+    """Let the service at `url` make the model, write it and its report here, and leave with its exit code.
+
+    Raises UsageError for options that only this machine can serve, and ServiceError.
+    """
+    from bnfold.report import render
+    from bnfold.service.client import Client, ServiceError
+
+    if output is None:
+        raise UsageError("--server writes its result: name OUTPUT, and leave out --dry-run")
+    command = str(ctx.info_name)
+    client = Client(url, os.environ.get(TOKEN))
+    job = client.wait(client.submit(command, _asked(options), model=client.upload(model)).id)
+    report: dict[str, Any] | None = None
+    try:
+        report = json.loads(client.report(job.id))
+    except ServiceError:
+        if not job.message:
+            raise
+    if job.state == "succeeded":
+        client.download(job.id, output)
+    if report is not None:
+        show(ctx, lambda console: console.print(render(report, "markdown") if verbosity_of(ctx) > 0 else _told(report)))
+        if owed_report(ctx):
+            write_report(ctx, report)
+    if job.exit_code is None:
+        fail(ctx, f"the service ended the job: {job.message or job.state}", BnfoldError.exit_code)
+    if job.exit_code:
+        fail(ctx, job.message or str(job.verdict), job.exit_code)
+
+
+def _asked(options: FreezeOptions | OptimizeOptions) -> dict[str, Any]:
+    """The options that are not at their defaults. Raises UsageError for what another machine cannot have."""
+    plain, defaults = options.to_dict(), type(options)().to_dict()
+    asked = {name: value for name, value in plain.items() if value != defaults[name] and name not in _LOCAL}
+    local = [each.flag or each.name for each in options_of(type(options)) if each.name in asked and not each.remote]
+    local += [f"--{name.replace('_', '-')}" for name in ("dry_run", "keep_failed") if plain[name]]
+    if local:
+        raise UsageError(f"{local[0]} is about this machine; it does not go with --server")
+    return asked
+
+
+def _told(report: dict[str, Any]) -> str:
+    before, after = report.get("input") or {}, report.get("output") or {}
+    change = f"{before.get('nodes')} nodes -> {after.get('nodes')}" if after else f"{before.get('nodes')} nodes"
+    normalizations = f"BatchNormalization {before.get('batch_normalizations')} -> {after.get('batch_normalizations')}"
+    return f"{report.get('verdict')}: {change}, {normalizations}"

@@ -1,0 +1,158 @@
+"""A piece is composed and compared number by number: maps that moved hold, wherever they went, and slips break.
+
+Each row is proved twice: as it is, and by evaluating both pieces, which shares nothing with composing them.
+"""
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper, parser
+
+import bnfold
+from bnfold.equivalence import Standing, prove
+from bnfold.equivalence.numbers import kernels
+from bnfold.equivalence.numbers.constant_expressions import evaluate
+from bnfold.equivalence.proofs import composition, piece
+from tests.fold_models import CONSTANTS, INPUTS, build, numbers
+
+BN = "BatchNormalization"
+MORE = {
+    **CONSTANTS,
+    "g": np.abs(CONSTANTS["g"]),
+    "k": numbers(5, 4, 1, 1),
+    "t": numbers(3, 4, 2, 2),
+    "w2": numbers(4, 3, 3, 3, seed=5),
+    "flat": numbers(4, 6, seed=6),
+    "s4": numbers(4, 1, 1, seed=7),
+    "zero": np.array([0]),
+    "two": np.array([2]),
+    "four": np.array([4]),
+    "one": np.array([1]),
+}
+MOVED = {
+    "behind Conv": f"c = Conv(x, w, b) y = {BN}(c, g, h, m, v)",
+    "behind ConvTranspose": "c = Conv(x, w) n = Neg(c) d = ConvTranspose(n, t) r = Relu(d) y = Mul(r, r)",
+    "four operators": "c = Conv(x, w) d = Sub(c, s4) e = Div(d, s4) f = Mul(e, s4) y = Add(f, s4)",
+    "into two branches": f"c = Conv(x, w, b) d = Conv(x, w2) a = Add(c, d) y = {BN}(a, g, h, m, v)",
+    "through a maximum": f"c = Conv(x, w, b) p = MaxPool<kernel_shape=[2,2]>(c) y = {BN}(p, g, h, m, v)",
+    "through an average": f"c = Conv(x, w, b) p = AveragePool<kernel_shape=[2,2]>(c) y = {BN}(p, g, h, m, v)",
+    "through Concat": "c = Conv(x, w, b) d = Conv(x, w2) a = Concat<axis=1>(c, d) y = Mul(a, eight)",
+    "in front of Conv": f"r = Conv(x, w) c = {BN}(r, g, h, m, v) y = Conv(c, k)",
+    "across Relu": f"a = Conv(x, w) e = Relu(a) c = {BN}(e, g, h, m, v) r = Relu(c) d = Conv(r, k) y = Add(d, c)",
+}
+
+
+def folded(text: str) -> tuple[ModelProto, ModelProto]:
+    model = build(text, inputs=INPUTS, constants={**MORE, "eight": numbers(8, 1, 1)})
+    return model, bnfold.optimize(model, verify=False).model
+
+
+def standings(before: ModelProto, after: ModelProto) -> set[Standing]:
+    return {proof.standing for proof in prove(before, after)}
+
+
+def uncomposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluate every piece."""
+
+    def refuse(*_: object) -> None:
+        raise composition.Uncomposed("not now")
+
+    monkeypatch.setattr(piece, "_composed", refuse)
+
+
+@pytest.mark.parametrize("text", MOVED.values(), ids=MOVED)
+def test_a_right_fold_holds_either_way(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = folded(text)
+    assert standings(before, after) <= {Standing.HOLDS}
+    uncomposed(monkeypatch)
+    assert standings(before, after) <= {Standing.HOLDS}
+
+
+@pytest.mark.parametrize("text", MOVED.values(), ids=MOVED)
+def test_no_weight_may_be_off(text: str) -> None:
+    """Each stored float of the result in turn is wrong by a thousandth in one place: none of them holds."""
+    before, after = folded(text)
+    for index, tensor in enumerate(after.graph.initializer):
+        array = numpy_helper.to_array(tensor).copy()
+        if array.dtype != np.float32:
+            continue
+        wrong = ModelProto()
+        wrong.CopyFrom(after)
+        array.reshape(-1)[-1] *= 1.001
+        wrong.graph.initializer[index].raw_data = array.tobytes()
+        assert standings(before, wrong) != {Standing.HOLDS}, tensor.name
+
+
+# --- a planted bug in one way of computing is caught by another
+
+
+def test_a_composer_that_takes_another_axis_accuses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = folded(MOVED["behind Conv"])
+    right = composition.Term.per_output
+    monkeypatch.setattr(composition.Term, "per_output", lambda term, vector: right(term, vector[..., ::-1]))
+    (proof,) = prove(before, after)
+    assert (proof.standing, "comes out differently" in proof.reason) == (Standing.UNDECIDED, True)
+
+
+@pytest.mark.parametrize("what", ["W", "b"])
+def test_a_composer_that_rounds_accuses_nobody(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = folded(MOVED["behind Conv"])
+    name, right = ("_scaled", composition._scaled) if what == "W" else ("_shifted", composition._shifted)
+
+    def rounded(form: composition.Linear, vector: np.ndarray, *more: np.ndarray) -> composition.Linear:
+        return right(form, vector.astype(np.float16).astype(np.float64), *more)
+
+    monkeypatch.setattr(composition, name, rounded)
+    (proof,) = prove(before, after)
+    assert proof.standing is Standing.UNDECIDED
+
+
+def unsqueezed() -> tuple[ModelProto, ModelProto]:
+    """A constant whose axes are negative and unsorted, and what it means: [3, 1, 1, 2]."""
+    head = '<ir_version: 7, opset_import: ["" : 11]> g (float[3,4,5,2] x) => (float[3,4,5,2] y)'
+    before = parser.parse_model(f"{head} {{ u = Unsqueeze<axes=[-2,-3]>(c) i = Mul(x, u) y = Identity(i) }}")
+    after = parser.parse_model(f"{head} {{ y = Mul(x, d) }}")
+    values = numbers(3, 2)
+    before.graph.initializer.append(numpy_helper.from_array(values, "c"))
+    after.graph.initializer.append(numpy_helper.from_array(values.reshape(3, 1, 1, 2), "d"))
+    return before, after
+
+
+def test_axes_count_in_the_output_in_any_order() -> None:
+    assert standings(*unsqueezed()) == {Standing.HOLDS}
+
+
+def test_an_evaluator_that_takes_another_axis_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels.Unsqueeze, "_run", lambda _self, x, **_: (x.reshape(1, 3, 1, 2),))
+    proofs = prove(*unsqueezed())
+    assert Standing.UNDECIDED in {proof.standing for proof in proofs}  # what rests on it holds, if it does
+    assert any("inference" in proof.reason for proof in proofs)
+
+
+def test_an_evaluator_that_rounds_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rounded(_self: object, x: np.ndarray, **_: object) -> tuple[np.ndarray]:
+        return (x.astype(np.float16).astype(x.dtype).reshape(3, 1, 1, 2),)
+
+    monkeypatch.setattr(kernels.Unsqueeze, "_run", rounded)
+    assert standings(*unsqueezed()) != {Standing.HOLDS}
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        ("y = Slice(x, a, b, c, d)", [[5, 4], [2, 1]]),
+        ("s = Shape<start=-9, end=1>(x) y = Cast<to=1>(s)", [2]),
+        ("s = Shape<start=1, end=-5>(x) y = Cast<to=1>(s)", []),
+    ],
+)
+def test_constants_are_computed_by_the_text_of_the_specification(body: str, value: list[object]) -> None:
+    """Backwards from behind the end to before the beginning, and ranges of axes that there are not."""
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 15]> g () => (y) {{ {body} }}')
+    for name, array in {
+        "x": np.float32([[0, 1, 2], [3, 4, 5]]),
+        "a": np.array([9, 9]),
+        "b": np.array([-9, 0]),
+        "c": np.array([0, 1]),
+        "d": np.array([-1, -1]),
+    }.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    assert evaluate(model)["y"].tolist() == value
