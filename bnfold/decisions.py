@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any
 
+from bnfold.lifetime import closed_at_the_end
+
 
 class Action(StrEnum):
     """What was done with a normalization."""
@@ -169,6 +171,11 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
         super().__init__(f"{reason.code}: {detail}" if detail else reason.code)
         self.reason = reason
         self.detail = detail
+        closed_at_the_end(self)
+
+    def close(self) -> None:
+        """Forget where it was raised: who keeps the nearest of several refusals stands in the traceback of it."""
+        self.__traceback__ = self.__context__ = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason, self.detail)

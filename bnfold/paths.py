@@ -17,6 +17,8 @@ from bnfold.errors import UsageError
 if TYPE_CHECKING:
     from bnfold.options import Options
 
+_LONGEST_PATH = 1 << 16
+
 
 @dataclass(frozen=True)
 class Use:
@@ -124,7 +126,9 @@ def _is_special(path: Path) -> bool:
 
 def _folded(path: Path) -> tuple[str, str]:
     """Where a file that is not there would be: the same for names that some file system takes for one."""
-    folder, name = os.path.split(os.path.realpath(path))
+    # Longer ones than any system takes can be no file, and to resolve them takes quadratic time.
+    real = os.path.realpath(path) if len(os.fspath(path)) <= _LONGEST_PATH else os.fspath(path)
+    folder, name = os.path.split(real)
     return folder, unicodedata.normalize("NFC", name).casefold()
 
 

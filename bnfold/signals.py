@@ -2,11 +2,14 @@
 
 import contextlib
 import signal
+import time
 from types import FrameType
 
 # A signal in the middle of an import waits for its end, this long at a time and so often at most.
 _LATER, _MOST_OFTEN = 0.02, 100
 _postponed = 0
+_ONCE = 0.5  # seconds
+_interrupted = -_ONCE
 
 # What shells say of a process that a signal ended: 128 and its number.
 HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143
@@ -42,8 +45,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if not _is_postponed(number, frame):
-        raise KeyboardInterrupt
+    """Raise KeyboardInterrupt; the same once more, from the terminal and from whoever passes it on, counts as one."""
+    global _interrupted
+    if time.monotonic() - _interrupted < _ONCE or _is_postponed(number, frame):
+        return
+    _interrupted = time.monotonic()
+    raise KeyboardInterrupt
 
 
 def _is_postponed(number: int, frame: FrameType | None) -> bool:
@@ -60,7 +67,8 @@ def _is_postponed(number: int, frame: FrameType | None) -> bool:
 
 
 def done() -> None:
-    """The work is done: a signal that was postponed comes too late."""
+    """The work is done: a signal that was postponed, or comes now, comes too late."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM))
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 

@@ -19,6 +19,7 @@ from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, Graph, Model, Tensor, number, numbers, paused_collector, text
+from bnfold.passes import fold
 from bnfold.passes.affine import ChannelAffine, Vector
 from bnfold.passes.affine_ops import constant_operand, is_affine_op, is_transparent, read_affine
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
@@ -94,14 +95,16 @@ class Summing(NamedTuple):
 
 
 class MergeBranches:
-    """Make one operator of parallel linear branches. `fold`: how folding goes on behind what was merged."""
+    """Make one operator of parallel linear branches. `folding`: how folding goes on behind what was merged."""
 
     name: Final = "merge-branches"
     preserves: Final = Preserves.ALGEBRAIC
 
-    def __init__(self, options: MergeBranchesOptions | None = None, fold: FoldBatchNormOptions | None = None) -> None:
+    def __init__(
+        self, options: MergeBranchesOptions | None = None, folding: FoldBatchNormOptions | None = None
+    ) -> None:
         self.options = options or MergeBranchesOptions()
-        self._fold = fold
+        self._folding = folding
 
     def run(self, model: Model) -> list[Decision]:
         """Edit `model`; one decision per branch that has others beside it, and per normalization that this lets fold.
@@ -114,8 +117,8 @@ class MergeBranches:
             while merged:
                 model.bury_the_dead()  # what only dead constants ask the type of has one reader less
                 found, merged = self._merge_all(model)
-                if merged and self._fold is not None:
-                    found += FoldBatchNorm(replace(self._fold, lower=False)).run(model)
+                if merged and self._folding is not None:
+                    found += FoldBatchNorm(replace(self._folding, lower=False)).run(model)
                 for decision in found:
                     key = decision.scope, decision.node
                     if decision.action is not Action.KEPT or key not in decisions:
@@ -135,7 +138,7 @@ class MergeBranches:
 
     def _lowered(self, model: Model) -> list[Decision]:
         """What stays is written as Mul and Add last: before, it might have been a branch."""
-        return FoldBatchNorm(self._fold).run(model) if self._fold is not None and self._fold.lower else []
+        return FoldBatchNorm(self._folding).run(model) if self._folding is not None and self._folding.lower else []
 
     def _scope(self, graph: Graph) -> Iterator[Decision]:
         for node in graph.nodes():
@@ -180,6 +183,8 @@ class MergeBranches:
                 read.append(Part(branch, _kernel_of(branch, kind, alike, graph)))
             except Refused as refused:
                 refusals[id(branch)] = refused
+            except fold.DO_NOT_FIT:
+                refusals[id(branch)] = Refused(Reason.MALFORMED, f"the operands of {label_of(branch.nodes[-1], graph)}")
         clusters: list[Cluster] = []
         for part in sorted(read, key=lambda part: (part.branch.linear is None, -part.kernel.work)):
             refusal = _take_in(part, clusters, graph)

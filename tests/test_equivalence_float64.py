@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from bnfold.equivalence.numbers.constant_expressions import store_constants
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
+from bnfold.equivalence.numbers.kernels import Reference
+from bnfold.equivalence.runtime.sessions import Optimization, opened, quiet_options
 from bnfold.equivalence.runtime.torch_reference import ModuleReference
 
 RNG = np.random.default_rng(0)
@@ -274,3 +276,23 @@ def test_batch_normalization_in_training_has_no_truth(opset: int, body: str) -> 
     text = f'<ir_version: 8, opset_import: ["" : {opset}]> {graph}'
     with pytest.raises(Unknowable, match="training mode"):
         Evaluator(parser.parse_model(text))({"x": np.ones((1, 3, 2)), "g": np.ones(3)})
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+@pytest.mark.parametrize(
+    ("opset", "along"),
+    [(10, ""), *((opset, along) for opset in (13, 17, 19, 21) for along in ("", "<axis=1>", "<axis=-2>"))],
+)
+def test_quantization_is_what_the_runtime_does_at_every_opset(opset: int, kind: type, along: str) -> None:
+    """onnx.reference begins at opset 19. One scale, or one per channel of the second axis."""
+    nodes = f"q = QuantizeLinear{along}(x, s, z) y = DequantizeLinear{along}(q, s, z)"
+    head = f'<ir_version: 8, opset_import: ["" : {opset}]> agraph (float[2,3,5] x) => (float[2,3,5] y)'
+    model = parser.parse_model(f"{head} {{ {nodes} }}")
+    generator = np.random.default_rng(opset)
+    scale = np.asarray(generator.uniform(0.01, 0.2, 3 if along else ()), np.float32)
+    zero = np.asarray(generator.integers(0, 100, 3 if along else ()), kind)
+    model.graph.initializer.extend([numpy_helper.from_array(scale, "s"), numpy_helper.from_array(zero, "z")])
+    x = (5 * generator.standard_normal((2, 3, 5))).astype(np.float32)
+    with opened(model.SerializeToString(), quiet_options(Optimization.OFF), ["CPUExecutionProvider"]) as session:
+        expected = session.run({"x": x})["y"]
+    np.testing.assert_allclose(Reference(model).run(None, {"x": x})[0], expected, atol=1e-6)

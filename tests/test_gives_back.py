@@ -26,6 +26,7 @@ from bnfold.assertions import NotEquivalentError
 from bnfold.decisions import Reason, Refused
 from bnfold.errors import BnfoldError, ModelError, StatisticsError, VerificationError
 from bnfold.onnxfile.wire import WireError
+from bnfold.service.problems import Problem
 from bnfold.signals import Terminated
 
 REPOSITORY = Path(__file__).parents[1]
@@ -85,11 +86,11 @@ def state():
     return len(os.listdir("/proc/self/fd")), threading.active_count(), resident
 
 
-def calls(call, folder):
+def calls(call, folder, name):
     def many(number):
-        os.makedirs(os.path.join(folder, str(number)), exist_ok=True)
+        os.makedirs(os.path.join(folder, str(number)), exist_ok=True)  # data files have names of their own
         for _ in range(count // threads):
-            call(os.path.join(folder, str(number), "o.onnx"))
+            call(os.path.join(folder, str(number), f"{name}.onnx"))
 
     if threads == 1:
         many(0)
@@ -103,12 +104,12 @@ found = {}
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 with tempfile.TemporaryDirectory() as folder:
     for name, call in CALLS.items():
-        call(os.path.join(folder, "first.onnx"))
-        call(os.path.join(folder, "first.onnx"))
+        call(os.path.join(folder, f"{name}.onnx"))
+        call(os.path.join(folder, f"{name}.onnx"))
         before = state()
         gc.collect()
         gc.disable()
-        calls(call, folder)
+        calls(call, folder, name)
         after = state()
         unreachable = gc.collect()
         gc.enable()
@@ -251,6 +252,7 @@ ARGUMENTS: dict[type[BaseException], tuple[Any, ...]] = {
     Refused: (Reason.SPATIAL_ZERO, "n"),
     WireError: ("broken", 7),
     Terminated: (15,),
+    Problem: (404, "no"),
     NotEquivalentError: ("no", {"verification": 1}),
     VerificationError: ("no", {"report": 1}),
     StatisticsError: ("no", {"report": 1}),

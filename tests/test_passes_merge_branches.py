@@ -391,3 +391,40 @@ def test_what_breaks_one_precondition_is_left_alone(name: str) -> None:
     assert not result.modified, result.decisions
     assert {decision.action for decision in result.decisions} == {Action.KEPT}
     assert name.partition(":")[0] in {d.reason.code for d in result.decisions if d.reason is not None}
+
+
+_TWO = Row(f"c = {_PADDED}(q, w3) d = Conv(q, w1) y = Add(c, d)")
+
+
+@pytest.mark.parametrize(
+    ("code", "options"),
+    [("KEPT_ON_REQUEST", {"keep": ("d*",)}), ("ROLLED_BACK", {"forbidden": frozenset({("", "d")})})],
+)
+def test_what_was_asked_to_stay_stays(code: str, options: dict[str, Any]) -> None:
+    done = optimized(model_of(_TWO), **options)
+    assert not done.modified
+    assert {decision.reason.code for decision in done.decisions if decision.reason} == {code}
+    assert not optimized(model_of(_TWO), merge_branches=False).modified
+
+
+def test_every_branch_has_a_decision() -> None:
+    row = Row(f"c = {_PADDED}(q, w3) n = BatchNormalization(q, g, h, m, v) d = Conv(q, w1) y = Sum(c, d, n, q)")
+    found = {(each.node, each.op_type, each.action.value, each.target) for each in optimized(model_of(row)).decisions}
+    assert found == {
+        ("d", "Conv", "merged", ("c",)),
+        ("n", "BatchNormalization", "folded", ("c",)),
+        ("y", "Sum", "merged", ("c",)),
+    }
+
+
+def test_a_shared_weight_is_copied() -> None:
+    row = Row(f"c = {_PADDED}(q, w3) y = Add(c, q) r = Relu(q) z = {_PADDED}(r, w3)", outputs=("y", "z"))
+    done = checked(model_of(row))
+    assert done.operators == ["Conv", "Relu", "Conv"]
+    assert (done.constant("w3") == _CONSTANTS["w3"]).all()
+
+
+def test_operands_that_do_not_fit_are_left_alone() -> None:
+    model = model_of(Row("c = Gemm(flat, k) d = Gemm(flat, k2) y = Add(c, d)"))
+    del model.graph.node[1].input[1:]
+    assert not optimized(model).modified

@@ -38,7 +38,7 @@ def main() -> None:
       0    equivalent, or done
       1    not equivalent, or not verified
       2    wrong usage
-      3    bad or unsupported model
+      3    bad or unsupported model, or one that a runtime crashes on
       4    the output could not be written
       5    an execution provider is missing or was bypassed
       6    a limit on time or memory was reached

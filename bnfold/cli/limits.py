@@ -1,19 +1,14 @@
-"""`--timeout` and `--max-memory`: the command runs in a child process, which can be stopped whatever it is doing.
+"""How a command ends that does not end by itself: `--timeout`, `--max-memory`, and native code that dies.
 
-A hostile model can make shape inference or onnxruntime compute or allocate without end, deep inside native code where
-no exception reaches. Without a limit there is no child.
+The work is done in a child process, see `bnfold.supervision`: a hostile model can make shape inference or onnxruntime
+compute or allocate without end, or crash, deep inside native code where no exception reaches. What has to be said of
+that, and removed after it, is said and removed here, in the parent.
 """
 
-import ctypes
-import math
 import os
 import resource
-import select
-import shutil
 import signal
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,15 +18,12 @@ from typing import Any, NoReturn
 
 import click
 
+from bnfold import supervision
 from bnfold.cli.parameters import seconds, size
 from bnfold.errors import BnfoldError, ModelError, ResourceLimitError
 from bnfold.signals import Terminated
 
 _LIMITS = "bnfold.limits"
-_GRACE = 2.0  # seconds to clean up in, after being asked to stop and before being killed
-_LOOK_EVERY = 0.2  # seconds: how soon a signal can shorten the wait
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass
@@ -45,30 +37,27 @@ class Limits:
 def with_limits(command: click.Command, answered: Callable[[click.Context, Callable[[], Any]], Any]) -> click.Command:
     """The command with both options added; `answered` turns what the work raises into a message and `Exit`."""
     if any(option.name == "max_memory" for option in command.params):
-        return command
+        return command  # it has them already
     callback = command.callback
     assert callback is not None
 
     @wraps(callback)
     def limited(*args: Any, **kwargs: Any) -> Any:
         ctx = click.get_current_context()
-        limits: Limits | None = ctx.meta.get(_LIMITS)
-        if limits is None:
-            return callback(*args, **kwargs)
-
-        def work() -> None:
-            try:
-                callback(*args, **kwargs)
-            except _OutOfTime:
-                raise click.exceptions.Exit(ResourceLimitError.exit_code) from None  # the parent tells
-            except MemoryError as error:
-                if limits.max_memory is None:
-                    raise
-                raise ResourceLimitError(
-                    f"{_model_of(ctx)}: needs more memory than --max-memory allows; allow more if you trust the model"
-                ) from error
-
-        return _Child(ctx, limits, partial(answered, ctx, work)).run()
+        limits: Limits = ctx.meta.get(_LIMITS) or Limits()
+        if supervision.aftermath is not None:
+            _conclude(ctx, limits, supervision.aftermath)
+        work = partial(_limited, ctx, limits, partial(callback, *args, **kwargs))
+        if supervision.supervised():
+            supervision.enter_folder()
+            return work()
+        if _LIMITS not in ctx.meta:
+            return work()
+        end = supervision.split()
+        if end is None:
+            _live(partial(answered, ctx, work))
+        supervision.leave_folder(end.folder)
+        return _conclude(ctx, limits, end)
 
     command.params += [
         click.Option(
@@ -113,119 +102,90 @@ def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
     raise _OutOfTime
 
 
-class _Child:
-    """The process that does the work, as its parent sees it."""
-
-    def __init__(self, ctx: click.Context, limits: Limits, work: Callable[[], Any]) -> None:
-        self._ctx = ctx
-        self._limits = limits
-        self._work = work
-        self._pid = 0
-        self._deadline = math.inf if limits.timeout is None else time.monotonic() + limits.timeout
-        self._interrupted = 0  # the signal that was passed on
-
-    def run(self) -> NoReturn:
-        """Do the work in a child, and leave as it left. Raises ResourceLimitError, ModelError where it crashed."""
-        folder = tempfile.mkdtemp(prefix="bnfold-")
-        done, alive = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        parent = os.getpid()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(done)
-            self._live(folder, parent)
-        os.close(alive)
-        handlers = {number: signal.signal(number, self._pass_on) for number in _PASSED_ON}
-        try:
-            in_time = self._wait(done)
-            if not in_time:
-                self._kill(signal.SIGTERM if self._interrupted else signal.SIGUSR1)
-                self._deadline = time.monotonic() + _GRACE
-                if not self._wait(done):
-                    self._kill(signal.SIGKILL)
-            status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            os.close(done)
-            shutil.rmtree(folder, ignore_errors=True)
-        if status >= 0 and (in_time or self._interrupted):
-            self._ctx.exit(status)
-        self._sweep()
-        if self._interrupted:
-            raise KeyboardInterrupt if self._interrupted == signal.SIGINT else Terminated(self._interrupted)
-        if in_time:
-            self._crashed(-status)
+def _limited(ctx: click.Context, limits: Limits, work: Callable[[], Any]) -> Any:
+    """Work under the limits, in the child that they need, or without any."""
+    if limits == Limits():
+        return work()
+    signal.signal(signal.SIGUSR1, _give_up)
+    supervision.limit(limits.timeout)
+    if limits.max_memory is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = limits.max_memory if hard == resource.RLIM_INFINITY else min(hard, limits.max_memory)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    try:
+        return work()
+    except _OutOfTime:
+        raise click.exceptions.Exit(ResourceLimitError.exit_code) from None  # the parent tells
+    except MemoryError as error:
+        if limits.max_memory is None:
+            raise
         raise ResourceLimitError(
-            f"{_model_of(self._ctx)}: took longer than --timeout {self._limits.timeout:g} seconds and was stopped; "
+            f"{_model_of(ctx)}: needs more memory than --max-memory allows; allow more if you trust the model"
+        ) from error
+
+
+def _live(work: Callable[[], Any]) -> NoReturn:
+    """In a child of a process that goes on: work, and end without going back to the caller."""
+    code = 70
+    try:
+        supervision.listening()
+        supervision.enter_folder()
+        work()
+        code = 0
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except BrokenPipeError:
+        code = 0
+    finally:
+        supervision.leave_folder()
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _conclude(ctx: click.Context, limits: Limits, end: supervision.End) -> NoReturn:
+    """In the parent: leave as the child left. Raises ResourceLimitError, ModelError where it crashed."""
+    if end.by_itself:
+        ctx.exit(end.code)
+    _sweep(ctx)
+    if end.late and not end.stopped_by:
+        raise ResourceLimitError(
+            f"{_model_of(ctx)}: took longer than --timeout {limits.timeout:g} seconds and was stopped; "
             "allow more time if you trust the model"
         )
+    raise what_killed(end, _model_of(ctx), limited=limits.max_memory is not None)
 
-    def _wait(self, pipe: int) -> bool:
-        """Until the other end of the pipe is gone with the child; False where that takes longer than it may."""
-        while (left := self._deadline - time.monotonic()) > 0:
-            if select.select([pipe], [], [], min(left, _LOOK_EVERY))[0]:
-                return True
-        return False
 
-    def _live(self, folder: str, parent: int) -> NoReturn:
-        """In the child: work under the limits, and end without going back to whoever called."""
-        code = 70
-        try:
-            signal.signal(signal.SIGUSR1, _give_up)
-            os.setpgid(0, 0)  # the terminal's Ctrl-C reaches the parent, who passes it on once
-            tempfile.tempdir = folder
-            with suppress(OSError, AttributeError):  # where it exists: do not outlive the parent
-                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if self._limits.max_memory is not None:
-                _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-                most = self._limits.max_memory if hard == resource.RLIM_INFINITY else min(hard, self._limits.max_memory)
-                resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
-            if os.getppid() == parent:
-                self._work()
-                code = 0
-        except click.exceptions.Exit as end:
-            code = end.exit_code
-        except click.ClickException as error:
-            error.show()
-            code = error.exit_code
-        except BrokenPipeError:
-            code = 0
-        finally:
-            with suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+def what_killed(end: supervision.End, model: str, *, limited: bool = False) -> BaseException:
+    """What to raise for a child that died of a signal while it worked on `model`. `limited`: in memory, as asked."""
+    if end.stopped_by:
+        return KeyboardInterrupt() if end.stopped_by == signal.SIGINT else Terminated(end.stopped_by)
+    name = signal.Signals(-end.code).name
+    when = f" while it was {end.doing}" if end.doing else ""
+    if limited or -end.code not in supervision.CRASHES or _memory_is_limited():
+        return ResourceLimitError(f"{model}: was stopped by {name}{when}, most likely for lack of memory; allow more")
+    return ModelError(f"{model}: makes onnx or onnxruntime crash ({name}){when}; do not use it if you do not trust it")
 
-    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        self._interrupted = number
-        self._deadline = min(self._deadline, time.monotonic() + _GRACE)
-        self._kill(number)
 
-    def _kill(self, number: int) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(self._pid, number)
+def _memory_is_limited() -> bool:
+    return any(
+        resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS)
+    )
 
-    def _crashed(self, number: int) -> NoReturn:
-        name = signal.Signals(number).name
-        if number == signal.SIGKILL or self._limits.max_memory is not None:
-            raise ResourceLimitError(
-                f"{_model_of(self._ctx)}: was stopped by {name}, most likely for lack of memory; allow more"
-            )
-        raise ModelError(
-            f"{_model_of(self._ctx)}: makes onnx or onnxruntime crash ({name}); do not use it if you do not trust it"
-        )
 
-    def _sweep(self) -> None:
-        """Remove what the child could not: it was killed while it wrote."""
-        from bnfold.onnxfile import Publication
+def _sweep(ctx: click.Context) -> None:
+    """Remove what the child could not: it was killed while it wrote."""
+    from bnfold.onnxfile import Publication
 
-        output = self._ctx.params.get("output")
-        if output is not None:
-            with suppress(BnfoldError), Publication(output):
-                pass
-        from bnfold.cli.delivery import reserve_reports
+    output = ctx.params.get("output")
+    if output is not None:
+        with suppress(BnfoldError), Publication(output):
+            pass
+    from bnfold.cli.delivery import reserve_reports
 
-        with suppress(BnfoldError):
-            reserve_reports(self._ctx)
+    with suppress(BnfoldError):
+        reserve_reports(ctx)

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 import click
 
-from bnfold.cli.limits import with_limits
+from bnfold import supervision
+from bnfold.cli.limits import what_killed, with_limits
 from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError
 from bnfold.signals import farewell
 
@@ -50,7 +51,11 @@ class Shell(click.Group):
         if cmd_name not in self._commands_in:
             return None
         command: click.Command = import_module(self._commands_in[cmd_name]).command
-        return command if isinstance(command, click.Group) else with_limits(command, answered)
+        if not isinstance(command, click.Group):
+            return with_limits(command, answered)
+        if supervision.aftermath is not None:
+            raise what_killed(supervision.aftermath, f"bnfold {cmd_name}")
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with the exit code of whatever it raises."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from bnfold.activity import doing
 from bnfold.equivalence.feeds.dynamic_sizes import check_overrides
 from bnfold.equivalence.judging.changes import Changes, are_same_files, find_changes
 from bnfold.equivalence.judging.evidence import ProofRule, overrules
@@ -296,7 +297,8 @@ def _run_candidate(
         for answer in answers.answers:
             if answer.costly and setting.optimization is Optimization.OFF:
                 continue
-            answered = session.run(answer.feed())
+            with doing(f"feed {answer.name}"):
+                answered = session.run(answer.feed())
             findings += compare(answer, answered, setting, comparing, sources)
     return findings, placed
 

@@ -30,6 +30,9 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         self.detail = detail
         self.headers = headers
 
+    def __reduce__(self) -> "tuple[type[Problem], tuple[int, str, dict[str, str] | None]]":
+        return type(self), (self.status, self.detail, self.headers)
+
 
 def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """The response of a problem."""

@@ -15,6 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, inli
 
 from bnfold.equivalence.feeds.size_constraints import Known, Misfit, Relation, Shape, Way, misfits, shrinks
 from bnfold.equivalence.structure.signature import Port, bodies
+from bnfold.lifetime import emptied_at_the_end
 from bnfold.onnxfile import payload_index
 
 Shapes = dict[str, tuple[int, ...]]
@@ -283,6 +284,7 @@ class _Trial:
     """A copy of a model without declared sizes and functions, in which inputs get concrete ones."""
 
     def __init__(self, model: ModelProto) -> None:
+        emptied_at_the_end(self)  # what it has inferred refers to it
         self._model = ModelProto()
         self._model.CopyFrom(model)
         self._model.opset_import.add(domain=_HIDDEN, version=1)

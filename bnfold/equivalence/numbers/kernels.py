@@ -200,8 +200,48 @@ class Shape(OpRun):
         return (np.array(x.shape[first:last] if first < last else (), np.int64),)
 
 
-CONSTANT_OPERATORS: list[type[OpRun]] = [BatchNormalization, Unsqueeze, Slice, Shape]
-"""What the reference has wrong: right in every type."""
+class DequantizeLinear(OpRun):
+    """(x - zero point) * scale, one for all or one per position of `axis`; onnx.reference begins at opset 19."""
+
+    def _run(
+        self, x: Array, scale: Array, zero: Array | None = None, *, axis: int | None = None, **attributes: Any
+    ) -> tuple[Array]:
+        if attributes.get("block_size"):
+            raise NotImplementedError("DequantizeLinear in blocks")
+        shape = _along(scale, x, axis)
+        values = x.astype(scale.dtype)
+        if zero is not None:
+            values = values - zero.astype(scale.dtype).reshape(shape)
+        return (values * scale.reshape(shape),)
+
+
+class QuantizeLinear(OpRun):
+    """round(x / scale) + zero point, ties to even, held to the range of the zero point's type; uint8 without one."""
+
+    def _run(
+        self, x: Array, scale: Array, zero: Array | None = None, *, axis: int | None = None, **attributes: Any
+    ) -> tuple[Array]:
+        zero = np.zeros_like(scale, np.uint8) if zero is None else zero
+        if attributes.get("block_size") or attributes.get("output_dtype") or zero.dtype.kind not in "iu":
+            raise NotImplementedError("QuantizeLinear in blocks or to other types than integers")
+        shape, limits = _along(scale, x, axis), np.iinfo(zero.dtype)
+        steps = np.rint(x / scale.reshape(shape)) + zero.astype(np.int64).reshape(shape)
+        return (np.clip(steps, limits.min, limits.max).astype(zero.dtype),)
+
+
+def _along(scale: Array, x: Array, axis: int | None) -> tuple[int, ...]:
+    """The shape in which one scale for all, or one per position of `axis`, meets `x`."""
+    if scale.size == 1:
+        return ()
+    place = 1 if axis is None else axis
+    return tuple(scale.size if at == place % x.ndim else 1 for at in range(x.ndim))
+
+
+CONSTANT_OPERATORS: list[type[OpRun]] = [
+    *(BatchNormalization, Unsqueeze, Slice, Shape),
+    *(DequantizeLinear, QuantizeLinear),
+]
+"""What the reference has wrong or lacks: right in every type."""
 OPERATORS: list[type[OpRun]] = [*CONSTANT_OPERATORS, Conv, ConvTranspose, MaxPool, AveragePool]
 
 

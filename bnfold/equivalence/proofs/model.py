@@ -14,6 +14,7 @@ from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pa
 from bnfold.equivalence.proofs.piece import Proof, Standing, confirmed, prove_piece
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import difference, signature_of
+from bnfold.graph import paused_collector
 
 _MOST_ROUNDS = 20
 
@@ -34,10 +35,12 @@ def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...
     reason = _incomparable(before, after)
     if reason:
         return (Proof("", Standing.UNDECIDED, reason),)
-    common = Correspondence(before, after)
+    with paused_collector():
+        common = Correspondence(before, after)
     known: dict[tuple[Pair, tuple[Pair, ...]], Proof] = {}
     for _ in range(_MOST_ROUNDS):
-        obligations, fixed = common.obligations()
+        with paused_collector():
+            obligations, fixed = common.obligations()
         proofs: dict[Pair, Proof] = {}
         for pair, obligation in obligations.items():
             if not obligation.settled:

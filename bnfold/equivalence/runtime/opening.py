@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onnx import TensorProto, helper
 
+from bnfold.activity import doing
 from bnfold.equivalence.runtime.providers import CPU, Precision, Provider
 from bnfold.equivalence.runtime.sessions import Optimization, RunFailed, Session, opened, quiet_options
 from bnfold.equivalence.structure.output_sources import tapped
@@ -32,6 +33,13 @@ def running(source: Source, setting: Setting, taps: Sequence[str] = ()) -> Itera
 
     Without taps the file itself is loaded. With them a copy in memory is, whose external data still lies at the file.
     """
+    name = source.name if isinstance(source, Path) else "a copy in memory"
+    with doing(f"running {name} in onnxruntime ({setting})"), _running(source, setting, taps) as session:
+        yield session
+
+
+@contextmanager
+def _running(source: Source, setting: Setting, taps: Sequence[str]) -> Iterator[Session]:
     options = quiet_options(setting.optimization)
     options.use_deterministic_compute = setting.precision is Precision.STRICT
     providers = setting.provider.attach(options, setting.precision)
@@ -43,7 +51,8 @@ def running(source: Source, setting: Setting, taps: Sequence[str] = ()) -> Itera
         source = tapped(source, taps)
     with ExitStack() as stack:
         try:
-            session = stack.enter_context(opened(source, options, providers))
+            with doing("loading it"):
+                session = stack.enter_context(opened(source, options, providers))
         except RunFailed:
             _require_startable(setting)
             raise

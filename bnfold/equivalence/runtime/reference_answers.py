@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from bnfold.activity import doing
 from bnfold.equivalence.feeds import seeded
 from bnfold.equivalence.feeds.bounds import bounds
 from bnfold.equivalence.feeds.dynamic_sizes import Sizes
@@ -267,6 +268,10 @@ class _Runner:
 
     def attempt(self, plan: Plan, *, quietly: bool = False) -> bool:
         """Run one plan; where the reference itself overflows, the same feed smaller is better evidence."""
+        with doing(f"feed {plan.name}"):
+            return self._attempt(plan, quietly=quietly)
+
+    def _attempt(self, plan: Plan, *, quietly: bool) -> bool:
         feed = self.build(plan)
         try:
             outputs = self.run(feed)
