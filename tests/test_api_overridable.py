@@ -133,7 +133,7 @@ def test_a_proof_holds_for_the_values_that_nobody_replaces() -> None:
 TRAINED = {  # what evaluation makes of it depends on initializers that a caller might replace
     "statistics": (f"n = {T}(d, g, h, m, v)", ("g", "m"), ["Conv", "Relu"]),
     "Dropout": ("n = Dropout(d, ratio, yes)", ("yes",), ["Conv", "Relu"]),
-    "data": (f"e = {T}(data, g, h, m, v) s = ReduceSum<keepdims=0>(e) n = Add(d, s)", ("data",), ["Conv", "ReduceSum"]),
+    "data": (f"e = {T}(data, g, h, m, v) s = ReduceSum<keepdims=0>(e) n = Add(d, s)", ("data",), ["Conv", "Relu"]),
     "a shape": (
         (
             f"r = Reshape(p, rows) i = {T}(r, g6, h6, m6, v6) q = Reshape(i, back) "
