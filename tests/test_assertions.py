@@ -52,7 +52,8 @@ def test_the_message_says_what_differs_where_by_how_much_and_how_to_see_it_again
     assert "[tolerance]" in message
     assert "allowed" in message
     assert "bnfold.verify(reference, candidate, seed=3)" in message
-    assert f"feed {found.largest.where.feed} gives x {list(found.feeds[0]['shapes']['x'])}" in message
+    shapes = {feed["name"]: list(feed["shapes"]["x"]) for feed in found.feeds}
+    assert f"feed {found.largest.where.feed} gives x {shapes[found.largest.where.feed]}" in message
     assert "onnxruntime 1." in message
     assert "torch" in message
 

@@ -117,10 +117,10 @@ def _measured(
     pairs = {} if reference.source is None else behind(model, other)
     thorough = options.thorough or options.layers or options.inputs is not None or reference.source is None
     plan = plan_of(is_large=is_large(model), all_proved=changes.all_proved, thorough=thorough)
-    answers, sources = _answers(reference, model, signature, pairs, options, plan)
+    answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
     if plan.is_lean and not answers.answers:
         plan = THOROUGH
-        answers, sources = _answers(reference, model, signature, pairs, options, plan)
+        answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
     answers.notes.extend(_assumed(signature))
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
@@ -228,6 +228,7 @@ def _answers(
     options: VerifyOptions,
     plan: Plan,
     *,
+    beside: ModelProto,
     tapping: bool = True,
 ) -> tuple[Answers, Mapping[str, Sources]]:
     """Run the reference; where onnxruntime does not load it with taps, once more without."""
@@ -243,14 +244,14 @@ def _answers(
         if options.inputs is not None:
             return run_user_feeds(options.inputs, signature, session.run, taps)
         shapes, seed, single = options.input_shapes, options.seed, plan.is_lean
-        return run_seeded_feeds(model, signature, shapes, seed, session.run, taps, single=single)
+        return run_seeded_feeds(model, signature, shapes, seed, session.run, taps, [beside], single=single)
 
     try:
         with reference.running(plan.base, taps) as session:
             answers = all_feeds(session)
     except RunFailed as failure:
         if taps:
-            return _answers(reference, model, signature, {}, options, plan, tapping=False)
+            return _answers(reference, model, signature, {}, options, plan, beside=beside, tapping=False)
         return Answers(refusal=f"onnxruntime cannot load the reference: {failure}."), {}
     if not answers.answers:
         answers.refusal = f"The reference runs on none of the feeds tried ({answers.refusal}): {answers.advice}."

@@ -28,6 +28,8 @@ LARGEST_BROADCAST_BYTES = 1 << 30
 _LARGEST_PRODUCT = 1 << 28
 _LARGEST_RANK = 32
 _LARGEST_INTEGER = 1 << 62
+# The end that means "to the last" to those who write it.
+_OPEN_END = (1 << 31) - 1
 _INTEGERS = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")))
 
 
@@ -193,7 +195,9 @@ def _slice(call: Call) -> Array:
         raise NoValueError
     index: list[Any] = [slice(None)] * data.ndim
     for place, start, end, step in zip(places, starts, ends, steps or [1] * len(starts), strict=True):
-        if step == 0:
+        if step == 0 or (
+            step < 0 and end >= _OPEN_END
+        ):  # onnxruntime takes that for "to the first", others for nothing
             raise NoValueError
         size = data.shape[place]
         first = start + size if start < 0 else start

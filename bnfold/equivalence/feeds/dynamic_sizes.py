@@ -93,7 +93,7 @@ class Sizes:
         """
         seen: list[Shapes] = []
         if like is not None:
-            seen.append(self._rebatched(like, batch))
+            seen.append(self.rebatched(like, batch))
             yield seen[0]
         for solving in self._orders:
             for first in self._guesses(batch):
@@ -102,7 +102,14 @@ class Sizes:
                     seen.append(shapes)
                     yield shapes
 
-    def _rebatched(self, like: Shapes, batch: int) -> Shapes:
+    def shifted(self, shapes: Shapes, by: int) -> Shapes:
+        """`shapes` with other sizes, odd for even, where an axis neither comes first nor is decided by a node."""
+        reasons = self._reasons.get(tuple(shapes.items()), {})
+        values = self._unknowns.values(shapes)
+        free = [unknown for unknown in values if unknown not in reasons and unknown not in self._unknowns.leading()]
+        return self._unknowns.shapes(shapes, values | {unknown: values[unknown] + by for unknown in free})
+
+    def rebatched(self, like: Shapes, batch: int) -> Shapes:
         """`like`, one row, with another batch size."""
         values = self._unknowns.values(like) | dict.fromkeys(self._batch(like), batch)
         shapes = self._unknowns.shapes(like, values)

@@ -26,26 +26,39 @@ LARGEST_FEED = 1 << 27
 """Values in all inputs of one feed together: 512 MiB of float32. Nothing larger is made up."""
 _NEAR_A_LANDMARK = 0.5
 """How often a wild feed holds a number that the model compares its input with."""
+_INSIDE = 0.25
+"""How far floats that become integers lie from the next one, whether they are cut off or rounded."""
 _MOST_IMPULSES = 81
 """Positions with an impulse per row and channel: every corner, edge and centre up to four spatial axes."""
-_EXTREME, _EXTREME_IN_16_BITS = 2.0**10, 2.0**4
+_LARGEST_IN_16_BITS = 2.0**13
+_EXTREME, _EXTREME_IN_16_BITS = 2.0**10, 2.0**8
+_BEYOND = 4.0
+"""How far beyond a bound of the model the values of a feed are spread."""
+MANY, TABLE_FEEDS = 64, 8
+"""Rows of the feed with many, and how many feeds a table is read with."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One feed before its arrays are made. `optional`: a size the model need not support, tried and reported.
+    """One feed before its arrays are made.
 
     `overrides`: inputs with a default that this feed replaces. `damping` divides float values; it is raised when the
-    reference itself overflows.
+    reference itself overflows. `magnitude` multiplies them. `row`: where an enumeration of table rows begins.
     """
 
     name: str
     kind: str
     shapes: Shapes
-    optional: bool = False
     overrides: tuple[Port, ...] = ()
     damping: float = 1.0
     costly: bool = False
+    magnitude: float = 1.0
+    row: int = 0
+
+    @property
+    def cost(self) -> int:
+        """How many values the model is fed: what a run costs is about proportional to it."""
+        return elements(self.shapes)
 
 
 @dataclass(frozen=True)
@@ -62,11 +75,44 @@ def schedule(ports: Sequence[Port], first: Shapes, *, batched: bool) -> tuple[Ro
 
     `first`: the shapes for batch 1. `batched`: whether the batch is dynamic at all.
     """
-    heavy = sum(math.prod(first[port.name]) for port in ports) >= HEAVY_ELEMENTS
-    if heavy:
+    if elements({port.name: first[port.name] for port in ports}) >= HEAVY_ELEMENTS:
         second = Round(2, ("mixed",), costly=True) if batched else Round(1, ("impulses",), costly=True)
         return Round(1, ("normal",)), second
-    return (Round(1, KINDS), Round(3, ("normal", "mixed"))) if batched else (Round(1, KINDS),)
+    if not batched:
+        return (Round(1, KINDS),)
+    return Round(1, KINDS), Round(5, ("normal", "mixed")), Round(2, ("normal",))
+
+
+def beyond_bounds(shapes: Shapes, bounds: Sequence[float]) -> Iterator[Plan]:
+    """Feeds that reach where the model cuts off or compares, and farther than other feeds do."""
+    for bound in bounds:
+        yield Plan(f"beyond-{bound:.6g}", "normal", shapes, magnitude=_BEYOND * bound)
+
+
+def table_rows(
+    shapes: Shapes, larger: Callable[[int], Shapes], ranges: Mapping[str, IntegerRange]
+) -> tuple[list[Plan], str]:
+    """Feeds in which each integer input goes through all rows of the table that it reads, as far as a few can.
+
+    `larger`: the shapes at another batch size. The second is a sentence on rows that no feed reads, or "".
+    """
+    tables = {name: each.limit - each.least for name, each in ranges.items() if each.limit and name in shapes}
+    wanted = max((math.ceil(rows / max(math.prod(shapes[name]), 1)) for name, rows in tables.items()), default=0)
+    if wanted <= 1 and not tables:
+        return [], ""
+    if wanted > TABLE_FEEDS:
+        grown = larger(min(MANY, math.ceil(wanted / TABLE_FEEDS)))
+        shapes = grown if elements(grown) <= HEAVY_ELEMENTS else shapes
+    number = max(math.ceil(rows / max(math.prod(shapes[name]), 1)) for name, rows in tables.items())
+    each = {name: math.prod(shapes[name]) for name in tables}
+    heavy = elements(shapes) >= HEAVY_ELEMENTS
+    plans = [
+        Plan(f"rows-{at}", "rows", shapes, costly=heavy, row=at * max(each.values()))
+        for at in range(min(number, 1 if heavy else TABLE_FEEDS))
+    ]
+    left = {name: rows - len(plans) * each[name] for name, rows in tables.items() if rows > len(plans) * each[name]}
+    told = ", ".join(f"{count} of the {tables[name]} rows that input {name!r} may read" for name, count in left.items())
+    return plans, f"No feed reads {told}: what those rows hold was not compared by running." if told else ""
 
 
 def elements(shapes: Shapes) -> int:
@@ -116,8 +162,16 @@ def _array(
         values = np.asarray(_FILL[plan.kind](shape, generator) / plan.damping)  # numpy makes a number of rank 0
         if plan.kind == "extreme":
             values *= _EXTREME if dtype.itemsize >= 4 else _EXTREME_IN_16_BITS
+        values *= min(plan.magnitude, _LARGEST_IN_16_BITS) if dtype.name == "float16" else plan.magnitude
         return values.astype(dtype)
-    return _integers(dtype, port.elem_type, plan.kind, shape, generator, allowed)
+    if plan.kind == "rows" and allowed.limit is not None:
+        rows = allowed.limit - allowed.least
+        whole: Array = allowed.least + (plan.row + np.arange(math.prod(shape)).reshape(shape)) % rows
+    else:
+        whole = _integers(dtype, port.elem_type, plan.kind, shape, generator, allowed)
+    if is_float(port.elem_type):
+        whole = whole + _INSIDE * np.sign(whole)  # rounding of the input must not make it another integer
+    return whole.astype(dtype)
 
 
 def _integers(
@@ -223,4 +277,5 @@ _FILL: dict[str, Callable[[tuple[int, ...], np.random.Generator], Array]] = {
     "zero": _zero,
     "extreme": _normal,
     "wild": _wild,
+    "rows": _normal,
 }

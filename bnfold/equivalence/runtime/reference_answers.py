@@ -14,8 +14,9 @@ from onnx import ModelProto
 
 from bnfold.activity import doing
 from bnfold.equivalence.feeds import seeded
+from bnfold.equivalence.feeds.bounds import bounds
 from bnfold.equivalence.feeds.dynamic_sizes import Sizes
-from bnfold.equivalence.feeds.integer_ranges import integer_ranges
+from bnfold.equivalence.feeds.integer_ranges import IntegerRange, integer_ranges
 from bnfold.equivalence.feeds.refusals import numbers, place
 from bnfold.equivalence.feeds.seeded import Plan, Round
 from bnfold.equivalence.feeds.size_solving import Shapes
@@ -36,7 +37,8 @@ _CLIMBS, _PROPOSALS = 10, 12
 class Answer:
     """What the reference answered to one feed; `feed()` makes the same arrays again, so that none need be kept.
 
-    `contract`: those of `outputs` that a caller gets; the others were looked at behind them.
+    `contract`: those of `outputs` that a caller gets; the others were looked at behind them. `cost`: how many values
+    the model is fed.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Answer:
     contract: frozenset[str] = frozenset()
     damping: float = 1.0
     costly: bool = False
+    cost: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """How to make this feed again, together with the seed."""
@@ -103,10 +106,15 @@ def run_seeded_feeds(
     seed: int,
     run: Run,
     taps: Sequence[str] = (),
+    beside: Sequence[ModelProto] = (),
     *,
     single: bool = False,
 ) -> Answers:
-    """Every kind at every batch of the schedule, at the first sizes that the reference accepts; `single`: one feed."""
+    """Every kind at every batch of the schedule, at the first sizes that the reference accepts.
+
+    What decides most comes first: the kinds, other batches and sizes, rows of tables, values beyond the bounds of the
+    model and of those `beside` it, branches. `single`: one feed.
+    """
     if not signature.outputs:
         return _without_outputs()
     ports = signature.inputs
@@ -133,6 +141,7 @@ def run_seeded_feeds(
     if overrides:
         runner.attempt(Plan("overrides", "normal", accepted, overrides=overrides))
     runner.smallest()
+    runner.more(accepted, ranges, bounds(model, *beside))
     runner.reach(conditions(model), accepted)
     return runner.found
 
@@ -164,7 +173,7 @@ class _Runner:
         for kind in dict.fromkeys((kinds[0], "zero")):
             for shapes in self._shapes(each.batch, climbing=kind == kinds[0]):
                 if self.attempt(_plan(each, kind, shapes), quietly=True):
-                    self.accepted = shapes
+                    self.accepted = self.accepted or shapes
                     self.found.sizes += [told for told in self.sizes.told(shapes) if told not in self.found.sizes]
                     for other in kinds:
                         if other != kind:
@@ -213,6 +222,21 @@ class _Runner:
         for number, shapes in enumerate(several, 1):
             if self.attempt(Plan("smallest", "normal", shapes), quietly=number < len(several)):
                 return
+
+    def more(self, shapes: Shapes, ranges: Mapping[str, IntegerRange], cuts: Sequence[float]) -> None:
+        """What only some models ask for; sizes that the reference refuses are no finding."""
+        heavy = seeded.elements(shapes) >= seeded.HEAVY_ELEMENTS
+        for by in (1,) if heavy else (1, 3):
+            other = self.sizes.shifted(shapes, by)
+            if other != shapes:
+                self.attempt(Plan(f"shifted-{by}", "normal", other, costly=heavy), quietly=True)
+        many = self.sizes.rebatched(shapes, seeded.MANY)
+        light = many != shapes and seeded.elements(many) <= seeded.HEAVY_ELEMENTS
+        many = many if light and self.attempt(Plan("many", "normal", many), quietly=True) else shapes
+        plans, unread = seeded.table_rows(shapes, partial(self.sizes.rebatched, shapes), ranges)
+        self.found.notes += [unread] if unread else []
+        for plan in (*plans, *(() if heavy else seeded.beyond_bounds(many, cuts))):
+            self.attempt(plan, quietly=True)
 
     def reach(self, decided: Sequence[str], shapes: Shapes) -> None:
         """Go on until every condition that can be seen was true once and false once, or enough was tried."""
@@ -267,7 +291,16 @@ class _Runner:
             self.found.notes.append(f"The reference answers feed {plan.name} with values that are not finite.")
         contract = _contract(outputs, self.taps)
         self.found.answers.append(
-            Answer(plan.name, plan.shapes, partial(self.build, plan), outputs, contract, plan.damping, plan.costly)
+            Answer(
+                plan.name,
+                plan.shapes,
+                partial(self.build, plan),
+                outputs,
+                contract,
+                plan.damping,
+                plan.costly,
+                plan.cost,
+            )
         )
         return True
 
