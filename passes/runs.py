@@ -122,7 +122,7 @@ def may_be_normalization(node: NodeProto, graph: Graph, refused: Refused) -> boo
     index, tensor = constant_operand(node, graph)
     if tensor.size == 1 or (node.op_type == "Div" and index == 0):
         return False
-    return not (scales_a_computed_normalization(node, 1 - index, graph) or _scales_groups(node, 1 - index, graph))
+    return not scales_a_computed_normalization(node, 1 - index, graph)
 
 
 def _scales_groups(node: NodeProto, data: int, graph: Graph) -> bool:
@@ -168,11 +168,13 @@ def _is_gate(value: str, graph: Graph) -> bool:
 
 
 def scales_a_computed_normalization(node: NodeProto, data: int, graph: Graph) -> bool:
-    """Whether `node`, which reads `data`, is the gain of a LayerNormalization (or of batch statistics) in operators.
+    """Whether `node`, which reads `data`, is the gain of a Layer- or GroupNormalization (or of batch statistics).
 
     The value it scales was divided by a root of something computed: x / sqrt(...), or x * (1 / sqrt(...)). Moving that
     gain elsewhere would break the patterns by which runtimes recognize those normalizations.
     """
+    if _scales_groups(node, data, graph):
+        return True
     maker = graph.producer(node.input[data])
     if (
         maker is not None and maker.op_type == "Reciprocal" and maker.input

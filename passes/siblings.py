@@ -45,9 +45,9 @@ def family(run: Run, graph: Graph) -> Family:
         value = maker.input[0]
         alone = len(graph.readers(value)) == 1 and maker.op_type != "Split"
         maker = graph.producer(value)
-    branches = [] if maker is None else list(_branches(value, [], graph))
-    if maker is None or len(branches) < 2:
+    if maker is None or alone:
         raise Refused(Reason.OTHER_CONSUMER, repr(value))
+    branches = list(_branches(value, [], graph))
     return Family(value, maker, [branch.run for branch in branches], _together(branches))
 
 
