@@ -126,8 +126,10 @@ def _is_special(path: Path) -> bool:
 
 def _folded(path: Path) -> tuple[str, str]:
     """Where a file that is not there would be: the same for names that some file system takes for one."""
-    # Longer ones than any system takes can be no file, and to resolve them takes quadratic time.
-    real = os.path.realpath(path) if len(os.fspath(path)) <= _LONGEST_PATH else os.fspath(path)
+    # Longer ones than any system takes can be no file, and to resolve them takes quadratic time; nor can a zero byte.
+    real = text = os.fspath(path)
+    if len(text) <= _LONGEST_PATH and "\0" not in text:
+        real = os.path.realpath(text)
     folder, name = os.path.split(real)
     return folder, unicodedata.normalize("NFC", name).casefold()
 

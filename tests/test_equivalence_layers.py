@@ -59,7 +59,7 @@ def values(model: bytes, names: list[str], feed: dict[str, np.ndarray]) -> dict[
 def runnable(reference: ModelProto) -> sizes.Shapes:
     """The sizes of a verification's feeds."""
     feeds = bnfold.verify(reference, reference).feeds
-    return {name: tuple(shape) for name, shape in feeds[-2]["shapes"].items()}
+    return {name: tuple(shape) for name, shape in feeds[-2:][0]["shapes"].items()}  # a large model has one feed
 
 
 def differing(reference: ModelProto, candidate: ModelProto, found: tuple[Pair, ...]) -> list[Pair]:
@@ -93,7 +93,7 @@ PAIRED = {
     "siamese": (6, 6),
     "squeeze_excite": (11, 11),
     "unet": (23, 21),
-    "conformer": (60, 60),
+    "conformer": (60, 44),  # the factor of each half step is folded, so fewer values are the same
 }
 
 

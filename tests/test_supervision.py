@@ -118,10 +118,12 @@ def test_the_parent_imports_next_to_nothing() -> None:
 SLEEPING = "print('at work', flush=True); time.sleep(60)"
 
 
-def started(*, group: bool = False) -> subprocess.Popen[bytes]:
+def started(*, group: bool = False, beside: bool = False) -> subprocess.Popen[bytes]:
+    """`group`: in a session of its own. `beside`: in a group of its own, in the session of these tests."""
     program = textwrap.dedent(DYING).format(act=SLEEPING)
     process = subprocess.Popen([sys.executable, "-c", program, "optimize", "in.onnx", "out/o.onnx"], env=ENVIRONMENT,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=group)  # fmt: skip
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=group,
+                               process_group=0 if beside else None)  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == b"at work\n"
     return process
@@ -157,8 +159,8 @@ def wait_for(state: str, number: int) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_both_stop_and_go_on_together(temporary: Path) -> None:
-    """In a group that has a shell of its own: the kernel stops no orphans."""
-    with started() as process:
+    """In a group whose parent is in another one of the same session, as under a shell: the kernel stops no orphans."""
+    with started(beside=True) as process:
         child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
         process.send_signal(signal.SIGTSTP)
         wait_for("T", process.pid)
