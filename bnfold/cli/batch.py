@@ -138,5 +138,4 @@ def _options_of(command: str, words: tuple[str, ...]) -> dict[str, Any]:
         reader.main(list(words), prog_name=f"bnfold batch {command}", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         raise UsageError(str(error)) from error
-    made = values_of(kind, taken)
-    return {name: value for name, value in made.to_dict().items() if value != kind().to_dict()[name]}
+    return values_of(kind, taken).changed()

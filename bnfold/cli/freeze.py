@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from bnfold.cli.options import flags_of, model_and_output, progress_option, report_option, verbosity_options
-from bnfold.cli.remote import deliver_from, server_of, server_option
+from bnfold.cli.remote import server_option
 from bnfold.cli.writing import deliver, prepared
 from bnfold.options import FreezeOptions
 
@@ -23,8 +23,4 @@ def command(ctx: click.Context, /, model: str, output: str | None, **given: Any)
 
     Nothing is folded; `bnfold optimize` does both. The result is compared with MODEL under evaluation semantics.
     """
-    options = prepared(ctx, FreezeOptions, given)
-    if (server := server_of(ctx)) is not None:
-        deliver_from(server, ctx, model, output, options)
-    else:
-        deliver(ctx, model, output, options)
+    deliver(ctx, model, output, prepared(ctx, FreezeOptions, given))

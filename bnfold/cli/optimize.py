@@ -13,7 +13,7 @@ from bnfold.cli.options import (
     report_option,
     verbosity_options,
 )
-from bnfold.cli.remote import deliver_from, server_of, server_option
+from bnfold.cli.remote import server_option
 from bnfold.cli.writing import deliver, prepared
 from bnfold.errors import UsageError
 from bnfold.options import CalibrationOptions, OptimizeOptions
@@ -44,7 +44,4 @@ def command(ctx: click.Context, /, model: str, output: str | None, **given: Any)
                 f"{flags[0]} says how data is read: give some, with --recalibrate or --substitute and --data"
             )
         options = replace(options, calibration=None)
-    if (server := server_of(ctx)) is not None:
-        deliver_from(server, ctx, model, output, options)
-    else:
-        deliver(ctx, model, output, options)
+    deliver(ctx, model, output, options)

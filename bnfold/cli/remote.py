@@ -71,10 +71,10 @@ def deliver_from(
 
 def _asked(options: FreezeOptions | OptimizeOptions) -> dict[str, Any]:
     """The options that are not at their defaults. Raises UsageError for what another machine cannot have."""
-    plain, defaults = options.to_dict(), type(options)().to_dict()
-    asked = {name: value for name, value in plain.items() if value != defaults[name] and name not in _LOCAL}
+    changed = options.changed()
+    asked = {name: value for name, value in changed.items() if name not in _LOCAL}
     local = [each.flag or each.name for each in options_of(type(options)) if each.name in asked and not each.remote]
-    local += [f"--{name.replace('_', '-')}" for name in ("dry_run", "keep_failed") if plain[name]]
+    local += [f"--{name.replace('_', '-')}" for name in ("dry_run", "keep_failed") if name in changed]
     if local:
         raise UsageError(f"{local[0]} is about this machine; it does not go with --server")
     return asked

@@ -8,6 +8,7 @@ import click
 
 from bnfold.cli.delivery import owed_report, reserve_reports, show, write_report
 from bnfold.cli.options import values_of, verbosity_of, wants_progress
+from bnfold.cli.remote import deliver_from, server_of
 from bnfold.cli.shell import fail
 from bnfold.cli.waiting import bars
 from bnfold.errors import StatisticsError, UsageError, VerificationError
@@ -35,7 +36,13 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
 def deliver(
     ctx: click.Context, model: str, output: str | None, options: FreezeOptions | OptimizeOptions | RecalibrateOptions
 ) -> None:
-    """Make the model, show and write its report, also that of a failure, and leave with its exit code."""
+    """Make the model, show and write its report, also that of a failure, and leave with its exit code.
+
+    With --server the service does that, where the command has that option.
+    """
+    if (server := server_of(ctx)) is not None and not isinstance(options, RecalibrateOptions):
+        deliver_from(server, ctx, model, output, options)
+        return
     from bnfold import api
     from bnfold.report import print_console
 

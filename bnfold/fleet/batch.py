@@ -251,8 +251,7 @@ def batch(
     kind = OPTIONS[command]
     if any(each.name == "threads" for each in options_of(kind)):
         options.setdefault("threads", 1)
-    made = kind.from_dict(options).to_dict()
-    plain = {name: value for name, value in made.items() if value != kind().to_dict()[name]}
+    plain = kind.from_dict(options).changed()
     how = BatchOptions(jobs, resume, retries, fail_fast, timeout, max_memory, copy_others, reference)
     workers: Workers
     if scheduler is None:

@@ -89,6 +89,11 @@ class Options:
             each.name: each.kind.plain(getattr(self, each.name)) for each in options_of(type(self)) if each.reported
         }
 
+    def changed(self) -> dict[str, Any]:
+        """The part of `to_dict` that is not at its default: the same request is always the same."""
+        defaults = type(self)().to_dict()
+        return {name: value for name, value in self.to_dict().items() if value != defaults[name]}
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, remote: bool = False) -> Self:
         """The inverse of `to_dict`, for values that may come from anywhere. Options that are left out have defaults.

@@ -1,7 +1,6 @@
 """The HTTP interface: files and models in, jobs, their reports and results out."""
 
 import asyncio
-import json
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -477,8 +476,3 @@ def _health(service: Service) -> APIRouter:
         return PlainTextResponse(text, media_type=metrics.MEDIA_TYPE)
 
     return router
-
-
-def as_json(value: Any) -> JSONResponse:
-    """Plain JSON."""
-    return JSONResponse(json.loads(json.dumps(value)))

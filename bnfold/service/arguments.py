@@ -36,8 +36,7 @@ def canonical(command: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if refused:
         raise UsageError(f"option {refused[0]!r} is not for jobs of a service")
     made = kind.from_dict(dict(options), remote=True)
-    plain, defaults = made.to_dict(), kind().to_dict()
-    found = {name: value for name, value in plain.items() if value != defaults[name]}
+    found = made.changed()
     if command == "substitute" and not found.get("substitute"):
         raise UsageError(
             "substitute takes the option 'substitute': group-norm, group-norm:G, instance-norm or layer-norm"
