@@ -31,6 +31,6 @@ def pretend() -> None:
 
 if __name__ == "__main__":
     pretend()
-    from bnfold.__main__ import run
+    from bnfold.cli import main
 
-    run()
+    main()  # in one process: the threads that onnxruntime has by now would not survive a fork
