@@ -445,7 +445,7 @@ UNSUPPORTED: dict[tuple[str, Exporter], str] = {
 }
 """What PyTorch 2.13 cannot export, and why."""
 
-# Which opsets each exporter of PyTorch 2.13 writes a train-mode small_cnn at; see test_models_architectures.
+# Which opsets each exporter of PyTorch 2.13 writes a train-mode small_cnn at; see tests/models/test_architectures.py.
 TRAIN_MODE_OPSETS: dict[Exporter, tuple[int, ...]] = {
     "torchscript": (11, 13, 15, 17, 18, 20, 22),
     "dynamo": (17, 18, 20, 22),  # asked for less it writes 18, and says so in its log only

@@ -4,7 +4,7 @@
     python -m tests.mutate_guards carriers layout        of these modules
     python -m tests.mutate_guards --cosmic-ray affine    cosmic-ray's own mutants (pip install cosmic-ray)
     python -m tests.mutate_guards --all carriers         how many tests notice, not only the first
-    python -m tests.mutate_guards --tests tests/test_passes_freeze.py -- freeze_batch_norm
+    python -m tests.mutate_guards --tests tests/passes/test_freeze.py -- freeze_batch_norm
 
 The tests are collected once and run once, which says which of them reach which line. Then, for each mutant, a fork of
 that process puts the mutated code into the functions that are there and runs the tests that reach it until one fails,
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str]) -> int:
     everything = sorted(path.stem for path in PASSES.glob("*.py"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(everything)}")
-    parser.add_argument("--tests", nargs="+", default=["tests/test_passes_*.py"], help="test files or patterns")
+    parser.add_argument("--tests", nargs="+", default=["tests/passes/test_*.py"], help="test files or patterns")
     parser.add_argument("--cosmic-ray", action="store_true", help="the mutants of cosmic-ray instead of guards")
     parser.add_argument("--all", action="store_true", help="run all tests that reach a mutant, and count")
     parser.add_argument("--most", type=int, default=0, metavar="N", help="ask at most N tests about each mutant")
@@ -245,7 +245,7 @@ def main(arguments: Sequence[str]) -> int:
     files = sorted(str(path) for pattern in options.tests for path in REPOSITORY.glob(pattern))
     kinds = cosmic_ray_mutants if options.cosmic_ray else guard_mutants
     loop = MutantLoop(modules, kinds, count=options.all, most=options.most)
-    without = ["--deselect", "tests/test_passes_random_graphs.py", "-p", "no:cacheprovider", "-qq", "--capture=no"]
+    without = ["--deselect", "tests/passes/test_random_graphs.py", "-p", "no:cacheprovider", "-qq", "--capture=no"]
     if pytest.main([*files, *without, "--rootdir", str(REPOSITORY)], plugins=[loop]):
         print("the tests could not be collected, or fail as they are", file=sys.stderr)
         return 2

@@ -269,3 +269,10 @@ def test_a_forbidden_import_is_seen(room: str, source: str) -> None:
 )
 def test_an_allowed_import_passes(room: str, source: str) -> None:
     assert violations(room, source) == []
+
+
+def test_the_folders_of_tests_mirror_the_rooms() -> None:
+    """What holds across rooms, and what rooms that are one file hold, is tested beside them."""
+    folders = {test.parent.name for test in (REPOSITORY / "tests").glob("*/test_*.py")}
+    rooms = {room for room in LAYERS if (REPOSITORY / "bnfold" / room).is_dir()}
+    assert folders == rooms - {"batches"} | {"api", "models"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_freeze_digits import MODELS
+from tests.passes.test_freeze_digits import MODELS
 
 REPOSITORY = MODELS.parent
 pytestmark = [

@@ -14,8 +14,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.test_cli_processes import ENVIRONMENT, MODULE
-from tests.test_cli_processes import MODEL as DIGITS
+from tests.cli.test_processes import ENVIRONMENT, MODULE
+from tests.cli.test_processes import MODEL as DIGITS
 
 REPOSITORY = Path(__file__).parents[1]
 
