@@ -5,16 +5,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnx import ModelProto
 
 from bnfold.errors import BnfoldError, ModelError, UsageError
 from bnfold.graph.operator_form import malformed_node
 from bnfold.onnxfile import OnnxFile, Publication, read, to_proto
-
-if TYPE_CHECKING:
-    from bnfold.equivalence import Source
 
 # A path, the bytes of a model file, a ModelProto, or an onnx_graphsurgeon.Graph.
 AnyModel = Any
@@ -74,20 +71,6 @@ def same_kind(model: AnyModel, file: OnnxFile) -> AnyModel:
     import onnx_graphsurgeon
 
     return onnx_graphsurgeon.import_onnx(proto)
-
-
-def runnable(model: AnyModel) -> "Source":
-    """The model as onnxruntime takes it: a path, so that external data is found, or bytes."""
-    if is_path(model):
-        return Path(model)
-    model = _as_proto(model)
-    if isinstance(model, ModelProto):
-        try:
-            return model.SerializeToString(deterministic=True)
-        except ValueError as error:
-            raise ModelError(f"the model: cannot be serialized ({error}); pass a path instead") from error
-    assert isinstance(model, bytes)
-    return model
 
 
 @contextmanager

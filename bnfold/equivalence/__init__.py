@@ -19,6 +19,7 @@ from bnfold.equivalence.runtime.torch_reference import ModuleReference, is_modul
 from bnfold.equivalence.saved_verification import judge_again
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, make_runnable
+from bnfold.equivalence.structure.given_model import GivenModel
 from bnfold.equivalence.structure.signature import Signature, Source, signature_of
 from bnfold.equivalence.unrelated_verification import verify_unrelated
 from bnfold.equivalence.verdict import Verdict, Verification
@@ -29,6 +30,7 @@ __all__ = [
     "PROVIDERS",
     "Attribution",
     "FrozenVerification",
+    "GivenModel",
     "Inputs",
     "Judgement",
     "Layer",

@@ -17,11 +17,11 @@ from bnfold.equivalence.runtime.reference_answers import Answer, run_seeded_feed
 from bnfold.equivalence.runtime.sessions import RunFailed, Session
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, make_runnable
+from bnfold.equivalence.structure.given_model import GivenModel
 from bnfold.equivalence.structure.signature import Source, signature_of
 from bnfold.equivalence.structure.training_mode import Place, has_training_nodes
 from bnfold.equivalence.verdict import Verification
 from bnfold.equivalence.verification import verify
-from bnfold.onnxfile import read
 from bnfold.statistics import Statistics
 
 
@@ -37,8 +37,8 @@ class FrozenVerification:
 
 
 def verify_frozen(
-    reference: Source,
-    candidate: Source,
+    reference: GivenModel | Source,
+    candidate: GivenModel | Source,
     options: VerifyOptions | None = None,
     *,
     stays: Collection[Place] = (),
@@ -51,48 +51,45 @@ def verify_frozen(
     """
     options = options or VerifyOptions()
     constants = options.assume_constant_initializers
-    original = read(reference)
-    trains = has_training_nodes(original.proto, assume_constant_initializers=constants)
+    reference, candidate = GivenModel.of(reference), GivenModel.of(candidate)
+    trains = has_training_nodes(reference.structure, assume_constant_initializers=constants)
     if not trains and not statistics:
         return FrozenVerification(verify(reference, candidate, options))
     with TemporaryDirectory(prefix="bnfold-evaluation-") as folder:
         runnable = partial(make_runnable, assume_constant_initializers=constants)
         as_it_stands = partial(runnable, dropping=options.seed)
-        trained = copied(original, Path(folder) / "training.onnx", as_it_stands) if trains else None
+        trained = copied(reference.file, Path(folder) / "training.onnx", as_it_stands) if trains else None
         evaluate = partial(
             evaluate_in_place, stays=stays, statistics=statistics, assume_constant_initializers=constants
         )
-        evaluated = copied(original, Path(folder) / "evaluation.onnx", evaluate)
-        del original
-        result = read(candidate)
+        evaluated = GivenModel(copied(reference.file, Path(folder) / "evaluation.onnx", evaluate))
         new = " and the new statistics" if statistics else ""
         notes = [f"The reference is the input model with evaluation semantics{new}."]
-        if has_training_nodes(result.proto, assume_constant_initializers=constants):
-            candidate = copied(result, Path(folder) / "candidate.onnx", runnable)
+        if has_training_nodes(candidate.structure, assume_constant_initializers=constants):
+            candidate = GivenModel(copied(candidate.file, Path(folder) / "candidate.onnx", runnable))
             notes.append(
                 "What stays in training mode was compared with the statistics of the batch computed by operators, "
                 "and with Dropout switched off."
             )
-        del result
         verification = verify(evaluated, candidate, options)
         measured = bool(verification.measurements)
         distance = training_distance(evaluated, trained, options) if trained and measured else ()
     return FrozenVerification(replace(verification, notes=(*verification.notes, *notes)), distance)
 
 
-def training_distance(evaluated: Path, trained: Path, options: VerifyOptions) -> tuple[Measurement, ...]:
+def training_distance(evaluated: GivenModel, trained: Path, options: VerifyOptions) -> tuple[Measurement, ...]:
     """How far the batch's own statistics lead from the stored ones: the largest measurement of each output.
 
     This is information, not the verdict: where onnxruntime cannot run one of the two it is empty, and where
     training mode makes no difference. A Dropout drops by the seed.
     """
-    model = read(evaluated).proto
+    model = evaluated.structure
     signature = signature_of(model)
     if options.assume_constant_initializers:
         signature = signature.without_overrides()
     largest: dict[str, Measurement] = {}
     try:
-        with running(evaluated, Setting()) as session:
+        with running(evaluated.source, Setting()) as session:
             if options.inputs is not None:
                 answers = run_user_feeds(options.inputs, signature, session.run).answers
             else:

@@ -7,7 +7,6 @@ the candidate runs without and with them, on every provider asked for. One sessi
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
@@ -30,22 +29,18 @@ from bnfold.equivalence.runtime.reference_answers import Answers, conditions, ru
 from bnfold.equivalence.runtime.references import ModelReference, Reference, Runner
 from bnfold.equivalence.runtime.sessions import Optimization, RunFailed, quiet_options, runtime
 from bnfold.equivalence.runtime.spending import spending
+from bnfold.equivalence.structure.given_model import GivenModel
 from bnfold.equivalence.structure.output_sources import Sources, behind
-from bnfold.equivalence.structure.scopes import Cutter
-from bnfold.equivalence.structure.signature import (
-    Signature,
-    Source,
-    difference,
-    read_structure,
-    signature_of,
-)
+from bnfold.equivalence.structure.signature import Signature, Source, difference, signature_of
 from bnfold.equivalence.structure.work import is_large
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.errors import UsageError
 
 
-def verify(reference: Source | Reference, candidate: Source, options: VerifyOptions | None = None) -> Verification:
-    """Compare `candidate` with `reference`, each a path (external data resolves beside it) or bytes.
+def verify(
+    reference: GivenModel | Source | Reference, candidate: GivenModel | Source, options: VerifyOptions | None = None
+) -> Verification:
+    """Compare `candidate` with `reference`, each a path (external data resolves beside it), bytes, or what was read.
 
     `reference` may also be a `Reference`, such as a `ModuleReference`.
 
@@ -56,15 +51,18 @@ def verify(reference: Source | Reference, candidate: Source, options: VerifyOpti
     options = options or VerifyOptions()
     runtime()
     with spending(options.threads) as counted:
-        found = _verified(reference, candidate, options)
+        found = _verified(_as_reference(reference), GivenModel.of(candidate), options)
     counts = {"proofs": len(found.proofs)} if found.proofs else {}
     return replace(found, spent={**counts, **counted})
 
 
-def _verified(reference: Source | Reference, candidate: Source, options: VerifyOptions) -> Verification:
-    candidate = candidate if isinstance(candidate, bytes) else Path(candidate)
-    if isinstance(reference, str | os.PathLike | bytes):
-        reference = ModelReference(reference if isinstance(reference, bytes) else Path(reference))
+def _as_reference(reference: GivenModel | Source | Reference) -> Reference:
+    if isinstance(reference, GivenModel | str | os.PathLike | bytes):
+        return ModelReference(GivenModel.of(reference))
+    return reference
+
+
+def _verified(reference: Reference, candidate: GivenModel, options: VerifyOptions) -> Verification:
     providers = named(options.providers)
     for provider in providers:
         provider.attach(quiet_options(Optimization.OFF), Precision.STRICT)  # what is missing is said before the work
@@ -82,27 +80,28 @@ def _verified(reference: Source | Reference, candidate: Source, options: VerifyO
     return _with_changes(_measured(reference, candidate, model, other, changes, options), changes, options)
 
 
-def _read(reference: Reference, candidate: Source, options: VerifyOptions) -> tuple[ModelProto, ModelProto, Changes]:
+def _read(
+    reference: Reference, candidate: GivenModel, options: VerifyOptions
+) -> tuple[ModelProto, ModelProto, Changes]:
     """Both structures, and what the files alone tell of the changes between them."""
-    if reference.source is None:
-        return reference.structure(), read_structure(candidate), Changes()
-    if are_same_files(reference.source, candidate):
-        model = read_structure(candidate)
-        return model, model, Changes(known=True)
+    if reference.given is None:
+        return reference.structure(), candidate.structure, Changes()
+    if are_same_files(reference.given.source, candidate.source):
+        return reference.structure(), reference.structure(), Changes(known=True)
     if options.proof == "never":
-        return reference.structure(), read_structure(candidate), Changes()
+        return reference.structure(), candidate.structure, Changes()
     constants = options.assume_constant_initializers
-    before, after = (Cutter(source, assume_constant_initializers=constants) for source in (reference.source, candidate))
+    before, after = (each.index(assume_constant_initializers=constants) for each in (reference.given, candidate))
     contract = difference(signature_of(before.model), signature_of(after.model))
     changes = Changes() if contract else find_changes(before, after, options.seed)
-    for cutter in (before, after):
-        cutter.file.release()
+    for index in (before, after):
+        index.file.release()
     return before.model, after.model, changes
 
 
 def _measured(
     reference: Reference,
-    candidate: Source,
+    candidate: GivenModel,
     model: ModelProto,
     other: ModelProto,
     changes: Changes,
@@ -131,7 +130,7 @@ def _measured(
     for number, setting in enumerate(settings):
         told(number * feeds, len(settings) * feeds)
         try:
-            found, place = _candidate(candidate, setting, answers, signature, sources, comparing, options)
+            found, place = _candidate(candidate.source, setting, answers, signature, sources, comparing, options)
         except RunFailed as failure:
             own = _own_failure(reference, setting, answers)
             if own is None:
@@ -147,7 +146,7 @@ def _measured(
             continue
         findings += found
         placements += place
-    judge = Judge(reference, candidate, comparing, sources, plan=plan)
+    judge = Judge(reference, candidate.source, comparing, sources, plan=plan)
     findings += judge.settle([finding for finding in findings if _decides(finding)])
     judge.settle([finding for finding in findings if not _decides(finding)])
     answers.notes += [*judge.notes, *judge.truths.notes, *judge.conditioning(findings)]
@@ -369,7 +368,7 @@ def _with_layers(
     judged: Verification,
     findings: list[Finding],
     reference: Reference,
-    candidate: Source,
+    candidate: GivenModel,
     comparing: Comparing,
     options: VerifyOptions,
 ) -> Verification:

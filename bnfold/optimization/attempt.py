@@ -21,7 +21,7 @@ from bnfold.paths import require_utf8
 from bnfold.pipeline import run_on
 from bnfold.progress import Stage
 from bnfold.report import ModelSummary, Report
-from bnfold.sources import is_path, read_model, runnable
+from bnfold.sources import is_path, read_model
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -37,8 +37,9 @@ _FOLDS = {Action.FOLDED, Action.MERGED, Action.LOWERED}
 
 @dataclass(frozen=True)
 class Setup:
-    """What all attempts share. `fitted`: how well substitutes were fitted, before and after. `file`: the input, read
-    and not edited, for the first attempt.
+    """What all attempts share. `file`: the input as it was read, which nobody edits.
+
+    `fitted`: how well substitutes were fitted, before and after.
     """
 
     request: Request
@@ -58,9 +59,9 @@ class Setup:
         """What the passes are asked for."""
         return replace(self.request.passes, statistics=self.statistics, substitute=self.substitute, forbidden=forbidden)
 
-    def read(self) -> OnnxFile:
-        """The input, anew: whoever edits or runs a structure takes one of its own."""
-        return read_model(self.request.model, strict=self.request.options.strict_external_data)
+    def copy_of_input(self) -> OnnxFile:
+        """The input to edit: a structure of its own over the same bytes."""
+        return self.file.copy()
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
 
     told = request.stage(Stage.BATCHES)
     if options.recalibrate is not None or options.statistics_from is not None:
-        file, how = setup.read(), options.calibration
+        file, how = setup.copy_of_input(), options.calibration
         if how is not None and options.data is not None:
             how = replace(how, labels=None)  # the labels that were asked for are in that data
         calibration = recalibration.calibration(
@@ -125,7 +126,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
         )
         setup = replace(setup, calibration=calibration)
     if options.substitute is not None:
-        file = setup.read()
+        file = setup.copy_of_input()
         substitute, fitted = recalibration.substitution(
             file,
             _untouched(file, request),
@@ -145,23 +146,19 @@ def _untouched(file: OnnxFile, request: Request) -> Model:
     return Model(file, assume_constant_initializers=request.options.assume_constant_initializers)
 
 
-def attempt(
-    setup: Setup, forbidden: frozenset[Fold] = frozenset(), *, file: OnnxFile | None = None, looks_late: bool = True
-) -> Attempt:
+def attempt(setup: Setup, forbidden: frozenset[Fold] = frozenset(), *, looks_late: bool = True) -> Attempt:
     """Passes, write, verify, with these folds left out. Raises what `bnfold.optimize` raises.
-
-    `file` is the input to edit, read anew where it is None.
 
     Without `looks_late` each weight is looked at before something is folded into it; with it that happens while the
     model is written, and once more from the beginning where one would leave the range of its type.
     """
     with paused_collector():
         try:
-            made = _written(setup, file or setup.read(), forbidden, looks_late=looks_late)
+            made = _written(setup, setup.copy_of_input(), forbidden, looks_late=looks_late)
         except Refused:
             if not looks_late:
                 raise
-            made = _written(setup, setup.read(), forbidden, looks_late=False)
+            made = _written(setup, setup.copy_of_input(), forbidden, looks_late=False)
     return _verified(setup, made) if setup.request.options.verify else made
 
 
@@ -229,7 +226,8 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
         options = replace(options, proof="never")  # another function, on purpose
     elif options.proof == "auto":
         options = replace(options, proof="always")  # what is wrong with a fold of its own is not for limits to excuse
-    source, candidate = runnable(setup.request.model), setup.publication.path
+    source = equivalence.GivenModel.of(setup.file)
+    candidate = setup.publication.path
     distance: tuple[Mapping[str, Any], ...] = ()
     if Preserves.EVALUATION in promised:
         stays = {(decision.scope, decision.node) for decision in made.decisions if decision.action is Action.KEPT}

@@ -75,7 +75,7 @@ def _accuracy(setup: Setup, made: Attempt) -> "Accuracy | None":
 
     passes, told = setup.passes(made.forbidden), setup.request.stage(Stage.BATCHES)
     path = setup.publication.path
-    return recalibration.accuracy(setup.read(), path, labelled, passes, options.calibration, told=told)
+    return recalibration.accuracy(setup.copy_of_input(), path, labelled, passes, options.calibration, told=told)
 
 
 def _explanation(made: Attempt, attribution: "Attribution[Fold] | None", request: Request) -> str:

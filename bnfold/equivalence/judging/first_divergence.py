@@ -19,6 +19,7 @@ from bnfold.equivalence.numbers.element_types import Outputs
 from bnfold.equivalence.runtime.opening import Setting, running
 from bnfold.equivalence.runtime.references import Reference
 from bnfold.equivalence.runtime.sessions import RunFailed
+from bnfold.equivalence.structure.given_model import GivenModel
 from bnfold.equivalence.structure.output_sources import Pair
 from bnfold.equivalence.structure.scopes import Cutter, reads
 from bnfold.equivalence.structure.signature import Source
@@ -100,7 +101,7 @@ class Layers:
 
 def compare_layers(
     reference: Reference,
-    candidate: Source,
+    candidate: GivenModel,
     finding: Finding,
     comparing: Comparing,
     *,
@@ -111,10 +112,10 @@ def compare_layers(
 
     Where onnxruntime does not run the models with values inside as outputs, the note says so.
     """
-    assert reference.source is not None
+    assert reference.given is not None
     constants = assume_constant_initializers
-    before, after = (Cutter(source, assume_constant_initializers=constants) for source in (reference.source, candidate))
-    look = _Look(reference, candidate, finding, comparing)
+    before, after = (each.index(assume_constant_initializers=constants) for each in (reference.given, candidate))
+    look = _Look(reference, candidate.source, finding, comparing)
     found = pairs(before, after)
     makers = {name: node for node in after.model.graph.node for name in node.output}
     outputs = {value.name for value in before.model.graph.output}

@@ -123,8 +123,10 @@ class Cutter:
     `assume_constant_initializers`: no caller overrides one.
     """
 
-    def __init__(self, source: Path | bytes | ModelProto, *, assume_constant_initializers: bool = False) -> None:
-        self.file: OnnxFile = read(source)
+    def __init__(
+        self, source: OnnxFile | Path | bytes | ModelProto, *, assume_constant_initializers: bool = False
+    ) -> None:
+        self.file = source if isinstance(source, OnnxFile) else read(source)
         self.model = self.file.proto
         self.scopes: list[Scope] = []
         self.rank: dict[Place, int] = {}
