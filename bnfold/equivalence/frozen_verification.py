@@ -43,24 +43,29 @@ def verify_frozen(
     *,
     stays: Collection[Place] = (),
     statistics: Mapping[Place, Statistics] | None = None,
+    assume_spatial: bool = False,
 ) -> FrozenVerification:
     """Compare `candidate` with `reference` under evaluation semantics.
 
-    `stays` are the normalizations that were left in training mode; `statistics` those that were computed anew. Raises
-    what `verify` raises.
+    `stays` are the normalizations that were left in training mode; `statistics` those that were computed anew;
+    `assume_spatial`: what says spatial = 0 was meant to say 1. Raises what `verify` raises.
     """
     options = options or VerifyOptions()
     constants = options.assume_constant_initializers
     original = read(reference)
     trains = has_training_nodes(original.proto, assume_constant_initializers=constants)
-    if not trains and not statistics:
+    if not trains and not statistics and not assume_spatial:
         return FrozenVerification(verify(reference, candidate, options))
     with TemporaryDirectory(prefix="bnfold-evaluation-") as folder:
         runnable = partial(make_runnable, assume_constant_initializers=constants)
         as_it_stands = partial(runnable, dropping=options.seed)
         trained = copied(original, Path(folder) / "training.onnx", as_it_stands) if trains else None
         evaluate = partial(
-            evaluate_in_place, stays=stays, statistics=statistics, assume_constant_initializers=constants
+            evaluate_in_place,
+            stays=stays,
+            statistics=statistics,
+            assume_constant_initializers=constants,
+            assume_spatial=assume_spatial,
         )
         evaluated = copied(original, Path(folder) / "evaluation.onnx", evaluate)
         del original

@@ -22,12 +22,14 @@ def evaluate_in_place(
     stays: Collection[Place] = (),
     statistics: Mapping[Place, Statistics] | None = None,
     assume_constant_initializers: bool = False,
+    assume_spatial: bool = False,
 ) -> None:
     """Give `model` evaluation semantics: stored statistics, or those in `statistics`; Dropout lets everything through.
 
     The statistics of the batch stay where they are really meant: for data that is constant, between a Reshape to one
     row and a Reshape back (an InstanceNormalization), and at the places in `stays`. `assume_constant_initializers`: no
-    caller overrides one.
+    caller overrides one. `assume_spatial`: spatial = 0 was meant to be spatial = 1; no runtime takes it with parameters
+    of [C], which alone can mean that.
     """
 
     def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
@@ -35,6 +37,8 @@ def evaluate_in_place(
             _let_through(node, scope.opset)
         if not is_batch_norm(node):
             return []
+        if assume_spatial:
+            _let_be_spatial(node)
         place = scope.place(node)
         if statistics and place in statistics:
             made = _store(node, statistics[place], scope, model)
@@ -101,6 +105,13 @@ def _use_stored(node: NodeProto, opset: int) -> None:
     elif opset >= 14:
         _set(node, "training_mode", 0)
     del node.output[1:]
+
+
+def _let_be_spatial(node: NodeProto) -> None:
+    """1 is the default."""
+    kept = [attribute for attribute in node.attribute if attribute.name != "spatial"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def _let_through(node: NodeProto, opset: int) -> None:
