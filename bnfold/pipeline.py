@@ -37,7 +37,7 @@ def _last_word(earlier: Decision, later: Decision) -> Decision:
     if earlier.action in _FIRST:
         if later.action is Action.KEPT:
             return replace(earlier, reason=later.reason, detail=later.detail)
-        detail = _FIRST[earlier.action]
+        detail = earlier.detail or _FIRST[earlier.action]
         return replace(later, detail=f"{detail}; {later.detail}" if later.detail else detail)
     return earlier if later.action is Action.KEPT else later
 

@@ -251,7 +251,14 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
     distance: tuple[Mapping[str, Any], ...] = ()
     if Preserves.EVALUATION in promised:
         stays = {(decision.scope, decision.node) for decision in made.decisions if decision.action is Action.KEPT}
-        frozen = equivalence.verify_frozen(source, candidate, options, stays=stays, statistics=setup.statistics)
+        frozen = equivalence.verify_frozen(
+            source,
+            candidate,
+            options,
+            stays=stays,
+            statistics=setup.statistics,
+            assume_spatial=setup.request.options.assume_spatial,
+        )
         found = frozen.verification
         distance = tuple(measurement.to_dict() for measurement in frozen.training_distance)
     else:
