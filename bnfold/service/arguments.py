@@ -95,6 +95,7 @@ def arguments_of(
     words += ["--timeout", f"{settings.job_timeout:g}", "--max-memory", str(settings.job_memory)]
     if command in PRINTING:
         return [*words, "--json"]
+    words += ["--progress", "json"] if output is not None else []
     for form in report_forms(command):
         words += ["--report", str(folder / REPORTS[form])]
     return words

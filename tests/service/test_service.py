@@ -23,6 +23,13 @@ from tests.service_process import MODEL, REPOSITORY, ServiceProcess, running
 
 WRONG = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[2,3] x) => (float[2,3] y) { y = Neg(x) }"""
+LARGE_IMAGES = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[1,4,400,500] x) => (float[1,4,400,500] y)
+<float[4] s = {1, 2, 3, 4}, float[4] b = {1, 2, 3, 4}, float[4] m = {1, 2, 3, 4}, float[4] v = {1, 2, 3, 4},
+ float[1] a = {0.5}>
+{ t = Tanh(x)
+  n = BatchNormalization(t, s, b, m, v)
+  y = PRelu(n, a) }"""
 RIGHT = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[2,3] x) => (float[2,3] y) { y = Identity(x) }"""
 
@@ -94,6 +101,15 @@ def test_events_end_with_the_job(service: ServiceProcess) -> None:
     told = list(service.events(job["id"]))
     assert told[-1]["state"] == "succeeded"
     assert all(each["id"] == job["id"] for each in told)
+
+
+def test_events_tell_what_a_running_job_does(service: ServiceProcess, tmp_path: Path) -> None:
+    model = parser.parse_model(LARGE_IMAGES)
+    save(model, tmp_path / "large.onnx")
+    job = service.job(model=service.model(tmp_path / "large.onnx"), options={"thorough": True})
+    told = list(service.events(job["id"]))
+    assert told[-1]["state"] == "succeeded"
+    assert {each["stage"] for each in told if each["state"] == "running"} & {"normalizations", "bytes", "feeds"}
 
 
 def test_external_data_goes_up_and_comes_down(service: ServiceProcess, tmp_path: Path) -> None:
