@@ -5,10 +5,9 @@ from bnfold.batches.sources import (
     Data,
     ImageOptions,
     Source,
-    Told,
     can_be_read_once,
     data_source,
     script_of,
 )
 
-__all__ = ["DATA_SUFFIXES", "Data", "ImageOptions", "Source", "Told", "can_be_read_once", "data_source", "script_of"]
+__all__ = ["DATA_SUFFIXES", "Data", "ImageOptions", "Source", "can_be_read_once", "data_source", "script_of"]

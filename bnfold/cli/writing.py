@@ -11,7 +11,7 @@ from bnfold.cli.options import values_of, verbosity_of
 from bnfold.cli.remote import deliver_from, server_of
 from bnfold.cli.shell import fail
 from bnfold.cli.waiting import shown
-from bnfold.errors import StatisticsError, UsageError, VerificationError
+from bnfold.errors import ReportedError, UsageError
 from bnfold.options import FreezeOptions, OptimizeOptions, RecalibrateOptions
 
 WritingOptions = TypeVar("WritingOptions", FreezeOptions, OptimizeOptions, RecalibrateOptions)
@@ -46,11 +46,11 @@ def deliver(
     from bnfold import api
     from bnfold.report import print_console
 
-    failure: StatisticsError | VerificationError | None = None
+    failure: ReportedError | None = None
     try:
         with shown(ctx) as progress:
             report = api.optimize_with(model, output, replace(options, progress=progress)).report
-    except (StatisticsError, VerificationError) as error:
+    except ReportedError as error:
         failure, report = error, error.report
     try:
         show(ctx, lambda console: print_console(report, console, verbosity_of(ctx)))

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from onnx import ModelProto
-
+from bnfold.decisions import NodeKey
 from bnfold.equivalence.judging.measurement import Measurement, Where, measure
 from bnfold.equivalence.numbers.batch_statistics import places_with_their_own_statistics
 from bnfold.equivalence.options import VerifyOptions
@@ -21,8 +20,14 @@ from bnfold.equivalence.runtime.sessions import RunFailed, Session
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, make_runnable
 from bnfold.equivalence.structure.given_model import GivenModel
+from bnfold.equivalence.structure.scopes import Scopes
 from bnfold.equivalence.structure.signature import Source, signature_of
-from bnfold.equivalence.structure.training_mode import Place, has_training_nodes, is_batch_norm, scopes, trains
+from bnfold.equivalence.structure.training_mode import (
+    has_training_nodes,
+    is_batch_norm,
+    trains,
+    visible_scopes,
+)
 from bnfold.equivalence.verdict import Verification
 from bnfold.equivalence.verification import verify
 from bnfold.statistics import Statistics
@@ -44,8 +49,8 @@ def verify_frozen(
     candidate: GivenModel | Source,
     options: VerifyOptions | None = None,
     *,
-    stays: Collection[Place] = (),
-    statistics: Mapping[Place, Statistics] | None = None,
+    stays: Collection[NodeKey] = (),
+    statistics: Mapping[NodeKey, Statistics] | None = None,
     assume_spatial: bool = False,
 ) -> FrozenVerification:
     """Compare `candidate` with `reference` under evaluation semantics.
@@ -56,14 +61,16 @@ def verify_frozen(
     options = options or VerifyOptions()
     constants = options.assume_constant_initializers
     reference, candidate = GivenModel.of(reference), GivenModel.of(candidate)
-    trains = has_training_nodes(reference.structure, assume_constant_initializers=constants)
-    if not trains and not statistics and not assume_spatial:
+    index = reference.index(assume_constant_initializers=constants)
+    in_training = has_training_nodes(index)
+    if not in_training and not statistics and not assume_spatial:
         return FrozenVerification(verify(reference, candidate, options))
-    own = _with_own_statistics(reference.structure, candidate.structure) & frozenset(stays)
+    result = candidate.index(assume_constant_initializers=constants)
+    own = _with_own_statistics(index, result) & frozenset(stays)
     with TemporaryDirectory(prefix="bnfold-evaluation-") as folder:
         runnable = partial(make_runnable, assume_constant_initializers=constants)
         as_it_stands = partial(runnable, own=own, dropping=options.seed)
-        trained = copied(reference.file, Path(folder) / "training.onnx", as_it_stands) if trains else None
+        trained = copied(reference.file, Path(folder) / "training.onnx", as_it_stands) if in_training else None
         evaluate = partial(
             evaluate_in_place,
             stays=stays,
@@ -79,7 +86,7 @@ def verify_frozen(
             notes.append(
                 "Statistics that the model computes of the batch itself were taken for those of training mode."
             )
-        if has_training_nodes(candidate.structure, assume_constant_initializers=constants):
+        if has_training_nodes(result):
             candidate = GivenModel(copied(candidate.file, Path(folder) / "candidate.onnx", runnable))
             notes.append(
                 "What stays in training mode was compared with the statistics of the batch computed by operators, "
@@ -91,11 +98,11 @@ def verify_frozen(
     return FrozenVerification(replace(verification, notes=(*verification.notes, *notes)), distance)
 
 
-def _with_own_statistics(reference: ModelProto, candidate: ModelProto) -> frozenset[Place]:
+def _with_own_statistics(reference: Scopes, candidate: Scopes) -> frozenset[NodeKey]:
     """Where the candidate reads, as stored statistics, what training mode computes in the reference."""
     trained = frozenset(
-        scope.place(node)
-        for scope in scopes(candidate)
+        scope.key(node)
+        for scope in visible_scopes(candidate)
         for node in scope.body.node
         if is_batch_norm(node) and trains(node, scope.opset)
     )

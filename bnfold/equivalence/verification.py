@@ -111,9 +111,12 @@ def _measured(
     signature = signature_of(model)
     if options.assume_constant_initializers:
         signature = signature.without_overrides()
-    told = options.told or _silent
-    told(0, 0)
-    pairs = {} if reference.source is None else behind(model, other)
+    progress = options.on_progress or _ignore_progress
+    progress(0, 0)
+    pairs: Mapping[str, Sources] = {}
+    if reference.given is not None:
+        constants = options.assume_constant_initializers
+        pairs = behind(*(each.index(assume_constant_initializers=constants) for each in (reference.given, candidate)))
     thorough = options.thorough or options.layers or options.inputs is not None or reference.source is None
     plan = plan_of(is_large=is_large(model), all_proved=changes.all_proved, thorough=thorough)
     answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
@@ -128,7 +131,7 @@ def _measured(
     placements: list[Placement] = []
     settings, feeds = list(plan.settings(named(options.providers))), len(answers.answers)
     for number, setting in enumerate(settings):
-        told(number * feeds, len(settings) * feeds)
+        progress(number * feeds, len(settings) * feeds)
         try:
             found, place = _candidate(candidate.source, setting, answers, signature, sources, comparing, options)
         except RunFailed as failure:
@@ -164,8 +167,8 @@ def _assumed(signature: Signature) -> Iterator[str]:
         )
 
 
-def _silent(_done: int, _total: int) -> None:
-    """Nobody wants to hear."""
+def _ignore_progress(_done: int, _total: int) -> None:
+    """The callback where the caller gave none."""
 
 
 def _with_changes(measured: Verification, changes: Changes, options: VerifyOptions) -> Verification:

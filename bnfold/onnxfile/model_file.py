@@ -52,6 +52,11 @@ class OnnxFile:
         return self.source.nbytes
 
     @property
+    def data_names(self) -> tuple[str, ...]:
+        """The external data that the model names, relative to it, each once and in the order of the file."""
+        return tuple(dict.fromkeys(stored.location for stored in self.payloads if stored.location is not None))
+
+    @property
     def whole(self) -> Path | bytes:
         """The model as others read it: its path, beside which external data is found, else its bytes."""
         if isinstance(self.source, Memory):

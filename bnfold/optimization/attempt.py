@@ -110,7 +110,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
         return setup
     from bnfold import recalibration
 
-    told = request.stage(Stage.BATCHES)
+    on_progress = request.stage(Stage.BATCHES)
     if options.recalibrate is not None or options.statistics_from is not None:
         file, how = setup.copy_of_input(), options.calibration
         if how is not None and options.data is not None:
@@ -122,7 +122,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
             weights=options.statistics_from,
             options=how,
             keep=options.keep,
-            told=told,
+            on_progress=on_progress,
         )
         setup = replace(setup, calibration=calibration)
     if options.substitute is not None:
@@ -136,7 +136,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
             options=options.calibration,
             only=options.substitute_only,
             keep=options.keep,
-            told=told,
+            on_progress=on_progress,
         )
         setup = replace(setup, substitute=substitute, fitted=fitted)
     return setup
@@ -239,7 +239,7 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
 
     made.file.release()
     promised = {each.preserves for each in made.passes}
-    options = replace(comparison(setup.request.options), told=setup.request.stage(Stage.FEEDS))
+    options = replace(comparison(setup.request.options), on_progress=setup.request.stage(Stage.FEEDS))
     if Preserves.NOTHING in promised:
         options = replace(options, proof="never")  # another function, on purpose
     elif options.proof == "auto":

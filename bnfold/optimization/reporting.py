@@ -73,9 +73,14 @@ def _accuracy(setup: Setup, made: Attempt) -> "Accuracy | None":
         return None
     from bnfold import recalibration
 
-    passes, told = setup.passes(made.forbidden), setup.request.stage(Stage.BATCHES)
-    path = setup.publication.path
-    return recalibration.accuracy(setup.copy_of_input(), path, labelled, passes, options.calibration, told=told)
+    return recalibration.accuracy(
+        setup.copy_of_input(),
+        setup.publication.path,
+        labelled,
+        setup.passes(made.forbidden),
+        options.calibration,
+        on_progress=setup.request.stage(Stage.BATCHES),
+    )
 
 
 def _explanation(made: Attempt, attribution: "Attribution[Fold] | None", request: Request) -> str:
