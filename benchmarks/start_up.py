@@ -13,7 +13,6 @@ from pathlib import Path
 
 from benchmarks import processes
 
-
 MODEL = Path(__file__).parents[1] / "models" / "digits_cnn.onnx"
 BASE = "import numpy, onnx, onnxruntime"
 

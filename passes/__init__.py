@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from bnfold.passes.assume_spatial import AssumeSpatial
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.passes.freeze_batch_norm import FreezeBatchNorm, FreezeBatchNormOptions
 from bnfold.passes.merge_branches import MergeBranches, MergeBranchesOptions
@@ -15,6 +16,7 @@ from bnfold.passes.recalibrate_batch_norm import RecalibrateBatchNorm, Recalibra
 from bnfold.passes.substitute_batch_norm import Fit, SubstituteBatchNorm, SubstituteBatchNormOptions
 
 __all__ = [
+    "AssumeSpatial",
     "Fit",
     "FoldBatchNorm",
     "FoldBatchNormOptions",
@@ -31,6 +33,10 @@ __all__ = [
     "SubstituteBatchNormOptions",
     "default_passes",
 ]
+
+
+def _assume_spatial(options: PassOptions) -> Pass | None:
+    return AssumeSpatial() if options.assume_spatial else None
 
 
 def _freeze(options: PassOptions) -> Pass | None:
@@ -73,7 +79,14 @@ def _substitute(options: PassOptions) -> Pass | None:
 
 
 # In the order in which they run; None where the options do not ask for a pass.
-ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (_recalibrate, _freeze, _substitute, _fold, _merge)
+ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (
+    _assume_spatial,
+    _recalibrate,
+    _freeze,
+    _substitute,
+    _fold,
+    _merge,
+)
 
 
 def default_passes(options: PassOptions | None = None) -> list[Pass]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.proofs.model import prove as prove
     from bnfold.equivalence.proofs.piece import Proof as Proof
     from bnfold.equivalence.proofs.piece import Standing as Standing
+    from bnfold.equivalence.runtime.computed_constants import contradictions as contradictions
     from bnfold.equivalence.runtime.inner_values import tap as tap
     from bnfold.equivalence.runtime.providers import PROVIDERS as PROVIDERS
     from bnfold.equivalence.runtime.providers import Placement as Placement
@@ -61,6 +62,7 @@ _HOME = {
     **dict.fromkeys(("Proving", "VerifyOptions"), "bnfold.equivalence.options"),
     "prove": "bnfold.equivalence.proofs.model",
     **dict.fromkeys(("Proof", "Standing"), "bnfold.equivalence.proofs.piece"),
+    "contradictions": "bnfold.equivalence.runtime.computed_constants",
     "tap": "bnfold.equivalence.runtime.inner_values",
     **dict.fromkeys(("PROVIDERS", "Placement", "Precision"), "bnfold.equivalence.runtime.providers"),
     "RunFailed": "bnfold.equivalence.runtime.sessions",
