@@ -11,6 +11,7 @@ from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.operator_values import Call, NoValueError, values_of
 from bnfold.graph.tensor import FLOAT_TYPES, FLOATS, Tensor, TensorPayload
+from bnfold.graph.witness import Evaluation, Evaluations, agree
 
 __all__ = [
     "DEFAULT_DOMAINS",
@@ -18,6 +19,8 @@ __all__ = [
     "FLOAT_TYPES",
     "Call",
     "Edit",
+    "Evaluation",
+    "Evaluations",
     "Graph",
     "Model",
     "NoValueError",
@@ -25,6 +28,7 @@ __all__ = [
     "Tensor",
     "TensorPayload",
     "Use",
+    "agree",
     "attribute",
     "inlined",
     "number",

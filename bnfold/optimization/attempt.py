@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import StatisticsError
-from bnfold.graph import Model, paused_collector
+from bnfold.graph import Evaluations, Model, paused_collector
 from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.optimization.existing_output import ExistingOutput, existing_output
 from bnfold.optimization.notes import notes_on
@@ -177,13 +177,19 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Fold], *, looks_
     def look(untouched: Model) -> None:
         summaries.append(input_summary(untouched, request.model, checksums=options.checksums and not forbidden))
 
-    edited, decisions = run_on(
-        file,
-        passes,
-        assume_constant_initializers=options.assume_constant_initializers,
-        looks_late=looks_late,
-        look=look,
-    )
+    evaluations = Evaluations() if options.verify else None
+    while True:
+        edited, decisions = run_on(
+            file,
+            passes,
+            assume_constant_initializers=options.assume_constant_initializers,
+            looks_late=looks_late,
+            look=look,
+            evaluations=evaluations,
+        )
+        if evaluations is None or not (edited.modified and _contradict(evaluations)):
+            break
+        file = setup.read()
     _require_statistics(request, decisions, summaries[0])
     written = setup.publication.write(
         edited.file,
@@ -205,6 +211,18 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Fold], *, looks_
         looked_late=looks_late,
         notes=tuple(notes_on(edited, decisions)),
     )
+
+
+def _contradict(evaluations: Evaluations) -> bool:
+    """Whether the runtime contradicts a constant that was believed: then it is in dispute from now on."""
+    believed, evaluations.believed = evaluations.believed, []
+    if not believed:
+        return False
+    from bnfold import equivalence
+
+    found = equivalence.contradictions(believed)
+    evaluations.contradicted |= found
+    return bool(found)
 
 
 def _require_statistics(request: Request, decisions: tuple[Decision, ...], before: ModelSummary) -> None:
