@@ -5,6 +5,7 @@ and record what changed.
 """
 
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers, text
+from bnfold.graph.changes import Changes, changes_between
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, PlainConstant, Use
 from bnfold.graph.inlining import inlined
@@ -17,6 +18,7 @@ __all__ = [
     "FLOATS",
     "FLOAT_TYPES",
     "Call",
+    "Changes",
     "Edit",
     "Graph",
     "Model",
@@ -26,6 +28,7 @@ __all__ = [
     "TensorPayload",
     "Use",
     "attribute",
+    "changes_between",
     "inlined",
     "number",
     "numbers",
