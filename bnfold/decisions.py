@@ -46,7 +46,7 @@ class Reason(Told):
     TRAIN_MODE = "It runs in training mode, so it normalizes with the statistics of each batch."
     SPATIAL_ZERO = (
         "It has spatial = 0, which normalizes every position on its own and which onnxruntime does not run; "
-        "with one parameter per channel the exporter meant spatial = 1, so export again for opset 9 or later."
+        "with one parameter per channel the exporter meant spatial = 1, and --assume-spatial reads it so."
     )
     ATTRIBUTE_OF_CALLER = "An attribute takes its value from an argument of the function it stands in."
     MALFORMED = "Its parameters or attributes do not have the form the operator's specification asks for."
@@ -152,8 +152,8 @@ class Diagnosis(Told):
     )
     SPATIAL_ZERO = (
         "It has spatial = 0 and one parameter per channel, which the specification does not allow and no runtime "
-        "takes: the exporter (as MXNet's) meant spatial = 1. Export again for opset 9 or later, which has no such "
-        "attribute."
+        "takes: the exporter (as MXNet's) meant spatial = 1. bnfold optimize --assume-spatial reads it so; opset 9 and "
+        "later have no such attribute."
     )
     QUANTIZED_BEFORE_FOLDING = (
         "The model was quantized before this was folded: its parameters are quantized, and it stands between "

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +14,7 @@ from onnx import ModelProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import BnfoldError, ModelError, UsageError
-from bnfold.graph import Changes, Model, changes_between, inlined
+from bnfold.graph import Changes, Evaluations, Model, changes_between, inlined
 from bnfold.onnxfile import OnnxFile
 from bnfold.passes import Pass, Preserves
 
@@ -151,7 +152,7 @@ def _last_word(earlier: Decision, later: Decision) -> Decision:
     if earlier.action in _FIRST:
         if later.action is Action.KEPT:
             return replace(earlier, reason=later.reason, detail=later.detail)
-        detail = _FIRST[earlier.action]
+        detail = earlier.detail or _FIRST[earlier.action]
         return replace(later, detail=f"{detail}; {later.detail}" if later.detail else detail)
     return earlier if later.action is Action.KEPT else later
 
@@ -178,11 +179,12 @@ def run_on(
     looks_late: bool = False,
     look: Callable[[Model], None] = lambda _: None,
     ran: Callable[[int, Ran], None] = lambda _position, _ran: None,
+    evaluations: Evaluations | None = None,
 ) -> tuple[Model, tuple[Decision, ...]]:
     """Run `passes` on the model in `file`; the edited model and the decisions. `look` sees it before it is edited.
 
     With `looks_late` writing the model may raise `Refused`: then a weight that was folded into has left the range of
-    its type, and the passes must run again without.
+    its type, and the passes must run again without. `evaluations`: see `Model`.
 
     Where a normalization stays in the body of a function because only its callers know the weights, the calls are
     written out and the passes run once more; that result counts only if it folds more. `ran` is told what each pass
@@ -192,7 +194,13 @@ def run_on(
     if file.proto.functions:
         pristine = ModelProto()
         pristine.CopyFrom(file.proto)
-    model = Model(file, assume_constant_initializers=assume_constant_initializers, looks_late=looks_late)
+    opened = partial(
+        Model,
+        assume_constant_initializers=assume_constant_initializers,
+        looks_late=looks_late,
+        evaluations=evaluations,
+    )
+    model = opened(file)
     look(model)
     decisions = run_passes(model, passes, ran)
     if pristine is None:
@@ -203,11 +211,7 @@ def run_on(
     written_out = inlined(pristine, blocked) if blocked else None
     if written_out is None:
         return model, decisions
-    again = Model(
-        replace(file, proto=written_out),
-        assume_constant_initializers=assume_constant_initializers,
-        looks_late=looks_late,
-    )
+    again = opened(replace(file, proto=written_out))
     look(again)
     second: list[tuple[int, Ran]] = []
     more = run_passes(again, passes, lambda *each: second.append(each))

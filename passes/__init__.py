@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from bnfold.passes.assume_spatial import AssumeSpatial
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.passes.freeze_batch_norm import FreezeBatchNorm, FreezeBatchNormOptions
 from bnfold.passes.merge_branches import MergeBranches, MergeBranchesOptions
@@ -17,6 +18,7 @@ from bnfold.passes.substitute_batch_norm import Fit, SubstituteBatchNorm, Substi
 
 __all__ = [
     "ORDER",
+    "AssumeSpatial",
     "Fit",
     "FoldBatchNorm",
     "FoldBatchNormOptions",
@@ -33,6 +35,10 @@ __all__ = [
     "SubstituteBatchNormOptions",
     "default_passes",
 ]
+
+
+def _assume_spatial(options: PassOptions) -> Pass | None:
+    return AssumeSpatial() if options.assume_spatial else None
 
 
 def _freeze(options: PassOptions) -> Pass | None:
@@ -76,6 +82,7 @@ def _substitute(options: PassOptions) -> Pass | None:
 
 # In the order in which they run, by their classes; None where the options do not ask for a pass.
 ORDER: dict[type[Any], Callable[[PassOptions], Pass | None]] = {
+    AssumeSpatial: _assume_spatial,
     RecalibrateBatchNorm: _recalibrate,
     FreezeBatchNorm: _freeze,
     SubstituteBatchNorm: _substitute,

@@ -7,7 +7,8 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.decisions import Diagnosis, Refused
-from bnfold.graph import Graph, number
+from bnfold.graph import Graph
+from bnfold.passes.assume_spatial import has_meaningless_spatial_zero
 from bnfold.passes.classification import (
     Kind,
     classify,
@@ -45,7 +46,7 @@ def diagnose(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
         found.update(_one_value(node, graph))
     if kind in (Kind.TRAIN, Kind.NEVER_UPDATED, Kind.INFERENCE):
         found.update(_stored_statistics(node, graph))
-    if _has_meaningless_spatial_zero(node, graph):
+    if has_meaningless_spatial_zero(node, graph):
         found[Diagnosis.SPATIAL_ZERO] = ""
     if _is_quantized(node, graph):
         found[Diagnosis.QUANTIZED_BEFORE_FOLDING] = ""
@@ -58,12 +59,6 @@ def _stored_statistics(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
         return {Diagnosis.LOST_STATISTICS: ""}
     initial = {Diagnosis.INITIAL_STATISTICS: ""} if has_initial_statistics(node, graph) else {}
     return initial | _tiny_variance(node, graph)
-
-
-def _has_meaningless_spatial_zero(node: NodeProto, graph: Graph) -> bool:
-    """Whether it asks for a parameter at each position, and has one for each channel."""
-    rank, shape = graph.rank(node.input[0]), graph.shape(node.input[1])
-    return not number(node, "spatial", 1) and rank != 2 and shape is not None and len(shape) == 1
 
 
 def _is_quantized(node: NodeProto, graph: Graph) -> bool:

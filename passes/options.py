@@ -18,6 +18,7 @@ class PassOptions:
     were found to be wrong, by scope and label of the normalization: it stays, and what stands in one run with it.
     `bias_adds`: a constant gain or bias goes into the linear operator beside it.
     `merge_branches`: parallel linear branches become one operator, where anything is folded at all.
+    `assume_spatial`: spatial = 0 with one parameter per channel is read as spatial = 1.
     """
 
     keep: tuple[str, ...] = ()
@@ -33,3 +34,4 @@ class PassOptions:
     forbidden: frozenset[tuple[str, str]] = frozenset()
     bias_adds: bool = True
     merge_branches: bool = True
+    assume_spatial: bool = False

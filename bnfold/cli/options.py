@@ -34,6 +34,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 _VERBOSITY = "bnfold.verbosity"
 _NO_PROGRESS = "bnfold.no_progress"
+_JSON_PROGRESS = "bnfold.json_progress"
 
 
 def verbosity_of(ctx: click.Context) -> int:
@@ -53,6 +54,15 @@ def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> No
 def wants_progress(ctx: click.Context) -> bool:
     """Whether bars may be shown: neither --no-progress nor -q was given."""
     return not ctx.meta.get(_NO_PROGRESS, False) and verbosity_of(ctx) >= 0
+
+
+def wants_json_progress(ctx: click.Context) -> bool:
+    """Whether progress is written for a program to read, whatever standard error is."""
+    return bool(ctx.meta.get(_JSON_PROGRESS, False))
+
+
+def _set_progress(ctx: click.Context, _param: click.Parameter, value: str) -> None:
+    ctx.meta[_JSON_PROGRESS] = value == "json"
 
 
 def _set_no_progress(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -146,12 +156,22 @@ _LAYOUT = (
     ),
 )
 
-progress_option = click.option(
-    "--no-progress",
-    is_flag=True,
-    expose_value=False,
-    callback=_set_no_progress,
-    help="Show no bar on standard error, where one would be shown to a terminal.",
+progress_option = _applied(
+    click.option(
+        "--progress",
+        type=click.Choice(["bar", "json"]),
+        default="bar",
+        expose_value=False,
+        callback=_set_progress,
+        help="Progress on standard error: a bar where that is a terminal, or lines of JSON.  [default: bar]",
+    ),
+    click.option(
+        "--no-progress",
+        is_flag=True,
+        expose_value=False,
+        callback=_set_no_progress,
+        help="Show no bar on standard error, where one would be shown to a terminal.",
+    ),
 )
 
 

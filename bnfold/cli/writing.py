@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 import click
 
 from bnfold.cli.delivery import owed_report, reserve_reports, show, write_report
-from bnfold.cli.options import values_of, verbosity_of, wants_progress
+from bnfold.cli.options import values_of, verbosity_of
 from bnfold.cli.remote import deliver_from, server_of
 from bnfold.cli.shell import fail
-from bnfold.cli.waiting import bars
+from bnfold.cli.waiting import shown
 from bnfold.errors import StatisticsError, UsageError, VerificationError
 from bnfold.options import FreezeOptions, OptimizeOptions, RecalibrateOptions
 
@@ -48,7 +48,7 @@ def deliver(
 
     failure: StatisticsError | VerificationError | None = None
     try:
-        with bars(wanted=wants_progress(ctx)) as progress:
+        with shown(ctx) as progress:
             report = api.optimize_with(model, output, replace(options, progress=progress)).report
     except (StatisticsError, VerificationError) as error:
         failure, report = error, error.report

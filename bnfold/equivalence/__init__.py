@@ -11,6 +11,7 @@ from bnfold.equivalence.judging.tolerance import Judgement, Limit, Limits, Rule,
 from bnfold.equivalence.options import Proving, VerifyOptions
 from bnfold.equivalence.proofs.model import prove
 from bnfold.equivalence.proofs.piece import Proof, Standing
+from bnfold.equivalence.runtime.computed_constants import contradictions
 from bnfold.equivalence.runtime.inner_values import tap
 from bnfold.equivalence.runtime.providers import PROVIDERS, Placement, Precision
 from bnfold.equivalence.runtime.sessions import RunFailed
@@ -54,6 +55,7 @@ __all__ = [
     "Where",
     "answers",
     "attribute",
+    "contradictions",
     "copied",
     "evaluate_in_place",
     "is_module",

@@ -12,6 +12,7 @@ from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.operator_values import Call, NoValueError, values_of
 from bnfold.graph.tensor import FLOAT_TYPES, FLOATS, Tensor, TensorPayload
+from bnfold.graph.witness import Evaluation, Evaluations, agree
 
 __all__ = [
     "DEFAULT_DOMAINS",
@@ -20,6 +21,8 @@ __all__ = [
     "Call",
     "Changes",
     "Edit",
+    "Evaluation",
+    "Evaluations",
     "Graph",
     "Model",
     "NoValueError",
@@ -27,6 +30,7 @@ __all__ = [
     "Tensor",
     "TensorPayload",
     "Use",
+    "agree",
     "attribute",
     "changes_between",
     "inlined",

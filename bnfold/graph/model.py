@@ -11,6 +11,7 @@ from bnfold.graph.graph import Graph, scopes
 from bnfold.graph.shapes import contradicts, follow, has_rank, inferred, merged
 from bnfold.graph.soundness import check_soundness
 from bnfold.graph.tensor import TensorPayload
+from bnfold.graph.witness import Evaluations
 from bnfold.lifetime import closed_at_the_end
 from bnfold.onnxfile import OnnxFile, Stored, without_negative_dims
 
@@ -28,12 +29,21 @@ class Model:
 
     `assume_constant_initializers` treats initializers that are also graph inputs as constants at every IR version. Up
     to IR version 3 every initializer had to be listed as an input, so there they always are constants. `looks_late`:
-    what has to be seen of large weights may be looked at while they are written, which then may raise `Refused`. Raises
-    ModelError for a structure that is not sound (`bnfold.graph.soundness`).
+    what has to be seen of large weights may be looked at while they are written, which then may raise `Refused`.
+    `evaluations` notes what is believed of constants, and says what is not to be. Raises ModelError for a structure
+    that is not sound (`bnfold.graph.soundness`).
     """
 
-    def __init__(self, file: OnnxFile, *, assume_constant_initializers: bool = False, looks_late: bool = False) -> None:
+    def __init__(
+        self,
+        file: OnnxFile,
+        *,
+        assume_constant_initializers: bool = False,
+        looks_late: bool = False,
+        evaluations: Evaluations | None = None,
+    ) -> None:
         self.file = file
+        self.evaluations = evaluations
         self.looks_late = looks_late
         self.proto: ModelProto = file.proto
         self.lists_initializers = self.proto.ir_version < 4

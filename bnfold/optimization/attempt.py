@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import StatisticsError
-from bnfold.graph import Model, paused_collector
+from bnfold.graph import Evaluations, Model, paused_collector
 from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.optimization.existing_output import ExistingOutput, existing_output
 from bnfold.optimization.request import Request, comparison, refuse_overwriting
@@ -202,6 +202,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
     def look(untouched: Model) -> None:
         summaries.append(input_summary(untouched, request.model, checksums=options.checksums and not forbidden))
 
+    evaluations = Evaluations() if options.verify else None
     while True:
         try:
             outcome = run_all(
@@ -211,11 +212,14 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
                 look=look,
                 assume_constant_initializers=options.assume_constant_initializers,
                 looks_late=looks_late,
+                evaluations=evaluations,
             )
-            break
         except UnsoundStepError as error:
             unsound[error.of] = str(error)
-            file = setup.read()
+        else:
+            if evaluations is None or not (outcome.modified and _contradict(evaluations)):
+                break
+        file = setup.read()
     edited, decisions = outcome.model, outcome.decisions
     _require_statistics(request, decisions, summaries[0])
     written = setup.publication.write(
@@ -239,6 +243,18 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
         foreign=foreign,
         unsound=unsound,
     )
+
+
+def _contradict(evaluations: Evaluations) -> bool:
+    """Whether the runtime contradicts a constant that was believed: then it is in dispute from now on."""
+    believed, evaluations.believed = evaluations.believed, []
+    if not believed:
+        return False
+    from bnfold import equivalence
+
+    found = equivalence.contradictions(believed)
+    evaluations.contradicted |= found
+    return bool(found)
 
 
 def _require_statistics(request: Request, decisions: tuple[Decision, ...], before: ModelSummary) -> None:
@@ -272,7 +288,14 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
     distance: tuple[Mapping[str, Any], ...] = ()
     if Preserves.EVALUATION in promised:
         stays = {(decision.scope, decision.node) for decision in made.decisions if decision.action is Action.KEPT}
-        frozen = equivalence.verify_frozen(source, candidate, options, stays=stays, statistics=setup.statistics)
+        frozen = equivalence.verify_frozen(
+            source,
+            candidate,
+            options,
+            stays=stays,
+            statistics=setup.statistics,
+            assume_spatial=setup.request.options.assume_spatial,
+        )
         found = frozen.verification
         distance = tuple(measurement.to_dict() for measurement in frozen.training_distance)
     else:

@@ -34,10 +34,12 @@ class Rounding:
     largest: float
 
 
+_ROUNDING = {elem_type: Rounding(*facts) for elem_type, facts in _FLOATS.items()}
+
+
 def rounding(elem_type: int) -> Rounding | None:
     """None for types that do not round: integers, bool, string."""
-    facts = _FLOATS.get(elem_type)
-    return Rounding(*facts) if facts else None
+    return _ROUNDING.get(elem_type)
 
 
 def rounding_of(dtype: np.dtype[Any]) -> Rounding | None:
