@@ -58,6 +58,9 @@ class Ran:
     skipped: str = ""
 
 
+NO_STEP = Step(-1, "")
+
+
 class UnsoundResultError(Exception):
     """A pass made something that is no sound model."""
 
@@ -65,7 +68,7 @@ class UnsoundResultError(Exception):
 class UnsoundStepError(Exception):
     """The same, with the step that the pass is."""
 
-    def __init__(self, of: Step, problem: str) -> None:
+    def __init__(self, problem: str, of: Step = NO_STEP) -> None:
         super().__init__(problem)
         self.of = of
 
@@ -281,7 +284,7 @@ def run_all(
             try:
                 after, decided = _run_alone(each, file, reading)
             except (UnsoundResultError, Refused) as error:
-                raise UnsoundStepError(step, str(error)) from error
+                raise UnsoundStepError(str(error), step) from error
             seconds = time.perf_counter() - begun
             changes = changes_between(before, after.file.proto)
             done[step] = Ran(step, str(each.preserves), seconds, changes, decided)
