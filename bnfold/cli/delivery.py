@@ -15,12 +15,11 @@ from bnfold.options import COMMANDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from rich.console import Console
-
     from bnfold.paths import Use
     from bnfold.report import AnyReport
     from bnfold.report.files import ReportFile
     from bnfold.report.formats import Format
+    from bnfold.report.lines import Screen
 
 _DESTINATIONS = "bnfold.report.destinations"
 
@@ -97,10 +96,13 @@ def write_report(ctx: click.Context, report: "AnyReport | Mapping[str, Any]") ->
 
     All are tried; the first that could not be written is raised.
     """
+    destinations = ctx.meta.pop(_DESTINATIONS, ())
+    if not destinations:
+        return
     from bnfold.report import render
 
     failures: list[BnfoldError] = []
-    for destination in ctx.meta.pop(_DESTINATIONS, ()):
+    for destination in destinations:
         try:
             text = render(report, destination.form)
             if destination.file.is_standard_output:
@@ -113,16 +115,15 @@ def write_report(ctx: click.Context, report: "AnyReport | Mapping[str, Any]") ->
         raise failures[0]
 
 
-def show(ctx: click.Context, draw: "Callable[[Console], None]") -> None:
+def show(ctx: click.Context, draw: "Callable[[Screen], None]") -> None:
     """Draw on standard output, unless that is where a report goes alone."""
     if any(destination.alone for destination in ctx.meta.get(_DESTINATIONS, ())):
         return
-    from rich.console import Console
+    from bnfold.report.lines import Lines
 
-    console = Console(highlight=False, markup=False, emoji=False)
-    with console.capture() as capture:
-        draw(console)
-    write_out(capture.get())
+    lines = Lines.for_standard_output()
+    draw(lines)
+    write_out(lines.text)
 
 
 def write_out(text: str) -> None:

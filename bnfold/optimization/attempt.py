@@ -14,6 +14,7 @@ from bnfold.errors import StatisticsError
 from bnfold.graph import Evaluations, Model, paused_collector
 from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.optimization.existing_output import ExistingOutput, existing_output
+from bnfold.optimization.notes import notes_on
 from bnfold.optimization.request import Request, comparison, refuse_overwriting
 from bnfold.optimization.summary import input_summary, output_summary
 from bnfold.passes import PassOptions, Preserves
@@ -84,6 +85,7 @@ class Attempt:
     `input`, `output`: both models in numbers. `looked_late`: whether weights were looked at while they were written.
     `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for. `ran`: what
     each pass did. `unsound`: passes that were left out since they made what is no sound model, and why it is none.
+    `notes`: sentences on the model as a whole.
     """
 
     forbidden: frozenset[Suspect]
@@ -100,6 +102,7 @@ class Attempt:
     has_bug: bool = False
     foreign: frozenset[Step] = frozenset()
     unsound: Mapping[Step, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:
@@ -242,6 +245,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
         looked_late=looks_late,
         foreign=foreign,
         unsound=unsound,
+        notes=tuple(notes_on(edited, decisions)),
     )
 
 

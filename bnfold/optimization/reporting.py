@@ -41,7 +41,7 @@ def report_of(setup: Setup, made: Attempt, attribution: "Attribution[Suspect] | 
         verification=None if verification is None else verification.to_dict(),
         explanation=_explanation(made, attribution, request),
         options=request.options.to_dict(),
-        notes=tuple(unmatched(patterns, made.decisions)),
+        notes=(*made.notes, *unmatched(patterns, made.decisions)),
         passes=passes_of(made, attribution, takes_back=_takes_back(request)),
         fitted=tuple(each.to_dict() for each in setup.fitted),
         training_distance=made.training_distance,

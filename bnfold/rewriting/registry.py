@@ -9,9 +9,8 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnfold.batches import script_of
 from bnfold.batches.sources import load_script
@@ -21,6 +20,9 @@ from bnfold.pipeline import Rewrite
 from bnfold.rewriting.arguments import described_options, keywords_for, options_holder, split_options, values_for
 from bnfold.rewriting.function_pass import FunctionPass
 from bnfold.rewriting.optimizers import OPTIMIZERS, missing
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "bnfold.passes"
 DEFAULT = "default"
@@ -113,11 +115,13 @@ def _of_script(script: Path, name: str, given: Mapping[str, str]) -> AnyPass:
     return replace(made, script=script) if isinstance(made, FunctionPass) else made
 
 
-def _plugins() -> list[EntryPoint]:
+def _plugins() -> "list[EntryPoint]":
+    from importlib.metadata import entry_points
+
     return sorted(entry_points(group=GROUP), key=lambda point: point.name)
 
 
-def _loaded(point: EntryPoint) -> Any:
+def _loaded(point: "EntryPoint") -> Any:
     try:
         return point.load()
     except BnfoldError:

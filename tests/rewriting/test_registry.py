@@ -183,7 +183,7 @@ def a_function(model: ModelProto) -> None:
 def plugins(monkeypatch: pytest.MonkeyPatch, **where: str) -> None:
     monkeypatch.setitem(sys.modules, "a_plugin", sys.modules[__name__])
     points = [EntryPoint(name, value, registry.GROUP) for name, value in where.items()]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "bnfold.passes" else [])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points if group == "bnfold.passes" else [])
 
 
 def test_plugins_come_from_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
