@@ -16,12 +16,11 @@ from bnfold.options import COMMANDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from rich.console import Console
-
     from bnfold.paths import Use
     from bnfold.report import AnyReport
     from bnfold.report.files import ReportFile
     from bnfold.report.formats import Format
+    from bnfold.report.lines import Screen
 
 _DESTINATIONS = "bnfold.report.destinations"
 
@@ -98,10 +97,13 @@ def write_report(ctx: click.Context, report: "AnyReport | Mapping[str, Any]") ->
 
     All are tried; the first that could not be written is raised.
     """
+    destinations = ctx.meta.pop(_DESTINATIONS, ())
+    if not destinations:
+        return
     from bnfold.report import render
 
     failures: list[BnfoldError] = []
-    for destination in ctx.meta.pop(_DESTINATIONS, ()):
+    for destination in destinations:
         try:
             text = render(report, destination.form)
             if destination.file.is_standard_output:
@@ -141,19 +143,18 @@ def write_file_out(path: Path) -> None:
         raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
 
 
-def show(ctx: click.Context, draw: "Callable[[Console], None]") -> None:
+def show(ctx: click.Context, draw: "Callable[[Screen], None]") -> None:
     """Draw on standard output, unless that is where a report goes alone; where the model goes there, beside it."""
     if any(destination.alone for destination in ctx.meta.get(_DESTINATIONS, ())):
         return
-    from rich.console import Console
+    from bnfold.report.lines import Lines
 
-    console = Console(highlight=False, markup=False, emoji=False)
-    with console.capture() as capture:
-        draw(console)
+    lines = Lines.for_standard_output()
+    draw(lines)
     if ctx.params.get("output") == "-":
-        click.echo(capture.get(), nl=False, err=True)
+        click.echo(lines.text, nl=False, err=True)
     else:
-        write_out(capture.get())
+        write_out(lines.text)
 
 
 def write_out(text: str) -> None:

@@ -159,6 +159,7 @@ _LAYOUT = (
 progress_option = _applied(
     click.option(
         "--progress",
+        "progress_form",
         type=click.Choice(["bar", "json"]),
         default="bar",
         expose_value=False,

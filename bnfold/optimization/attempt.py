@@ -14,6 +14,7 @@ from bnfold.errors import StatisticsError
 from bnfold.graph import Evaluations, Model, paused_collector
 from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.optimization.existing_output import ExistingOutput, existing_output
+from bnfold.optimization.notes import notes_on
 from bnfold.optimization.request import Request, comparison, refuse_overwriting
 from bnfold.optimization.summary import input_summary, output_summary
 from bnfold.passes import Pass, PassOptions, Preserves, default_passes
@@ -68,7 +69,8 @@ class Attempt:
     """What was decided without the `forbidden` folds, written, and found.
 
     `input`, `output`: both models in numbers. `looked_late`: whether weights were looked at while they were written.
-    `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for.
+    `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for. `notes`:
+    sentences on the model as a whole.
     """
 
     forbidden: frozenset[Fold]
@@ -83,6 +85,7 @@ class Attempt:
     verification: "Verification | None" = None
     training_distance: tuple[Mapping[str, Any], ...] = field(default=())
     has_bug: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -206,6 +209,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Fold], *, looks_
         output=output_summary(edited, written, request.output),
         weights_moved=written.moved,
         looked_late=looks_late,
+        notes=tuple(notes_on(edited, decisions)),
     )
 
 

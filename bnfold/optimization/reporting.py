@@ -39,7 +39,7 @@ def report_of(setup: Setup, made: Attempt, attribution: "Attribution[Fold] | Non
         verification=None if verification is None else verification.to_dict(),
         explanation=_explanation(made, attribution, request),
         options=request.options.to_dict(),
-        notes=tuple(unmatched(patterns, made.decisions)),
+        notes=(*made.notes, *unmatched(patterns, made.decisions)),
         passes=tuple({"name": each.name, "preserves": each.preserves.value} for each in made.passes),
         fitted=tuple(each.to_dict() for each in setup.fitted),
         training_distance=made.training_distance,
