@@ -129,6 +129,11 @@ def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) ->
     that all hold give the verdict "proved". `on_mismatch`: where the result differs, the folds that are guilty are
     named, and with "rollback" the rest is published, verified.
 
+    `passes` are run in place of the built-in order: names ("default" stands for that order), pass objects
+    (`bnfold.passes.Pass`), and functions that take a ModelProto, an onnx_graphsurgeon.Graph or an onnx_ir.Model, told
+    by their annotation, and return one, or None where they edited it. Where the result differs, the guilty pass is
+    named, and with `on_mismatch` "rollback" left out. One that raises is a UsageError.
+
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
     and no time is spent on them. `progress` is called now and then with what is being counted
     (`bnfold.progress.Stage`), how much of it is done, and about how much there is.

@@ -14,6 +14,7 @@ from bnfold.options.kinds import (
     Limit,
     Names,
     Numbers,
+    Passes,
     Path,
     Shapes,
     Text,
@@ -228,6 +229,15 @@ class RecalibrateOptions(DataOptions):
 class OptimizeOptions(_Rewriting, _Writing):
     """What `bnfold.optimize` is asked for. `freeze` and `recalibrate` are this with `fold` off."""
 
+    passes: Sequence[Any] | None = option(
+        Passes(),
+        None,
+        "Run this pass: a name of bnfold passes, script.py:function, or default for the built-in order. NAME:a=1,b=2 "
+        "gives it options. Repeatable, in order.  [default: default]",
+        flag="--pass",
+        metavar="NAME",
+        remote=False,
+    )
     fold: bool = option(Flag(), True)
     on_mismatch: OnMismatch = option(
         Word(("fail", "rollback")),
