@@ -485,12 +485,12 @@ def test_a_walk_tells_what_passes_and_where_it_is_taken_up() -> None:
 
 
 def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnfold.passes.fold_batch_norm._TOLD_EVERY", 2)
+    monkeypatch.setattr("bnfold.passes.fold_batch_norm._PROGRESS_EVERY", 2)
     told: list[tuple[int, int]] = []
     text = "d = Conv(x, w, b) a0 = Sigmoid(d) " + " ".join(
         f"n{i} = Mul(a{i}, c) a{i + 1} = Sigmoid(n{i})" for i in range(5)
     )
-    options = FoldBatchNormOptions(told=lambda done, total: told.append((done, total)))
+    options = FoldBatchNormOptions(on_progress=lambda done, total: told.append((done, total)))
     assert not fold(_row(Row(f"{text} y = Relu(a5)")).model(), options).modified
     assert told == [(0, 5), (2, 5), (4, 5)]
 
