@@ -6,6 +6,7 @@ from functools import partial
 
 from onnx import ModelProto
 
+from bnfold.activity import doing
 from bnfold.decisions import Action, Decision, Reason
 from bnfold.graph import Evaluations, Model, inlined
 from bnfold.onnxfile import OnnxFile
@@ -25,7 +26,9 @@ def run_passes(model: Model, passes: Iterable[Pass]) -> tuple[Decision, ...]:
     """
     decisions: dict[tuple[str, str], Decision] = {}
     for each in passes:
-        for decision in each.run(model):
+        with doing(f"running the pass {each.name}"):
+            found = each.run(model)
+        for decision in found:
             key = (decision.scope, decision.node)
             decisions[key] = _last_word(decisions[key], decision) if key in decisions else decision
     model.finish()

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from bnfold import supervision
-from bnfold.cli.limits import what_killed, with_limits
+from bnfold.cli.limits import with_limits
 from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError
 from bnfold.signals import farewell
 
@@ -54,7 +54,7 @@ class Shell(click.Group):
         if not isinstance(command, click.Group):
             return with_limits(command, answered)
         if supervision.aftermath is not None:
-            raise what_killed(supervision.aftermath, f"bnfold {cmd_name}")
+            raise supervision.what_killed(supervision.aftermath, f"bnfold {cmd_name}")
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -7,6 +7,7 @@ and record what changed.
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers, text
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, PlainConstant, Use
+from bnfold.graph.inference import infer_shapes
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.operator_values import Call, NoValueError, values_of
@@ -30,6 +31,7 @@ __all__ = [
     "Use",
     "agree",
     "attribute",
+    "infer_shapes",
     "inlined",
     "number",
     "numbers",
