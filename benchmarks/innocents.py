@@ -16,19 +16,25 @@ The models are kept in the cache (2 GB), by default `bnfold-innocents` beside ot
 """
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
 import time
+import types
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+
+if TYPE_CHECKING:
+    import torch
 
 WHEELS = (
     "basic_pitch==0.4.0",
@@ -268,14 +274,28 @@ def architectures(_: Path) -> Iterator[Made]:
         yield name, partial(exported, name)
 
 
+def architecture(name: str) -> "torch.nn.Module":
+    """One network of pytorchcv, whose list imports an operator of torchvision for one that is not asked for here."""
+    missing = "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None
+    if missing:
+        operators = types.ModuleType("torchvision.ops")
+        operators.DeformConv2d = None  # type: ignore[attr-defined]  # a module under construction
+        sys.modules |= {"torchvision": types.ModuleType("torchvision"), "torchvision.ops": operators}
+    try:
+        from pytorchcv.model_provider import get_model
+    finally:
+        for stand_in in ("torchvision", "torchvision.ops") if missing else ():
+            del sys.modules[stand_in]
+    return get_model(name, pretrained=False)
+
+
 def exported(name: str, path: Path) -> None:
     """One of them, with random weights and the statistics that they make of random images."""
     import torch
-    from pytorchcv.model_provider import get_model
 
     torch.manual_seed(0)
-    network = get_model(name, pretrained=False)
-    size = tuple(network.in_size) if "cifar" in name else (96, 96)
+    network = architecture(name)
+    size = tuple(network.in_size)
     kinds = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
     norms = [module for module in network.modules() if isinstance(module, kinds)]
     for norm in norms:
@@ -283,7 +303,7 @@ def exported(name: str, path: Path) -> None:
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
         torch.nn.init.normal_(norm.bias, std=0.2)
     with torch.no_grad():
-        network.train()(torch.randn(8, 3, *size))
+        network.train()(torch.randn(4, 3, *size))
     network.eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
