@@ -16,7 +16,7 @@ from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
 from bnfold.lifetime import gives_back
-from bnfold.optimization import Request, Result, comparison, input_summary, unmatched
+from bnfold.optimization import Request, Result, comparison, input_summary, notes_on, unmatched
 from bnfold.options import (
     DataOptions,
     FreezeOptions,
@@ -129,6 +129,11 @@ def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) ->
     that all hold give the verdict "proved". `on_mismatch`: where the result differs, the folds that are guilty are
     named, and with "rollback" the rest is published, verified.
 
+    `passes` are run in place of the built-in order: names ("default" stands for that order), pass objects
+    (`bnfold.passes.Pass`), and functions that take a ModelProto, an onnx_graphsurgeon.Graph or an onnx_ir.Model, told
+    by their annotation, and return one, or None where they edited it. Where the result differs, the guilty pass is
+    named, and with `on_mismatch` "rollback" left out. One that raises is a UsageError.
+
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
     and no time is spent on them. `progress` is called now and then with what is being counted
     (`bnfold.progress.Stage`), how much of it is done, and about how much there is.
@@ -196,7 +201,7 @@ def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
                     found[graph.scope, graph.label(node)] = _looked_at(node, graph)
 
     passes = PassOptions(**options.shared_with(PassOptions))
-    _, decisions = run_on(
+    edited, decisions = run_on(
         file, default_passes(passes), assume_constant_initializers=options.assume_constant_initializers, look=look
     )
     if options.explain is not None and not any(decision.walk for decision in decisions):
@@ -204,7 +209,8 @@ def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
             f"no walk to explain: {options.explain!r} is no normalization that could be folded in this model"
         )
     infos = [_info(decision, found.get((decision.scope, decision.node), _BRANCH)) for decision in decisions]
-    return Inspection(summaries[0], tuple(infos), notes=tuple(unmatched({"--keep": options.keep}, decisions)))
+    notes = (*notes_on(edited, decisions), *unmatched({"--keep": options.keep}, decisions))
+    return Inspection(summaries[0], tuple(infos), notes=notes)
 
 
 @_verifies(VerifyOptions)

@@ -5,6 +5,7 @@ and record what changed.
 """
 
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers, text
+from bnfold.graph.changes import Changes, changes_between
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, PlainConstant, Use
 from bnfold.graph.inlining import inlined
@@ -18,6 +19,7 @@ __all__ = [
     "FLOATS",
     "FLOAT_TYPES",
     "Call",
+    "Changes",
     "Edit",
     "Evaluation",
     "Evaluations",
@@ -30,6 +32,7 @@ __all__ = [
     "Use",
     "agree",
     "attribute",
+    "changes_between",
     "inlined",
     "number",
     "numbers",

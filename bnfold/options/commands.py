@@ -14,6 +14,7 @@ from bnfold.options.kinds import (
     Limit,
     Names,
     Numbers,
+    Passes,
     Path,
     Shapes,
     Text,
@@ -39,7 +40,7 @@ _PROOF = Word(("auto", "always", "never"), switches=(("--proof", "always"), ("--
 _SWITCHED_OFF = "Publish without running the models."
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Constants(Options):
     assume_constant_initializers: bool = option(
         Flag(),
@@ -48,7 +49,7 @@ class _Constants(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Comparing(_Constants):
     """How two models are compared."""
 
@@ -99,14 +100,14 @@ class _Comparing(_Constants):
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class VerifyOptions(_Comparing):
     """What `bnfold.verify` is asked for."""
 
     layers: bool = option(Flag(), False, "Compare values inside the models too, and name the first that diverges.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Reading(_Constants):
     """How a model is read, and what is left as it is."""
 
@@ -125,7 +126,7 @@ class _Reading(_Constants):
     strict_external_data: bool = option(Flag(), False, "Refuse external data behind symbolic links.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Rewriting(_Reading):
     """What `optimize` does, and `inspect` says it would do."""
 
@@ -144,7 +145,7 @@ class _Rewriting(_Reading):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class InspectOptions(_Rewriting):
     """What `bnfold.inspect` is asked for."""
 
@@ -153,7 +154,7 @@ class InspectOptions(_Rewriting):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class CalibrationOptions(Options):
     """How data is used: to compute statistics, to fit substitutes, for the task accuracy.
 
@@ -184,7 +185,7 @@ class CalibrationOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Writing(_Comparing, _Reading):
     """What every command that writes a model takes."""
 
@@ -198,17 +199,17 @@ class _Writing(_Comparing, _Reading):
     progress: Progress | None = option(Callback(), None, reported=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class FreezeOptions(_Writing):
     """What `bnfold.freeze` is asked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DataOptions(CalibrationOptions, _Writing):
     """What `bnfold.recalibrate` is asked for beside its data."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RecalibrateOptions(DataOptions):
     """What `bnfold recalibrate` is asked for: statistics from `data`, or from the file `statistics_from`."""
 
@@ -224,10 +225,19 @@ class RecalibrateOptions(DataOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class OptimizeOptions(_Rewriting, _Writing):
     """What `bnfold.optimize` is asked for. `freeze` and `recalibrate` are this with `fold` off."""
 
+    passes: Sequence[Any] | None = option(
+        Passes(),
+        None,
+        "Run this pass: a name of bnfold passes, script.py:function, or default for the built-in order. NAME:a=1,b=2 "
+        "gives it options. Repeatable, in order.  [default: default]",
+        flag="--pass",
+        metavar="NAME",
+        remote=False,
+    )
     fold: bool = option(Flag(), True)
     on_mismatch: OnMismatch = option(
         Word(("fail", "rollback")),

@@ -13,7 +13,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from bnfold.equivalence.numbers.element_types import Array
 from bnfold.equivalence.numbers.float64 import Unknowable
-from bnfold.equivalence.numbers.kernels import CONSTANT_OPERATORS
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.lifetime import emptied_at_the_end
 
@@ -21,6 +20,8 @@ from bnfold.lifetime import emptied_at_the_end
 def evaluate(model: ModelProto) -> dict[str, Array]:
     """The outputs of a model without inputs. Raises Unknowable where they cannot be computed or are not believed."""
     from onnx.reference import ReferenceEvaluator
+
+    from bnfold.equivalence.numbers.kernels import CONSTANT_OPERATORS
 
     names = [value.name for value in model.graph.output]
     try:
