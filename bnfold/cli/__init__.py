@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "bnfold.cli.report",
     "schema": "bnfold.cli.schema",
     "batch": "bnfold.cli.batch",
+    "config": "bnfold.cli.config",
     "serve": "bnfold.cli.serve",
 }
 
