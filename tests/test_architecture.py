@@ -32,6 +32,7 @@ LAYERS = {
     "passes": 3,
     "paths": 3,
     "equivalence": 3,
+    "isolated": 2,
     "pipeline": 4,
     "recalibration": 4,
     "report": 4,

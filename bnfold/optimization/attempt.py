@@ -14,7 +14,7 @@ from bnfold.errors import StatisticsError
 from bnfold.graph import Evaluations, Model, paused_collector
 from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.optimization.existing_output import ExistingOutput, existing_output
-from bnfold.optimization.notes import notes_on
+from bnfold.optimization.notes import note_on_data, notes_on
 from bnfold.optimization.request import Request, comparison, refuse_overwriting
 from bnfold.optimization.summary import input_summary, output_summary
 from bnfold.passes import PassOptions, Preserves
@@ -245,7 +245,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
         looked_late=looks_late,
         foreign=foreign,
         unsound=unsound,
-        notes=tuple(notes_on(edited, decisions)),
+        notes=(*notes_on(edited, decisions), *note_on_data(options.layout, written)),
     )
 
 
