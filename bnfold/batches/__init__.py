@@ -7,7 +7,17 @@ from bnfold.batches.sources import (
     Source,
     can_be_read_once,
     data_source,
+    load_script,
     script_of,
 )
 
-__all__ = ["DATA_SUFFIXES", "Data", "ImageOptions", "Source", "can_be_read_once", "data_source", "script_of"]
+__all__ = [
+    "DATA_SUFFIXES",
+    "Data",
+    "ImageOptions",
+    "Source",
+    "can_be_read_once",
+    "data_source",
+    "load_script",
+    "script_of",
+]

@@ -12,8 +12,8 @@ from onnx import ModelProto, numpy_helper, parser
 import bnfold
 from bnfold.cli import main
 from bnfold.equivalence import Layers, Verdict
-from bnfold.equivalence.feeds.size_constraints import Shapes
 from bnfold.equivalence.feeds.seeded import FeedPlan, build
+from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.judging import first_divergence as layers
 from bnfold.equivalence.runtime.opening import Setting, running
 from bnfold.equivalence.structure.output_sources import ValuePair
