@@ -172,7 +172,7 @@ class Levit(nn.Module):
         from transformers.models.levit.modeling_levit import LevitForImageClassificationWithTeacher
 
         self.levit = LevitForImageClassificationWithTeacher(
-            LevitConfig(
+            LevitConfig(  # type: ignore[call-arg]  # it takes what its base class takes
                 image_size=64,
                 hidden_sizes=[16, 24, 32],
                 num_attention_heads=[2, 3, 4],

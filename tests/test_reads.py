@@ -103,7 +103,7 @@ def test_each_attempt_of_a_rollback_edits_a_copy_of_what_was_read(
     plant(monkeypatch, at(2))
     onnx.save(chain(), tmp_path / "in.onnx")
     seen: list[object] = []
-    take_payloads = model_file.take_payloads
+    take_payloads = model_file.take_payloads  # type: ignore[attr-defined]  # it imports the name
 
     def noting(source: Source, payloads: list[Stored]) -> bytes:
         seen.append(source.path)

@@ -295,7 +295,7 @@ def test_only_floats_that_measure_something_are_shaken_in_a_feed() -> None:
     assert (moved["h"] != feed["h"]).tolist() == [True, False, True]
     assert moved["n"] is feed["n"]
     assert moved["size"] is feed["size"]
-    assert all(moved[name].dtype == feed[name].dtype for name in feed)
+    assert all(moved[name].dtype == feed[name].dtype for name in feed)  # type: ignore[attr-defined]  # an array
 
 
 # --- what is run, and what that costs ---------------------------------------------------------------------------------

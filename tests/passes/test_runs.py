@@ -163,7 +163,7 @@ def test_each_operator_is_read_into_one_run_also_where_the_last_one_comes_first(
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     were_read: list[str] = []
-    read_affine = runs.read_affine
+    read_affine = runs.read_affine  # type: ignore[attr-defined]  # it imports the name
 
     def noted(node: NodeProto, graph: Graph) -> AffineOp:
         were_read.append(node.output[0])
@@ -505,7 +505,7 @@ def test_a_walk_is_told_of_what_was_asked_for_and_of_nothing_else() -> None:
 def test_what_is_no_normalization_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from bnfold.passes import fold_batch_norm
 
-    collect, starts = fold_batch_norm.collect_run, []
+    collect, starts = fold_batch_norm.collect_run, []  # type: ignore[attr-defined]  # it imports the name
 
     def counted(*arguments: Any) -> Any:
         starts.append(arguments[0])
