@@ -130,8 +130,9 @@ def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) ->
     named, and with "rollback" the rest is published, verified.
 
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
-    and no time is spent on them. `progress` is called now and then with what is being counted
-    (`bnfold.progress.Stage`), how much of it is done, and about how much there is.
+    and no time is spent on them; without `distributions` no measurement says more than the verdict rests on: no means,
+    percentiles and histogram. `progress` is called now and then with what is being counted (`bnfold.progress.Stage`),
+    how much of it is done, and about how much there is.
 
     Raises VerificationError, which carries the report, where the result was not shown to be equivalent (nothing is
     published then; `keep_failed` writes it beside `output` as NAME.failed.onnx), and the other classes of

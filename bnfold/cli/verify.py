@@ -1,10 +1,11 @@
 """`bnfold verify`: compare two models, write nothing but a report."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from bnfold.cli.delivery import reserve_reports, show, write_report
+from bnfold.cli.delivery import owed_report, reserve_reports, show, write_report
 from bnfold.cli.options import flags_of, report_option, values_of, verbosity_of, verbosity_options
 from bnfold.cli.shell import fail
 from bnfold.options import VerifyOptions
@@ -22,8 +23,8 @@ def command(ctx: click.Context, /, reference: str, candidate: str, **given: Any)
 
     Exits 0 if they are equivalent or proved so, 1 if they are not or could not be compared.
     """
-    options = values_of(VerifyOptions, given)
     reserve_reports(ctx)
+    options = replace(values_of(VerifyOptions, given), distributions=owed_report(ctx))
     from bnfold import api
     from bnfold.report import ComparisonReport, print_comparison
 

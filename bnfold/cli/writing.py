@@ -30,7 +30,7 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
     if output == "-":
         raise UsageError("a model is not written to standard output; name a file, ./- for one of that name")
     reserve_reports(ctx)
-    return replace(made, checksums=owed_report(ctx))
+    return replace(made, checksums=owed_report(ctx), distributions=owed_report(ctx))
 
 
 def deliver(

@@ -153,7 +153,8 @@ def _measured(
     answers.notes.extend(_assumed(signature))
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
-    comparing = Comparing(options.tolerance, changes, {} if reference.source is None else coarsest(model))
+    types = {} if reference.source is None else coarsest(model)
+    comparing = Comparing(options.tolerance, changes, types, options.distributions)
     findings: list[Finding] = []
     placements: list[Placement] = []
     settings, feeds = list(plan.settings(named(options.providers))), len(answers.answers)

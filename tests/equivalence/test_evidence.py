@@ -315,7 +315,8 @@ def test_a_large_model_whose_changes_are_proved_is_run_once_as_users_run_it() ->
     before, after = wide(), wide(folded=True)
     found = check(before, after)
     assert (found.verdict, found.shown) == (Verdict.EQUIVALENT, "The one change is proved.")
-    assert found.spent == {"proofs": 1, "sessions": 2, "runs": 2, "million products": 4235}
+    assert dict(found.spent) | {"million products": 0} == {"proofs": 1, "sessions": 2, "runs": 2, "million products": 0}
+    assert found.spent["million products"] == pytest.approx(2 * 200 * 2048 * 5120 / 1e6, rel=0.05)
     assert {(m.where.feed, m.where.optimization) for m in found.measurements} == {("batch1-normal", "on")}
     thorough = check(before, after, thorough=True)
     assert thorough.spent["runs"] > 20

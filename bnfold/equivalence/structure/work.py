@@ -1,7 +1,7 @@
 """How much work a model is, estimated from its structure alone: the same on every machine.
 
 The unit is a multiplication of a large product, which a core does some ten billions of in a second. What else takes
-time is counted as so many of them: a node that is set up or run, a number that is loaded, or read and written.
+time is counted as so many of them: a node that is set up or run, a number that is loaded, moved or compared.
 """
 
 import math
@@ -15,7 +15,7 @@ from bnfold.equivalence.structure.signature import every_node, signature_of
 from bnfold.onnxfile import payload_index
 
 _LOADED_WEIGHT, _SET_UP_NODE = 200, 2_000_000
-_RUN_NODE, _ELEMENT = 200_000, 10
+_RUN_NODE, _ELEMENT, _MEASURED_ELEMENT = 200_000, 10, 200
 _UNKNOWN_SIZE = 32
 _MOST_WALKED = 4_000
 """Nodes of a model that is looked at one by one."""
@@ -23,7 +23,7 @@ _MOST_WALKED = 4_000
 
 @dataclass(frozen=True)
 class Work:
-    """`session`: of making one. `run`: of running it once at batch 1."""
+    """`session`: of making one. `run`: of running it once at batch 1, and measuring it."""
 
     session: float = 0.0
     run: float = 0.0
@@ -45,7 +45,9 @@ def work_of(model: ModelProto) -> Work:
     else:  # to look at all of them would take longer than what they do
         walk.products = float(loaded)
     session = _LOADED_WEIGHT * loaded + _SET_UP_NODE * len(nodes)
-    return Work(session, walk.products + _ELEMENT * walk.elements + _RUN_NODE * len(nodes))
+    measured = sum(walk.size(value.name) for value in model.graph.output)
+    run = walk.products + _ELEMENT * walk.elements + _MEASURED_ELEMENT * measured + _RUN_NODE * len(nodes)
+    return Work(session, run)
 
 
 class _Walk:
@@ -88,6 +90,10 @@ class _Walk:
         self.elements += channels * after
         for name in node.output:
             self._positions[name], self._channels[name] = after, channels
+
+    def size(self, value: str) -> float:
+        """How many numbers a value holds."""
+        return self._positions.get(value, 1.0) * self._channels.get(value, 1)
 
     def _growth(self, node: NodeProto) -> float:
         """By how much an operator changes the number of positions."""
