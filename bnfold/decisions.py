@@ -187,7 +187,8 @@ class Decision:
 
     `node` is the node's name, or its first output where it has none (`label` of the graph room), `scope` the path of
     the scope that holds it ("" for the main graph), `target` the nodes whose parameters took it up. `walk` tells line
-    by line what was tried and where it stopped, where somebody asked for that.
+    by line what was tried and where it stopped, where somebody asked for that. `partly`: its scale was folded, and its
+    shift stays as an Add.
     """
 
     node: str
@@ -198,6 +199,12 @@ class Decision:
     reason: Reason | None = None
     detail: str = ""
     walk: tuple[str, ...] = ()
+    partly: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """The action in words, and whether it was done in part."""
+        return f"{'partly ' * self.partly}{self.action.value}"
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as the JSON report writes it."""
@@ -209,4 +216,4 @@ class Decision:
             "target": list(self.target),
             "reason": None if self.reason is None else {"code": self.reason.code, "sentence": self.reason.sentence},
             "detail": self.detail,
-        } | ({"walk": list(self.walk)} if self.walk else {})
+        } | {key: value for key, value in (("walk", list(self.walk)), ("partly", self.partly)) if value}

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from bnfold.passes.assume_spatial import AssumeSpatial
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
@@ -16,6 +17,7 @@ from bnfold.passes.recalibrate_batch_norm import RecalibrateBatchNorm, Recalibra
 from bnfold.passes.substitute_batch_norm import Fit, SubstituteBatchNorm, SubstituteBatchNormOptions
 
 __all__ = [
+    "ORDER",
     "AssumeSpatial",
     "Fit",
     "FoldBatchNorm",
@@ -78,18 +80,18 @@ def _substitute(options: PassOptions) -> Pass | None:
     return SubstituteBatchNorm(options.substitute) if options.substitute is not None else None
 
 
-# In the order in which they run; None where the options do not ask for a pass.
-ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (
-    _assume_spatial,
-    _recalibrate,
-    _freeze,
-    _substitute,
-    _fold,
-    _merge,
-)
+# In the order in which they run, by their classes; None where the options do not ask for a pass.
+ORDER: dict[type[Any], Callable[[PassOptions], Pass | None]] = {
+    AssumeSpatial: _assume_spatial,
+    RecalibrateBatchNorm: _recalibrate,
+    FreezeBatchNorm: _freeze,
+    SubstituteBatchNorm: _substitute,
+    FoldBatchNorm: _fold,
+    MergeBranches: _merge,
+}
 
 
 def default_passes(options: PassOptions | None = None) -> list[Pass]:
     """The passes that `options` asks for, in order."""
-    made = [make(options or PassOptions()) for make in ORDER]
+    made = [make(options or PassOptions()) for make in ORDER.values()]
     return [each for each in made if each is not None]

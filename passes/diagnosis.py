@@ -12,6 +12,7 @@ from bnfold.passes.assume_spatial import has_meaningless_spatial_zero
 from bnfold.passes.classification import (
     Kind,
     classify,
+    find_disguise,
     has_initial_statistics,
     has_lost_statistics,
     is_dropout,
@@ -32,7 +33,7 @@ def diagnose(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
     if is_dropout(node):
         return {Diagnosis.EXPORTED_IN_TRAINING_MODE: "Dropout"} if is_in_train_mode(node, graph) else {}
     if not is_batch_norm(node):
-        return {}
+        return {Diagnosis.BATCH_STATISTICS: ""} if find_disguise(node, graph) is not None else {}
     try:
         kind = classify(node, graph)
     except Refused:  # its mode is decided by the caller of a function, or an operand is missing
@@ -48,7 +49,7 @@ def diagnose(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
         found.update(_stored_statistics(node, graph))
     if has_meaningless_spatial_zero(node, graph):
         found[Diagnosis.SPATIAL_ZERO] = ""
-    if _is_quantized(node, graph):
+    if is_quantized(node, graph):
         found[Diagnosis.QUANTIZED_BEFORE_FOLDING] = ""
     found.update(_behind_activation(node, graph))
     return found
@@ -61,7 +62,8 @@ def _stored_statistics(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
     return initial | _tiny_variance(node, graph)
 
 
-def _is_quantized(node: NodeProto, graph: Graph) -> bool:
+def is_quantized(node: NodeProto, graph: Graph) -> bool:
+    """Whether data and scale of a BatchNormalization come from DequantizeLinear."""
     makers = [graph.producer(value) for value in node.input[:2]]
     return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
 

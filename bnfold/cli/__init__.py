@@ -11,14 +11,16 @@ COMMANDS = {
     "recalibrate": "bnfold.cli.recalibrate",
     "inspect": "bnfold.cli.inspect",
     "verify": "bnfold.cli.verify",
+    "passes": "bnfold.cli.passes",
     "report": "bnfold.cli.report",
     "schema": "bnfold.cli.schema",
     "batch": "bnfold.cli.batch",
+    "config": "bnfold.cli.config",
     "serve": "bnfold.cli.serve",
 }
 
 
-@click.group(cls=Shell, commands_in=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("bnfold", cls=Shell, commands_in=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bnfold", message="%(prog)s %(version)s")
 def main() -> None:
     """Fold BatchNormalization into an ONNX model, explain what stays, and prove
@@ -30,6 +32,7 @@ def main() -> None:
     bnfold recalibrate in.onnx out.onnx --data folder   new statistics
     bnfold inspect in.onnx             list every normalization
     bnfold verify a.onnx b.onnx        compare two models
+    bnfold passes                      list what --pass knows
     bnfold report render r.json r.html   show a saved report
     bnfold report judge r.json         judge it again, run nothing
 

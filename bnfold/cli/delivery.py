@@ -1,6 +1,7 @@
 """Delivery of results: reports to their files, text to standard output, also where the reader of a pipe is gone."""
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnfold.cli.options import asked_reports, values_of
-from bnfold.errors import BnfoldError, OutputError, UsageError
+from bnfold.errors import BnfoldError, ModelError, OutputError, UsageError
 from bnfold.options import COMMANDS
 
 if TYPE_CHECKING:
@@ -115,15 +116,45 @@ def write_report(ctx: click.Context, report: "AnyReport | Mapping[str, Any]") ->
         raise failures[0]
 
 
+def require_file(model: str, command: str) -> None:
+    """Raise ModelError for what people name in a model's place: a folder, and an address."""
+    if "://" in model:
+        raise ModelError(f"{model} is an address, and models are read from files: download it first")
+    if os.path.isdir(model):  # noqa: PTH112 - no more imports than needed
+        raise ModelError(
+            f"{model} is a directory; pass a file, or let bnfold batch {command} {model} --output FOLDER do the same "
+            "with every model in it"
+        )
+
+
+def model_from(path: str) -> str | bytes:
+    """The model as the api takes it: for - what stands on standard input."""
+    return sys.stdin.buffer.read() if path == "-" else path
+
+
+def write_file_out(path: Path) -> None:
+    """Write a file to standard output, as bytes. A reader that went away is an `OutputError` too: it got no model."""
+    try:
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        discard_standard_output()
+        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
 def show(ctx: click.Context, draw: "Callable[[Screen], None]") -> None:
-    """Draw on standard output, unless that is where a report goes alone."""
+    """Draw on standard output, unless that is where a report goes alone; where the model goes there, beside it."""
     if any(destination.alone for destination in ctx.meta.get(_DESTINATIONS, ())):
         return
     from bnfold.report.lines import Lines
 
     lines = Lines.for_standard_output()
     draw(lines)
-    write_out(lines.text)
+    if ctx.params.get("output") == "-":
+        click.echo(lines.text, nl=False, err=True)
+    else:
+        write_out(lines.text)
 
 
 def write_out(text: str) -> None:

@@ -1,5 +1,6 @@
 """Options that several commands share, with the same words and the same meaning in each."""
 
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,7 @@ from bnfold.options.kinds import (
     Limit,
     Names,
     Numbers,
+    Passes,
     Path,
     Shapes,
     Text,
@@ -158,6 +160,7 @@ _LAYOUT = (
 progress_option = _applied(
     click.option(
         "--progress",
+        "progress_form",
         type=click.Choice(["bar", "json"]),
         default="bar",
         expose_value=False,
@@ -192,6 +195,7 @@ def _flags(options: type[Options]) -> Iterator[Callable[[AnyFunction], AnyFuncti
 
 _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Names: lambda each: {"multiple": True, "show_default": bool(each.default)},
+    Passes: lambda _: {"multiple": True, "default": (), "callback": lambda _ctx, _param, value: value or None},
     Shapes: lambda _: {"type": input_shape, "multiple": True, "default": (), "callback": one_shape_per_name},
     Limit: lambda _: {"type": output_limit, "multiple": True, "default": (), "callback": limit_per_output},
     Numbers: lambda each: {"type": numbers, "default": commas(each.default), "show_default": True},
@@ -257,7 +261,38 @@ def given_flags(ctx: click.Context, options: type[Options]) -> list[str]:
     return [each.flag for each in options_of(options) if ctx.get_parameter_source(each.name) is given]
 
 
+_OUTPUT = "bnfold.output"
+
+
+def _place_of_output(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """OUTPUT, or --output; in an existing folder the file of the model's name."""
+    named: str | None = ctx.meta.get(_OUTPUT)
+    if named is not None and value is not None:
+        raise click.BadParameter("it is given twice, as OUTPUT and with --output", ctx=ctx)
+    place = value if named is None else named
+    if place is None or place == "-" or not pathlib.Path(place).is_dir():
+        return place
+    model = ctx.params.get("model")
+    if model in {None, "-"}:
+        raise click.BadParameter(f"{place} is a folder: name the file in it", ctx=ctx)
+    inside = pathlib.Path(place, pathlib.Path(model).name)
+    if inside.exists() and inside.samefile(model):
+        raise click.BadParameter(f"{place} is the folder of {model} itself: name the file in it", ctx=ctx)
+    return str(inside)
+
+
 model_and_output = _applied(
-    click.argument("model", type=click.Path()),
-    click.argument("output", type=click.Path(), required=False),
+    click.argument("model", type=click.Path(allow_dash=True)),
+    click.argument("output", type=click.Path(allow_dash=True), required=False, callback=_place_of_output),
+    click.option(
+        "-o",
+        "--output",
+        "named_output",
+        type=click.Path(allow_dash=True),
+        metavar="OUTPUT",
+        is_eager=True,
+        expose_value=False,
+        callback=_remember(_OUTPUT),
+        help="The same as OUTPUT: a file, a folder for a file of the model's name, or - for standard output.",
+    ),
 )

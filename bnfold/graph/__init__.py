@@ -5,8 +5,10 @@ and record what changed.
 """
 
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers, text
+from bnfold.graph.changes import Changes, changes_between
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, PlainConstant, Use
+from bnfold.graph.inference import infer_shapes
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.operator_values import Call, NoValueError, values_of
@@ -18,6 +20,7 @@ __all__ = [
     "FLOATS",
     "FLOAT_TYPES",
     "Call",
+    "Changes",
     "Edit",
     "Evaluation",
     "Evaluations",
@@ -30,6 +33,8 @@ __all__ = [
     "Use",
     "agree",
     "attribute",
+    "changes_between",
+    "infer_shapes",
     "inlined",
     "number",
     "numbers",

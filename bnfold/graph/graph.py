@@ -296,6 +296,14 @@ class Graph:
 
     # ------------------------------------------------------------------ the door
 
+    def known_as(self, node: NodeProto) -> str:
+        """What a person knows `node` by: one that an edit made stands for the operator of the input it came from."""
+        return self.model.made_from.get(id(node)) or self.label(node)
+
+    def known_value(self, value: str) -> str:
+        """What a person knows `value` by: one that an edit made has the name of that of the input it came from."""
+        return self.model.known_value(value)
+
     def set_constant(self, node: NodeProto, index: int, tensor: Tensor, suffix: str = "folded") -> None:
         """Let input `index` of `node` read `tensor`.
 
@@ -437,6 +445,7 @@ class Graph:
         graph._define(inner, node)
         name = self.model.fresh_name(f"{graph.label(node)}_shift")
         add = helper.make_node("Add", [inner, ""], [output], name=name)
+        self.model.made_from[id(add)] = graph.known_as(node)
         graph.insert(add, after=node)
         graph.set_input(add, 1, graph.add_constant(constant, f"{name}_constant", before=add))
 
@@ -449,7 +458,7 @@ class Graph:
         """
         self.model.about_to_edit()
         graph = self.model.owner(run[0])
-        output = run[-1].output[0]
+        output, known_as = run[-1].output[0], graph.known_as(run[0])
         for node in run[:-1]:
             for use in list(graph.consumers(node.output[0])):
                 if _looks_only_at_type(use):
@@ -463,6 +472,7 @@ class Graph:
             result = output if last else self.model.fresh_name(f"{output}_{op_type.lower()}")
             self.model.alias(result, output)
             node = helper.make_node(op_type, [data, ""], [result], name=name)
+            self.model.made_from[id(node)] = known_as
             graph.insert(node, before=run[0])
             graph.set_input(node, 1, graph.add_constant(constant, f"{name}_constant", before=node))
             made.append(node)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 
+from bnfold.activity import doing
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, scopes
@@ -53,6 +54,9 @@ class Model:
         self.holders: dict[int, NodeProto] = {}  # by scope: the node that has it as a body
         # Labels of operators as they were read, noted by the first pass that asks: an output may get another name.
         self.first_labels: dict[int, str] | None = None
+        self.made_from: dict[
+            int, str
+        ] = {}  # by id of a node that an edit made: the operator of the input it stands for
         self._bodies: dict[int, list[Graph]] = {}  # by scope: those nested directly in it
         self.unresolved: list[tuple[Graph, str, NodeProto]] = []  # what a node reads and nothing makes, as it was read
         self._owners: dict[int, Graph] = {}
@@ -172,7 +176,8 @@ class Model:
             self._types = {}
             structure = without_negative_dims(self._before_edits or self.proto.SerializeToString())
             self._before_edits = None
-            found = inferred(structure, lists_initializers=self.lists_initializers)
+            with doing("inferring shapes with onnx"):
+                found = inferred(structure, lists_initializers=self.lists_initializers)
             self._note_types(self.main, found.graph)
             for graph_, function in zip(self._function_scopes(), found.functions, strict=True):
                 self._note_types(graph_, function)
@@ -188,6 +193,10 @@ class Model:
         if declared is None or found is None:
             return declared or found
         return found if contradicts(declared, found) else merged(declared, found)
+
+    def known_value(self, value: str) -> str:
+        """The value of the input that `value` has the type of, where an edit made it; else itself."""
+        return self._aliases.get(value, value)
 
     def alias(self, value: str, like: str) -> None:
         """Note that the new `value` has the type of `like`, which was there before the first edit."""

@@ -1,19 +1,20 @@
 """One optimization, along a straight line: read, passes, write beside the output, verify that very file, publish.
 
-Where the result differs, the line is gone again with some folds forbidden, to find the guilty ones and, if that was
-asked for, to publish the rest. Nothing else goes back.
+Where the result differs, the line is gone again with some folds or passes forbidden, to find the guilty ones and, if
+that was asked for, to publish the rest. Nothing else goes back.
 """
 
 from bnfold.errors import VerificationError
 from bnfold.optimization.attempt import attempt, prepared
 from bnfold.optimization.existing_output import source_mark
+from bnfold.optimization.notes import notes_on
 from bnfold.optimization.reporting import failure_message, report_of, unmatched, with_left_data
 from bnfold.optimization.request import Request, Result, comparison
 from bnfold.optimization.rollback import rolled_back
 from bnfold.optimization.summary import input_summary
 from bnfold.sources import destination, same_kind
 
-__all__ = ["Request", "Result", "comparison", "input_summary", "optimize", "unmatched"]
+__all__ = ["Request", "Result", "comparison", "input_summary", "notes_on", "optimize", "unmatched"]
 
 
 def optimize(request: Request) -> Result:
@@ -21,7 +22,7 @@ def optimize(request: Request) -> Result:
     with destination(request.target) as publication:
         setup = prepared(request, publication)
         made, attribution = attempt(setup, file=setup.file), None
-        if made.verdict == "not-equivalent":
+        if made.verdict == "not-equivalent" or made.unsound:
             made, attribution = rolled_back(setup, made)
         report = report_of(setup, made, attribution)
         if report.exit_code:

@@ -14,8 +14,8 @@ from bnfold.report.inspection import Inspection, NormalizationInfo
 from bnfold.report.lines import Screen
 from bnfold.report.report import GOOD, ComparisonReport, ModelSummary, Report
 from bnfold.report.text import inert, number, one_line, printable
+from bnfold.report.words import changed, pass_verdict, place, took
 from bnfold.report.words import count as _count
-from bnfold.report.words import place
 from bnfold.report.words import size as _deviation
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _GAP = "  "
 _MOST_ALIKE = 3
 """Of so many that stay for one reason, each has a line of its own."""
+_STAYS = (Action.KEPT, Action.MERGED)
 
 
 def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
@@ -33,6 +34,7 @@ def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
     if report.output is not None:
         _print_before_after(report.input, report.output, console)
     _print_decisions(report.decisions, console, every=verbosity > 0)
+    _print_passes(report, console, every=verbosity > 0)
     _print_verdict(report, console, every=verbosity > 0)
     if report.recalibration is not None:
         _print_recalibration(report.recalibration, console)
@@ -50,6 +52,16 @@ def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
         _line(console, f"written: {printable(report.published)}")
     elif report.options.get("dry_run"):
         _line(console, "nothing was written: this was a dry run")
+
+
+def _print_passes(report: Report, console: Screen, *, every: bool) -> None:
+    """Where somebody chose them, or wants every detail."""
+    from bnfold.report.document import PassRun
+
+    wanted = every or report.options.get("passes") is not None
+    for each in (PassRun.of(told) for told in report.passes if wanted and told.get("verdict")):
+        what = f": {changed(each)}" if each.counts else ""
+        _line(console, f"pass {each.name} ({took(each)}){what}: {pass_verdict(each)}")
 
 
 def _print_notes(notes: Iterable[str], console: Screen) -> None:
@@ -115,7 +127,7 @@ def print_inspection(inspection: Inspection, console: Screen, verbosity: int = 0
     }.items():
         _line(console, f"{code}: {sentence}")
     _print_notes(inspection.notes, console)
-    actions = Counter(info.decision.action.value for info in inspection.normalizations)
+    actions = Counter(info.decision.outcome for info in inspection.normalizations)
     fates = ", ".join(f"{number(count)} would be {action}" for action, count in actions.items())
     _line(console, _count(len(inspection.normalizations), "normalization") + (f": {fates}" if fates else ""))
 
@@ -156,16 +168,17 @@ def _print_before_after(before: ModelSummary, after: ModelSummary, console: Scre
 def _print_decisions(decisions: Sequence[Decision], console: Screen, *, every: bool) -> None:
     """All of them where every detail is wanted; else what stays, a reason that many share in one line."""
     if not decisions:
-        _line(console, "nothing to fold: the model has no normalization, and nothing that is one in disguise")
-    stays = [decision for decision in decisions if decision.action is Action.KEPT]
-    alike = Counter(decision.reason for decision in stays)
-    told: set[Reason | None] = set()
+        _line(console, "nothing to fold: the model has no BatchNormalization, and nothing that is one in disguise")
+    stays = [decision for decision in decisions if decision.action in _STAYS]
+    groups: dict[tuple[Action, Reason | None], list[Decision]] = {}
+    for decision in stays:
+        groups.setdefault((decision.action, decision.reason), []).append(decision)
     for decision in decisions if every else stays:
-        if every or alike[decision.reason] <= _MOST_ALIKE:
+        alike = groups.get((decision.action, decision.reason), [])
+        if every or len(alike) <= _MOST_ALIKE:
             _line(console, _decided(decision))
-        elif decision.reason not in told:
-            told.add(decision.reason)
-            _line(console, _summed_up([each for each in stays if each.reason is decision.reason]))
+        elif decision is alike[0]:
+            _line(console, _summed_up(alike))
 
 
 def _summed_up(stays: Sequence[Decision]) -> str:
@@ -173,12 +186,12 @@ def _summed_up(stays: Sequence[Decision]) -> str:
     reason = stays[0].reason
     why = "" if reason is None else f": {reason.sentence} [{reason.code}]"
     names = ", ".join(_placed(decision.node, decision.scope) for decision in stays[:2])
-    return f"kept {number(len(stays))}{why} {names} and {number(len(stays) - 2)} more; -v for all"
+    return f"{stays[0].outcome} {number(len(stays))}{why} {names} and {number(len(stays) - 2)} more; -v for all"
 
 
 def _decided(decision: Decision) -> str:
     """``kept bn1 (body of if0): the sentence [CODE] the detail``."""
-    return f"{decision.action.value} {_placed(decision.node, decision.scope)}{_outcome(decision)}"
+    return f"{decision.outcome} {_placed(decision.node, decision.scope)}{_outcome(decision)}"
 
 
 def _outcome(decision: Decision) -> str:
@@ -206,7 +219,7 @@ def _described(info: NormalizationInfo) -> Iterable[str]:
         yield f"  epsilon {info.epsilon:.6g}{momentum}"
     if info.fed_by:
         yield f"  fed by {one_line(info.fed_by)}"
-    yield f"  would be {info.decision.action.value}{_outcome(info.decision)}"
+    yield f"  would be {info.decision.outcome}{_outcome(info.decision)}"
     yield from (f"    {'  ' * line.startswith('  ')}{one_line(line)}" for line in info.decision.walk)
     for found in info.diagnoses:
         yield f"  {found.code}{f': {one_line(found.detail)}' if found.detail else ''}"
@@ -299,7 +312,8 @@ def _badness(measurement: Mapping[str, Any]) -> tuple[bool, float]:
 
 def _measured(measurement: Mapping[str, Any]) -> str:
     """``3.1e-07 (1.2e-07 of the largest value) in output "y", feed normal, cpu, optimization on``."""
-    where = f'output "{printable(str(measurement["output"]))}"'
+    name = f'"{printable(str(measurement["output"]))}"'
+    where = f"the value {name} behind an output" if measurement.get("stage") == "behind" else f"output {name}"
     if measurement.get("feed"):
         where += f", feed {printable(str(measurement['feed']))}"
     if measurement.get("provider"):
