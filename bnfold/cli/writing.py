@@ -24,7 +24,6 @@ from bnfold.cli.remote import deliver_from, server_of
 from bnfold.cli.shell import fail
 from bnfold.cli.waiting import shown
 from bnfold.errors import StatisticsError, UsageError, VerificationError
-from bnfold.onnxfile import Weights
 from bnfold.options import FreezeOptions, OptimizeOptions, RecalibrateOptions
 
 WritingOptions = TypeVar("WritingOptions", FreezeOptions, OptimizeOptions, RecalibrateOptions)
@@ -61,7 +60,7 @@ def _check_streams(
         raise UsageError("the model goes to standard output: name a file for the report")
     if options.keep_failed:
         raise UsageError("--keep-failed writes beside OUTPUT: name a file, not -")
-    if options.layout is not None and options.layout.weights is Weights.EXTERNAL:
+    if options.layout is not None and options.layout.weights == "external":
         raise UsageError("--external-data writes beside OUTPUT: name a file, not -")
 
 
