@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from bnfold.service.client import Client as Client
     from bnfold.service.client import RemoteJob as RemoteJob
     from bnfold.service.client import ServiceError as ServiceError
+    from bnfold.torch_export import Exported as Exported
+    from bnfold.torch_export import Finding as Finding
+    from bnfold.torch_export import export as export
 
 __version__ = "0.1.0"
 
@@ -77,6 +80,7 @@ _HOME = {
     **dict.fromkeys(("Layout", "Weights"), "bnfold.onnxfile"),
     **dict.fromkeys(("CalibrationOptions", "FreezeOptions", "InspectOptions", "OptimizeOptions"), "bnfold.options"),
     **dict.fromkeys(("RecalibrateOptions", "VerifyOptions"), "bnfold.options"),
+    **dict.fromkeys(("Exported", "Finding", "export"), "bnfold.torch_export"),
     "Stage": "bnfold.progress",
     **dict.fromkeys(("Inspection", "NormalizationInfo", "Report", "render"), "bnfold.report"),
     "Batch": "bnfold.fleet.batch",

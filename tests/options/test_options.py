@@ -137,7 +137,7 @@ def test_the_command_line_has_every_option(name: str) -> None:
 
 
 def test_every_command_that_works_on_models_has_options() -> None:
-    assert set(CLI_COMMANDS) - set(COMMANDS) == {"passes", "report", "schema", "serve", "batch", "config"}
+    assert set(CLI_COMMANDS) - set(COMMANDS) == {"export", "passes", "report", "schema", "serve", "batch", "config"}
 
 
 def test_the_defaults_of_the_passes_are_not_said_twice_otherwise() -> None:
