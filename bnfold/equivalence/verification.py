@@ -45,6 +45,8 @@ from bnfold.equivalence.structure.work import work_of
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.errors import UsageError
 
+_COARSER = {"float16": 2.0**13, "bfloat16": 2.0**16}
+
 
 def verify(reference: Source | Reference, candidate: Source, options: VerifyOptions | None = None) -> Verification:
     """Compare `candidate` with `reference`, each a path (external data resolves beside it) or bytes.
@@ -87,7 +89,7 @@ def _verified(reference: Source | Reference, candidate: Source, options: VerifyO
         with few_threads(plan.threads):
             measured = _measured(reference, candidate, model, other, changes, plan, options)
         estimate(plan.work.session, plan.work.run)
-    return _with_changes(measured, changes, options)
+    return _with_changes(measured, changes, options, model)
 
 
 def _read(
@@ -199,7 +201,14 @@ def _silent(_done: int, _total: int) -> None:
     """Nobody wants to hear."""
 
 
-def _with_changes(measured: Verification, changes: Changes, options: VerifyOptions) -> Verification:
+def _slack(model: ModelProto) -> float:
+    """How many times coarser than float32 the coarsest type is that a model computes in: what is stored in float32 of
+    numbers that it rounds to float16 differs by that.
+    """
+    return max((_COARSER.get(name, 1.0) for name in coarsest(model).values()), default=1.0)
+
+
+def _with_changes(measured: Verification, changes: Changes, options: VerifyOptions, model: ModelProto) -> Verification:
     """A broken proof overrules agreement; proofs of everything stand in for a run that was not possible.
 
     Not for one on another provider than the CPU: a proof in float64 says nothing about what that one computes.
@@ -208,7 +217,8 @@ def _with_changes(measured: Verification, changes: Changes, options: VerifyOptio
     compared = bool(measured.measurements)
     rule = _proof_rule(options)
     differs = verdict is not Verdict.EQUIVALENT
-    overruling = [each for each in changes.broken if differs or overrules(each.used, rule, options.tolerance)]
+    slack = _slack(model) if changes.broken else 1.0
+    overruling = [each for each in changes.broken if differs or overrules(each.used / slack, rule, options.tolerance)]
     if overruling:
         verdict = Verdict.NOT_EQUIVALENT
         more = f" (and {len(overruling) - 1} more)" if len(overruling) > 1 else ""
