@@ -12,7 +12,8 @@ out.onnx: 13 nodes; no normalization
 equivalent
 
 What this module lists in `__all__` is the interface, and so are the attributes of those things, `bnfold.errors`,
-`bnfold.report`, `bnfold.options` and `bnfold.passes` as far as they list names. Every other module is internal.
+`bnfold.report`, `bnfold.options`, `bnfold.passes`, `bnfold.graph` and `bnfold.testing` as far as they list names. Every
+other module is internal.
 """
 
 from typing import TYPE_CHECKING

@@ -12,6 +12,8 @@ from bnfold.onnxfile import without_negative_dims
 
 _BATCH = 3
 _DYNAMIC = 5
+_SIZE_READERS = frozenset({"Shape", "Size"})
+"""What gives out sizes: other ones than those of the model would give another answer."""
 
 
 def nested(graph: GraphProto) -> Iterator[GraphProto]:
@@ -21,6 +23,11 @@ def nested(graph: GraphProto) -> Iterator[GraphProto]:
             for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield body
                 yield from nested(body)
+
+
+def reads_sizes(region: ModelProto) -> bool:
+    """Whether anything in a piece gives out the sizes of a value."""
+    return any(node.op_type in _SIZE_READERS for node in region.graph.node)
 
 
 class InputShapes:
@@ -63,7 +70,7 @@ class InputShapes:
         guesses = [self._dims(name, region) for name in inputs]
         for ranks in _ranks(guesses):
             known = dict(zip(inputs, ranks, strict=True))
-            sizes = [_shrunk(known, side), _shrunk(known, 2 * side)]
+            sizes = [] if reads_sizes(region) else [_shrunk(known, side), _shrunk(known, 2 * side)]
             whole = {
                 name: tuple(dim or (1 if axis == 0 and len(dims) > 2 else side) for axis, dim in enumerate(dims))
                 for name, dims in known.items()
