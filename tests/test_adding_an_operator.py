@@ -59,5 +59,5 @@ def test_its_entry_is_what_folds_across_it_and_the_fold_is_proved(table: str, mo
     assert result.report.verification is not None
     assert {proof["standing"] for proof in result.report.verification["proofs"]} == {"holds"}
     monkeypatch.delitem(getattr(fold, table), "Tile")
-    (decision,) = bnfold.inspect(model(MODELS[table])).normalizations
-    assert (decision.decision.action, decision.decision.reason) == (Action.KEPT, Reason.UNKNOWN_OPERATOR)
+    (found,) = bnfold.inspect(model(MODELS[table])).normalizations
+    assert (found.decision.action, found.decision.reason) == (Action.KEPT, Reason.UNKNOWN_OPERATOR)
