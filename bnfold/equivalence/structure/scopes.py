@@ -209,8 +209,9 @@ class Scopes:
 
     def constant(self, scope: int, name: str) -> TensorProto | AttributeProto | None:
         """A small constant as it is written: an initializer, or what a Constant holds, perhaps behind Identity."""
-        value = self.resolve(scope, name)
-        while value is not None:
+        value, seen = self.resolve(scope, name), set[Value]()
+        while value is not None and value not in seen:
+            seen.add(value)
             tensor, place = self.stored(value), self.producer(value)
             if tensor is not None:
                 return tensor if payload_index(tensor) is None else None
