@@ -42,6 +42,8 @@ from bnfold.equivalence.structure.work import is_large
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.errors import UsageError
 
+_COARSER = {"float16": 2.0**13, "bfloat16": 2.0**16}
+
 
 def verify(reference: Source | Reference, candidate: Source, options: VerifyOptions | None = None) -> Verification:
     """Compare `candidate` with `reference`, each a path (external data resolves beside it) or bytes.
@@ -78,7 +80,7 @@ def _verified(reference: Source | Reference, candidate: Source, options: VerifyO
     contract = difference(signature, signature_of(other))
     if contract:
         return _stopped(Verdict.NOT_EQUIVALENT, contract, Answers(), options)
-    return _with_changes(_measured(reference, candidate, model, other, changes, options), changes, options)
+    return _with_changes(_measured(reference, candidate, model, other, changes, options), changes, options, model)
 
 
 def _read(reference: Reference, candidate: Source, options: VerifyOptions) -> tuple[ModelProto, ModelProto, Changes]:
@@ -168,7 +170,14 @@ def _silent(_done: int, _total: int) -> None:
     """Nobody wants to hear."""
 
 
-def _with_changes(measured: Verification, changes: Changes, options: VerifyOptions) -> Verification:
+def _slack(model: ModelProto) -> float:
+    """How many times coarser than float32 the coarsest type is that a model computes in: what is stored in float32 of
+    numbers that it rounds to float16 differs by that.
+    """
+    return max((_COARSER.get(name, 1.0) for name in coarsest(model).values()), default=1.0)
+
+
+def _with_changes(measured: Verification, changes: Changes, options: VerifyOptions, model: ModelProto) -> Verification:
     """A broken proof overrules agreement; proofs of everything stand in for a run that was not possible.
 
     Not for one on another provider than the CPU: a proof in float64 says nothing about what that one computes.
@@ -177,7 +186,8 @@ def _with_changes(measured: Verification, changes: Changes, options: VerifyOptio
     compared = bool(measured.measurements)
     rule = _proof_rule(options)
     differs = verdict is not Verdict.EQUIVALENT
-    overruling = [each for each in changes.broken if differs or overrules(each.used, rule, options.tolerance)]
+    slack = _slack(model) if changes.broken else 1.0
+    overruling = [each for each in changes.broken if differs or overrules(each.used / slack, rule, options.tolerance)]
     if overruling:
         verdict = Verdict.NOT_EQUIVALENT
         more = f" (and {len(overruling) - 1} more)" if len(overruling) > 1 else ""

@@ -41,7 +41,14 @@ _SWITCHED_OFF = "Publish without running the models."
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class _Constants(Options):
+class _Calling(Options):
+    """How the library works for who calls it; a command always has a process of its own."""
+
+    isolate: bool = option(Flag(), False, reported=False)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class _Constants(_Calling):
     assume_constant_initializers: bool = option(
         Flag(),
         False,

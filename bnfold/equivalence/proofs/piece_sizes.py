@@ -7,10 +7,13 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto
 
 from bnfold.equivalence.feeds.dynamic_sizes import windows
 from bnfold.equivalence.numbers.element_types import is_float
+from bnfold.graph import infer_shapes
 from bnfold.onnxfile import without_negative_dims
 
 _BATCH = 3
 _DYNAMIC = 5
+_SIZE_READERS = frozenset({"Shape", "Size"})
+"""What gives out sizes: other ones than those of the model would give another answer."""
 
 
 def nested(graph: GraphProto) -> Iterator[GraphProto]:
@@ -20,6 +23,11 @@ def nested(graph: GraphProto) -> Iterator[GraphProto]:
             for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield body
                 yield from nested(body)
+
+
+def reads_sizes(region: ModelProto) -> bool:
+    """Whether anything in a piece gives out the sizes of a value."""
+    return any(node.op_type in _SIZE_READERS for node in region.graph.node)
 
 
 class InputShapes:
@@ -65,7 +73,7 @@ class InputShapes:
         guesses = [self._dims(name, region) for name in inputs]
         for ranks in _ranks(guesses):
             known = dict(zip(inputs, ranks, strict=True))
-            sizes = [_shrunk(known, side), _shrunk(known, 2 * side)]
+            sizes = [] if reads_sizes(region) else [_shrunk(known, side), _shrunk(known, 2 * side)]
             whole = {
                 name: tuple(dim or (1 if axis == 0 and len(dims) > 2 else side) for axis, dim in enumerate(dims))
                 for name, dims in known.items()
@@ -89,7 +97,7 @@ def _inferred(model: ModelProto) -> dict[str, TypeProto]:
     """The types of values by name; those that the model declares where inference gives up on it."""
     try:
         structure = without_negative_dims(model.SerializeToString())
-        model = onnx.shape_inference.infer_shapes(structure, data_prop=True)
+        model = infer_shapes(model, structure)
     except Exception:  # noqa: BLE001, S110 - inference gives up on what it does not know; weights then say what they can
         pass
     graph = model.graph
