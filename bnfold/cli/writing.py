@@ -49,7 +49,7 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
         _check_streams(ctx, output, made)
     reserve_reports(ctx)
     require_file(ctx.params["model"], str(ctx.info_name))
-    return replace(made, checksums=owed_report(ctx))
+    return replace(made, checksums=owed_report(ctx), distributions=owed_report(ctx))
 
 
 def _check_streams(

@@ -111,7 +111,7 @@ def test_the_signature_of_the_library_holds_every_option(door: Any) -> None:
     assert others <= {"model", "output", "batches", "reference", "candidate"}
 
 
-ONLY_FROM_PYTHON = {"fold", "checksums", "isolate", "progress"}
+ONLY_FROM_PYTHON = {"fold", "checksums", "distributions", "isolate", "progress"}
 OF_ITS_OWN_FLAGS = {"layout": {"external_data", "inline", "size_threshold"}}
 
 

@@ -168,6 +168,7 @@ def test_a_program_is_taken_as_it_is(tmp_path: Path) -> None:
         assert result.report.verdict == "equivalent"
         assert result.verification is not None
         assert result.findings == ()
+    assert isinstance(bnfold.optimize(made).model, ModelProto)
 
 
 def test_statistics_that_were_never_updated_are_refused_by_name() -> None:
