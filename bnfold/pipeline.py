@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from onnx import ModelProto
 
+from bnfold.activity import doing
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import BnfoldError, ModelError, UsageError
 from bnfold.graph import Changes, Evaluations, Model, changes_between, inlined
@@ -123,7 +124,8 @@ def run_passes(
     made: list[Decision] = []
     for position, each in enumerate(passes):
         begun, edits = time.perf_counter(), len(model.edits)
-        decided = each.run(model) if is_own(each) else _run_foreign(each, model)
+        with doing(f"running the pass {each.name}"):
+            decided = each.run(model) if is_own(each) else _run_foreign(each, model)
         made += decided
         changes = Changes.of_edits(model.edits[edits:])
         seconds = time.perf_counter() - begun
@@ -307,7 +309,8 @@ def _run_alone(each: Pass | Rewrite, file: OnnxFile, reading: dict[str, Any]) ->
     """The model that one pass makes which is not bnfold's own, opened anew: that it is sound is seen there."""
     decided: tuple[Decision, ...] = ()
     if isinstance(each, Rewrite):
-        file = each.rewrite(file)
+        with doing(f"running the pass {each.name}"):
+            file = each.rewrite(file)
     else:
         edited, decided = run_on(file, [each], **reading)
         file = edited.file

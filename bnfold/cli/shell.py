@@ -15,7 +15,7 @@ import click
 
 from bnfold import supervision
 from bnfold.cli.configuration import with_configuration, words_of
-from bnfold.cli.limits import what_killed, with_limits
+from bnfold.cli.limits import with_limits
 from bnfold.cli.mistakes import Group, in_one_line
 from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError
 from bnfold.signals import farewell
@@ -56,7 +56,7 @@ class Shell(Group):
         if not isinstance(command, click.Group):
             return with_configuration(with_limits(command, answered), self.known)
         if supervision.aftermath is not None:
-            raise what_killed(supervision.aftermath, f"bnfold {cmd_name}")
+            raise supervision.what_killed(supervision.aftermath, f"bnfold {cmd_name}")
         return command
 
     def known(self) -> dict[str, frozenset[str]]:

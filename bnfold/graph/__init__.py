@@ -8,6 +8,7 @@ from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers,
 from bnfold.graph.changes import Changes, changes_between
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, PlainConstant, Use
+from bnfold.graph.inference import infer_shapes
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.operator_values import Call, NoValueError, values_of
@@ -33,6 +34,7 @@ __all__ = [
     "agree",
     "attribute",
     "changes_between",
+    "infer_shapes",
     "inlined",
     "number",
     "numbers",

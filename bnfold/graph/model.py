@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 
+from bnfold.activity import doing
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, scopes
@@ -26,6 +27,19 @@ class Edit(NamedTuple):
 
 class Model:
     """The structure of a model as scopes that can be asked and edited; weights stay in `file`.
+
+    A pass is given one. It may ask `graphs` (every scope: the main graph, bodies and functions), `main`, `functions`,
+    `opset`, `owner` (the scope a node stands in) and `fresh_name`, and edits through the graphs.
+
+    >>> from bnfold.onnxfile import read
+    >>> model = Model(read("in.onnx"))
+    >>> [graph.scope for graph in model.graphs], len(model.main.nodes())
+    ([''], 18)
+    >>> node = model.main.nodes()[0]
+    >>> model.owner(node) is model.main, model.fresh_name("conv")
+    (True, 'conv')
+    >>> model.modified
+    False
 
     `assume_constant_initializers` treats initializers that are also graph inputs as constants at every IR version. Up
     to IR version 3 every initializer had to be listed as an input, so there they always are constants. `looks_late`:
@@ -175,7 +189,8 @@ class Model:
             self._types = {}
             structure = without_negative_dims(self._before_edits or self.proto.SerializeToString())
             self._before_edits = None
-            found = inferred(structure, lists_initializers=self.lists_initializers)
+            with doing("inferring shapes with onnx"):
+                found = inferred(structure, lists_initializers=self.lists_initializers)
             self._note_types(self.main, found.graph)
             for graph_, function in zip(self._function_scopes(), found.functions, strict=True):
                 self._note_types(graph_, function)

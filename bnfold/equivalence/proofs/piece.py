@@ -18,12 +18,12 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from bnfold.equivalence.numbers.constant_expressions import store_constants
 from bnfold.equivalence.numbers.element_types import Array, rounding
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
-from bnfold.equivalence.operators import operator_of
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.equivalence.proofs.composition import (
     ARITHMETIC,
     Composed,
@@ -36,7 +36,8 @@ from bnfold.equivalence.proofs.composition import (
 )
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.structure.scopes import Piece, Value
+from bnfold.equivalence.proofs.piece_sizes import reads_sizes
+from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
 
 _IMPULSE = 64.0
 _MOST_WEIGHTS = 1 << 24
@@ -104,9 +105,37 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     shell = _described(obligation, common)
     if obligation.before is None or obligation.after is None:
         return replace(shell, reason=obligation.reason)
+    reason = _coarser(obligation.before, obligation.after, common)
+    if reason:
+        return replace(shell, reason=reason)
     with suppress(Uncomposed, Unknowable, *_MALFORMED):
         return _composed(obligation, obligation.before, obligation.after, common, shell)
     return _evaluated(obligation, obligation.before, obligation.after, common, shell, seed)
+
+
+def _coarser(before: Piece, after: Piece, common: Correspondence) -> str:
+    """Why real arithmetic does not tell what two pieces compute: the new one casts to a coarser type on its way."""
+    casts = list(_casts(after, common.after))
+    if not casts:
+        return ""
+    known = [*_casts(before, common.before), *(tensor.data_type for tensor in before.constants.values())]
+    coarsest = max(casts, key=_unit)
+    if _unit(coarsest) <= max(map(_unit, known), default=0.0):
+        return ""
+    return f"it casts to {TensorProto.DataType.Name(coarsest).lower()} on its way, and the reference does not"
+
+
+def _unit(elem_type: int) -> float:
+    facts = rounding(elem_type)
+    return 0.0 if facts is None else facts.unit
+
+
+def _casts(piece: Piece, owner: Cutter) -> Iterator[int]:
+    """The types that the nodes of a piece cast to."""
+    for place in piece.nodes:
+        node = owner.node(place)
+        if node.op_type == "Cast" and node.domain in DEFAULT_DOMAINS and not owner.makes_constants(place):
+            yield from (attribute.i for attribute in node.attribute if attribute.name == "to")
 
 
 def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed: int) -> Proof:
@@ -146,7 +175,7 @@ def _evaluated(
     for choice in common.shapes.candidates(old, list(renamed)):
         for sizes in choice:
             try:
-                trial = _Trial(shell, sizes, renamed, output, *allowances, seed, weights)
+                trial = _Trial(shell, sizes, renamed, output, *allowances, seed, weights, reads_sizes(old))
                 found.append(_compare(trial, run_old, run_new, sizes_of))
                 break
             except Unknowable as why:
@@ -243,7 +272,10 @@ def _is_map(node: NodeProto) -> bool:
 
 @dataclass(frozen=True)
 class _Trial:
-    """How two pieces are compared. `allowance`: how much of |W'| |x| + |b'| may differ. `coarse`: more is a bug."""
+    """How two pieces are compared. `allowance`: how much of |W'| |x| + |b'| may differ. `coarse`: more is a bug.
+
+    `of_these_sizes`: another batch would give another answer.
+    """
 
     proof: Proof
     sizes: Mapping[str, tuple[int, ...]]
@@ -253,12 +285,13 @@ class _Trial:
     coarse: float
     seed: int
     weights: int
+    of_these_sizes: bool
 
 
 def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[MagnitudeBound]) -> Proof:
     used = largest = coarse = 0.0
     blind = True
-    for number, (feed, needed) in enumerate(_feeds(trial.sizes, trial.seed, trial.weights)):
+    for number, (feed, needed) in enumerate(_feeds(trial)):
         alike = {new: feed[old] for old, new in reversed(list(trial.renamed.items()))}
         try:
             given = {old: alike[new] for old, new in trial.renamed.items()}
@@ -331,13 +364,13 @@ def _place(was: Array, now: Array) -> tuple[int, ...]:
     return tuple(int(index) for index in np.unravel_index(int(error.argmax()), error.shape))
 
 
-def _feeds(sizes: Mapping[str, tuple[int, ...]], seed: int, weights: int) -> Iterator[tuple[dict[str, Array], bool]]:
+def _feeds(trial: _Trial) -> Iterator[tuple[dict[str, Array], bool]]:
     """Zeros leave the shift alone, one impulse per row leaves single weights alone, the others mix everything.
 
     The last feed has another batch than the rest, which a piece with a fixed batch need not support: the flag says so.
     Large weights get fewer impulses: the three others find what is wrong with more than a few of their numbers.
     """
-    generator = np.random.default_rng([seed, 0x9E3779B9])
+    sizes, generator = trial.sizes, np.random.default_rng([trial.seed, 0x9E3779B9])
     kinds: tuple[Callable[[tuple[int, ...]], Array], ...] = (
         np.zeros,
         lambda shape: generator.standard_normal(shape),
@@ -349,7 +382,9 @@ def _feeds(sizes: Mapping[str, tuple[int, ...]], seed: int, weights: int) -> Ite
     else:
         for kind in kinds:
             yield {name: kind(shape) for name, shape in sizes.items()}, True
-    count = max(_FEWEST_ROWS, min(_MOST_ROWS, _IMPULSE_COST // max(weights, 1)))
+    if trial.of_these_sizes:
+        return
+    count = max(_FEWEST_ROWS, min(_MOST_ROWS, _IMPULSE_COST // max(trial.weights, 1)))
     yield {name: _impulses(shape, generator, count) for name, shape in sizes.items()}, False
 
 
