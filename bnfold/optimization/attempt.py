@@ -5,7 +5,7 @@ published.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -250,8 +250,16 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
         looked_late=looks_late,
         foreign=foreign,
         unsound=unsound,
-        notes=(*notes_on(edited, decisions), *note_on_data(options.layout, written)),
+        notes=(*notes_on(edited, decisions), *note_on_data(options.layout, written), *_costs(passes, setup.file)),
     )
+
+
+def _costs(passes: Sequence[AnyPass], file: OnnxFile) -> Iterator[str]:
+    """What passes cost that are given the whole model, where that is much."""
+    for each in passes:
+        told = each.cost(file) if hasattr(each, "cost") else ""
+        if told:
+            yield told
 
 
 def _contradict(evaluations: Evaluations) -> bool:
