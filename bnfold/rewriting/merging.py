@@ -109,6 +109,13 @@ class Merger:
             forgetful=self.forgetful,
             sorted_as_before=True,
         )
+        if self.forgetful:  # what a tool has inferred of values that it left alone is not for the file
+            said = {value.name: value for value in before.value_info}
+            described = [
+                said.get(value.name, value) if value.name in untouched else value
+                for value in described
+                if value.name in said or value.name not in untouched
+            ]
         there = makers.keys() | defaults
         _set(made.value_info, [value for value in described if value.name in there])
         notes = self._list(
