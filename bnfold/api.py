@@ -15,7 +15,6 @@ from bnfold import optimization
 from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
-from bnfold.isolated import isolated
 from bnfold.lifetime import gives_back
 from bnfold.optimization import Request, Result, comparison, input_summary, notes_on, unmatched
 from bnfold.options import (
@@ -104,6 +103,8 @@ def optimize_with(
 ) -> Result:
     """Do what `optimize`, `freeze` or `recalibrate` does with these options."""
     if options.isolate:
+        from bnfold.isolated import isolated
+
         made = isolated(optimize_with, _picklable(model), output, options=options, writes=output)
         return replace(made, model=of_kind(model, made.model)) if is_foreign(model) else made
     with blamed(model):
@@ -199,6 +200,8 @@ def inspect(model: AnyModel, options: InspectOptions) -> Inspection:
 def inspect_with(model: AnyModel, options: InspectOptions) -> Inspection:
     """Do what `inspect` does with these options."""
     if options.isolate:
+        from bnfold.isolated import isolated
+
         return isolated(inspect_with, _picklable(model), options=options)
     with blamed(model):
         return _inspected(model, options)
@@ -249,6 +252,8 @@ def verify(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> 
 def verify_with(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
     """Do what `verify` does with these options."""
     if options.isolate:
+        from bnfold.isolated import isolated
+
         return isolated(verify_with, _picklable(reference), _picklable(candidate), options=options)
     with blamed(reference, candidate):
         return _verified(reference, candidate, options)

@@ -17,18 +17,18 @@ from bnfold.optimization.existing_output import ExistingOutput, existing_output
 from bnfold.optimization.notes import note_on_data, notes_on
 from bnfold.optimization.request import Request, comparison, refuse_overwriting
 from bnfold.optimization.summary import input_summary, output_summary
-from bnfold.passes import PassOptions, Preserves
+from bnfold.passes import PassOptions, Preserves, default_passes
 from bnfold.paths import require_utf8
 from bnfold.pipeline import Ran, Step, UnsoundStepError, is_own, run_all
 from bnfold.progress import Stage
 from bnfold.report import GOOD, ModelSummary, Report
-from bnfold.rewriting import AnyPass, Asked, asked_passes
 from bnfold.sources import is_path, read_model, runnable
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
     from bnfold.passes import SubstituteBatchNormOptions
     from bnfold.recalibration import Calibration, Fitted
+    from bnfold.rewriting import AnyPass, Asked
     from bnfold.statistics import Statistics
 
 Fold = tuple[str, str]
@@ -57,7 +57,7 @@ class Setup:
     substitute: "SubstituteBatchNormOptions | None" = None
     fitted: "tuple[Fitted, ...]" = ()
     existing: ExistingOutput | None = None
-    asked: tuple[Asked, ...] = ()
+    asked: "tuple[Asked, ...] | None" = None
 
     @property
     def statistics(self) -> "Mapping[Fold, Statistics]":
@@ -68,9 +68,11 @@ class Setup:
         """What the passes are asked for."""
         return replace(self.request.passes, statistics=self.statistics, substitute=self.substitute, forbidden=forbidden)
 
-    def passes(self, forbidden: frozenset[Fold] = frozenset()) -> list[AnyPass]:
+    def passes(self, forbidden: frozenset[Fold] = frozenset()) -> "list[AnyPass]":
         """The passes in order."""
         options = self.options(forbidden)
+        if self.asked is None:
+            return list(default_passes(options))
         return [each for make in self.asked for each in make(options)]
 
     def read(self) -> OnnxFile:
@@ -130,8 +132,11 @@ def prepared(request: Request, publication: Publication) -> Setup:
     with paused_collector():
         file = read_model(request.model, strict=options.strict_external_data)
     refuse_overwriting(request, file)
-    asked = ("default",) if options.passes is None else options.passes
-    setup = Setup(request, publication, file, existing=existing_output(request, file), asked=tuple(asked_passes(asked)))
+    setup = Setup(request, publication, file, existing=existing_output(request, file))
+    if options.passes is not None:
+        from bnfold.rewriting import asked_passes
+
+        setup = replace(setup, asked=tuple(asked_passes(options.passes)))
     if options.recalibrate is None and options.statistics_from is None and options.substitute is None:
         return setup
     from bnfold import recalibration
@@ -249,7 +254,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
     )
 
 
-def _costs(passes: Sequence[AnyPass], file: OnnxFile) -> Iterator[str]:
+def _costs(passes: "Sequence[AnyPass]", file: OnnxFile) -> Iterator[str]:
     """What passes cost that are given the whole model, where that is much."""
     for each in passes:
         told = each.cost(file) if hasattr(each, "cost") else ""
