@@ -21,7 +21,7 @@ def optimize(request: Request) -> Result:
     """Do what `request` asks for. Raises what `bnfold.optimize` raises."""
     with destination(request.target) as publication:
         setup = prepared(request, publication)
-        made, attribution = attempt(setup, file=setup.file), None
+        made, attribution = attempt(setup), None
         if made.verdict == "not-equivalent" or made.unsound:
             made, attribution = rolled_back(setup, made)
         report = report_of(setup, made, attribution)
