@@ -113,8 +113,8 @@ def require_regular(path: str | os.PathLike[str], what: str) -> None:
 def require_utf8(path: str | os.PathLike[str], what: str) -> None:
     """Raise UsageError for a name that onnxruntime cannot open."""
     try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError:
         raise UsageError(
             f"{os.fspath(path)!r}: the name of {what} is not UTF-8, and onnxruntime opens no other; rename it"
         ) from None

@@ -27,7 +27,7 @@ def optimize(request: Request) -> Result:
         report = report_of(setup, made, attribution)
         if report.exit_code:
             if request.failed_copy is not None:
-                publication.keep_as(request.failed_copy)
+                publication.keep_as(request.failed_copy, source_mark(request))
             raise VerificationError(failure_message(report, request), report)
         model = None if request.output is not None or request.options.dry_run else same_kind(request.model, made.file)
         if report.published is not None:
