@@ -140,7 +140,6 @@ OF_UNKNOWN_RANK = {
     "Mul, constant first": ("y = Mul(/flat4|one1/, u)", "SHAPE_UNKNOWN"),
     "Div": ("y = Div(u, /c|one1/)", "SHAPE_UNKNOWN"),
     "an input": ("y = Mul(anything, /flat4|one1/)", "SHAPE_UNKNOWN"),
-    "of two dims": ("y = Mul(u, /c|c_two/)", "SHAPE_UNKNOWN"),
     "an Add": ("y = /Mul|Add/(u, c)", "SHAPE_UNKNOWN"),
     "a constant divided by it": ("y = Div(/u, c|c, u/)", "SHAPE_UNKNOWN"),
     "of groups": ("n = InstanceNormalization(p, g, h) r = Reshape(/p|n/, form) y = Mul(r, c)", "SHAPE_UNKNOWN"),
