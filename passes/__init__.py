@@ -7,17 +7,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
+from bnfold.passes.fold_constants import FoldConstants
 from bnfold.passes.freeze_batch_norm import FreezeBatchNorm, FreezeBatchNormOptions
 from bnfold.passes.merge_branches import MergeBranches, MergeBranchesOptions
 from bnfold.passes.options import PassOptions
 from bnfold.passes.protocol import Pass, Preserves
 from bnfold.passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateBatchNormOptions
 from bnfold.passes.substitute_batch_norm import Fit, SubstituteBatchNorm, SubstituteBatchNormOptions
+from bnfold.passes.unpack_sequences import UnpackSequences
 
 __all__ = [
     "Fit",
     "FoldBatchNorm",
     "FoldBatchNormOptions",
+    "FoldConstants",
     "FreezeBatchNorm",
     "FreezeBatchNormOptions",
     "MergeBranches",
@@ -29,6 +32,7 @@ __all__ = [
     "RecalibrateBatchNormOptions",
     "SubstituteBatchNorm",
     "SubstituteBatchNormOptions",
+    "UnpackSequences",
     "default_passes",
 ]
 
@@ -64,6 +68,16 @@ def _merge(options: PassOptions) -> Pass | None:
     return MergeBranches(MergeBranchesOptions(options.keep, options.forbidden), fold)
 
 
+def _unpack(options: PassOptions) -> Pass | None:
+    """Before folding, which goes on behind a Split."""
+    return UnpackSequences() if options.fold and options.fold_constants else None
+
+
+def _constants(options: PassOptions) -> Pass | None:
+    """Last: folding sees through expressions of constants as they are, and leaves fewer of them."""
+    return FoldConstants() if options.fold and options.fold_constants else None
+
+
 def _recalibrate(options: PassOptions) -> Pass | None:
     return RecalibrateBatchNorm(RecalibrateBatchNormOptions(options.statistics)) if options.statistics else None
 
@@ -73,7 +87,15 @@ def _substitute(options: PassOptions) -> Pass | None:
 
 
 # In the order in which they run; None where the options do not ask for a pass.
-ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (_recalibrate, _freeze, _substitute, _fold, _merge)
+ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (
+    _recalibrate,
+    _freeze,
+    _substitute,
+    _unpack,
+    _fold,
+    _merge,
+    _constants,
+)
 
 
 def default_passes(options: PassOptions | None = None) -> list[Pass]:

@@ -141,12 +141,13 @@ def _evaluated(
         with suppress(Unknowable):
             sizes_of.append(MagnitudeBound(old, {}))
     output, allowances = before_piece.output.name, _allowances(new, changed)
+    fixed = any(dims and dims[0] is not None for dims in (common.dims(pair.old) for pair in obligation.premises))
     found: list[Proof] = []
     reason = "no shapes for its inputs are known"
     for choice in common.shapes.candidates(old, list(renamed)):
         for sizes in choice:
             try:
-                trial = _Trial(shell, sizes, renamed, output, *allowances, seed, weights)
+                trial = _Trial(shell, sizes, renamed, output, *allowances, seed, weights, fixed_batch=fixed)
                 found.append(_compare(trial, run_old, run_new, sizes_of))
                 break
             except Unknowable as why:
@@ -242,7 +243,10 @@ def _is_map(node: NodeProto) -> bool:
 
 @dataclass(frozen=True)
 class _Trial:
-    """How two pieces are compared. `allowance`: how much of |W'| |x| + |b'| may differ. `coarse`: more is a bug."""
+    """How two pieces are compared. `allowance`: how much of |W'| |x| + |b'| may differ. `coarse`: more is a bug.
+
+    `fixed_batch`: whether the model takes one size of the batch alone, so that the piece after need not take another.
+    """
 
     proof: Proof
     sizes: Mapping[str, tuple[int, ...]]
@@ -252,6 +256,7 @@ class _Trial:
     coarse: float
     seed: int
     weights: int
+    fixed_batch: bool
 
 
 def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[MagnitudeBound]) -> Proof:
@@ -266,7 +271,12 @@ def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Se
             if needed:
                 raise
             continue
-        now = _only(run_new(alike))
+        try:
+            now = _only(run_new(alike))
+        except Unknowable:
+            if needed or not trial.fixed_batch:
+                raise
+            continue
         terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
         if was.shape != now.shape:
             raise Unknowable(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # as for sizes that do not fit
