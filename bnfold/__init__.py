@@ -15,8 +15,9 @@ What this module lists in `__all__` is the interface, and so are the attributes 
 `bnfold.report`, `bnfold.options` and `bnfold.passes` as far as they list names. Every other module is internal.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bnfold.late_imports import resolving
 
 if TYPE_CHECKING:
     from bnfold.api import Result as Result
@@ -87,10 +88,7 @@ _HOME = {
 __all__ = ["__version__", *sorted(_HOME)]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+__getattr__ = resolving(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

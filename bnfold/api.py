@@ -16,7 +16,7 @@ from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
 from bnfold.lifetime import gives_back
-from bnfold.optimization import Request, Result, comparison, input_summary, unmatched
+from bnfold.optimization import Request, Result, comparison, input_summary, notes_on, unmatched
 from bnfold.options import (
     DataOptions,
     FreezeOptions,
@@ -196,7 +196,7 @@ def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
                     found[graph.scope, graph.label(node)] = _looked_at(node, graph)
 
     passes = PassOptions(**options.shared_with(PassOptions))
-    _, decisions = run_on(
+    edited, decisions = run_on(
         file, default_passes(passes), assume_constant_initializers=options.assume_constant_initializers, look=look
     )
     if options.explain is not None and not any(decision.walk for decision in decisions):
@@ -204,7 +204,8 @@ def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
             f"no walk to explain: {options.explain!r} is no normalization that could be folded in this model"
         )
     infos = [_info(decision, found.get((decision.scope, decision.node), _BRANCH)) for decision in decisions]
-    return Inspection(summaries[0], tuple(infos), notes=tuple(unmatched({"--keep": options.keep}, decisions)))
+    notes = (*notes_on(edited, decisions), *unmatched({"--keep": options.keep}, decisions))
+    return Inspection(summaries[0], tuple(infos), notes=notes)
 
 
 @_verifies(VerifyOptions)

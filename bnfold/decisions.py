@@ -46,7 +46,7 @@ class Reason(Told):
     TRAIN_MODE = "It runs in training mode, so it normalizes with the statistics of each batch."
     SPATIAL_ZERO = (
         "It has spatial = 0, which normalizes every position on its own and which onnxruntime does not run; "
-        "with one parameter per channel the exporter meant spatial = 1, so export again for opset 9 or later."
+        "with one parameter per channel the exporter meant spatial = 1, and --assume-spatial reads it so."
     )
     ATTRIBUTE_OF_CALLER = "An attribute takes its value from an argument of the function it stands in."
     MALFORMED = "Its parameters or attributes do not have the form the operator's specification asks for."
@@ -152,8 +152,8 @@ class Diagnosis(Told):
     )
     SPATIAL_ZERO = (
         "It has spatial = 0 and one parameter per channel, which the specification does not allow and no runtime "
-        "takes: the exporter (as MXNet's) meant spatial = 1. Export again for opset 9 or later, which has no such "
-        "attribute."
+        "takes: the exporter (as MXNet's) meant spatial = 1. bnfold optimize --assume-spatial reads it so; opset 9 and "
+        "later have no such attribute."
     )
     QUANTIZED_BEFORE_FOLDING = (
         "The model was quantized before this was folded: its parameters are quantized, and it stands between "
@@ -187,7 +187,8 @@ class Decision:
 
     `node` is the node's name, or its first output where it has none (`label` of the graph room), `scope` the path of
     the scope that holds it ("" for the main graph), `target` the nodes whose parameters took it up. `walk` tells line
-    by line what was tried and where it stopped, where somebody asked for that.
+    by line what was tried and where it stopped, where somebody asked for that. `partly`: its scale was folded, and its
+    shift stays as an Add.
     """
 
     node: str
@@ -198,6 +199,12 @@ class Decision:
     reason: Reason | None = None
     detail: str = ""
     walk: tuple[str, ...] = ()
+    partly: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """The action in words, and whether it was done in part."""
+        return f"{'partly ' * self.partly}{self.action.value}"
 
     def to_dict(self) -> dict[str, Any]:
         """The decision as the JSON report writes it."""
@@ -209,4 +216,4 @@ class Decision:
             "target": list(self.target),
             "reason": None if self.reason is None else {"code": self.reason.code, "sentence": self.reason.sentence},
             "detail": self.detail,
-        } | ({"walk": list(self.walk)} if self.walk else {})
+        } | {key: value for key, value in (("walk", list(self.walk)), ("partly", self.partly)) if value}

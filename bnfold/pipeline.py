@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from onnx import ModelProto
 
 from bnfold.decisions import Action, Decision, Reason
-from bnfold.graph import Model, inlined
+from bnfold.graph import Evaluations, Model, inlined
 from bnfold.onnxfile import OnnxFile
 from bnfold.passes import Pass
 
@@ -36,7 +37,7 @@ def _last_word(earlier: Decision, later: Decision) -> Decision:
     if earlier.action in _FIRST:
         if later.action is Action.KEPT:
             return replace(earlier, reason=later.reason, detail=later.detail)
-        detail = _FIRST[earlier.action]
+        detail = earlier.detail or _FIRST[earlier.action]
         return replace(later, detail=f"{detail}; {later.detail}" if later.detail else detail)
     return earlier if later.action is Action.KEPT else later
 
@@ -62,11 +63,12 @@ def run_on(
     assume_constant_initializers: bool = False,
     looks_late: bool = False,
     look: Callable[[Model], None] = lambda _: None,
+    evaluations: Evaluations | None = None,
 ) -> tuple[Model, tuple[Decision, ...]]:
     """Run `passes` on the model in `file`; the edited model and the decisions. `look` sees it before it is edited.
 
     With `looks_late` writing the model may raise `Refused`: then a weight that was folded into has left the range of
-    its type, and the passes must run again without.
+    its type, and the passes must run again without. `evaluations`: see `Model`.
 
     Where a normalization stays in the body of a function because only its callers know the weights, the calls are
     written out and the passes run once more; that result counts only if it folds more.
@@ -75,7 +77,13 @@ def run_on(
     if file.proto.functions:
         pristine = ModelProto()
         pristine.CopyFrom(file.proto)
-    model = Model(file, assume_constant_initializers=assume_constant_initializers, looks_late=looks_late)
+    opened = partial(
+        Model,
+        assume_constant_initializers=assume_constant_initializers,
+        looks_late=looks_late,
+        evaluations=evaluations,
+    )
+    model = opened(file)
     look(model)
     decisions = run_passes(model, passes)
     if pristine is None:
@@ -86,11 +94,7 @@ def run_on(
     written_out = inlined(pristine, blocked) if blocked else None
     if written_out is None:
         return model, decisions
-    again = Model(
-        replace(file, proto=written_out),
-        assume_constant_initializers=assume_constant_initializers,
-        looks_late=looks_late,
-    )
+    again = opened(replace(file, proto=written_out))
     look(again)
     more = run_passes(again, passes)
     return (again, more) if _done(more) > _done(decisions) else (model, decisions)

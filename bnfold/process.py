@@ -1,17 +1,21 @@
 """Settings of a whole process: bnfold changes them where it is the command; as a library it only sends nothing."""
 
 import ctypes
+import gc
 import os
 
 _M_MMAP_THRESHOLD = -3
 _LARGE = 1 << 20
 _owned = False
+_BETWEEN_COLLECTIONS = 20_000
+"""Objects more than there were, before Python looks for cycles: what a command makes lives until its end anyway."""
 
 
 def own() -> None:
     """This process is bnfold's: set what suits it."""
     global _owned
     _owned = True
+    gc.set_threshold(_BETWEEN_COLLECTIONS, 20, 20)
     # OpenBLAS's threads would spin for a while after they start, and on two cores take one from who works.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     send_nothing()

@@ -83,13 +83,10 @@ def _limits(option: str, texts: list[str]) -> Any:
 
 def _report(verification: "Verification", options: dict[str, Any]) -> str:
     """Every measurement, as `bnfold verify -v` prints them."""
-    import io
-
-    from rich.console import Console
-
     from bnfold.report import ComparisonReport, print_comparison
+    from bnfold.report.lines import Lines
 
-    text = io.StringIO()
+    lines = Lines(width=120)
     report = ComparisonReport.of(verification, "reference", "candidate", options)
-    print_comparison(report, Console(file=text, width=120, highlight=False, markup=False, emoji=False), verbosity=1)
-    return text.getvalue()
+    print_comparison(report, lines, verbosity=1)
+    return lines.text

@@ -65,7 +65,7 @@ EXAMPLES: dict[Reason, Example] = {
     ),
     Reason.SPATIAL_ZERO: Example(
         f"c = Conv(x, w, b) y = {N}<spatial=0>(c, g, h, m, v)",
-        "Export again with opset 9 or later, which has no such mode.",
+        "`--assume-spatial` reads it as `spatial = 1`, or export again with opset 9 or later, which has no such mode.",
         note="opset 8",
         opset=8,
     ),

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from bnfold.passes.assume_spatial import AssumeSpatial
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.passes.fold_constants import FoldConstants
 from bnfold.passes.freeze_batch_norm import FreezeBatchNorm, FreezeBatchNormOptions
@@ -17,6 +18,7 @@ from bnfold.passes.substitute_batch_norm import Fit, SubstituteBatchNorm, Substi
 from bnfold.passes.unpack_sequences import UnpackSequences
 
 __all__ = [
+    "AssumeSpatial",
     "Fit",
     "FoldBatchNorm",
     "FoldBatchNormOptions",
@@ -35,6 +37,10 @@ __all__ = [
     "UnpackSequences",
     "default_passes",
 ]
+
+
+def _assume_spatial(options: PassOptions) -> Pass | None:
+    return AssumeSpatial() if options.assume_spatial else None
 
 
 def _freeze(options: PassOptions) -> Pass | None:
@@ -88,6 +94,7 @@ def _substitute(options: PassOptions) -> Pass | None:
 
 # In the order in which they run; None where the options do not ask for a pass.
 ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (
+    _assume_spatial,
     _recalibrate,
     _freeze,
     _substitute,

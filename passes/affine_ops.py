@@ -89,13 +89,15 @@ def _scaler(node: NodeProto, graph: Graph) -> AffineOp:
     Only where x is float32: it makes nothing else.
     """
     if len(node.input) != 1:
-        raise Refused(Reason.MALFORMED, graph.label(node))
+        raise Refused(Reason.MALFORMED, graph.known_as(node))
     given = (attribute(node, name) for name in ("offset", "scale"))
     offset, scale = (np.asarray([] if each is None else each, np.float64) for each in given)
     if offset.shape != scale.shape or not scale.size:
-        raise Refused(Reason.PARAMETER_SHAPE, f"{offset.size} offsets and {scale.size} scales of {graph.label(node)}")
+        raise Refused(
+            Reason.PARAMETER_SHAPE, f"{offset.size} offsets and {scale.size} scales of {graph.known_as(node)}"
+        )
     if graph.dtype(node.input[0]) != np.float32:
-        raise Refused(Reason.UNSUPPORTED_DTYPE, f"{graph.label(node)} makes float32 of {graph.dtype(node.input[0])}")
+        raise Refused(Reason.UNSUPPORTED_DTYPE, f"{graph.known_as(node)} makes float32 of {graph.dtype(node.input[0])}")
     shape = known_shape(graph, node.input[0]) if scale.size > 1 else ()
     if scale.size > 1 and (len(shape) != 2 or shape[1] != scale.size):
         raise Refused(Reason.NOT_PER_CHANNEL, f"{scale.size} scales for a value of shape {list(shape)}")
@@ -121,19 +123,19 @@ def _arithmetic(node: NodeProto, graph: Graph) -> AffineOp:
             case "Div" if index == 1:
                 affine = Affine.along(1 / numbers, zero, axis)
             case _:  # c / x
-                raise Refused(Reason.BARRIER, f"{graph.label(node)} divides a constant by its input")
+                raise Refused(Reason.BARRIER, f"{graph.known_as(node)} divides a constant by its input")
     return AffineOp(node, data, affine)
 
 
 def constant_operand(node: NodeProto, graph: Graph) -> tuple[int, Tensor]:
     """Which operand of a two-operand node is a constant, and the constant. Raises `Refused` unless exactly one is."""
     if len(node.input) != 2 or node.attribute:  # before opset 7 attributes say how to broadcast
-        raise Refused(Reason.MALFORMED, graph.label(node))
+        raise Refused(Reason.MALFORMED, graph.known_as(node))
     found = [(i, t) for i in (0, 1) if (t := graph.constant(node.input[i])) is not None]
     for value in node.input if not found else ():
         graph.require_undisputed(value)
     if len(found) != 1 or found[0][1].dtype not in FLOATS:
-        raise Refused(Reason.PARAMETER_NOT_CONSTANT, f"an operand of {graph.label(node)}")
+        raise Refused(Reason.PARAMETER_NOT_CONSTANT, f"an operand of {graph.known_as(node)}")
     return found[0]
 
 
@@ -212,7 +214,7 @@ def output_scaled_normalization(node: NodeProto, _output: int, affine: Affine, g
     old = constant_input(node, 1, graph)
     bias = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
     if old.shape != bias.shape or len(old.shape) != 1:
-        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} and {node.input[2]!r} of {graph.label(node)}")
+        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} and {node.input[2]!r} of {graph.known_as(node)}")
     scale, shift = vectors(affine, 1, old.size, node, graph)
     new_scale = stored_scale(scale * old.exact(), old.dtype, old.exact())
     new_bias = stored_vector(scale * bias.exact() + shift, bias.dtype)
@@ -233,7 +235,7 @@ def on_operand(affine: Affine, node: NodeProto, index: int, graph: Graph) -> Aff
         size = shape[axis - offset] if axis >= offset else 1
         if size != affine.shape[axis]:
             reason = Reason.NOT_PER_CHANNEL if isinstance(size, int) else Reason.SHAPE_UNKNOWN
-            raise Refused(reason, f"{graph.label(node)} broadcasts {node.input[index]!r}")
+            raise Refused(reason, f"{graph.known_as(node)} broadcasts {node.input[index]!r}")
     return affine.moved(Unsqueezed(offset).back)
 
 
@@ -252,7 +254,7 @@ def of_output(affine: Affine, node: NodeProto, index: int, graph: Graph) -> Affi
 def broadcasts_from_the_right(node: NodeProto, graph: Graph) -> None:
     """Raise `Refused` where attributes, which are of opsets before 7, say how it broadcasts."""
     if node.attribute:
-        raise Refused(Reason.MALFORMED, f"{graph.label(node)} says by attributes how it broadcasts")
+        raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} says by attributes how it broadcasts")
 
 
 def _operands(affine: Affine, tensor: Tensor, data: str, graph: Graph) -> tuple[Array, Array, Array]:
@@ -294,7 +296,7 @@ def output_mul_constant(node: NodeProto, _output: int, affine: Affine, graph: Gr
         elif index == 1:
             factor = new = constant / scale
         else:
-            raise Refused(Reason.BARRIER, f"{graph.label(node)} divides a constant by its input")
+            raise Refused(Reason.BARRIER, f"{graph.known_as(node)} divides a constant by its input")
     shift = _shift_times(affine, factor, node.input[data], graph)
     return [_with_factor(node, index, tensor, new, affine)._replace(passes_on=pass_on((data, shift)).passes_on)]
 
@@ -327,7 +329,7 @@ def input_mul_constant(node: NodeProto, index: int, affine: Affine, graph: Graph
         elif constant_index == 1:
             new, factor = constant / scale, 1 / constant
         else:
-            raise Refused(Reason.BARRIER, f"{graph.label(node)} divides a constant by its input")
+            raise Refused(Reason.BARRIER, f"{graph.known_as(node)} divides a constant by its input")
     shift = of_output(_shift_times(affine, factor, node.input[index], graph), node, index, graph)
     return [_with_factor(node, constant_index, tensor, new, affine)._replace(passes_on=pass_on((0, shift)).passes_on)]
 

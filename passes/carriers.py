@@ -105,14 +105,14 @@ def _back(moves: Sequence[Move], affine: Affine) -> Affine:
 def _first(index: int, node: NodeProto, graph: Graph) -> None:
     """Only the first input is data."""
     if index != 0:
-        raise Refused(Reason.BARRIER, f"{graph.label(node)}, input {index}")
+        raise Refused(Reason.BARRIER, f"{graph.known_as(node)}, input {index}")
 
 
 def _others_unused(node: NodeProto, graph: Graph) -> None:
     """Only the first output carries data."""
     for output in node.output[1:]:
         if graph.consumers(output) or graph.is_output(output):
-            raise Refused(Reason.BARRIER, f"{output!r} of {graph.label(node)} is read")
+            raise Refused(Reason.BARRIER, f"{output!r} of {graph.known_as(node)} is read")
 
 
 # ---------------------------------------------------------------------- conditions
@@ -121,7 +121,7 @@ def _others_unused(node: NodeProto, graph: Graph) -> None:
 def transparent(node: NodeProto, _affine: Affine, graph: Graph) -> None:
     """Dropout in inference mode, its mask unused."""
     if not is_transparent(node, graph):
-        raise Refused(Reason.BARRIER, f"{graph.label(node)} is, or may be, in training mode, or its mask is read")
+        raise Refused(Reason.BARRIER, f"{graph.known_as(node)} is, or may be, in training mode, or its mask is read")
 
 
 def global_pool(node: NodeProto, affine: Affine, graph: Graph) -> None:
@@ -136,34 +136,41 @@ def average_pool(node: NodeProto, affine: Affine, graph: Graph) -> None:
     padded = pads_with_zeros(node)
     overhanging = bool(number(node, "ceil_mode", 0))
     if affine.has_shift and counted and (padded or overhanging):
-        raise Refused(Reason.PADDED_BORDER, graph.label(node))
+        raise Refused(Reason.PADDED_BORDER, graph.known_as(node))
 
 
 def max_pool(node: NodeProto, affine: Affine, graph: Graph) -> None:
     """A maximum: with no negative scale, the shift goes with it (padding is minus infinity); its indices unused."""
     require_axes(affine, (0, 1), node, graph)
     if (affine.scale < 0).any():
-        raise Refused(Reason.NEGATIVE_SCALE, f"{affine.scale.min():.4g} at {graph.label(node)}")
+        raise Refused(Reason.NEGATIVE_SCALE, _smallest(affine, node, graph))
     _others_unused(node, graph)
+
+
+def _smallest(affine: Affine, node: NodeProto, graph: Graph) -> str:
+    where = "" if affine.is_uniform else f" in channel {int(affine.scale.reshape(-1).argmin())}"
+    return f"a scale of {affine.scale.min():.4g}{where} at {graph.known_as(node)}"
 
 
 def rectifier(node: NodeProto, affine: Affine, graph: Graph) -> None:
     """Relu, LeakyRelu, PRelu: f(k x) = k f(x) for k > 0, whatever the slopes. A shift never."""
     if not (affine.scale > 0).all():
-        raise Refused(Reason.NEGATIVE_SCALE, f"{affine.scale.min():.4g} at {graph.label(node)}")
+        raise Refused(Reason.NEGATIVE_SCALE, _smallest(affine, node, graph))
     if affine.has_shift:
-        raise Refused(Reason.SHIFT_BLOCKED, graph.label(node))
+        raise Refused(Reason.SHIFT_BLOCKED, graph.known_as(node))
 
 
 def resize(node: NodeProto, affine: Affine, graph: Graph) -> None:
     """Interpolation weights sum to one: nearest, linear and cubic, but not what extrapolates beyond the border."""
     if text(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
-        raise Refused(Reason.BARRIER, f"{graph.label(node)} crops")
+        raise Refused(Reason.BARRIER, f"{graph.known_as(node)} crops")
     if text(node, "mode", "nearest") not in ("nearest", "linear", "bilinear", "cubic"):
-        raise Refused(Reason.BARRIER, graph.label(node))
+        raise Refused(Reason.BARRIER, graph.known_as(node))
     exact = text(node, "mode", "nearest") == "nearest" or not affine.has_shift
     if not exact and graph.dtype(node.input[0]) == np.float64:
-        raise Refused(Reason.BARRIER, f"{graph.label(node)} interpolates by weights that sum to one in float32 alone")
+        raise Refused(
+            Reason.BARRIER, f"{graph.known_as(node)} interpolates by weights that sum to one in float32 alone"
+        )
 
 
 def resized(node: NodeProto, graph: Graph) -> list[Move]:
@@ -188,7 +195,7 @@ def _repetition(node: NodeProto, axis: int, graph: Graph) -> Callable[[int], Ind
             "floor",
         )
         if text(node, "mode", "nearest") != "nearest" or not even or not size or made % size:
-            raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.label(node)} mixes what lies along axis {axis}")
+            raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.known_as(node)} mixes what lies along axis {axis}")
         return np.arange(made) // (made // size)
 
     return indices
@@ -207,7 +214,7 @@ def _stretches(node: NodeProto, axis: int, graph: Graph) -> bool:
     if position < len(node.input) and node.input[position]:
         scales = constant_input(node, position, graph, Reason.SHAPE_UNKNOWN).numpy().reshape(-1).tolist()
     if len(scales) not in (0, len(axes)):
-        raise Refused(Reason.MALFORMED, f"{graph.label(node)} has {len(scales)} scales")
+        raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} has {len(scales)} scales")
     return bool(scales) and scales[axes.index(axis)] != 1
 
 
@@ -225,10 +232,10 @@ def _cast(node: NodeProto, affine: Affine, graph: Graph, *, outward: bool) -> li
         return [pass_on((0, affine))]
     read, made = cast_dtypes(node, graph)
     if read is None or made is None:
-        raise Refused(Reason.BARRIER, f"{graph.label(node)} makes of a float something else, or a type is unknown")
+        raise Refused(Reason.BARRIER, f"{graph.known_as(node)} makes of a float something else, or a type is unknown")
     beyond, here = (made, read) if outward else (read, made)
     if affine.has_shift or beyond.itemsize >= here.itemsize:
-        raise Refused(Reason.ROUNDING_CAST, f"{graph.label(node)} makes {made} of {read}")
+        raise Refused(Reason.ROUNDING_CAST, f"{graph.known_as(node)} makes {made} of {read}")
     return [pass_on((0, affine))]
 
 
@@ -250,7 +257,7 @@ def transposed(node: NodeProto, graph: Graph) -> list[Move]:
     """Output axis a is input axis perm[a]."""
     order = numbers(node, "perm") or list(range(known_rank(graph, node.input[0])))[::-1]
     if sorted(order) != list(range(len(order))):
-        raise Refused(Reason.MALFORMED, graph.label(node))
+        raise Refused(Reason.MALFORMED, graph.known_as(node))
     return [Permuted(order)]
 
 
@@ -270,7 +277,7 @@ def sliced(node: NodeProto, graph: Graph) -> list[Move]:
         steps = steps or [1] * len(starts)
     axes = [axis % len(shape) for axis in (axes or range(len(starts)))]
     if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
-        raise Refused(Reason.MALFORMED, graph.label(node))
+        raise Refused(Reason.MALFORMED, graph.known_as(node))
     return [
         Taken(axis, shape[axis], partial(_cut, slice(start, end, step)))
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True)
@@ -288,7 +295,7 @@ def gathered(node: NodeProto, graph: Graph) -> list[Move]:
     axis = number(node, "axis", 0) % len(shape)
     chosen = index.numpy().reshape(-1)
     if chosen.dtype.kind not in "iu":
-        raise Refused(Reason.MALFORMED, f"{graph.label(node)} reads indices of {chosen.dtype}")
+        raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} reads indices of {chosen.dtype}")
     taken = Taken(axis, shape[axis], lambda size: chosen % size)
     flat, full = (*shape[:axis], chosen.size, *shape[axis + 1 :]), (*shape[:axis], *index.shape, *shape[axis + 1 :])
     return [taken, Relaid(flat, full)] if len(index.shape) != 1 else [taken]
@@ -298,7 +305,7 @@ def tiled(node: NodeProto, graph: Graph) -> list[Move]:
     """Tile: each axis as often as the constant says."""
     shape, repeats = known_shape(graph, node.input[0]), _integers(node, 1, graph)
     if repeats is None or len(repeats) != len(shape):
-        raise Refused(Reason.MALFORMED, graph.label(node))
+        raise Refused(Reason.MALFORMED, graph.known_as(node))
     return [Taken(axis, shape[axis], partial(_again, count)) for axis, count in enumerate(repeats) if count != 1]
 
 
@@ -315,7 +322,7 @@ def expanded(node: NodeProto, graph: Graph) -> list[Move]:
 
 
 def _mixed(node: NodeProto, graph: Graph, _size: int) -> Indices:
-    raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.label(node)} mixes or repeats what the map varies along")
+    raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.known_as(node)} mixes or repeats what the map varies along")
 
 
 def deepened(node: NodeProto, graph: Graph) -> list[Move]:
@@ -335,10 +342,10 @@ def _blocks(node: NodeProto, deep: str, flat: str, graph: Graph) -> tuple[Dims, 
     """The shapes of both sides; the deep one with its channels split into blocks; the order of its axes on the flat."""
     size = number(node, "blocksize", 0)
     if size < 1:
-        raise Refused(Reason.MALFORMED, f"{graph.label(node)} has blocksize {size}")
+        raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} has blocksize {size}")
     depth, shallow = known_shape(graph, deep), known_shape(graph, flat)
     if len(depth) != 4 or len(shallow) != 4:
-        raise Refused(Reason.MALFORMED, f"{graph.label(node)} reads {len(depth)} dims")
+        raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} reads {len(depth)} dims")
     batch, _, height, width = depth
     if text(node, "mode", "DCR") == "CRD":
         return depth, shallow, (batch, shallow[1], size, size, height, width), (0, 1, 4, 2, 5, 3)
@@ -381,7 +388,7 @@ def lengthened(node: NodeProto, graph: Graph) -> list[Move]:
     def move(axis: int, before: int, behind: int) -> Taken:
         def indices(size: int) -> Indices:
             if mode == "constant" and max(before, behind) > 0:
-                raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.label(node)} pads what the map varies along")
+                raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.known_as(node)} pads what the map varies along")
             cut = np.arange(size)[max(-before, 0) : size - max(-behind, 0)]
             if mode == "constant":
                 return cut
@@ -421,7 +428,7 @@ def _padding(node: NodeProto, graph: Graph) -> dict[int, tuple[int, int]]:
     rank = known_rank(graph, node.input[0]) if axes is not None else len(pads) // 2
     padded = [axis % rank for axis in axes] if axes is not None else list(range(rank))
     if len(pads) != 2 * len(padded):
-        raise Refused(Reason.MALFORMED, f"{graph.label(node)} pads {len(padded)} dims by {len(pads)} numbers")
+        raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} pads {len(padded)} dims by {len(pads)} numbers")
     return {axis: (pads[i], pads[i + len(padded)]) for i, axis in enumerate(padded)}
 
 
@@ -437,17 +444,17 @@ def _new_padding(
     if len(node.input) > 2 and node.input[2]:
         fill = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
         if fill.size != 1:
-            raise Refused(Reason.MALFORMED, f"{graph.label(node)} pads with {fill.size} values")
+            raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} pads with {fill.size} values")
         value = float(fill.exact().reshape(-1)[0])
     new = np.asarray(mapped(value)).reshape(-1)
     if not np.isfinite(new).all() or (new != new[0]).any():
-        raise Refused(Reason.PADDED_BORDER, f"{graph.label(node)} pads with {value:g}")
+        raise Refused(Reason.PADDED_BORDER, f"{graph.known_as(node)} pads with {value:g}")
     if new[0] == value:
         return (), ()
     dtype = graph.dtype(node.input[0]) if fill is None else fill.dtype
     if graph.opset < 11:
         if dtype == np.float64 and float(np.float32(new[0])) != new[0]:
-            raise Refused(Reason.UNSUPPORTED_DTYPE, f"{graph.label(node)} keeps the value it pads with in float32")
+            raise Refused(Reason.UNSUPPORTED_DTYPE, f"{graph.known_as(node)} keeps the value it pads with in float32")
         return (), (NewAttribute(node, "value", float(new[0])),)
     if dtype is None:
         raise Refused(Reason.SHAPE_UNKNOWN, f"dtype of {node.input[0]!r}")
@@ -471,7 +478,7 @@ def output_concat(node: NodeProto, _output: int, affine: Affine, graph: Graph) -
         return [pass_on(*everything)]
     sizes = [known_dim(graph, value, axis) for value in node.input]
     if sum(sizes) != affine.shape[axis]:
-        raise Refused(Reason.MALFORMED, f"{graph.label(node)} joins {sum(sizes)} channels")
+        raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} joins {sum(sizes)} channels")
     return [pass_on(*((i, affine.moved(part(axis, sizes, i).onward)) for i in range(len(sizes))))]
 
 
@@ -531,7 +538,7 @@ def output_product(node: NodeProto, _output: int, affine: Affine, graph: Graph) 
     if _has_constant_operand(node, graph):
         return output_mul_constant(node, _output, affine, graph)
     if affine.has_shift:
-        raise Refused(Reason.SHIFT_BLOCKED, graph.label(node))
+        raise Refused(Reason.SHIFT_BLOCKED, graph.known_as(node))
     steps, refusal = [], None
     for index in range(1 if node.op_type == "Div" else len(node.input)):
         try:
@@ -539,7 +546,7 @@ def output_product(node: NodeProto, _output: int, affine: Affine, graph: Graph) 
         except Refused as refused:
             refusal = refusal or refused
     if not steps:
-        raise refusal or Refused(Reason.MALFORMED, graph.label(node))
+        raise refusal or Refused(Reason.MALFORMED, graph.known_as(node))
     return steps
 
 
@@ -552,7 +559,7 @@ def input_sum(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list
     if _has_constant_operand(node, graph):
         return input_add_constant(node, index, affine, graph)
     if affine.has_scale:
-        raise Refused(Reason.NOT_ALL_ABSORB, f"the other operand of {graph.label(node)}")
+        raise Refused(Reason.NOT_ALL_ABSORB, f"the other operand of {graph.known_as(node)}")
     moved = Affine.of(affine.scale, -affine.shift) if node.op_type == "Sub" and index == 1 else affine
     return [pass_on((0, of_output(moved, node, index, graph)))]
 
@@ -562,9 +569,9 @@ def input_product(node: NodeProto, index: int, affine: Affine, graph: Graph) -> 
     if _has_constant_operand(node, graph):
         return input_mul_constant(node, index, affine, graph)
     if affine.has_shift:
-        raise Refused(Reason.SHIFT_BLOCKED, graph.label(node))
+        raise Refused(Reason.SHIFT_BLOCKED, graph.known_as(node))
     if node.op_type == "Div" and index == 1:
-        raise Refused(Reason.BARRIER, f"{graph.label(node)} divides by it")
+        raise Refused(Reason.BARRIER, f"{graph.known_as(node)} divides by it")
     return [pass_on((0, of_output(affine, node, index, graph)))]
 
 

@@ -7,6 +7,7 @@ own input. Sources: ONNX operator changelog, BatchNormalization-1 to -15, Dropou
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Refused
-from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Call, Graph, NoValueError, number, numbers, values_of
+from bnfold.graph import DEFAULT_DOMAINS, FLOAT_TYPES, FLOATS, Call, Graph, NoValueError, number, numbers, values_of
 from bnfold.passes.normalization import Mode, is_batch_norm, mode, require_whole
 
 Array = NDArray[Any]
@@ -24,6 +25,9 @@ Array = NDArray[Any]
 _MOST_NODES_BACK = 32
 # Of the data on which statistics that are computed are compared with their definition.
 _MOST_ELEMENTS = 1 << 22
+# The data that they are compared on: its dtype, its mean, and how far the two may be apart.
+_TRIALS = ((np.float64, 0.0, 1e-9), (np.float64, 0.0, 1e-9), (np.float32, 4096.0, 1e-2))
+_EXACT_ENOUGH = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 _ON_THE_WAY = frozenset(
     {"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Sub", "Mul", "Pow", "Div", "Abs"}
 )
@@ -100,26 +104,32 @@ def are_batch_statistics(node: NodeProto, graph: Graph) -> bool:
     """Whether what `node` reads as statistics are the very mean and population variance of its data, as batch mode has.
 
     The operators that compute them are rational functions of the data: where they agree with the definition on random
-    numbers, they are it. Sizes that are not known are tried twice, so that no constant stands for one of them.
+    numbers, they are it. Sizes that are not known are tried twice, so that no constant stands for one of them. What is
+    it in real arithmetic alone, as a difference of squares, is not: far from 0 nothing would be left of it in float32.
+    Neither is what float16 holds: runtimes compute the statistics of the batch in float32.
     """
     shape = graph.shape(node.input[0])
-    if shape is None or len(shape) < 2:
+    if shape is None or len(shape) < 2 or graph.dtype(node.input[0]) not in _EXACT_ENOUGH:
         return False
-    for trial in range(2):
-        dims = [size if isinstance(size, int) else 2 + axis + trial for axis, size in enumerate(shape)]
-        if not 0 < math.prod(dims) <= _MOST_ELEMENTS:
+    return all(_are_those_of(node, shape, trial, graph) for trial in range(len(_TRIALS)))
+
+
+def _are_those_of(node: NodeProto, shape: Sequence[int | str | None], trial: int, graph: Graph) -> bool:
+    dtype, centre, tolerance = _TRIALS[trial]
+    dims = [size if isinstance(size, int) else 2 + axis + trial for axis, size in enumerate(shape)]
+    if not 0 < math.prod(dims) <= _MOST_ELEMENTS:
+        return False
+    data = np.random.default_rng(trial).normal(centre, size=dims).astype(dtype)
+    axes, exact = tuple(axis for axis in range(len(dims)) if axis != 1), data.astype(np.float64)
+    for value, expected in zip(node.input[3:5], (exact.mean(axes), exact.var(axes)), strict=True):
+        made = _computed_from(value, node.input[0], data, graph)
+        if made is None or made.shape != expected.shape or not np.allclose(made, expected, tolerance, tolerance):
             return False
-        data = np.random.default_rng(trial).normal(size=dims)
-        axes = tuple(axis for axis in range(len(dims)) if axis != 1)
-        for value, expected in zip(node.input[3:5], (data.mean(axes), data.var(axes)), strict=True):
-            made = _computed_from(value, node.input[0], data, graph)
-            if made is None or made.shape != expected.shape or not np.allclose(made, expected, 1e-9, 1e-12):
-                return False
     return True
 
 
 def _computed_from(value: str, data: str, numbers_: Array, graph: Graph) -> Array | None:
-    """What `value` is in float64 where `data` holds these numbers; None where that cannot be told."""
+    """What `value` is, in the dtype of these numbers, where `data` holds them; None where that cannot be told."""
     known: dict[str, Array | None] = {data: numbers_}
     waiting = [value]
     while waiting:
@@ -130,13 +140,14 @@ def _computed_from(value: str, data: str, numbers_: Array, graph: Graph) -> Arra
         constant = graph.constant(name) if name else None
         maker = graph.producer(name) if name else None
         if constant is not None or not name:
-            known[name] = None if constant is None else _in_float64(constant.numpy())
+            known[name] = None if constant is None else _as_float(constant.numpy(), numbers_.dtype)
         elif maker is None or maker.domain not in DEFAULT_DOMAINS or len(known) > _MOST_NODES_BACK:
             return None
         elif missing := [operand for operand in maker.input if operand not in known]:
             waiting += missing
         elif maker.op_type == "Cast":
-            known[name] = known[maker.input[0]]
+            made_in = FLOAT_TYPES.get(number(maker, "to", 0))
+            known[name] = known[maker.input[0]] if made_in in _EXACT_ENOUGH else None
         else:
             try:
                 made = values_of(Call(maker, [known[operand] for operand in maker.input], graph.opset))
@@ -146,8 +157,8 @@ def _computed_from(value: str, data: str, numbers_: Array, graph: Graph) -> Arra
     return known[value]
 
 
-def _in_float64(array: Array) -> Array:
-    return array.astype(np.float64) if array.dtype in FLOATS else array
+def _as_float(array: Array, dtype: np.dtype) -> Array:
+    return array.astype(dtype) if array.dtype in FLOATS else array
 
 
 def _is_average_of(value: str, data: str, graph: Graph) -> bool:

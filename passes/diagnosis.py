@@ -7,10 +7,12 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.decisions import Diagnosis, Refused
-from bnfold.graph import Graph, number
+from bnfold.graph import Graph
+from bnfold.passes.assume_spatial import has_meaningless_spatial_zero
 from bnfold.passes.classification import (
     Kind,
     classify,
+    find_disguise,
     has_initial_statistics,
     has_lost_statistics,
     is_dropout,
@@ -31,7 +33,7 @@ def diagnose(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
     if is_dropout(node):
         return {Diagnosis.EXPORTED_IN_TRAINING_MODE: "Dropout"} if is_in_train_mode(node, graph) else {}
     if not is_batch_norm(node):
-        return {}
+        return {Diagnosis.BATCH_STATISTICS: ""} if find_disguise(node, graph) is not None else {}
     try:
         kind = classify(node, graph)
     except Refused:  # its mode is decided by the caller of a function, or an operand is missing
@@ -45,9 +47,9 @@ def diagnose(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
         found.update(_one_value(node, graph))
     if kind in (Kind.TRAIN, Kind.NEVER_UPDATED, Kind.INFERENCE):
         found.update(_stored_statistics(node, graph))
-    if _has_meaningless_spatial_zero(node, graph):
+    if has_meaningless_spatial_zero(node, graph):
         found[Diagnosis.SPATIAL_ZERO] = ""
-    if _is_quantized(node, graph):
+    if is_quantized(node, graph):
         found[Diagnosis.QUANTIZED_BEFORE_FOLDING] = ""
     found.update(_behind_activation(node, graph))
     return found
@@ -60,13 +62,8 @@ def _stored_statistics(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
     return initial | _tiny_variance(node, graph)
 
 
-def _has_meaningless_spatial_zero(node: NodeProto, graph: Graph) -> bool:
-    """Whether it asks for a parameter at each position, and has one for each channel."""
-    rank, shape = graph.rank(node.input[0]), graph.shape(node.input[1])
-    return not number(node, "spatial", 1) and rank != 2 and shape is not None and len(shape) == 1
-
-
-def _is_quantized(node: NodeProto, graph: Graph) -> bool:
+def is_quantized(node: NodeProto, graph: Graph) -> bool:
+    """Whether data and scale of a BatchNormalization come from DequantizeLinear."""
     makers = [graph.producer(value) for value in node.input[:2]]
     return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
 

@@ -126,16 +126,20 @@ class Search:
         """The node that makes `value`, where `reader` is the only one that sees what `affine` changes of it."""
         node = graph.producer(value)
         if node is None:
-            raise Refused(Reason.GRAPH_INPUT if graph.is_input(value) else Reason.NO_PRODUCER, repr(value))
+            raise Refused(
+                Reason.GRAPH_INPUT if graph.is_input(value) else Reason.NO_PRODUCER, repr(graph.known_value(value))
+            )
         if graph.is_output(value):
-            raise Refused(Reason.VALUE_IS_OUTPUT, repr(value))
+            raise Refused(Reason.VALUE_IS_OUTPUT, repr(graph.known_value(value)))
         uses = graph.readers(value)
         if len(uses) != 1:
             others = [use for use in uses if use.node is not reader]
             twice = len(uses) - len(others) > 1
             if twice or not all(_sees_nothing(use, affine) for use in others):
-                names = ", ".join(sorted({use.graph.label(use.node) for use in others})[:3]) or graph.label(reader)
-                raise Refused(Reason.OTHER_CONSUMER, f"{value!r} is read by {names}")
+                names = ", ".join(sorted({use.graph.known_as(use.node) for use in others})[:3]) or graph.known_as(
+                    reader
+                )
+                raise Refused(Reason.OTHER_CONSUMER, f"{graph.known_value(value)!r} is read by {names}")
         return node
 
     def toward_consumers(self, value: str, affine: Affine) -> Plan:
@@ -147,12 +151,12 @@ class Search:
         if affine.is_identity:
             return plan
         if self.graph.is_output(value):
-            raise Refused(Reason.VALUE_IS_OUTPUT, repr(value))
+            raise Refused(Reason.VALUE_IS_OUTPUT, repr(self.graph.known_value(value)))
         uses = self.graph.readers(value)
         if not uses:
-            raise Refused(Reason.NO_CONSUMER, repr(value))
+            raise Refused(Reason.NO_CONSUMER, repr(self.graph.known_value(value)))
         if len({id(use.node) for use in uses}) != len(uses):
-            raise Refused(Reason.NOT_ALL_ABSORB, f"an operator reads {value!r} twice")
+            raise Refused(Reason.NOT_ALL_ABSORB, f"an operator reads {self.graph.known_value(value)!r} twice")
         for use in uses:
             handler = self._handler(TOWARD_CONSUMERS, use.node, use.graph)
             steps = _ask(handler, use.node, use.position, affine, use.graph)
@@ -174,7 +178,7 @@ class Search:
                     refusal = refusal or refused
         finally:
             self._depth -= 1
-        raise refusal or Refused(Reason.MALFORMED, f"{graph.label(node)} reads nothing")
+        raise refusal or Refused(Reason.MALFORMED, f"{graph.known_as(node)} reads nothing")
 
     def _complete(self, node: NodeProto, graph: Graph, step: Step, *, toward_producer: bool) -> Plan:
         """What `step` does to `node`, and what becomes of the maps it passes on."""
@@ -186,7 +190,7 @@ class Search:
         ends = node.input if toward_producer else node.output
         for index, rest in step.passes_on:
             if index >= len(ends):
-                raise Refused(Reason.MALFORMED, f"{graph.label(node)} has {len(ends)} of its inputs or outputs")
+                raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} has {len(ends)} of its inputs or outputs")
             self._note(node, graph, rest)
             if toward_producer and (maker := _shared_maker(node, index, step, graph)) is not None:
                 if index == node.input[:].index(node.input[index]):  # once for all positions
@@ -196,7 +200,7 @@ class Search:
             else:
                 plan.extend(self._down(graph, node.output[index], rest))
         if self._trace is not None and not step.passes_on:
-            self._trace.append(f"  {graph.label(node)} ({node.op_type}) takes it up")
+            self._trace.append(f"  {graph.known_as(node)} ({node.op_type}) takes it up")
         return plan
 
     def _down(self, graph: Graph, value: str, affine: Affine) -> Plan:
@@ -208,26 +212,26 @@ class Search:
 
     def _handler(self, table: dict[str, Handler], node: NodeProto, graph: Graph) -> Handler:
         if node.domain not in DEFAULT_DOMAINS or graph.model.is_function_call(node):
-            raise Refused(Reason.UNKNOWN_OPERATOR, f"{graph.label(node)} is {node.domain}::{node.op_type}")
+            raise Refused(Reason.UNKNOWN_OPERATOR, f"{graph.known_as(node)} is {node.domain}::{node.op_type}")
         handler = table.get(node.op_type)
         if self._near and node.op_type not in _BESIDE and not linear_ops.is_bias_of_matmul(node, graph):
-            raise Refused(Reason.BARRIER, f"{graph.label(node)} is {node.op_type}")
+            raise Refused(Reason.BARRIER, f"{graph.known_as(node)} is {node.op_type}")
         if handler is None:
             reason = Reason.BARRIER if node.op_type in carriers.BARRIERS else Reason.UNKNOWN_OPERATOR
-            raise Refused(reason, f"{graph.label(node)} is {node.op_type}")
+            raise Refused(reason, f"{graph.known_as(node)} is {node.op_type}")
         return handler
 
     def _note(self, node: NodeProto, graph: Graph, rest: Affine) -> None:
         if self._trace is not None:
             parts = [name for name, there in (("scale", rest.has_scale), ("shift", rest.has_shift)) if there]
-            self._trace.append(f"  {graph.label(node)} ({node.op_type}) passes on {' and '.join(parts)}")
+            self._trace.append(f"  {graph.known_as(node)} ({node.op_type}) passes on {' and '.join(parts)}")
 
 
 def _ask(handler: Handler, node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
     try:
         return handler(node, index, affine, graph)
     except DO_NOT_FIT as error:
-        raise Refused(Reason.MALFORMED, f"the operands of {graph.label(node)} do not fit together") from error
+        raise Refused(Reason.MALFORMED, f"the operands of {graph.known_as(node)} do not fit together") from error
 
 
 def _shared_maker(node: NodeProto, index: int, step: Step, graph: Graph) -> NodeProto | None:

@@ -64,6 +64,8 @@ class Rewrite(NamedTuple):
     apply: Callable[[], tuple[str, ...]]
     detail: str = ""
     siblings: tuple[Run, ...] = ()  # other runs that it rewrites as well
+    partly: bool = False  # a shift stays
+    obstacle: Refused | None = None  # why what was merged goes no further
 
 
 class FoldBatchNorm:
@@ -181,7 +183,8 @@ class FoldBatchNorm:
             return []
         target = rewrite.apply()
         detail, told = rewrite.detail or "a gain or bias beside a linear operator", tuple(walk or ())
-        decision = Decision(label or "", run.op_types, graph.scope, rewrite.action, target, detail=detail, walk=told)
+        where, partly = graph.scope, rewrite.partly
+        decision = Decision(label or "", run.op_types, where, rewrite.action, target, None, detail, told, partly)
         return [] if label is None else [decision]
 
     def _decide(self, run: Run, graph: Graph, original: Mapping[int, str], seen: set[int]) -> list[Decision]:
@@ -202,9 +205,11 @@ class FoldBatchNorm:
         for sibling in rewrite.siblings:
             seen.update(map(id, sibling.nodes))
             labels += _labels_of(sibling, original)
+        told, partly, obstacle = tuple(walk or ()), rewrite.partly, rewrite.obstacle
+        reason, detail = (None, rewrite.detail) if obstacle is None else (obstacle.reason, obstacle.detail)
         return [
-            Decision(label, op_type, graph.scope, rewrite.action, target, detail=rewrite.detail, walk=tuple(walk or ()))
-            for label, op_type in labels
+            Decision(label, op, graph.scope, rewrite.action, target, reason, detail, told, partly)
+            for label, op in labels
         ]
 
 
@@ -270,7 +275,8 @@ def best_rewrite(
                 trace.append(f"  stopped: {refused.reason.sentence} [{refused}]")
         else:
             if not any(held(node) for sibling in rewrite.siblings for node in sibling.nodes):
-                return rewrite
+                merged = rewrite.action is Action.MERGED
+                return rewrite._replace(obstacle=_nearest_miss(*misses[:2])) if merged else rewrite
     if lower and run.batch_norms:
         return _lowered(run, graph)
     raise _nearest_miss(*misses[:2])
@@ -421,7 +427,7 @@ def _with_add(run: Run, plan: Plan, shift: np.ndarray, graph: Graph) -> Rewrite:
         plan.apply(graph)
         return (*targets, *_replaced(run, operators, graph))
 
-    return Rewrite(Action.FOLDED, run.size - 1, apply, "its scale was folded; its shift stays as an Add")
+    return Rewrite(Action.FOLDED, run.size - 1, apply, "its scale was folded; its shift stays as an Add", partly=True)
 
 
 def _operators(run: Run, affine: Affine, graph: Graph) -> list[tuple[str, Tensor]]:
@@ -513,7 +519,7 @@ def _saved(run: Run, plan: Plan, graph: Graph) -> int:
     """How many operators fewer. A BatchNormalization may become an Add, which is less work; nothing else may."""
     saved = run.size - len(plan.adds)
     if saved < (0 if run.batch_norms else 1):
-        raise Refused(Reason.MORE_NODES, f"{len(plan.adds)} operators of Add for {graph.label(run.first.node)}")
+        raise Refused(Reason.MORE_NODES, f"{len(plan.adds)} operators of Add for {graph.known_as(run.first.node)}")
     if any(graph.model.owner(add.node).opset < 7 for add in plan.adds):
         raise Refused(Reason.OLD_OPSET)
     return saved

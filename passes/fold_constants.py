@@ -42,12 +42,7 @@ _LARGEST_EXACT = 1 << 24
 # ---------------------------------------------------------------------- what is exact
 
 
-def _is_exact(node: NodeProto, read: Arrays, made: Arrays) -> bool:
-    """Only moved, compared or counted: there is nothing to round."""
-    return True
-
-
-def _is_plain(node: NodeProto, read: Arrays, made: Arrays) -> bool:
+def _is_plain(read: Arrays, made: Arrays) -> bool:
     """A choice among numbers: implementations differ in which zero and which NaN they choose."""
     return all(_has_one_zero(array) for array in (*read, *made))
 
@@ -58,7 +53,7 @@ def _has_one_zero(array: NDArray[Any]) -> bool:
     return not (np.isnan(array).any() or (np.signbit(array) & (array == 0)).any())
 
 
-def _is_rounded_once(node: NodeProto, read: Arrays, made: Arrays) -> bool:
+def _is_rounded_once(read: Arrays, made: Arrays) -> bool:
     """IEEE 754 says what one operation gives, but for NaN. A runtime may widen float16 and leave roundings out."""
     dtypes = {array.dtype for array in (*read, *made)}
     return dtypes <= _ROUNDED_ONCE and len(read) <= 2 and not any(map(_has_nan, made))
@@ -68,11 +63,11 @@ def _has_nan(array: NDArray[Any]) -> bool:
     return array.dtype in FLOATS and bool(np.isnan(array).any())
 
 
-def _is_of_integers(node: NodeProto, read: Arrays, made: Arrays) -> bool:
+def _is_of_integers(read: Arrays, made: Arrays) -> bool:
     return all(array.dtype in _INTEGERS for array in (*read, *made))
 
 
-def _is_cast_once(node: NodeProto, read: Arrays, made: Arrays) -> bool:
+def _is_cast_once(read: Arrays, made: Arrays) -> bool:
     """Runtimes take float64 and large integers to 16 bits by way of float32, which rounds twice."""
     data, result = read[0], made[0]
     if not {data.dtype, result.dtype} <= _STORED or _has_nan(data):
@@ -82,11 +77,13 @@ def _is_cast_once(node: NodeProto, read: Arrays, made: Arrays) -> bool:
     return data.dtype in _INTEGERS and bool((data >= -_LARGEST_EXACT).all() and (data <= _LARGEST_EXACT).all())
 
 
-EXACT: Mapping[str, Callable[[NodeProto, Arrays, Arrays], bool]] = {
-    **dict.fromkeys(("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split"), _is_exact),
-    **dict.fromkeys(("Squeeze", "Tile", "Transpose", "Unsqueeze", "ConstantOfShape", "Where", *_SIZES), _is_exact),
-    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _is_exact),
-    **dict.fromkeys(("And", "Not", "Or", "Xor"), _is_exact),
+# By operator: whether what is made of what is read is the same bits everywhere. None: it always is, where elements are
+# only moved, compared or counted.
+EXACT: Mapping[str, Callable[[Arrays, Arrays], bool] | None] = {
+    **dict.fromkeys(("Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split"), None),
+    **dict.fromkeys(("Squeeze", "Tile", "Transpose", "Unsqueeze", "ConstantOfShape", "Where", *_SIZES), None),
+    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), None),
+    **dict.fromkeys(("And", "Not", "Or", "Xor"), None),
     **dict.fromkeys(("Abs", "Ceil", "Clip", "Floor", "Max", "Min", "Neg", "ReduceMax"), _is_plain),
     **dict.fromkeys(("ReduceMin", "Relu", "Round", "Sign"), _is_plain),
     **dict.fromkeys(("Add", "Div", "Mul", "Sub", "Sum"), _is_rounded_once),
@@ -178,7 +175,8 @@ def _is_known_of_known(graph: Graph, node: NodeProto) -> bool:
     read = [graph.constant(name) for name in data if name]
     if any(tensor is None for tensor in read):  # integers: what is known of them was enough
         return True
-    return EXACT[node.op_type](node, _arrays(read), _arrays(made))
+    is_exact = EXACT[node.op_type]
+    return is_exact is None or is_exact(_arrays(read), _arrays(made))
 
 
 def _arrays(tensors: Sequence[Tensor | None]) -> Arrays:
@@ -246,7 +244,7 @@ class _Plan:
             for value, (graph, _) in self.stored.items()
             if (node := graph.producer(value.name)) is None or id(node) not in self.dead
         }
-        for group in {id(group): group for each in self._groups.values() if (group := each.root())}.values():
+        for group in {id(root): root for root in (each.root() for each in self._groups.values())}.values():
             if group.cost > group.gain + _GROWTH_BYTES:
                 found.update(value for value in group.members if _cost(value, self.stored[value][1]) > _GROWTH_BYTES)
         return found

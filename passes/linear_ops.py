@@ -54,7 +54,7 @@ def _matrix(node: NodeProto, graph: Graph) -> Weight:
 def _group(node: NodeProto, divided: int, graph: Graph) -> int:
     group = number(node, "group", 1)
     if group < 1 or divided % group:
-        raise Refused(Reason.WEIGHT_SHAPE, f"{graph.label(node)} has group {group} and {divided} channels")
+        raise Refused(Reason.WEIGHT_SHAPE, f"{graph.known_as(node)} has group {group} and {divided} channels")
     return group
 
 
@@ -142,7 +142,7 @@ def _operand(vector: Vector, axis: int, rank: int) -> Array:
 def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Weight]:
     """Which operand is the constant, of rank 2 or more, and the constant."""
     if len(node.input) != 2:
-        raise Refused(Reason.MALFORMED, graph.label(node))
+        raise Refused(Reason.MALFORMED, graph.known_as(node))
     index = 1 if _is_weight(node.input[1], graph) else 0
     weight = read_weight(node, index, graph)
     if len(weight.shape) < 2 or graph.constant(node.input[1 - index]) is not None:
@@ -180,7 +180,7 @@ def input_conv(node: NodeProto, index: int, affine: Affine, graph: Graph) -> lis
     group = _group(node, shape[0], graph)
     scale, shift = vectors(affine, 1, shape[1] * group, node, graph, "reads")
     if affine.has_shift and pads_with_zeros(node):
-        raise Refused(Reason.PADDED_BORDER, graph.label(node))
+        raise Refused(Reason.PADDED_BORDER, graph.known_as(node))
     per_output = np.repeat(np.arange(group), shape[0] // group)
     factor = scale.reshape(group, shape[1])[per_output]
     scaled = weight.scaled(affine, factor, (0, 1))
@@ -207,7 +207,7 @@ def input_conv_transpose(node: NodeProto, index: int, affine: Affine, graph: Gra
     padded = pads_with_zeros(node) or any(numbers(node, "output_padding")) or numbers(node, "output_shape")
     if affine.has_shift and (not pointwise or padded):
         reason = Reason.PADDED_BORDER if padded else Reason.SHIFT_BLOCKED
-        raise Refused(reason, f"not every output position of {graph.label(node)} receives every tap once")
+        raise Refused(reason, f"not every output position of {graph.known_as(node)} receives every tap once")
     scaled = weight.scaled(affine, scale, (0,))
     if not affine.has_shift:
         return [scaled]
@@ -255,7 +255,7 @@ def input_matmul(node: NodeProto, index: int, affine: Affine, graph: Graph) -> l
 def require_data_input(node: NodeProto, index: int, graph: Graph, *, data: int = 0) -> None:
     """Raise `Refused` where the value is read as a weight or bias instead of as data."""
     if index != data:
-        raise Refused(Reason.WRONG_AXIS, f"{graph.label(node)} reads it as input {index}")
+        raise Refused(Reason.WRONG_AXIS, f"{graph.known_as(node)} reads it as input {index}")
 
 
 ABSORB_OUTPUT: dict[str, Handler] = {

@@ -19,6 +19,7 @@ class PassOptions:
     `bias_adds`: a constant gain or bias goes into the linear operator beside it.
     `merge_branches`, `fold_constants`: parallel linear branches become one operator, and expressions of constants are
     stored, where anything is folded at all.
+    `assume_spatial`: spatial = 0 with one parameter per channel is read as spatial = 1.
     """
 
     keep: tuple[str, ...] = ()
@@ -35,3 +36,4 @@ class PassOptions:
     bias_adds: bool = True
     merge_branches: bool = True
     fold_constants: bool = True
+    assume_spatial: bool = False

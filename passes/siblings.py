@@ -46,7 +46,7 @@ def family(run: Run, graph: Graph) -> Family:
         alone = len(graph.readers(value)) == 1 and maker.op_type != "Split"
         maker = graph.producer(value)
     if maker is None or alone:
-        raise Refused(Reason.OTHER_CONSUMER, repr(value))
+        raise Refused(Reason.OTHER_CONSUMER, repr(graph.known_value(value)))
     branches = list(_branches(value, [], graph))
     return Family(value, maker, [branch.run for branch in branches], _together(branches))
 
@@ -59,15 +59,15 @@ def _branches(value: str, moves: Sequence[Move], graph: Graph, depth: int = 0) -
     """The runs behind every reader of `value`. Raises `Refused` where one leads elsewhere."""
     uses = graph.readers(value)
     if not uses or len(uses) > _MOST or depth > _MOST or graph.is_output(value):
-        raise Refused(Reason.OTHER_CONSUMER, repr(value))
+        raise Refused(Reason.OTHER_CONSUMER, repr(graph.known_value(value)))
     for use in uses:
         node = use.node
         if use.graph is not graph:
-            raise Refused(Reason.OTHER_CONSUMER, f"{value!r} is read by {use.graph.label(node)}")
+            raise Refused(Reason.OTHER_CONSUMER, f"{graph.known_value(value)!r} is read by {use.graph.known_as(node)}")
         if is_affine_op(node) and node.output:
             yield _Branch(collect_run(node, graph, frozenset()), list(moves))
         elif not _rearranges(node) or use.position:
-            raise Refused(Reason.OTHER_CONSUMER, f"{value!r} is read by {graph.label(node)}")
+            raise Refused(Reason.OTHER_CONSUMER, f"{graph.known_value(value)!r} is read by {graph.known_as(node)}")
         elif node.op_type == "Split":
             axis = joined_axis(node, 0, value, graph)
             sizes = [known_dim(graph, output, axis) for output in node.output]

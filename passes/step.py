@@ -69,7 +69,7 @@ def constant_input(node: NodeProto, index: int, graph: Graph, reason: Reason = R
     tensor = graph.constant(name)
     if tensor is None:
         graph.require_undisputed(name)
-        raise Refused(reason, f"{name!r} of {graph.label(node)}")
+        raise Refused(reason, f"{name!r} of {graph.known_as(node)}")
     return tensor
 
 
@@ -120,7 +120,7 @@ def require_axes(affine: Affine, axes: Collection[int], node: NodeProto, graph: 
     """Raise `Refused` where the map varies along other axes."""
     others = [axis for axis in affine.axes if axis not in axes]
     if others:
-        raise Refused(Reason.WRONG_AXIS, f"axis {others[0]}, along which {graph.label(node)} takes no map")
+        raise Refused(Reason.WRONG_AXIS, f"axis {others[0]}, along which {graph.known_as(node)} takes no map")
 
 
 def vectors(
@@ -133,7 +133,7 @@ def vectors(
     require_axes(affine, (axis,), node, graph)
     scale, shift = affine.scale.reshape(-1), affine.shift.reshape(-1)
     if scale.size not in (1, size):
-        raise Refused(Reason.WEIGHT_SHAPE, f"{graph.label(node)} {verb} {size} channels, the map has {scale.size}")
+        raise Refused(Reason.WEIGHT_SHAPE, f"{graph.known_as(node)} {verb} {size} channels, the map has {scale.size}")
     return (scale, shift) if scale.size == size else (np.repeat(scale, size), np.repeat(shift, size))
 
 

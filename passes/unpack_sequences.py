@@ -81,7 +81,12 @@ def _sizes(graph: Graph, node: NodeProto) -> list[int] | None:
         sizes = None if whole is None or whole > _MOST_PARTS else [1] * whole
     else:
         constant = graph.constant(operand)
-        if constant is None or constant.dtype.kind not in "iu" or len(constant.shape) > 1 or constant.size > _MOST_PARTS:
+        if (
+            constant is None
+            or constant.dtype.kind not in "iu"
+            or len(constant.shape) > 1
+            or constant.size > _MOST_PARTS
+        ):
             return None
         if constant.shape:
             sizes = [int(size) for size in constant.numpy()]

@@ -189,7 +189,7 @@ def read_weight(node: NodeProto, index: int, graph: Graph) -> Weight:
     maker = graph.producer(value)
     if maker is None or maker.op_type != "DequantizeLinear" or maker.domain not in DEFAULT_DOMAINS:
         graph.require_undisputed(value)
-        raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{value!r} of {graph.label(node)}")
+        raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{value!r} of {graph.known_as(node)}")
     return _read_quantized(maker, value, graph)
 
 

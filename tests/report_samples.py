@@ -77,6 +77,7 @@ def everything() -> dict[str, Any]:
             "nodes": {"OpenVINOExecutionProvider": {"Conv": 5, "Relu": 2}, "CPUExecutionProvider": {"NonZero": 1}},
         }
     ]
+    report["decisions"][0]["partly"] = True
     report["decisions"] += [
         decision("kept1", "kept", "BARRIER", "relu is Relu", "if0/then"),
         decision("kept2", "kept", "BARRIER") | {"walk": ["what was tried"]},

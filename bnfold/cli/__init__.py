@@ -18,7 +18,7 @@ COMMANDS = {
 }
 
 
-@click.group(cls=Shell, commands_in=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("bnfold", cls=Shell, commands_in=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bnfold", message="%(prog)s %(version)s")
 def main() -> None:
     """Fold BatchNormalization into an ONNX model, explain what stays, and prove

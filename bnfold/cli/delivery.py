@@ -1,6 +1,7 @@
 """Delivery of results: reports to their files, text to standard output, also where the reader of a pipe is gone."""
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -9,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnfold.cli.options import asked_reports, values_of
-from bnfold.errors import BnfoldError, OutputError, UsageError
+from bnfold.errors import BnfoldError, ModelError, OutputError, UsageError
 from bnfold.options import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from rich.console import Console
-
     from bnfold.paths import Use
     from bnfold.report import AnyReport
     from bnfold.report.files import ReportFile
     from bnfold.report.formats import Format
+    from bnfold.report.lines import Screen
 
 _DESTINATIONS = "bnfold.report.destinations"
 
@@ -97,10 +97,13 @@ def write_report(ctx: click.Context, report: "AnyReport | Mapping[str, Any]") ->
 
     All are tried; the first that could not be written is raised.
     """
+    destinations = ctx.meta.pop(_DESTINATIONS, ())
+    if not destinations:
+        return
     from bnfold.report import render
 
     failures: list[BnfoldError] = []
-    for destination in ctx.meta.pop(_DESTINATIONS, ()):
+    for destination in destinations:
         try:
             text = render(report, destination.form)
             if destination.file.is_standard_output:
@@ -113,16 +116,45 @@ def write_report(ctx: click.Context, report: "AnyReport | Mapping[str, Any]") ->
         raise failures[0]
 
 
-def show(ctx: click.Context, draw: "Callable[[Console], None]") -> None:
-    """Draw on standard output, unless that is where a report goes alone."""
+def require_file(model: str, command: str) -> None:
+    """Raise ModelError for what people name in a model's place: a folder, and an address."""
+    if "://" in model:
+        raise ModelError(f"{model} is an address, and models are read from files: download it first")
+    if os.path.isdir(model):  # noqa: PTH112 - no more imports than needed
+        raise ModelError(
+            f"{model} is a directory; pass a file, or let bnfold batch {command} {model} --output FOLDER do the same "
+            "with every model in it"
+        )
+
+
+def model_from(path: str) -> str | bytes:
+    """The model as the api takes it: for - what stands on standard input."""
+    return sys.stdin.buffer.read() if path == "-" else path
+
+
+def write_file_out(path: Path) -> None:
+    """Write a file to standard output, as bytes. A reader that went away is an `OutputError` too: it got no model."""
+    try:
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        discard_standard_output()
+        raise OutputError(f"cannot write to standard output: {error.strerror or error}") from error
+
+
+def show(ctx: click.Context, draw: "Callable[[Screen], None]") -> None:
+    """Draw on standard output, unless that is where a report goes alone; where the model goes there, beside it."""
     if any(destination.alone for destination in ctx.meta.get(_DESTINATIONS, ())):
         return
-    from rich.console import Console
+    from bnfold.report.lines import Lines
 
-    console = Console(highlight=False, markup=False, emoji=False)
-    with console.capture() as capture:
-        draw(console)
-    write_out(capture.get())
+    lines = Lines.for_standard_output()
+    draw(lines)
+    if ctx.params.get("output") == "-":
+        click.echo(lines.text, nl=False, err=True)
+    else:
+        write_out(lines.text)
 
 
 def write_out(text: str) -> None:

@@ -5,16 +5,16 @@ from typing import Any
 
 import click
 
-from bnfold.cli.delivery import show, write_out
+from bnfold.cli.delivery import model_from, require_file, show, write_out
 from bnfold.cli.options import flags_of, values_of, verbosity_of, verbosity_options
 from bnfold.cli.parameters import known_codes
-from bnfold.cli.shell import fail
+from bnfold.cli.shell import fail, say
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.options import InspectOptions
 
 
 @click.command("inspect", short_help="List every normalization and what optimize would do with it, and why.")
-@click.argument("models", type=click.Path(), nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", type=click.Path(allow_dash=True), nargs=-1, required=True, metavar="MODEL...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text, of one model.")
 @click.option(
     "--fail-on",
@@ -40,12 +40,23 @@ def command(
         raise UsageError("--json prints one model: inspect them one by one")
     options = values_of(InspectOptions, given)
     found: list[str] = []
+    failures: list[BnfoldError] = []
     for model in models:
-        inspection = api.inspect_with(model, options)
+        try:
+            require_file(model, "inspect")
+            inspection = api.inspect_with(model_from(model), options)
+        except BnfoldError as error:
+            if len(models) == 1:
+                raise
+            failures.append(error)
+            say(str(error))
+            continue
         if as_json:
             write_out(to_json(inspection))
         else:
             show(ctx, partial(print_inspection, inspection, verbosity=verbosity_of(ctx)))
         found += [f"{model}: {code}" for code in sorted(inspection.codes & set(fail_on))]
+    if failures:
+        fail(ctx, f"{len(failures)} of {len(models)} models could not be read", failures[0].exit_code)
     if found:
         fail(ctx, "; ".join(found), BnfoldError.exit_code)

@@ -1,5 +1,6 @@
 """Options that several commands share, with the same words and the same meaning in each."""
 
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +34,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 _VERBOSITY = "bnfold.verbosity"
 _NO_PROGRESS = "bnfold.no_progress"
+_JSON_PROGRESS = "bnfold.json_progress"
 
 
 def verbosity_of(ctx: click.Context) -> int:
@@ -52,6 +54,15 @@ def _set_verbosity(ctx: click.Context, param: click.Parameter, value: int) -> No
 def wants_progress(ctx: click.Context) -> bool:
     """Whether bars may be shown: neither --no-progress nor -q was given."""
     return not ctx.meta.get(_NO_PROGRESS, False) and verbosity_of(ctx) >= 0
+
+
+def wants_json_progress(ctx: click.Context) -> bool:
+    """Whether progress is written for a program to read, whatever standard error is."""
+    return bool(ctx.meta.get(_JSON_PROGRESS, False))
+
+
+def _set_progress(ctx: click.Context, _param: click.Parameter, value: str) -> None:
+    ctx.meta[_JSON_PROGRESS] = value == "json"
 
 
 def _set_no_progress(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -145,12 +156,23 @@ _LAYOUT = (
     ),
 )
 
-progress_option = click.option(
-    "--no-progress",
-    is_flag=True,
-    expose_value=False,
-    callback=_set_no_progress,
-    help="Show no bar on standard error, where one would be shown to a terminal.",
+progress_option = _applied(
+    click.option(
+        "--progress",
+        "progress_form",
+        type=click.Choice(["bar", "json"]),
+        default="bar",
+        expose_value=False,
+        callback=_set_progress,
+        help="Progress on standard error: a bar where that is a terminal, or lines of JSON.  [default: bar]",
+    ),
+    click.option(
+        "--no-progress",
+        is_flag=True,
+        expose_value=False,
+        callback=_set_no_progress,
+        help="Show no bar on standard error, where one would be shown to a terminal.",
+    ),
 )
 
 
@@ -237,7 +259,38 @@ def given_flags(ctx: click.Context, options: type[Options]) -> list[str]:
     return [each.flag for each in options_of(options) if ctx.get_parameter_source(each.name) is given]
 
 
+_OUTPUT = "bnfold.output"
+
+
+def _place_of_output(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """OUTPUT, or --output; in an existing folder the file of the model's name."""
+    named: str | None = ctx.meta.get(_OUTPUT)
+    if named is not None and value is not None:
+        raise click.BadParameter("it is given twice, as OUTPUT and with --output", ctx=ctx)
+    place = value if named is None else named
+    if place is None or place == "-" or not pathlib.Path(place).is_dir():
+        return place
+    model = ctx.params.get("model")
+    if model in {None, "-"}:
+        raise click.BadParameter(f"{place} is a folder: name the file in it", ctx=ctx)
+    inside = pathlib.Path(place, pathlib.Path(model).name)
+    if inside.exists() and inside.samefile(model):
+        raise click.BadParameter(f"{place} is the folder of {model} itself: name the file in it", ctx=ctx)
+    return str(inside)
+
+
 model_and_output = _applied(
-    click.argument("model", type=click.Path()),
-    click.argument("output", type=click.Path(), required=False),
+    click.argument("model", type=click.Path(allow_dash=True)),
+    click.argument("output", type=click.Path(allow_dash=True), required=False, callback=_place_of_output),
+    click.option(
+        "-o",
+        "--output",
+        "named_output",
+        type=click.Path(allow_dash=True),
+        metavar="OUTPUT",
+        is_eager=True,
+        expose_value=False,
+        callback=_remember(_OUTPUT),
+        help="The same as OUTPUT: a file, a folder for a file of the model's name, or - for standard output.",
+    ),
 )

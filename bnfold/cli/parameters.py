@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
 Shape = tuple[int, ...]
 Limit = float | Mapping[str, float]
 
@@ -78,14 +80,17 @@ def data_path(text: str) -> str:
 
 
 def seconds(text: str) -> float:
-    """A time: a number of seconds above 0, and not so large that it means no limit."""
+    """A time: a number above 0 of seconds, or of what follows it (s, m, h), not so large that it means no limit."""
+    number, unit = text.strip(), 1
+    if number[-1:].lower() in _SECONDS:
+        number, unit = number[:-1], _SECONDS[number[-1:].lower()]
     try:
-        number = float(text)
+        found = float(number) * unit
     except ValueError:
-        number = math.nan
-    if not 0 < number <= 1e9:
-        raise click.BadParameter(f"{text!r} is not a number of seconds, like 60")
-    return number
+        found = math.nan
+    if not 0 < found <= 1e9:
+        raise click.BadParameter(f"{text!r} is not a number of seconds, like 60, or 5m or 2h")
+    return found
 
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

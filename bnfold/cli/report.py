@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 
 from bnfold.cli.delivery import reserve_reports, show, write_out, write_report
+from bnfold.cli.mistakes import Group
 from bnfold.cli.options import REPORT_FORMATS, report_option, verbosity_of, verbosity_options
 from bnfold.cli.parameters import Limit, limit_per_output, output_limit
 from bnfold.cli.shell import fail
 from bnfold.paths import Use, refuse_conflicts
 
 
-@click.group("report", short_help="Show a saved report, or judge it again.")
+@click.group("report", cls=Group, usual="render", suffix=".json", short_help="Show a saved report, or judge it again.")
 def command() -> None:
     """Show a report that was saved as JSON in another form, or judge its measurements again."""
 

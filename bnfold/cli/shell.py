@@ -15,20 +15,21 @@ import click
 
 from bnfold import supervision
 from bnfold.cli.limits import what_killed, with_limits
+from bnfold.cli.mistakes import Group, in_one_line
 from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError
 from bnfold.signals import farewell
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
 
-class Shell(click.Group):
+class Shell(Group):
     """A group whose commands are imported on first use, and which turns exceptions into exit codes.
 
     `commands_in` maps a command's name to the module that holds it as `command`.
     """
 
     def __init__(self, *args: Any, commands_in: Mapping[str, str], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, usual="optimize", suffix=".onnx", **kwargs)
         self._commands_in = commands_in
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,8 +61,13 @@ class Shell(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with the exit code of whatever it raises."""
         _escape_what_cannot_be_encoded()
-        with _warnings_told():
+        with _warnings_told(), in_one_line():
             return answered(ctx, partial(super().invoke, ctx))
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """The context of the whole command line, with its errors in one line."""
+        with in_one_line():
+            return super().make_context(*args, **kwargs)
 
 
 def answered(ctx: click.Context, work: Callable[[], Any]) -> Any:
@@ -88,12 +94,12 @@ def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
     """Say what went wrong in one line on standard error, and leave; a report that is still owed tells of it too."""
     from bnfold.cli.delivery import owed_report, write_report
     from bnfold.cli.options import verbosity_of
-    from bnfold.report.text import inert, one_line
+    from bnfold.report.text import one_line
 
     error = sys.exception()
     if verbosity_of(ctx) > 1 and error is not None:
         _say("".join(traceback.format_exception(error)).rstrip())
-    _say(inert(f"bnfold: {one_line(message)}"))
+    say(message)
     if owed_report(ctx):
         from bnfold.report import FailureReport
 
@@ -101,7 +107,7 @@ def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
         try:
             write_report(ctx, FailureReport(error=kind, message=one_line(message), exit_code=exit_code))
         except BnfoldError as second:
-            _say(inert(f"bnfold: {one_line(str(second))}"))
+            say(str(second))
     ctx.exit(exit_code)
 
 
@@ -116,14 +122,19 @@ def _warnings_told() -> Iterator[None]:
             if not issubclass(category, ModelWarning):
                 others(message, category, *where, **more)
             elif (text := str(message)) not in told:
-                from bnfold.report.text import inert, one_line
-
                 told.add(text)
-                _say(inert(f"bnfold: {one_line(text)}"))
+                say(text)
 
         warnings.simplefilter("always", ModelWarning)
         warnings.showwarning = show
         yield
+
+
+def say(message: str) -> None:
+    """One line on standard error that names the program."""
+    from bnfold.report.text import inert, one_line
+
+    _say(inert(f"bnfold: {one_line(message)}"))
 
 
 def _say(line: str) -> None:

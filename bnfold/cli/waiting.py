@@ -1,11 +1,15 @@
-"""Bars on standard error for what takes over a second; nothing at all for what does not, or where nobody looks."""
+"""Progress on standard error: bars for people, for what takes over a second; lines of JSON for programs."""
 
+import json
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
+from bnfold.cli.options import wants_json_progress, wants_progress
 from bnfold.progress import Progress, Stage
 
 if TYPE_CHECKING:
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 PATIENCE = 1.0  # seconds before a stage is shown
+EVERY = 0.1  # seconds between two lines of JSON of one stage
 
 _TEXT = {
     Stage.BATCHES: "reading data",
@@ -33,6 +38,31 @@ def bars(*, wanted: bool) -> Iterator[Progress | None]:
         yield shown.tell
     finally:
         shown.close()
+
+
+@contextmanager
+def shown(ctx: click.Context) -> Iterator[Progress | None]:
+    """What to tell of the progress of the run of this command, as its flags ask for it."""
+    if wants_json_progress(ctx):
+        yield _Lines().tell
+        return
+    with bars(wanted=wants_progress(ctx)) as progress:
+        yield progress
+
+
+class _Lines:
+    """A line ``{"stage": ..., "done": ..., "total": ...}`` where a stage begins and ends, and now and then between."""
+
+    def __init__(self) -> None:
+        self._written: dict[Stage, float] = {}
+
+    def tell(self, stage: Stage, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage in self._written and done != total and now - self._written[stage] < EVERY:
+            return
+        self._written[stage] = now
+        sys.stderr.write(json.dumps({"stage": stage.value, "done": done, "total": total}) + "\n")
+        sys.stderr.flush()
 
 
 class _Bars:

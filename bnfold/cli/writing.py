@@ -1,17 +1,30 @@
 """What the commands that write a model do alike: check where the result may go, make it, show and write the report."""
 
-from collections.abc import Mapping
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from bnfold.cli.delivery import owed_report, reserve_reports, show, write_report
-from bnfold.cli.options import values_of, verbosity_of, wants_progress
+from bnfold.cli.delivery import (
+    model_from,
+    owed_report,
+    require_file,
+    reserve_reports,
+    show,
+    write_file_out,
+    write_report,
+)
+from bnfold.cli.options import asked_reports, values_of, verbosity_of
 from bnfold.cli.remote import deliver_from, server_of
 from bnfold.cli.shell import fail
-from bnfold.cli.waiting import bars
+from bnfold.cli.waiting import shown
 from bnfold.errors import StatisticsError, UsageError, VerificationError
+from bnfold.onnxfile import Weights
 from bnfold.options import FreezeOptions, OptimizeOptions, RecalibrateOptions
 
 WritingOptions = TypeVar("WritingOptions", FreezeOptions, OptimizeOptions, RecalibrateOptions)
@@ -27,10 +40,42 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
     if output is None and not made.dry_run:
         name = ctx.info_name
         raise UsageError(f"say where the result goes: bnfold {name} MODEL OUTPUT, or add --dry-run to write nothing")
-    if output == "-":
-        raise UsageError("a model is not written to standard output; name a file, ./- for one of that name")
+    if "-" in {output, ctx.params["model"]}:
+        _check_streams(ctx, output, made)
     reserve_reports(ctx)
+    require_file(ctx.params["model"], str(ctx.info_name))
     return replace(made, checksums=owed_report(ctx))
+
+
+def _check_streams(
+    ctx: click.Context, output: str | None, options: FreezeOptions | OptimizeOptions | RecalibrateOptions
+) -> None:
+    """Raise UsageError for what cannot be read from standard input, or written to standard output."""
+    if server_of(ctx) is not None:
+        raise UsageError("a service is given files: name MODEL and OUTPUT, not -")
+    if output != "-":
+        return
+    if sys.stdout.isatty():
+        raise UsageError("a model is not written to a terminal: redirect standard output, or name a file")
+    if "-" in asked_reports(ctx)[0] or asked_reports(ctx)[1] == "github":
+        raise UsageError("the model goes to standard output: name a file for the report")
+    if options.keep_failed:
+        raise UsageError("--keep-failed writes beside OUTPUT: name a file, not -")
+    if options.layout is not None and options.layout.weights is Weights.EXTERNAL:
+        raise UsageError("--external-data writes beside OUTPUT: name a file, not -")
+
+
+@contextmanager
+def _written_to(output: str | None, model: str) -> Iterator[str | None]:
+    """Where the model is published: at `output`, or for - in a file that goes to standard output at the end."""
+    if output != "-":
+        yield output
+        return
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+        place = Path(folder, "out.onnx" if model == "-" else Path(model).name)
+        yield str(place)
+        if place.exists():
+            write_file_out(place)
 
 
 def deliver(
@@ -46,10 +91,13 @@ def deliver(
     from bnfold import api
     from bnfold.report import print_console
 
+    source = model_from(model)
     failure: StatisticsError | VerificationError | None = None
     try:
-        with bars(wanted=wants_progress(ctx)) as progress:
-            report = api.optimize_with(model, output, replace(options, progress=progress)).report
+        with shown(ctx) as progress, _written_to(output, model) as place:
+            report = api.optimize_with(source, place, replace(options, progress=progress)).report
+            if output == "-" and report.published is not None:
+                report = replace(report, published="standard output")
     except (StatisticsError, VerificationError) as error:
         failure, report = error, error.report
     try:

@@ -10,7 +10,10 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from onnx import ModelProto
+
 from bnfold.equivalence.judging.measurement import Measurement, Where, measure
+from bnfold.equivalence.numbers.batch_statistics import places_with_their_own_statistics
 from bnfold.equivalence.options import VerifyOptions
 from bnfold.equivalence.runtime.opening import Setting, running
 from bnfold.equivalence.runtime.reference_answers import Answer, run_seeded_feeds, run_user_feeds
@@ -18,7 +21,7 @@ from bnfold.equivalence.runtime.sessions import RunFailed, Session
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, make_runnable
 from bnfold.equivalence.structure.signature import Source, signature_of
-from bnfold.equivalence.structure.training_mode import Place, has_training_nodes
+from bnfold.equivalence.structure.training_mode import Place, has_training_nodes, is_batch_norm, scopes, trains
 from bnfold.equivalence.verdict import Verification
 from bnfold.equivalence.verification import verify
 from bnfold.onnxfile import read
@@ -43,30 +46,41 @@ def verify_frozen(
     *,
     stays: Collection[Place] = (),
     statistics: Mapping[Place, Statistics] | None = None,
+    assume_spatial: bool = False,
 ) -> FrozenVerification:
     """Compare `candidate` with `reference` under evaluation semantics.
 
-    `stays` are the normalizations that were left in training mode; `statistics` those that were computed anew. Raises
-    what `verify` raises.
+    `stays` are the normalizations that were left in training mode; `statistics` those that were computed anew;
+    `assume_spatial`: what says spatial = 0 was meant to say 1. Raises what `verify` raises.
     """
     options = options or VerifyOptions()
     constants = options.assume_constant_initializers
     original = read(reference)
     trains = has_training_nodes(original.proto, assume_constant_initializers=constants)
-    if not trains and not statistics:
+    if not trains and not statistics and not assume_spatial:
         return FrozenVerification(verify(reference, candidate, options))
+    result = read(candidate)
+    own = _with_own_statistics(original.proto, result.proto) & frozenset(stays)
     with TemporaryDirectory(prefix="bnfold-evaluation-") as folder:
         runnable = partial(make_runnable, assume_constant_initializers=constants)
-        as_it_stands = partial(runnable, dropping=options.seed)
+        as_it_stands = partial(runnable, own=own, dropping=options.seed)
         trained = copied(original, Path(folder) / "training.onnx", as_it_stands) if trains else None
         evaluate = partial(
-            evaluate_in_place, stays=stays, statistics=statistics, assume_constant_initializers=constants
+            evaluate_in_place,
+            stays=stays,
+            own=own,
+            statistics=statistics,
+            assume_constant_initializers=constants,
+            assume_spatial=assume_spatial,
         )
         evaluated = copied(original, Path(folder) / "evaluation.onnx", evaluate)
         del original
-        result = read(candidate)
         new = " and the new statistics" if statistics else ""
         notes = [f"The reference is the input model with evaluation semantics{new}."]
+        if own:
+            notes.append(
+                "Statistics that the model computes of the batch itself were taken for those of training mode."
+            )
         if has_training_nodes(result.proto, assume_constant_initializers=constants):
             candidate = copied(result, Path(folder) / "candidate.onnx", runnable)
             notes.append(
@@ -78,6 +92,17 @@ def verify_frozen(
         measured = bool(verification.measurements)
         distance = training_distance(evaluated, trained, options) if trained and measured else ()
     return FrozenVerification(replace(verification, notes=(*verification.notes, *notes)), distance)
+
+
+def _with_own_statistics(reference: ModelProto, candidate: ModelProto) -> frozenset[Place]:
+    """Where the candidate reads, as stored statistics, what training mode computes in the reference."""
+    trained = frozenset(
+        scope.place(node)
+        for scope in scopes(candidate)
+        for node in scope.body.node
+        if is_batch_norm(node) and trains(node, scope.opset)
+    )
+    return places_with_their_own_statistics(reference) - trained
 
 
 def training_distance(evaluated: Path, trained: Path, options: VerifyOptions) -> tuple[Measurement, ...]:

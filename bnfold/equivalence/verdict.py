@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnfold.equivalence.judging.evidence import ProofRule
-from bnfold.equivalence.judging.first_divergence import Layers
 from bnfold.equivalence.judging.measurement import Measurement
 from bnfold.equivalence.judging.noise import Noise
 from bnfold.equivalence.judging.tolerance import Judgement, Tolerance
 from bnfold.equivalence.proofs.piece import Proof, Standing
 from bnfold.equivalence.runtime.providers import Placement
+
+if TYPE_CHECKING:
+    from bnfold.equivalence.judging.first_divergence import Layers
 
 
 class Verdict(StrEnum):
@@ -51,7 +53,7 @@ class Verification:
     proofs: tuple[Proof, ...] = ()
     seed: int = 0
     tolerance: Tolerance = field(default_factory=Tolerance)
-    layers: Layers | None = None
+    layers: "Layers | None" = None
     shown: str = ""
     proof_rule: ProofRule = ProofRule.ALWAYS
     spent: Mapping[str, int] = field(default_factory=dict)

@@ -17,7 +17,6 @@ from bnfold.equivalence.feeds.dynamic_sizes import check_overrides
 from bnfold.equivalence.judging.changes import Changes, are_same_files, find_changes
 from bnfold.equivalence.judging.evidence import ProofRule, overrules
 from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
-from bnfold.equivalence.judging.first_divergence import compare_layers
 from bnfold.equivalence.judging.judge import Judge
 from bnfold.equivalence.judging.plan import THOROUGH, Plan, plan_of
 from bnfold.equivalence.judging.sentences import sentence
@@ -374,6 +373,8 @@ def _with_layers(
     options: VerifyOptions,
 ) -> Verification:
     """Look inside where the models disagree most, with limits by dtype: the caller's are for outputs."""
+    from bnfold.equivalence.judging.first_divergence import compare_layers
+
     deciding = [finding for finding in findings if _decides(finding)]
     failed = [finding for finding in deciding if not finding.judgement.agrees]
     layers = compare_layers(

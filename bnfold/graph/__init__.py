@@ -6,18 +6,22 @@ and record what changed.
 
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers, text
 from bnfold.graph.collector import paused_collector
-from bnfold.graph.graph import Graph, PlainConstant, Use
+from bnfold.graph.graph import STORED, Graph, PlainConstant, Use
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.operator_values import Call, NoValueError, values_of
 from bnfold.graph.tensor import FLOAT_TYPES, FLOATS, Tensor, TensorPayload
+from bnfold.graph.witness import Evaluation, Evaluations, agree
 
 __all__ = [
     "DEFAULT_DOMAINS",
     "FLOATS",
     "FLOAT_TYPES",
+    "STORED",
     "Call",
     "Edit",
+    "Evaluation",
+    "Evaluations",
     "Graph",
     "Model",
     "NoValueError",
@@ -25,6 +29,7 @@ __all__ = [
     "Tensor",
     "TensorPayload",
     "Use",
+    "agree",
     "attribute",
     "inlined",
     "number",

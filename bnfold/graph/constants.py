@@ -4,7 +4,8 @@ Exporters hide weights behind operators: Identity where two layers share one, Ex
 missing, Transpose in front of a MatMul, ConstantOfShape instead of stored zeros, ReduceL2 and Div for a weight norm,
 QuantizeLinear for quantization-aware training. A value is constant where every operand is, or where it is a size that
 is known; sizes may be known in part. A computed value is believed where two evaluators that share nothing agree on it
-(`operator_values` and `witness`); where they do not, it is in dispute, and nothing is made of it.
+(`operator_values` and `witness`), and where nobody above contradicted it (`Evaluations`); else it is in dispute, and
+nothing is made of it.
 """
 
 import math
@@ -27,7 +28,7 @@ from bnfold.graph.operator_values import (
     values_of,
 )
 from bnfold.graph.tensor import Tensor
-from bnfold.graph.witness import objection
+from bnfold.graph.witness import Evaluation, objection
 
 if TYPE_CHECKING:
     from bnfold.graph.graph import Graph
@@ -190,7 +191,14 @@ def _is_agreed(
     known: NDArray[np.bool_] | None = None,
 ) -> bool:
     """Whether nothing speaks against `made`; what does is entered as the dispute on every output."""
+    evaluations = graph.model.evaluations
     against = objection(node, arrays, made, graph.opset, known)
+    if evaluations is not None and against is None:
+        against = evaluations.contradicted.get((graph.scope, node.output[0]))
+        if against is None:
+            as_read = NodeProto()
+            as_read.CopyFrom(node)
+            evaluations.believed.append(Evaluation(graph.scope, as_read, graph.opset, arrays, made, known))
     if against is not None:
         graph._disputes.update(dict.fromkeys(node.output, f"{node.op_type} {graph.label(node)}: {against}"))
     return against is None

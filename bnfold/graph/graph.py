@@ -30,6 +30,8 @@ _CONTENTS: tuple[Any, ...] = (
 )
 # Operators with a weight at input 1.
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# The kind of edit that stores what was computed; its node is the name of the value.
+STORED = "store"
 _LOOPS = frozenset({"Loop", "SequenceMap"})
 _TYPE_READERS = frozenset({"Shape", "Size", "CastLike"})
 # Computed tensors of at least this many bytes are streamed into the output; smaller ones stand in the structure.
@@ -314,6 +316,14 @@ class Graph:
 
     # ------------------------------------------------------------------ the door
 
+    def known_as(self, node: NodeProto) -> str:
+        """What a person knows `node` by: one that an edit made stands for the operator of the input it came from."""
+        return self.model.made_from.get(id(node)) or self.label(node)
+
+    def known_value(self, value: str) -> str:
+        """What a person knows `value` by: one that an edit made has the name of that of the input it came from."""
+        return self.model.known_value(value)
+
     def set_constant(self, node: NodeProto, index: int, tensor: Tensor, suffix: str = "folded") -> None:
         """Let input `index` of `node` read `tensor`.
 
@@ -455,6 +465,7 @@ class Graph:
         graph._define(inner, node)
         name = self.model.fresh_name(f"{graph.label(node)}_shift")
         add = helper.make_node("Add", [inner, ""], [output], name=name)
+        self.model.made_from[id(add)] = graph.known_as(node)
         graph.insert(add, after=node)
         graph.set_input(add, 1, graph.add_constant(constant, f"{name}_constant", before=add))
 
@@ -467,7 +478,7 @@ class Graph:
         """
         self.model.about_to_edit()
         graph = self.model.owner(run[0])
-        output = run[-1].output[0]
+        output, known_as = run[-1].output[0], graph.known_as(run[0])
         for node in run[:-1]:
             for use in list(graph.consumers(node.output[0])):
                 if _looks_only_at_type(use):
@@ -481,6 +492,7 @@ class Graph:
             result = output if last else self.model.fresh_name(f"{output}_{op_type.lower()}")
             self.model.alias(result, output)
             node = helper.make_node(op_type, [data, ""], [result], name=name)
+            self.model.made_from[id(node)] = known_as
             graph.insert(node, before=run[0])
             graph.set_input(node, 1, graph.add_constant(constant, f"{name}_constant", before=node))
             made.append(node)
@@ -508,10 +520,10 @@ class Graph:
             else:
                 large = tensor.nbytes >= _STREAMED_BYTES
                 graph._new_initializer(graph.body, value, tensor, beside[value] if large else None)
-            self.model.record("store", graph, value)
+            self.model.record(STORED, graph, value)
 
     def _largest_payload(self, value: str) -> int | None:
-        """The payload of the largest of the tensors that constant `value` is computed from; None where all are small."""
+        """The payload of the largest tensor that constant `value` is computed from; None where all are small."""
         waiting, seen = [(self, value)], set[tuple[int, str]]()
         largest: tuple[int, int] | None = None
         while waiting:
@@ -719,7 +731,7 @@ class Graph:
         self._constants[name] = tensor
 
     def _new_initializer(self, body: GraphProto, name: str, tensor: Tensor, beside: int | None = None) -> TensorProto:
-        """An initializer of `body`, that of this scope; where it is large, its bytes go where those of a payload lie."""
+        """An initializer of `body`, that of this scope; its bytes go where those of payload `beside` lie."""
         proto = body.initializer.add(name=name)
         self._fill(proto, tensor, beside)
         self._initializers[name] = proto

@@ -11,6 +11,7 @@ from bnfold.graph.graph import Graph, scopes
 from bnfold.graph.shapes import contradicts, follow, has_rank, inferred, known_sizes, merged
 from bnfold.graph.soundness import check_soundness
 from bnfold.graph.tensor import TensorPayload
+from bnfold.graph.witness import Evaluations
 from bnfold.lifetime import closed_at_the_end
 from bnfold.onnxfile import OnnxFile, Stored, without_negative_dims
 
@@ -28,12 +29,21 @@ class Model:
 
     `assume_constant_initializers` treats initializers that are also graph inputs as constants at every IR version. Up
     to IR version 3 every initializer had to be listed as an input, so there they always are constants. `looks_late`:
-    what has to be seen of large weights may be looked at while they are written, which then may raise `Refused`. Raises
-    ModelError for a structure that is not sound (`bnfold.graph.soundness`).
+    what has to be seen of large weights may be looked at while they are written, which then may raise `Refused`.
+    `evaluations` notes what is believed of constants, and says what is not to be. Raises ModelError for a structure
+    that is not sound (`bnfold.graph.soundness`).
     """
 
-    def __init__(self, file: OnnxFile, *, assume_constant_initializers: bool = False, looks_late: bool = False) -> None:
+    def __init__(
+        self,
+        file: OnnxFile,
+        *,
+        assume_constant_initializers: bool = False,
+        looks_late: bool = False,
+        evaluations: Evaluations | None = None,
+    ) -> None:
         self.file = file
+        self.evaluations = evaluations
         self.looks_late = looks_late
         self.proto: ModelProto = file.proto
         self.lists_initializers = self.proto.ir_version < 4
@@ -43,6 +53,9 @@ class Model:
         self.holders: dict[int, NodeProto] = {}  # by scope: the node that has it as a body
         # Labels of operators as they were read, noted by the first pass that asks: an output may get another name.
         self.first_labels: dict[int, str] | None = None
+        self.made_from: dict[
+            int, str
+        ] = {}  # by id of a node that an edit made: the operator of the input it stands for
         self._bodies: dict[int, list[Graph]] = {}  # by scope: those nested directly in it
         self.unresolved: list[tuple[Graph, str, NodeProto]] = []  # what a node reads and nothing makes, as it was read
         self._owners: dict[int, Graph] = {}
@@ -198,6 +211,10 @@ class Model:
         self.value_type(graph, value)
         return (id(graph), value) not in self._unproved
 
+    def known_value(self, value: str) -> str:
+        """The value of the input that `value` has the type of, where an edit made it; else itself."""
+        return self._aliases.get(value, value)
+
     def alias(self, value: str, like: str) -> None:
         """Note that the new `value` has the type of `like`, which was there before the first edit."""
         if value != like:
@@ -215,12 +232,13 @@ class Model:
             for child, (_, _, nested) in zip(self._bodies[id(graph)], scopes(body), strict=True):
                 self._note_types(child, nested)
         declared = {value.name: value.type for value in graph.body.value_info}
-        if graph is self.main:
-            declared |= {value.name: value.type for value in self.proto.graph.output if value.HasField("type")}
         if declared:
             self._declared[id(graph)] = declared
             contradicted = (name for name, said in declared.items() if name in table and contradicts(said, table[name]))
             self.stale.extend((graph, name) for name in contradicted)
+        if graph is self.main:
+            outputs = {value.name: value.type for value in self.proto.graph.output if value.HasField("type")}
+            self._declared[id(graph)] = declared | outputs
 
     def forget_value_info(self, graph: Graph, *values: str) -> None:
         """Drop what the file says about values that are gone, when the edits are finished."""

@@ -164,8 +164,7 @@ def _unsettled_operands(model: "Model", graph: "Graph", node: NodeProto) -> list
     return [
         (home, operand)
         for home, operand in _operands(graph, node)
-        if not has_rank(model.noted_type(home, operand))
-        and operand not in model.settled_types(home)
+        if not has_rank(model.noted_type(home, operand)) and operand not in model.settled_types(home)
     ]
 
 

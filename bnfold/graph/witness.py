@@ -2,11 +2,13 @@
 
 onnx.reference 1.23 is wrong in places (Unsqueeze below operator set 13 with negative or unsorted axes gives another
 shape, Slice with negative steps, Shape with `start` and `end` out of range), and nobody's evaluator is above that: a
-value is believed where both say the same.
+value is believed where both say the same. A third opinion may come from above, where a runtime is at hand: it is given
+as `Evaluations`, which notes what was believed and knows what was contradicted before.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import NodeProto, TypeProto, defs, helper, numpy_helper, shape_inference
@@ -20,6 +22,31 @@ _ROUNDING = 64
 _IMPLEMENTED_SINCE = {"DequantizeLinear": 19}
 # Data that may decide about a shape is shown to shape inference up to this size.
 _SHOWN_BYTES = 4096
+
+
+class Evaluation(NamedTuple):
+    """What one operator, in `scope`, made of constants: None is an operand that is left out.
+
+    `known` marks the elements of the first value that count, all where it is None.
+    """
+
+    scope: str
+    node: NodeProto
+    opset: int
+    operands: Sequence[Array | None]
+    made: Sequence[Array]
+    known: Array | None
+
+
+@dataclass
+class Evaluations:
+    """What was believed of constants, for a third opinion.
+
+    `contradicted`: what that opinion has against outputs of operators, by scope and name; they are in dispute.
+    """
+
+    believed: list[Evaluation] = field(default_factory=list)
+    contradicted: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def objection(
@@ -100,12 +127,13 @@ def _against_values(
             ours, theirs = (f"{each.dtype} {list(each.shape)}" for each in (array, other))
             return f"onnx.reference makes {theirs} of it, the specification {ours}"
         counts = known if index == 0 else None
-        if not _agree(array, other) and (counts is None or not _agree(array[counts], other[counts])):
+        if not agree(array, other) and (counts is None or not agree(array[counts], other[counts])):
             return "onnx.reference makes other numbers of it"
     return None
 
 
-def _agree(one: Array, other: Array) -> bool:
+def agree(one: Array, other: Array) -> bool:
+    """Whether two evaluators that round differently may have computed the same: floats nearly, others exactly."""
     if one.dtype not in FLOATS:
         return bool(np.array_equal(one, other))
     if np.array_equal(one, other, equal_nan=True):

@@ -19,10 +19,15 @@ from bnfold.onnxfile.tensors import tensors
 from bnfold.onnxfile.utf8 import check_utf8
 from bnfold.onnxfile.wire import WireError
 
+_EXPORT = "load it into its module, and torch.onnx.export(module.eval(), (example_input,), 'model.onnx') writes a model"
 # Files that are often passed by mistake, by their first bytes.
 FOREIGN = (
     (b"version https://git-lfs", "is a Git LFS pointer, not the model: fetch it with `git lfs pull`"),
-    (b"PK\x03\x04", "is a zip archive or a PyTorch checkpoint, not an ONNX model: export it to ONNX first"),
+    (b"PK\x03\x04", f"is a PyTorch checkpoint or another zip archive, not an ONNX model: {_EXPORT}"),
+    *(
+        (bytes([0x80, n]), f"is a pickle, as a PyTorch checkpoint is, not an ONNX model: {_EXPORT}")
+        for n in range(2, 6)
+    ),
     (b"\x89HDF\r\n", "is an HDF5 file, not an ONNX model: export it to ONNX first"),
     (b"\x1f\x8b", "is gzip-compressed: decompress it first"),
     (b"<!DOCTYPE", "is a web page, not the model: download the file itself"),
@@ -129,6 +134,11 @@ def _read(source: Source, path: Path | None, label: str, *, strict: bool) -> Onn
     for magic, mistake in FOREIGN:
         if head.startswith(magic):
             raise ModelError(f"{label}: {mistake}")
+    if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < source.nbytes:
+        raise ModelError(
+            f"{label}: holds weights alone (safetensors), no ONNX model: {_EXPORT}; "
+            "bnfold recalibrate MODEL OUTPUT --statistics-from reads such a file beside a model"
+        )
     payloads: list[Stored] = []
     skeleton = _skeleton(source, payloads, label)
     proto = _parse(skeleton, len(payloads), label)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import StatisticsError
-from bnfold.graph import Model, paused_collector
+from bnfold.graph import Evaluations, Model, paused_collector
 from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.optimization.existing_output import ExistingOutput, existing_output
+from bnfold.optimization.notes import notes_on
 from bnfold.optimization.request import Request, comparison, refuse_overwriting
-from bnfold.optimization.summary import input_summary, output_summary
+from bnfold.optimization.summary import input_summary, output_summary, stored_values
 from bnfold.passes import Pass, PassOptions, Preserves, default_passes
 from bnfold.paths import require_utf8
 from bnfold.pipeline import run_on
@@ -68,7 +69,8 @@ class Attempt:
     """What was decided without the `forbidden` folds, written, and found.
 
     `input`, `output`: both models in numbers. `looked_late`: whether weights were looked at while they were written.
-    `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for.
+    `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for. `notes`:
+    sentences on the model as a whole.
     """
 
     forbidden: frozenset[Fold]
@@ -83,6 +85,8 @@ class Attempt:
     verification: "Verification | None" = None
     training_distance: tuple[Mapping[str, Any], ...] = field(default=())
     has_bug: bool = False
+    stored: tuple[Fold, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def folds(self) -> tuple[Fold, ...]:
@@ -174,13 +178,19 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Fold], *, looks_
     def look(untouched: Model) -> None:
         summaries.append(input_summary(untouched, request.model, checksums=options.checksums and not forbidden))
 
-    edited, decisions = run_on(
-        file,
-        passes,
-        assume_constant_initializers=options.assume_constant_initializers,
-        looks_late=looks_late,
-        look=look,
-    )
+    evaluations = Evaluations() if options.verify else None
+    while True:
+        edited, decisions = run_on(
+            file,
+            passes,
+            assume_constant_initializers=options.assume_constant_initializers,
+            looks_late=looks_late,
+            look=look,
+            evaluations=evaluations,
+        )
+        if evaluations is None or not (edited.modified and _contradict(evaluations)):
+            break
+        file = setup.read()
     _require_statistics(request, decisions, summaries[0])
     written = setup.publication.write(
         edited.file,
@@ -200,7 +210,21 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Fold], *, looks_
         output=output_summary(edited, written, request.output),
         weights_moved=written.moved,
         looked_late=looks_late,
+        notes=tuple(notes_on(edited, decisions)),
+        stored=stored_values(edited),
     )
+
+
+def _contradict(evaluations: Evaluations) -> bool:
+    """Whether the runtime contradicts a constant that was believed: then it is in dispute from now on."""
+    believed, evaluations.believed = evaluations.believed, []
+    if not believed:
+        return False
+    from bnfold import equivalence
+
+    found = equivalence.contradictions(believed)
+    evaluations.contradicted |= found
+    return bool(found)
 
 
 def _require_statistics(request: Request, decisions: tuple[Decision, ...], before: ModelSummary) -> None:
@@ -233,7 +257,14 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
     distance: tuple[Mapping[str, Any], ...] = ()
     if Preserves.EVALUATION in promised:
         stays = {(decision.scope, decision.node) for decision in made.decisions if decision.action is Action.KEPT}
-        frozen = equivalence.verify_frozen(source, candidate, options, stays=stays, statistics=setup.statistics)
+        frozen = equivalence.verify_frozen(
+            source,
+            candidate,
+            options,
+            stays=stays,
+            statistics=setup.statistics,
+            assume_spatial=setup.request.options.assume_spatial,
+        )
         found = frozen.verification
         distance = tuple(measurement.to_dict() for measurement in frozen.training_distance)
     else:

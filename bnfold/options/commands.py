@@ -39,7 +39,7 @@ _PROOF = Word(("auto", "always", "never"), switches=(("--proof", "always"), ("--
 _SWITCHED_OFF = "Publish without running the models."
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Constants(Options):
     assume_constant_initializers: bool = option(
         Flag(),
@@ -48,7 +48,7 @@ class _Constants(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Comparing(_Constants):
     """How two models are compared."""
 
@@ -99,14 +99,14 @@ class _Comparing(_Constants):
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class VerifyOptions(_Comparing):
     """What `bnfold.verify` is asked for."""
 
     layers: bool = option(Flag(), False, "Compare values inside the models too, and name the first that diverges.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Reading(_Constants):
     """How a model is read, and what is left as it is."""
 
@@ -125,7 +125,7 @@ class _Reading(_Constants):
     strict_external_data: bool = option(Flag(), False, "Refuse external data behind symbolic links.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Rewriting(_Reading):
     """What `optimize` does, and `inspect` says it would do."""
 
@@ -137,6 +137,9 @@ class _Rewriting(_Reading):
     fold_constants: bool = option(
         Flag(), True, "Leave expressions of constants as they are, and sequences that are split and taken apart."
     )
+    assume_spatial: bool = option(
+        Flag(), False, "Read spatial = 0 with one parameter per channel as spatial = 1, as MXNet's exporter meant it."
+    )
     lower: bool = option(
         Flag(),
         False,
@@ -144,7 +147,7 @@ class _Rewriting(_Reading):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class InspectOptions(_Rewriting):
     """What `bnfold.inspect` is asked for."""
 
@@ -153,7 +156,7 @@ class InspectOptions(_Rewriting):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class CalibrationOptions(Options):
     """How data is used: to compute statistics, to fit substitutes, for the task accuracy.
 
@@ -184,7 +187,7 @@ class CalibrationOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Writing(_Comparing, _Reading):
     """What every command that writes a model takes."""
 
@@ -198,17 +201,17 @@ class _Writing(_Comparing, _Reading):
     progress: Progress | None = option(Callback(), None, reported=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class FreezeOptions(_Writing):
     """What `bnfold.freeze` is asked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DataOptions(CalibrationOptions, _Writing):
     """What `bnfold.recalibrate` is asked for beside its data."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RecalibrateOptions(DataOptions):
     """What `bnfold recalibrate` is asked for: statistics from `data`, or from the file `statistics_from`."""
 
@@ -224,7 +227,7 @@ class RecalibrateOptions(DataOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class OptimizeOptions(_Rewriting, _Writing):
     """What `bnfold.optimize` is asked for. `freeze` and `recalibrate` are this with `fold` off."""
 

@@ -74,9 +74,22 @@ def options_of(options: "type[Options]") -> tuple[Option, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Options:
-    """The base of every class of options: checks each value when it is made, and knows the plain form of all."""
+    """The base of every class of options: checks each value when it is made, and knows the plain form of all.
+
+    Its methods serve every class: those that a dataclass would write for each take as long as all else at the start.
+    """
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in dataclasses.fields(self))
+        return f"{type(self).__name__}({told})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).items()))
 
     def __post_init__(self) -> None:
         """Keep every value in the form that its kind gives it. Raises UsageError."""

@@ -60,7 +60,7 @@ def inspection_table(inspection: "Inspection") -> str:
 
 
 def _actions(decisions: Iterable[Decision], would_be: str = "") -> str:
-    counts = Counter(decision.action.value for decision in decisions).most_common()
+    counts = Counter(decision.outcome for decision in decisions).most_common()
     if not counts:
         return "no normalization"
     (action, count), *others = counts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnfold.decisions import Action, Decision, Reason
 from bnfold.report.inspection import Inspection, NormalizationInfo
-from bnfold.report.judging import Judged
+from bnfold.report.lines import Screen
 from bnfold.report.report import GOOD, ComparisonReport, ModelSummary, Report
 from bnfold.report.text import inert, number, one_line, printable
 from bnfold.report.words import count as _count
@@ -19,19 +19,22 @@ from bnfold.report.words import place
 from bnfold.report.words import size as _deviation
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from bnfold.report.judging import Judged
 
+_GAP = "  "
 _MOST_ALIKE = 3
 """Of so many that stay for one reason, each has a line of its own."""
+_STAYS = (Action.KEPT, Action.MERGED)
 
 
-def print_console(report: Report, console: "Console", verbosity: int = 0) -> None:
+def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
     """What `optimize` did: before and after, every normalization that stays and why, the verdict."""
     if verbosity < 0:
         return
     if report.output is not None:
         _print_before_after(report.input, report.output, console)
     _print_decisions(report.decisions, console, every=verbosity > 0)
+    _print_stored(report, console, every=verbosity > 0)
     _print_verdict(report, console, every=verbosity > 0)
     if report.recalibration is not None:
         _print_recalibration(report.recalibration, console)
@@ -51,12 +54,12 @@ def print_console(report: Report, console: "Console", verbosity: int = 0) -> Non
         _line(console, "nothing was written: this was a dry run")
 
 
-def _print_notes(notes: Iterable[str], console: "Console") -> None:
+def _print_notes(notes: Iterable[str], console: Screen) -> None:
     for note in notes:
         _line(console, f"note: {one_line(note)}")
 
 
-def _print_recalibration(recalibration: Mapping[str, Any], console: "Console") -> None:
+def _print_recalibration(recalibration: Mapping[str, Any], console: Screen) -> None:
     """The drift of each normalization, the largest first: what was stale shows at the top."""
     drifts = sorted(recalibration["drift"], key=lambda drift: -(drift["mean"] or 0.0))
     batches = f" from {_count(recalibration['batches'], 'batch', 'batches')}" if recalibration["batches"] else ""
@@ -87,14 +90,14 @@ def _accurate(accuracy: Mapping[str, Any]) -> str:
     return f"task accuracy of {where}: {', '.join(parts)}"
 
 
-def print_comparison(report: ComparisonReport, console: "Console", verbosity: int = 0) -> None:
+def print_comparison(report: ComparisonReport, console: Screen, verbosity: int = 0) -> None:
     """What `verify` found."""
     if verbosity < 0:
         return
     _print_verdict(report, console, every=verbosity > 0)
 
 
-def print_inspection(inspection: Inspection, console: "Console", verbosity: int = 0) -> None:
+def print_inspection(inspection: Inspection, console: Screen, verbosity: int = 0) -> None:
     """Every normalization of a model in a few lines: what it is, what feeds it, what would become of it."""
     if verbosity < 0:
         return
@@ -114,12 +117,12 @@ def print_inspection(inspection: Inspection, console: "Console", verbosity: int 
     }.items():
         _line(console, f"{code}: {sentence}")
     _print_notes(inspection.notes, console)
-    actions = Counter(info.decision.action.value for info in inspection.normalizations)
+    actions = Counter(info.decision.outcome for info in inspection.normalizations)
     fates = ", ".join(f"{number(count)} would be {action}" for action, count in actions.items())
     _line(console, _count(len(inspection.normalizations), "normalization") + (f": {fates}" if fates else ""))
 
 
-def print_judged(judged: Judged, console: "Console", verbosity: int = 0) -> None:
+def print_judged(judged: "Judged", console: Screen, verbosity: int = 0) -> None:
     """What became of a verdict that was taken again, and which measurements are judged otherwise."""
     if verbosity < 0:
         return
@@ -135,38 +138,37 @@ def print_judged(judged: Judged, console: "Console", verbosity: int = 0) -> None
     _line(console, f"{judged.verdict}: {was}; {count} judged otherwise", style="bold green" if good else "bold red")
 
 
-def _print_before_after(before: ModelSummary, after: ModelSummary, console: "Console") -> None:
-    from rich.table import Table
-
+def _print_before_after(before: ModelSummary, after: ModelSummary, console: Screen) -> None:
     rows = [
-        ("nodes", before.nodes, after.nodes),
-        ("BatchNormalization", before.batch_normalizations, after.batch_normalizations),
-        ("bytes", before.nbytes, after.nbytes),
+        ("", "before", "after"),
+        ("nodes", number(before.nodes), number(after.nodes)),
+        ("BatchNormalization", number(before.batch_normalizations), number(after.batch_normalizations)),
+        ("bytes", number(before.nbytes), number(after.nbytes)),
     ]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("", overflow="fold")
-    for heading, column in (("before", [row[1] for row in rows]), ("after", [row[2] for row in rows])):
+    labels, old, new = (max(map(len, column)) for column in zip(*rows, strict=True))
+    labels = max(1, min(labels, console.width - len(_GAP) * 2 - old - new))
+    for label, *numbers in rows:
         # Where there is no room, the words are folded, never the numbers.
-        width = max(len(heading), *(len(number(value)) for value in column))
-        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
-    for label, old, new in rows:
-        table.add_row(label, number(old), number(new))
-    console.print(table)
+        first, *rest = [label[start : start + labels] for start in range(0, len(label), labels)] or [""]
+        _line(console, _GAP.join([first.ljust(labels), numbers[0].rjust(old), numbers[1].rjust(new)]))
+        for part in rest:
+            _line(console, part)
 
 
-def _print_decisions(decisions: Sequence[Decision], console: "Console", *, every: bool) -> None:
+def _print_decisions(decisions: Sequence[Decision], console: Screen, *, every: bool) -> None:
     """All of them where every detail is wanted; else what stays, a reason that many share in one line."""
     if not decisions:
-        _line(console, "nothing to fold: the model has no normalization, and nothing that is one in disguise")
-    stays = [decision for decision in decisions if decision.action is Action.KEPT]
-    alike = Counter(decision.reason for decision in stays)
-    told: set[Reason | None] = set()
+        _line(console, "nothing to fold: the model has no BatchNormalization, and nothing that is one in disguise")
+    stays = [decision for decision in decisions if decision.action in _STAYS]
+    groups: dict[tuple[Action, Reason | None], list[Decision]] = {}
+    for decision in stays:
+        groups.setdefault((decision.action, decision.reason), []).append(decision)
     for decision in decisions if every else stays:
-        if every or alike[decision.reason] <= _MOST_ALIKE:
+        alike = groups.get((decision.action, decision.reason), [])
+        if every or len(alike) <= _MOST_ALIKE:
             _line(console, _decided(decision))
-        elif decision.reason not in told:
-            told.add(decision.reason)
-            _line(console, _summed_up([each for each in stays if each.reason is decision.reason]))
+        elif decision is alike[0]:
+            _line(console, _summed_up(alike))
 
 
 def _summed_up(stays: Sequence[Decision]) -> str:
@@ -174,12 +176,12 @@ def _summed_up(stays: Sequence[Decision]) -> str:
     reason = stays[0].reason
     why = "" if reason is None else f": {reason.sentence} [{reason.code}]"
     names = ", ".join(_placed(decision.node, decision.scope) for decision in stays[:2])
-    return f"kept {number(len(stays))}{why} {names} and {number(len(stays) - 2)} more; -v for all"
+    return f"{stays[0].outcome} {number(len(stays))}{why} {names} and {number(len(stays) - 2)} more; -v for all"
 
 
 def _decided(decision: Decision) -> str:
     """``kept bn1 (body of if0): the sentence [CODE] the detail``."""
-    return f"{decision.action.value} {_placed(decision.node, decision.scope)}{_outcome(decision)}"
+    return f"{decision.outcome} {_placed(decision.node, decision.scope)}{_outcome(decision)}"
 
 
 def _outcome(decision: Decision) -> str:
@@ -207,7 +209,7 @@ def _described(info: NormalizationInfo) -> Iterable[str]:
         yield f"  epsilon {info.epsilon:.6g}{momentum}"
     if info.fed_by:
         yield f"  fed by {one_line(info.fed_by)}"
-    yield f"  would be {info.decision.action.value}{_outcome(info.decision)}"
+    yield f"  would be {info.decision.outcome}{_outcome(info.decision)}"
     yield from (f"    {'  ' * line.startswith('  ')}{one_line(line)}" for line in info.decision.walk)
     for found in info.diagnoses:
         yield f"  {found.code}{f': {one_line(found.detail)}' if found.detail else ''}"
@@ -217,7 +219,13 @@ def _deviates(measurement: Mapping[str, Any]) -> bool:
     return bool(measurement["max_abs"])
 
 
-def _print_verdict(report: Report | ComparisonReport, console: "Console", *, every: bool) -> None:
+def _print_stored(report: Report, console: Screen, *, every: bool) -> None:
+    """Each value that is stored, where every detail is wanted; a note says how many there are."""
+    for stored in report.stored if every else ():
+        _line(console, f"stored {_placed(stored['value'], stored['scope'])}")
+
+
+def _print_verdict(report: Report | ComparisonReport, console: Screen, *, every: bool) -> None:
     """The verdict with the largest deviation. Why it is a failure is said with the error, not here."""
     verification = report.verification or {}
     measurements = verification.get("measurements", ())
@@ -239,7 +247,7 @@ def _print_verdict(report: Report | ComparisonReport, console: "Console", *, eve
         _line(console, one_line(report.explanation))
 
 
-def _print_layers(layers: Mapping[str, Any], console: "Console", *, every: bool) -> None:
+def _print_layers(layers: Mapping[str, Any], console: Screen, *, every: bool) -> None:
     """Every value that was compared, where every detail is wanted, and which diverges first."""
     for layer in layers["layers"] if every else ():
         state = "agrees" if layer["agrees"] else "DIVERGES FIRST" if layer == layers["first"] else "differs"
@@ -300,7 +308,8 @@ def _badness(measurement: Mapping[str, Any]) -> tuple[bool, float]:
 
 def _measured(measurement: Mapping[str, Any]) -> str:
     """``3.1e-07 (1.2e-07 of the largest value) in output "y", feed normal, cpu, optimization on``."""
-    where = f'output "{printable(str(measurement["output"]))}"'
+    name = f'"{printable(str(measurement["output"]))}"'
+    where = f"the value {name} behind an output" if measurement.get("stage") == "behind" else f"output {name}"
     if measurement.get("feed"):
         where += f", feed {printable(str(measurement['feed']))}"
     if measurement.get("provider"):
@@ -324,5 +333,5 @@ def _judged(measurement: Mapping[str, Any]) -> str:
     return f": {'agrees' if judgement['agrees'] else 'DIFFERS'} ({judgement['rule']}{limit})"
 
 
-def _line(console: "Console", text: str, *, style: str | None = None) -> None:
+def _line(console: Screen, text: str, *, style: str | None = None) -> None:
     console.print(inert(text), style=style, soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -55,6 +55,8 @@ class Fate:
         """Of a decision."""
         reason = data["reason"] or {"code": "", "sentence": ""}
         texts = {key: _text(data[key]) for key in ("node", "scope", "op_type", "action", "detail")}
+        if data.get("partly"):
+            texts["action"] = f"partly {texts['action']}"
         told = {"reason": _text(reason["code"]), "sentence": _text(reason["sentence"])}
         return cls(**texts, **told, target=tuple(map(_text, data["target"])))
 

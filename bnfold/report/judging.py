@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import UsageError
-from bnfold.report.document import Document, Measured
 from bnfold.report.json_report import to_data
 from bnfold.report.report import GOOD
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Limit
+    from bnfold.report.document import Measured
 
 _FOUND = ("notes", "feeds", "sizes", "placements", "proofs", "shown", "by_running_only", "spent", "layers", "seed")
 """What the models showed when they ran, which no tolerance changes."""
@@ -23,7 +23,7 @@ class Judged:
     report: Mapping[str, Any]
     before: str
     verdict: str
-    changes: tuple[tuple[Measured, Measured], ...]
+    changes: "tuple[tuple[Measured, Measured], ...]"
 
     @property
     def exit_code(self) -> int:
@@ -38,6 +38,7 @@ def judge_report(report: Mapping[str, Any], rtol: "Limit | None" = None, atol: "
     UsageError where the report holds no verification, or no output that a limit is for.
     """
     from bnfold import equivalence
+    from bnfold.report.document import Document
 
     saved = report.get("verification")
     if not isinstance(saved, Mapping):

@@ -1,9 +1,12 @@
 """The words that every written form of a report has for the same thing."""
 
 import math
+from typing import TYPE_CHECKING
 
-from bnfold.report.document import Attribution, Comparison, Document, Fate, Measured
 from bnfold.report.text import number
+
+if TYPE_CHECKING:
+    from bnfold.report.document import Attribution, Comparison, Document, Fate, Measured
 
 HEADLINES = {
     "equivalent": "Equivalent",
@@ -14,7 +17,7 @@ HEADLINES = {
 }
 
 
-def headline(document: Document) -> str:
+def headline(document: "Document") -> str:
     """The verdict in two words."""
     if document.kind == "failure":
         return "Failed"
@@ -23,14 +26,14 @@ def headline(document: Document) -> str:
     return HEADLINES.get(document.verdict, document.verdict)
 
 
-def symbol(document: Document) -> str:
+def symbol(document: "Document") -> str:
     """A sign for the verdict, so that it does not hang on colour."""
     if document.kind == "inspect":
         return "ℹ"
     return "✗" if document.failed else "✓" if document.good else "!"
 
 
-def summary(document: Document) -> str:
+def summary(document: "Document") -> str:
     """One sentence or two on the verdict: the largest deviation where something was compared, and the explanation."""
     parts = []
     largest = document.largest
@@ -42,34 +45,34 @@ def summary(document: Document) -> str:
     return " ".join(parts)
 
 
-def place(measured: Measured) -> str:
+def place(measured: "Measured") -> str:
     """``output "y", feed normal, cpu, optimization on``."""
     what = f'the value "{measured.output}" behind an output' if measured.behind else f'output "{measured.output}"'
     precision = "" if measured.precision == "strict" else f", precision {measured.precision}"
     return f"{what}, feed {measured.feed}, {measured.provider}, optimization {measured.optimization}{precision}"
 
 
-def deviation(measured: Measured) -> str:
+def deviation(measured: "Measured") -> str:
     """``deviation is 3.1e-07 (1.2e-07 of the largest value)``."""
     if measured.problem:
         return f"problem is that {measured.problem}"
     return f"deviation is {size(measured.max_abs)} ({size(measured.relative)} of the largest value)"
 
 
-def setting(comparison: Comparison) -> str:
+def setting(comparison: "Comparison") -> str:
     """``cpu, optimization off``."""
     precision = "" if comparison.decides else f", precision {comparison.precision}"
     return f"{comparison.provider}, optimization {comparison.optimization}{precision}"
 
 
-def judged(comparison: Comparison) -> str:
+def judged(comparison: "Comparison") -> str:
     """``agrees``, or on how many feeds it does not."""
     if not comparison.differing:
         return "agrees"
     return f"differs on {len(comparison.differing)} of {count(len(comparison.measured), 'feed')}"
 
 
-def by_reason(document: Document) -> dict[tuple[str, str], list[Fate]]:
+def by_reason(document: "Document") -> "dict[tuple[str, str], list[Fate]]":
     """The normalizations that stay, by code and sentence of the reason, the most frequent first."""
     groups: dict[tuple[str, str], list[Fate]] = {}
     for fate in document.kept:
@@ -77,7 +80,7 @@ def by_reason(document: Document) -> dict[tuple[str, str], list[Fate]]:
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
-def blamed(attribution: Attribution) -> str:
+def blamed(attribution: "Attribution") -> str:
     """What came before the names of the guilty: whether they explain the difference, and what was done."""
     if not attribution.guilty:
         return "No fold explains the difference: it lies outside of them."
@@ -87,7 +90,7 @@ def blamed(attribution: Attribution) -> str:
     return f"Without these folds the result agrees. {done}"
 
 
-def outcome(fate: Fate) -> str:
+def outcome(fate: "Fate") -> str:
     """Where a normalization went, or why it stays."""
     target = f"into {', '.join(fate.target)}" if fate.target else ""
     return " ".join(text for text in (target, fate.sentence, fate.detail) if text)

@@ -35,6 +35,7 @@ from bnfold.service.settings import Settings
 from bnfold.service.store import Full, Mismatch, State, Store, Unknown, checked_hash, checked_name
 
 _LONGEST_WAIT = 60.0
+_BLOCK = 256 << 10  # bytes of a body on its way, kept for each connection
 _LOOK_EVERY = 0.2
 _MEDIA = {
     "json": "application/json",
@@ -179,10 +180,10 @@ def _files(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
             raise Problem(507, "the disk of the service is full")
         incoming = await run_in_threadpool(store.incoming)
         try:
-            async for chunk in request.stream():
-                if incoming.size + len(chunk) > settings.max_upload:
+            async for block in _blocks(request.stream()):
+                if incoming.size + len(block) > settings.max_upload:
                     raise Problem(413, f"a file has at most {settings.max_upload:,} bytes here")
-                await run_in_threadpool(incoming.write, chunk)
+                await run_in_threadpool(incoming.write, block)
                 if not announced and shutil.disk_usage(store.root).free < settings.min_free:
                     raise Problem(507, "the disk of the service is full")
             sha256 = await run_in_threadpool(incoming.finish, expected)
@@ -433,8 +434,26 @@ async def _events(service: Service, key: str) -> AsyncIterator[str]:
         silent += _LOOK_EVERY
 
 
+class _Download(FileResponse):
+    """A file as it is, in blocks that are worth a change of threads each."""
+
+    chunk_size = _BLOCK
+
+
 def _download(path: Path) -> FileResponse:
-    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+    return _Download(path, media_type="application/octet-stream", filename=path.name)
+
+
+async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in blocks of at least `_BLOCK`, but for the last."""
+    block = bytearray()
+    async for chunk in chunks:
+        block += chunk
+        if len(block) >= _BLOCK:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
 
 
 def _checked(check: Any, text: str) -> None:

@@ -13,6 +13,8 @@ REPORTS = {"json": "report.json", "html": "report.html", "md": "report.md", "xml
 """The file of each form of a job's report."""
 
 _FIXED = {"strict_external_data": True}
+_OF_A_SLOT = {"threads": 1}
+"""What an option is where the job does not say: jobs run side by side."""
 _LEFT_OUT = frozenset({"dry_run", "keep_failed", "checksums", "progress", "fold", "calibration"})
 PRINTING = frozenset({"inspect"})
 """The commands whose report is what they print."""
@@ -86,7 +88,9 @@ def arguments_of(
 ) -> list[str]:
     """What follows `bnfold`: the command, its models, its options, limits, and where its reports go."""
     kind = options_class(command)
-    made = kind.from_dict({**options, **{name: _FIXED[name] for name in _FIXED if _has(kind, name)}}, remote=True)
+    own = {name: value for name, value in _FIXED.items() if _has(kind, name)}
+    slot = {name: value for name, value in _OF_A_SLOT.items() if _has(kind, name)}
+    made = kind.from_dict({**slot, **options, **own}, remote=True)
     models = [str(paths["reference"]), str(paths["candidate"])] if command == "verify" else [str(paths["model"])]
     words = ["optimize" if command == "substitute" else command, *models]
     words += [str(output)] if output is not None else []
@@ -95,6 +99,7 @@ def arguments_of(
     words += ["--timeout", f"{settings.job_timeout:g}", "--max-memory", str(settings.job_memory)]
     if command in PRINTING:
         return [*words, "--json"]
+    words += ["--progress", "json"] if output is not None else []
     for form in report_forms(command):
         words += ["--report", str(folder / REPORTS[form])]
     return words

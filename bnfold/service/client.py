@@ -197,9 +197,11 @@ class Client:
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
             context = ssl.create_default_context()
-            connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=_TIMEOUT, context=context)
+            connection = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=_TIMEOUT, context=context, blocksize=_CHUNK
+            )
         else:
-            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_TIMEOUT)
+            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_TIMEOUT, blocksize=_CHUNK)
         given = dict(headers or {})
         if self._token is not None:
             given["Authorization"] = f"Bearer {self._token}"

@@ -409,4 +409,4 @@ def test_every_command_is_introduced() -> None:
 def test_an_unknown_command_is_a_usage_error() -> None:
     result = run("optimise")
     assert result.exit_code == 2
-    assert "No such command 'optimise'" in result.stderr
+    assert result.stderr == "bnfold: bnfold has no command 'optimise'; did you mean optimize?\n"

@@ -1,5 +1,6 @@
 """Where weights go, what a run tells while it goes on, and what it must not need."""
 
+import json
 import os
 import pty
 import subprocess
@@ -179,6 +180,15 @@ def test_the_library_tells_what_it_has_done_of_each_stage(tmp_path: Path) -> Non
     compared = [(done, total) for stage, done, total in heard if stage is Stage.FEEDS]
     assert compared[0] == (0, 0)
     assert 0 < compared[-1][0] < compared[-1][1]
+
+
+def test_a_program_reads_progress_as_lines_of_json(tmp_path: Path) -> None:
+    wide(tmp_path / "in.onnx")
+    told = CliRunner().invoke(main, ["optimize", str(tmp_path / "in.onnx"), str(tmp_path / "o"), "--progress", "json"])
+    lines = [json.loads(line) for line in told.stderr.splitlines()]
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == ["normalizations", "bytes", "feeds"]
+    assert all(line.keys() == {"stage", "done", "total"} for line in lines)
+    assert "stage" not in told.stdout
 
 
 def on_terminal(tmp_path: Path, *options: str, patience: float, command: str = "optimize") -> str:

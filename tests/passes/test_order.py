@@ -25,8 +25,15 @@ ASKED = {
         ["substitute-batch-norm", "fold-batch-norm", "merge-branches"],
     ),
     "everything": (
-        PassOptions(freeze=True, statistics=STATISTICS, substitute=SubstituteBatchNormOptions()),
-        ["recalibrate-batch-norm", "freeze-batch-norm", "substitute-batch-norm", "fold-batch-norm", "merge-branches"],
+        PassOptions(freeze=True, statistics=STATISTICS, substitute=SubstituteBatchNormOptions(), assume_spatial=True),
+        [
+            "assume-spatial",
+            "recalibrate-batch-norm",
+            "freeze-batch-norm",
+            "substitute-batch-norm",
+            "fold-batch-norm",
+            "merge-branches",
+        ],
     ),
 }
 
@@ -38,6 +45,7 @@ def test_the_passes_that_are_asked_for_in_order(name: str) -> None:
 
 
 PRESERVES = {
+    "assume-spatial": "evaluation",
     "freeze-batch-norm": "evaluation",
     "recalibrate-batch-norm": "evaluation",
     "substitute-batch-norm": "nothing",
@@ -47,7 +55,7 @@ PRESERVES = {
 
 
 def test_every_pass_says_what_it_preserves() -> None:
-    everything = PassOptions(freeze=True, statistics=STATISTICS, substitute=SubstituteBatchNormOptions())
+    everything, _ = ASKED["everything"]
     assert {each.name: each.preserves for each in default_passes(everything)} == PRESERVES
 
 

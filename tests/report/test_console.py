@@ -95,7 +95,7 @@ def test_what_many_stay_for_is_said_once() -> None:
 
 
 def test_a_model_without_anything_to_fold_is_said_to_be_one() -> None:
-    assert "\nnothing to fold: the model has no normalization" in drawn(print_console, report(decisions=()))
+    assert "\nnothing to fold: the model has no BatchNormalization" in drawn(print_console, report(decisions=()))
     assert "nothing to fold" not in drawn(print_console, report())
 
 

@@ -101,7 +101,7 @@ def test_it_says_what_there_is_to_say() -> None:
         "✓ Equivalent",
         "Written to r.onnx",
         "Nodes 2 1 −50 %",
-        "3 kept, 1 folded.",
+        "3 kept, 1 partly folded.",
         "2 The sentence of BARRIER. BARRIER",
         "kept1 in if0/then",
         "y ✓ agrees cpu off tolerance",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from onnx import ModelProto, TensorProto, external_data_helper, load, parser, sa
 
 import bnfold
 from bnfold.errors import UsageError
-from bnfold.service.arguments import canonical
+from bnfold.service.arguments import arguments_of, canonical
 from bnfold.service.client import Client, ServiceError
 from bnfold.service.settings import Settings
 from bnfold.service.store import Full, State, Store, Unknown, checked_name
@@ -23,6 +24,13 @@ from tests.service_process import MODEL, REPOSITORY, ServiceProcess, running
 
 WRONG = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[2,3] x) => (float[2,3] y) { y = Neg(x) }"""
+LARGE_IMAGES = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[1,4,400,500] x) => (float[1,4,400,500] y)
+<float[4] s = {1, 2, 3, 4}, float[4] b = {1, 2, 3, 4}, float[4] m = {1, 2, 3, 4}, float[4] v = {1, 2, 3, 4},
+ float[1] a = {0.5}>
+{ t = Tanh(x)
+  n = BatchNormalization(t, s, b, m, v)
+  y = PRelu(n, a) }"""
 RIGHT = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[2,3] x) => (float[2,3] y) { y = Identity(x) }"""
 
@@ -96,6 +104,15 @@ def test_events_end_with_the_job(service: ServiceProcess) -> None:
     assert all(each["id"] == job["id"] for each in told)
 
 
+def test_events_tell_what_a_running_job_does(service: ServiceProcess, tmp_path: Path) -> None:
+    model = parser.parse_model(LARGE_IMAGES)
+    save(model, tmp_path / "large.onnx")
+    job = service.job(model=service.model(tmp_path / "large.onnx"), options={"thorough": True})
+    told = list(service.events(job["id"]))
+    assert told[-1]["state"] == "succeeded"
+    assert {each["stage"] for each in told if each["state"] == "running"} & {"normalizations", "bytes", "feeds"}
+
+
 def test_external_data_goes_up_and_comes_down(service: ServiceProcess, tmp_path: Path) -> None:
     model = load(MODEL)
     external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
@@ -111,6 +128,29 @@ def test_external_data_goes_up_and_comes_down(service: ServiceProcess, tmp_path:
 def _external(path: Path) -> list[TensorProto]:
     model: ModelProto = load(path, load_external_data=False)
     return [tensor for tensor in model.graph.initializer if tensor.external_data]
+
+
+def test_the_commands_of_the_documentation(service: ServiceProcess, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    section = (REPOSITORY / "docs/service.md").read_text().split("## With curl")[1].split("##")[0]
+    lines = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    assert lines[0].startswith("SERVICE=")
+    script = "\n".join([f"SERVICE={service.url}", f"ln -s {REPOSITORY}/models models", *lines[1:]])
+    done = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
+    assert '"state":"succeeded"' in done.stdout
+    assert bnfold.verify(MODEL, tmp_path / "digits_folded.onnx").verdict == "equivalent"
+
+
+def test_each_slot_has_one_thread_where_the_job_does_not_say(tmp_path: Path) -> None:
+    def words(options: dict[str, object]) -> str:
+        return " ".join(arguments_of("optimize", options, {"model": tmp_path}, tmp_path, tmp_path, Settings(tmp_path)))
+
+    assert "--threads 1 " in words({})
+    assert "--threads 3 " in words({"threads": 3})
+    assert "--threads" not in " ".join(
+        arguments_of("inspect", {}, {"model": tmp_path}, None, tmp_path, Settings(tmp_path))
+    )
 
 
 # ---------------------------------------------------------------------- what is refused

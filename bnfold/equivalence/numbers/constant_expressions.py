@@ -13,7 +13,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from bnfold.equivalence.numbers.element_types import Array
 from bnfold.equivalence.numbers.float64 import Unknowable
-from bnfold.equivalence.numbers.kernels import CONSTANT_OPERATORS
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.lifetime import emptied_at_the_end
 
@@ -24,6 +23,8 @@ def evaluate(model: ModelProto, given: Mapping[str, Array] | None = None) -> dic
     Raises Unknowable where they cannot be computed or are not believed.
     """
     from onnx.reference import ReferenceEvaluator
+
+    from bnfold.equivalence.numbers.kernels import CONSTANT_OPERATORS
 
     names = [value.name for value in model.graph.output]
     try:

@@ -13,13 +13,6 @@ Feed = dict[str, Array]
 Outputs = dict[str, Array]
 """An array for each value asked for, by name."""
 
-_FLOATS: dict[int, tuple[float, float, float]] = {
-    TensorProto.DOUBLE: (2.0**-53, 2.0**-1022, 1.8e308),
-    TensorProto.FLOAT: (2.0**-24, 2.0**-126, 3.4e38),
-    TensorProto.FLOAT16: (2.0**-11, 2.0**-24, 65504.0),
-    TensorProto.BFLOAT16: (2.0**-8, 2.0**-126, 3.39e38),
-}
-
 
 @dataclass(frozen=True)
 class Rounding:
@@ -34,10 +27,23 @@ class Rounding:
     largest: float
 
 
+_FLOATS: dict[int, Rounding] = {
+    TensorProto.DOUBLE: Rounding(2.0**-53, 2.0**-1022, 1.8e308),
+    TensorProto.FLOAT: Rounding(2.0**-24, 2.0**-126, 3.4e38),
+    TensorProto.FLOAT16: Rounding(2.0**-11, 2.0**-24, 65504.0),
+    TensorProto.BFLOAT16: Rounding(2.0**-8, 2.0**-126, 3.39e38),
+}
+_NAMED = {
+    "float64": _FLOATS[TensorProto.DOUBLE],
+    "float32": _FLOATS[TensorProto.FLOAT],
+    "float16": _FLOATS[TensorProto.FLOAT16],
+    "bfloat16": _FLOATS[TensorProto.BFLOAT16],
+}
+
+
 def rounding(elem_type: int) -> Rounding | None:
     """None for types that do not round: integers, bool, string."""
-    facts = _FLOATS.get(elem_type)
-    return Rounding(*facts) if facts else None
+    return _FLOATS.get(elem_type)
 
 
 def rounding_of(dtype: np.dtype[Any]) -> Rounding | None:
@@ -47,12 +53,7 @@ def rounding_of(dtype: np.dtype[Any]) -> Rounding | None:
 
 def rounding_named(name: str) -> Rounding | None:
     """The same question for the name of a numpy (or ml_dtypes) type."""
-    return {
-        "float64": rounding(TensorProto.DOUBLE),
-        "float32": rounding(TensorProto.FLOAT),
-        "float16": rounding(TensorProto.FLOAT16),
-        "bfloat16": rounding(TensorProto.BFLOAT16),
-    }.get(name)
+    return _NAMED.get(name)
 
 
 def numpy_type(elem_type: int) -> np.dtype[Any]:

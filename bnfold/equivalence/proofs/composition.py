@@ -5,10 +5,10 @@ pieces of the same linear operators on the same values are equal where their wei
 number. What is not of this form is `Uncomposed`, and is evaluated instead.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto
@@ -47,16 +47,23 @@ Dims = tuple[int | None, ...] | None
 """Sizes as far as they are known; None where not even the rank is."""
 
 
-@dataclass(frozen=True)
-class Leaf:
+def _constant(number: float) -> Array:
+    array = np.full((), number)
+    array.flags.writeable = False
+    return array
+
+
+_ZERO, _ONE = _constant(0.0), _constant(1.0)
+
+
+class Leaf(NamedTuple):
     """A value that enters a piece."""
 
     number: Any
     dims: Dims = None
 
 
-@dataclass(frozen=True)
-class Linear:
+class Linear(NamedTuple):
     """The sum of `terms` and of `shift`, one number for each index of the channel axis or one for all.
 
     `behind`: how many axes follow the channel axis; None for what has no channels yet, as a value that enters. `rank`:
@@ -65,8 +72,8 @@ class Linear:
     """
 
     terms: dict[Key, list["Term"]]
-    shift: Array = field(default_factory=lambda: np.zeros(()))
-    size: Array = field(default_factory=lambda: np.zeros(()))
+    shift: Array = _ZERO
+    size: Array = _ZERO
     behind: int | None = None
     rank: int | None = None
 
@@ -77,9 +84,13 @@ class Linear:
         sizes |= {self.shift.size} if self.shift.ndim else set()
         return sizes.pop() if len(sizes) == 1 else None
 
+    @property
+    def is_shifted(self) -> bool:
+        """Whether there is anything beside the terms."""
+        return self.size is not _ZERO and bool(self.shift.any() or self.size.any())
 
-@dataclass(frozen=True)
-class Term:
+
+class Term(NamedTuple):
     """The weights of one operator. `per_output(vector)` is a factor for them that scales its outputs."""
 
     weights: Weights
@@ -106,17 +117,20 @@ class Term:
         return vector.reshape((1,) * self.axis + (-1, *rest))
 
 
+_AS_IT_ENTERS = Term(Weights.given(_ONE), 0)
+
+
 @dataclass
 class Composed:
-    """What a piece is. `constants`: those its operators read, with types; `reads`: who reads what, to make what.
+    """What a piece is. `constants`: those its operators read; `reads`: who reads what, to make what.
 
     `noise`: how far rounding alone may move a bias, a scale or a shift that nodes compute, as a part of the largest.
     """
 
     linear: Linear
     noise: float
-    constants: dict[Value, int]
-    reads: list[tuple[list[Value | None], list[Value]]]
+    constants: dict[Value, None]
+    reads: list[tuple[Sequence[Value | None], list[Value]]]
     atoms: list[Atom]
 
 
@@ -124,6 +138,7 @@ Same = Callable[[Value, Value], bool]
 """Whether a constant of the reference and one of the candidate are the same numbers."""
 
 
+@np.errstate(all="ignore")
 def composed(
     piece: Piece,
     constants: Constants,
@@ -139,14 +154,15 @@ def composed(
     return _Composer(constants, entering, opset, reference, same).run(piece)
 
 
-def changed_constants(was: Composed, now: Mapping[Value, int], same: Same) -> dict[Value, int]:
-    """Float constants that the reference's piece has not under the same name, with their types."""
+def changed_constants(was: Composed, now: Iterable[Value], constants: Constants, same: Same) -> dict[Value, int]:
+    """Float constants that the reference's piece has not under the same name, with their types.
+
+    Raises Unknowable where the type of one cannot be told.
+    """
     names = {value.name: value for value in was.constants}
-    return {
-        value: kind
-        for value, kind in now.items()
-        if rounding(kind) is not None and not (value.name in names and same(names[value.name], value))
-    }
+    changed = [value for value in now if not (value.name in names and same(names[value.name], value))]
+    kinds = ((value, constants.elem_type(value)) for value in changed)
+    return {value: kind for value, kind in kinds if rounding(kind) is not None}
 
 
 def tolerance(changed: Mapping[Value, int], steps: int) -> tuple[float, float]:
@@ -155,6 +171,7 @@ def tolerance(changed: Mapping[Value, int], steps: int) -> tuple[float, float]:
     return steps * unit + ARITHMETIC, max(map(smallest_normal, changed.values()), default=0.0)
 
 
+@np.errstate(all="ignore")
 def difference(
     was: Linear, now: Linear, allowance: float, *, both_sizes: bool, floor: float, extra: float = 0.0
 ) -> Difference:
@@ -171,7 +188,7 @@ def difference(
     for key, terms in was.terms.items():
         before = [term.weights for term in terms]
         after = [term.weights for term in now.terms[key]]
-        shapes = {weights.shape for weights in (*before, *after)}
+        shapes = {weights.shape for weights in before}.union(weights.shape for weights in after)
         if len(shapes) > 1:
             if key[0] != "value":
                 raise Uncomposed("weights of another shape")
@@ -179,15 +196,21 @@ def difference(
             before, after = ([_spread(each, shape) for each in side] for side in (before, after))
         compare(before, after, allowance, found, both_sizes=both_sizes, extra=extra)
     nothing = found.nothing
-    shape = np.broadcast_shapes(was.shift.shape, now.shift.shape)
+    shape = was.shift.shape
+    if shape != now.shift.shape:
+        shape = np.broadcast_shapes(shape, now.shift.shape)
     size = np.maximum(now.size, floor)
-    larger = np.maximum(size, was.size)
-    with np.errstate(all="ignore"):
+    if both_sizes or extra:
+        larger = np.maximum(size, was.size)
         size = (larger if both_sizes else size) + (extra / allowance * larger if extra else 0.0)
-    shifts = np.broadcast_to(was.shift, shape), np.broadcast_to(now.shift, shape)
-    found.add(*shifts, np.broadcast_to(size, shape), allowance, "its shift")
+    shifts = _as(was.shift, shape), _as(now.shift, shape)
+    found.add(*shifts, _as(size, shape), allowance, "its shift")
     found.nothing = nothing
     return found
+
+
+def _as(array: Array, shape: tuple[int, ...]) -> Array:
+    return array if array.shape == shape else np.broadcast_to(array, shape)
 
 
 class _Composer:
@@ -207,14 +230,14 @@ class _Composer:
         self.opset = opset
         self._known: dict[Value, Linear] = {
             value: Linear(
-                {("value", leaf.number): [Term(Weights.given(np.ones(())), 0)]},
+                {("value", leaf.number): [_AS_IT_ENTERS]},
                 rank=None if leaf.dims is None else len(leaf.dims),
             )
             for value, leaf in entering.items()
         }
         self._noise = 0.0
-        self._read: dict[Value, int] = {}
-        self._reads: list[tuple[list[Value | None], list[Value]]] = []
+        self._read: dict[Value, None] = {}
+        self._reads: list[tuple[Sequence[Value | None], list[Value]]] = []
         self._dims: dict[Any, Dims] = {leaf.number: leaf.dims for leaf in entering.values()}
 
     def run(self, piece: Piece) -> Composed:
@@ -226,19 +249,20 @@ class _Composer:
         return Composed(self._known[piece.output], self._noise, self._read, self._reads, self._atoms)
 
     def _apply(self, place: Place) -> None:
-        node = self._cutter.node(place)
-        inputs = [self._cutter.resolve(place.scope, name) if name else None for name in node.input]
-        data = [self._known.get(value) if value is not None else None for value in inputs]
-        for value, found in zip(inputs, data, strict=True):
-            if value is not None and found is None:
+        node, inputs = self._cutter.node(place), self._cutter.inputs(place)
+        data: list[Linear | None] = []
+        for value in inputs:
+            found = self._known.get(value) if value is not None else None
+            data.append(found)
+            if value is not None and found is None and value not in self._read:
                 if not self.constants.is_constant(value):
                     raise Uncomposed("a computed value that is not of this form")
-                self._read[value] = self.constants.elem_type(value)
-        known = operator_of(node)
-        if node.op_type in _LINEAR and known.crossed and data and data[0] is not None and not _enters(data[0]):
+                self._read[value] = None
+        op_type, crossed = node.op_type, operator_of(node).crossed
+        if op_type in _LINEAR and crossed and data and data[0] is not None and not _enters(data[0]):
             data[0] = self._renewed(("sum",), {}, {0: data[0]}, inputs[0] or Value(place.scope, ""), _any)
         call = _Call(self, node, place, inputs, data)
-        rule = _RULES.get(node.op_type) if known.crossed else None
+        rule = _RULES.get(op_type) if crossed else None
         outputs: dict[Value, Linear] = {}
         if rule is not None:
             with suppress(Uncomposed):
@@ -338,7 +362,7 @@ class _Composer:
             if atom.facts == facts and atom.given.keys() == given.keys() and atom.inputs.keys() == inputs.keys()
         ]
         alike.sort(key=lambda at: atoms[at].value.name != value.name)
-        changed = changed_constants(self._reference, self._read, self._same)
+        changed = changed_constants(self._reference, self._read, self.constants, self._same)
         for at in alike[:_MOST_TRIED]:
             atom = atoms[at]
             if not all(self._same(atom.given[each], given[each]) for each in given):
@@ -370,7 +394,7 @@ class _Call:
     composer: _Composer
     node: NodeProto
     place: Place
-    inputs: list[Value | None]
+    inputs: Sequence[Value | None]
     data: list[Linear | None]
 
     def __post_init__(self) -> None:
@@ -421,8 +445,13 @@ class _Call:
 
 def _scaled(form: Linear, factor: Array) -> Linear:
     """Times one number for each channel, or one for all."""
-    terms = {key: [replace(term, weights=_grown(term, factor)) for term in each] for key, each in form.terms.items()}
-    return replace(form, terms=terms, shift=form.shift * factor, size=form.size * np.abs(factor))
+    terms = {
+        key: [Term(_grown(term, factor), term.axis, term.group) for term in each] for key, each in form.terms.items()
+    }
+    shift, size = form.shift, form.size
+    if size is not _ZERO:
+        shift, size = shift * factor, size * np.abs(factor)
+    return Linear(terms, shift, size, form.behind, form.rank)
 
 
 def _grown(term: Term, factor: Array) -> Weights:
@@ -438,7 +467,10 @@ def _grown(term: Term, factor: Array) -> Weights:
 
 
 def _shifted(form: Linear, shift: Array, size: Array | None = None) -> Linear:
-    return replace(form, shift=form.shift + shift, size=form.size + (np.abs(shift) if size is None else size))
+    size = np.abs(shift) if size is None else size
+    if form.size is not _ZERO:
+        shift, size = form.shift + shift, form.size + size
+    return Linear(form.terms, shift, size, form.behind, form.rank)
 
 
 def _added(one: Linear, other: Linear) -> Linear:
@@ -455,7 +487,7 @@ def _with_channels(form: Linear, behind: int, count: int) -> Linear:
     """A value that entered, with what is known of it told per channel."""
     ((key, (term,)),) = form.terms.items()
     scale = np.broadcast_to(_numbers(term.weights), (count,))
-    return replace(form, terms={key: [Term(Weights.given(scale), 0)]}, behind=behind)
+    return form._replace(terms={key: [Term(Weights.given(scale), 0)]}, behind=behind)
 
 
 def _per_channel(form: Linear, constant: Array, composer: _Composer) -> tuple[Linear, Array]:
@@ -475,7 +507,7 @@ def _on(form: Linear, behind: int, count: int, composer: _Composer, *, ndim: int
         dims = composer.dims(form) if len(form.terms) == 1 else None
         if dims is None or len(dims) < max(behind + 1, ndim) or dims[len(dims) - 1 - behind] != count:
             raise Uncomposed("a value whose channels are not known")
-        return replace(form, behind=behind)
+        return form._replace(behind=behind)
     if form.behind != behind or form.channels != count:
         raise Uncomposed("a constant along another axis")
     if ndim > 1 and (form.rank is None or ndim > form.rank):
@@ -486,13 +518,12 @@ def _on(form: Linear, behind: int, count: int, composer: _Composer, *, ndim: int
 # --- what lies between a value of the reference and one of the candidate
 
 
-@dataclass(frozen=True)
-class Relation:
+class Relation(NamedTuple):
     """new = scale * old + shift, with one number for each channel or one for all; `size`: that of the shift's terms."""
 
-    scale: Array = field(default_factory=lambda: np.ones(()))
-    shift: Array = field(default_factory=lambda: np.zeros(()))
-    size: Array = field(default_factory=lambda: np.zeros(()))
+    scale: Array = _ONE
+    shift: Array = _ZERO
+    size: Array = _ZERO
 
     @property
     def is_equality(self) -> bool:
@@ -556,8 +587,7 @@ def _ratio(both: list[tuple[Term, Term]]) -> Array | None:
             was *= was
             under[at] += was.sum(axis=others)
         above, below = above + over, below + under
-    with np.errstate(all="ignore"):
-        found = np.where(below > 0, above / below, 1.0)
+    found = np.where(below > 0, above / below, 1.0)
     return found if bool(np.all(np.isfinite(found))) else None
 
 
@@ -670,7 +700,7 @@ def _conv(call: _Call) -> dict[str, Linear]:
         weights = weights.times(per_input(scale))
     _check_axis(x, rank)
     made = Linear({("Conv", key, group, *facts, weights.shape): [Term(weights, 0)]}, behind=rank, rank=rank + 2)
-    if np.any(x.shift) or np.any(x.size):
+    if x.is_shifted:
         if any(pads) or auto_pad not in {"NOTSET", "VALID"}:
             raise Uncomposed("a shift in front of padding")
         total, _ = call.weights(1).reduced(0, per_input(x.shift))
@@ -688,7 +718,7 @@ def _check_axis(x: Linear, behind: int) -> None:
 def _conv_transpose(call: _Call) -> dict[str, Linear]:
     x, weights = call.only(), call.weights(1)
     scale, key, rank = _entering(x), next(iter(x.terms)), len(weights.shape) - 2
-    if rank < 1 or x.rank not in {None, rank + 2} or np.any(x.shift) or np.any(x.size):
+    if rank < 1 or x.rank not in {None, rank + 2} or x.is_shifted:
         raise Uncomposed("a shift in front of ConvTranspose")
     _check_axis(x, rank)
     group = call.integer("group", 1)
@@ -719,7 +749,7 @@ def _gemm(call: _Call) -> dict[str, Linear]:
         raise Uncomposed("a matrix of another rank")
     transposed = bool(call.integer("transB", 0))
     made = _product(x, weights, 0 if transposed else 1)
-    made = _scaled(replace(made, rank=2), np.asarray(call.number("alpha", 1.0)))
+    made = _scaled(made._replace(rank=2), np.asarray(call.number("alpha", 1.0)))
     return call.made(_biased(call, made, 2, call.number("beta", 1.0)))
 
 
@@ -728,7 +758,7 @@ def _matmul(call: _Call) -> dict[str, Linear]:
     weights = call.weights(1)
     if len(weights.shape) != 2 or x.rank == 1:
         raise Uncomposed("a matrix of another rank")
-    return call.made(replace(_product(x, weights, 1), rank=x.rank))
+    return call.made(_product(x, weights, 1)._replace(rank=x.rank))
 
 
 def _product(x: Linear, weights: Weights, axis: int) -> Linear:
@@ -740,7 +770,7 @@ def _product(x: Linear, weights: Weights, axis: int) -> Linear:
         raise Uncomposed("a scale along another axis")
     scaled = weights if scale is None else weights.times(scale.reshape(shape))
     made = Linear({("product", key, axis, weights.shape): [Term(scaled, axis)]}, behind=0)
-    if np.any(x.shift) or np.any(x.size):
+    if x.is_shifted:
         total, _ = weights.reduced(axis, x.shift.reshape(shape))
         _, size = weights.reduced(axis, x.size.reshape(shape))
         made = _shifted(made, total, size)
@@ -776,23 +806,23 @@ def _biased(call: _Call, form: Linear, position: int, factor: float = 1.0) -> Li
 
 def _batch_normalization(call: _Call) -> dict[str, Linear]:
     x = call.only()
+    more = len(call.node.output) > 1 and any(call.node.output[1:])
     training = (
         not call.integer("is_test", 0)
         if call.opset < 7
         else bool(call.integer("training_mode", 0))
         if call.opset >= 14
-        else any(call.node.output[1:])
+        else more
     )
-    if training or not call.integer("spatial", 1) or any(call.node.output[1:]) or x.rank is None:
+    if training or not call.integer("spatial", 1) or more or x.rank is None:
         raise Uncomposed("BatchNormalization in training mode, or of a value of unknown rank")
     gain, bias, mean, variance = (call.constant(position) for position in range(1, 5))
     if not gain.shape == bias.shape == mean.shape == variance.shape or gain.ndim != 1:
         raise Uncomposed("statistics of different sizes")
-    with np.errstate(all="ignore"):
-        scale = gain / np.sqrt(variance + call.number("epsilon", float(np.float32(1e-5))))
-        x = _on(x, x.rank - 2, gain.size, call.composer)
-        shift, size = bias - mean * scale, np.abs(bias) + np.abs(mean * scale)
-        return call.made(_shifted(_scaled(x, scale), shift, size))
+    scale = gain / np.sqrt(variance + call.number("epsilon", _EPSILON))
+    moved = mean * scale
+    x = _on(x, x.rank - 2, gain.size, call.composer)
+    return call.made(_shifted(_scaled(x, scale), bias - moved, np.abs(bias) + np.abs(moved)))
 
 
 def _multiplication(call: _Call) -> dict[str, Linear]:
@@ -806,8 +836,7 @@ def _multiplication(call: _Call) -> dict[str, Linear]:
     form, constant = _per_channel(form, call.constant(1 - at), call.composer)
     if constant.dtype.kind != "f":
         raise Uncomposed("integers")
-    with np.errstate(all="ignore"):
-        return call.made(_scaled(form, 1 / constant if divides else constant))
+    return call.made(_scaled(form, 1 / constant if divides else constant))
 
 
 def _addition(call: _Call) -> dict[str, Linear]:
@@ -910,11 +939,12 @@ def _part(form: Linear, start: int, stop: int) -> Linear:
     for key, each in form.terms.items():
         if any(term.group > 1 or term.channels != count for term in each):
             raise Uncomposed("a part of the outputs of groups")
-        terms[(*key, start, stop)] = [replace(term, weights=term.weights.part(term.axis, start, stop)) for term in each]
+        terms[(*key, start, stop)] = [term._replace(weights=term.weights.part(term.axis, start, stop)) for term in each]
     shift, size = (each[start:stop] if each.ndim else each for each in (form.shift, form.size))
-    return replace(form, terms=terms, shift=shift, size=size)
+    return form._replace(terms=terms, shift=shift, size=size)
 
 
+_EPSILON = float(np.float32(1e-5))
 _LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _MOST_TRIED = 4
 _RULES = {

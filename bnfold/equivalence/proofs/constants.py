@@ -21,8 +21,9 @@ from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Val
 _SMALL = 1 << 20
 """What has more numbers is read in blocks alone."""
 _NOISE = 4.0
+_TINY = 1 << 12
 _MOST_RECENT = 16
-"""So many are kept: neighbouring pieces read the same ones."""
+"""So many that are not tiny are kept: neighbouring pieces read the same ones."""
 _SIZES = ("Shape", "Size")
 _FILLERS = (1, 2, 7, 64, 10_007)
 """Sizes that may vary are taken to be these, one after the other: what comes out alike each time does not read them."""
@@ -39,7 +40,7 @@ class Constants:
 
     def is_constant(self, value: Value) -> bool:
         """Whether no caller can influence a value."""
-        return value in self.owner.constant_made or self.owner.stored(value) is not None
+        return self.owner.stored(value) is not None or value in self.owner.constant_made
 
     def count(self, piece: Piece) -> int:
         """How many numbers a piece stores, in initializers and in nodes."""
@@ -49,6 +50,9 @@ class Constants:
 
     def tensor(self, value: Value) -> TensorProto | None:
         """The tensor that a constant is, stored or in a Constant node; None where it is computed."""
+        stored = self.owner.stored(value)
+        if stored is not None:
+            return stored
         seen: set[Value] = set()
         while value not in seen:
             seen.add(value)
@@ -59,7 +63,7 @@ class Constants:
             node = None if place is None else self.owner.node(place)
             if place is None or node is None or node.domain not in DEFAULT_DOMAINS or node.op_type != "Identity":
                 return None
-            behind = self.owner.resolve(place.scope, node.input[0])
+            behind = self.owner.inputs(place)[0]
             if behind is None:
                 return None
             value = behind
@@ -82,15 +86,18 @@ class Constants:
 
     def small(self, value: Value) -> Array:
         """A constant in float64 where it is a float, else in its own type. Raises Unknowable."""
-        if value not in self._recent:
-            if len(self._recent) >= _MOST_RECENT:
-                self._recent.clear()
-            self._recent[value] = self._small(value)
-        return self._recent[value]
+        found = self._recent.get(value)
+        if found is None:
+            found = self._small(value)
+            if found.size > _TINY:
+                if len(self._recent) >= _MOST_RECENT:
+                    self._recent.clear()
+                self._recent[value] = found
+        return found
 
     def _small(self, value: Value) -> Array:
         tensor = self.tensor(value)
-        if tensor is not None and int(np.prod(tensor.dims)) > _SMALL:
+        if tensor is not None and math.prod(tensor.dims) > _SMALL:
             raise Unknowable(f"constant {value.name!r} is too large to be looked at whole")
         array = self.owner.array(tensor) if tensor is not None else self._evaluated(value)
         is_real = array.dtype.kind == "f" or array.dtype.name.startswith("bf")
@@ -115,7 +122,7 @@ class Constants:
         The nodes that compute it round after each step, and in which order they sum up is not said: four times what
         float64 makes of it otherwise.
         """
-        if self.tensor(value) is not None:
+        if self.owner.stored(value) is not None or self.tensor(value) is not None:
             return 0.0
         exact = self._evaluated(value)
         return self._noises.get(value, 0.0) if exact.dtype.kind == "f" else 0.0
@@ -224,8 +231,7 @@ class Constants:
                 self._stored[each.name] = stored
             elif place is not None and place not in places:
                 places.add(place)
-                read = [self.owner.resolve(place.scope, name) for name in self.owner.reads(place)]
-                waiting += [found for found in read if found is not None]
+                waiting += [found for found in self.owner.reads(place) if found is not None]
         return places
 
 

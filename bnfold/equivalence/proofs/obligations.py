@@ -71,6 +71,7 @@ class Correspondence:
         self._given_up: set[Value] = set()
         self._same_tensors: dict[tuple[Value, Value], bool] = {}
         self._same_nodes: dict[tuple[Place, Place], bool] = {}
+        self._integers: dict[Value, bool] = {}
         self._match_scopes(0, 0)
         for key, scope in before.functions.items():
             if key in after.functions:
@@ -172,8 +173,10 @@ class Correspondence:
         for position in range(len(before.nodes)):
             place = Place(before.number, position)
             other = self._counterpart(place)
-            renamed = [] if other is None else self._renamed_inputs(place, other)
-            if other is not None and renamed and self._same_node(place, other):
+            if other is None or self.before.node(place).op_type != self.after.node(other).op_type:
+                continue
+            renamed = self._renamed_inputs(place, other)
+            if renamed and self._same_node(place, other):
                 for old, new in renamed:
                     if old not in self._partner:
                         self._join(old, new)
@@ -181,13 +184,12 @@ class Correspondence:
     def _renamed_inputs(self, place: Place, other: Place) -> list[Pair]:
         """Where two nodes read values of different names; nothing if they differ in anything else they read."""
         renamed: list[Pair] = []
-        for was, now in zip(self.before.node(place).input, self.after.node(other).input, strict=False):
-            old, new = self.before.resolve(place.scope, was), self.after.resolve(other.scope, now)
+        for at, (old, new) in enumerate(zip(self.before.inputs(place), self.after.inputs(other), strict=False)):
             if old is None or new is None:
-                alike = not was and not now
+                alike = not self.before.node(place).input[at] and not self.after.node(other).input[at]
             elif self._is_computed(old, self.before) and self._is_computed(new, self.after):
                 alike = True
-                if was != now and old not in self._partner:
+                if old.name != new.name and old not in self._partner:
                     renamed.append(Pair(old, new))
             else:
                 alike = self._same_constant(old, new)
@@ -206,14 +208,16 @@ class Correspondence:
     def _same_node(self, old: Place, new: Place) -> bool:
         """The same operator and attributes, and the same constants where both read constants."""
         key = old, new
-        if key not in self._same_nodes:
+        found = self._same_nodes.get(key)
+        if found is None:
             one, other = self.before.node(old), self.after.node(new)
-            self._same_nodes[key] = (
-                len(_inputs(one)) == len(_inputs(other))
+            found = self._same_nodes[key] = (
+                one.op_type == other.op_type
+                and len(_inputs(one)) == len(_inputs(other))
                 and [bool(name) for name in one.output] == [bool(name) for name in other.output]
                 and same_attributes(one, other, self.before, self.after)
             )
-        return self._same_nodes[key]
+        return found
 
     def _same_constant(self, old: Value, new: Value) -> bool:
         """Whether both are stored, or made of what is stored, in the same way from the same numbers."""
@@ -245,20 +249,17 @@ class Correspondence:
         same: set[Value] = set()
         self._same_made = same
         for place in self.before.rank:
-            node = self.before.node(place)
-            values = [Value(place.scope, name) for name in node.output if name]
-            if not values or values[0] not in self.before.constant_made:
+            if not self.before.makes_constants(place):
                 continue
+            values = [Value(place.scope, name) for name in self.before.node(place).output if name]
             other = self._counterpart(place)
             if other is None or not self._same_node(place, other):
                 continue
-            pairs = zip(_inputs(node), _inputs(self.after.node(other)), strict=True)
-            resolved = [
-                (self.before.resolve(place.scope, was), self.after.resolve(other.scope, now))
-                for was, now in pairs
-                if was or now
-            ]
-            if all(old is not None and new is not None and self._same_constant(old, new) for old, new in resolved):
+            pairs = zip(self.before.inputs(place), self.after.inputs(other), strict=False)
+            if all(
+                (old is not None and new is not None and self._same_constant(old, new)) or (old is None and new is None)
+                for old, new in pairs
+            ):
                 same.update(values)
         return same
 
@@ -289,15 +290,14 @@ class Correspondence:
         if old is None or new is None or not self._same_node(old, new):
             return None
         one, other = self.before.node(old), self.after.node(new)
-        if one.output[:].index(pair.old.name) != other.output[:].index(pair.new.name):
+        if len(one.output) > 1 and one.output[:].index(pair.old.name) != other.output[:].index(pair.new.name):
             return None
         premises: list[Pair] = []
-        for was, now in zip(_inputs(one), _inputs(other), strict=True):
-            if not was and not now:
-                continue
-            first, second = self.before.resolve(old.scope, was), self.after.resolve(new.scope, now)
+        for at, (first, second) in enumerate(zip(self.before.inputs(old), self.after.inputs(new), strict=False)):
             if first is None or second is None:
-                return None
+                if one.input[at] or other.input[at]:
+                    return None
+                continue
             if self._same_constant(first, second):
                 continue
             if self._asserted(first) != second or first in self.before.constant_made:
@@ -374,7 +374,10 @@ class Correspondence:
         """Whether a piece may end here: not at constants, nor at integers, which are shapes and indices."""
         if self._asserted(old) is None or old in self.before.constant_made:
             return False
-        return not self._may_be_integer(old) or not self.shapes.is_integer(old.name)
+        known = self._integers.get(old)
+        if known is None:
+            known = self._integers[old] = self._may_be_integer(old) and self.shapes.is_integer(old.name)
+        return not known
 
     def _may_be_integer(self, value: Value) -> bool:
         """Whether a computed value may hold integers, as far as the operators right behind it tell."""
@@ -385,7 +388,7 @@ class Correspondence:
             node = self.before.node(place)
             if operator_of(node).real:
                 return False
-            behind = self.before.resolve(place.scope, node.input[0]) if node.input else None
+            behind = next(iter(self.before.inputs(place)), None)
             if node.op_type not in _OF_ONE_TYPE or node.domain not in DEFAULT_DOMAINS or behind is None:
                 return True
             value = behind
@@ -399,21 +402,22 @@ def _walk(cutter: Cutter, start: Value, stops: Callable[[Value], bool]) -> Piece
     seen, waiting = {start}, [start]
     while waiting:
         value = waiting.pop()
-        if stops(value):
-            continue
-        place, stored = cutter.producer(value), cutter.stored(value)
-        if place is None and stored is None:
-            raise Uncut(f"value {value.name!r} enters it, which has no counterpart")
+        stored = cutter.stored(value)
         if stored is not None:
             constants[value.name] = stored
-        elif place is not None and place not in nodes:
+            continue
+        if stops(value):
+            continue
+        place = cutter.producer(value)
+        if place is None:
+            raise Uncut(f"value {value.name!r} enters it, which has no counterpart")
+        if place not in nodes:
             nodes.add(place)
             if len(nodes) > _MOST_NODES:
                 raise Uncut(f"more than {_MOST_NODES} operators lie between what can be paired")
-            for name in cutter.reads(place):
-                other = cutter.resolve(place.scope, name)
+            for other in cutter.reads(place):
                 if other is None:
-                    raise Uncut(f"value {name!r} comes from nowhere that is known")
+                    raise Uncut(f"what {cutter.label(place)!r} reads comes from nowhere that is known")
                 if other not in seen:
                     seen.add(other)
                     waiting.append(other)

@@ -158,14 +158,15 @@ def _evaluated(
 def _composed(obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof) -> Proof:
     """The proof of two pieces that are linear, weight by weight. Raises Uncomposed, or Unknowable."""
     was, now = _both_composed(obligation, before, after, common)
-    changed = changed_constants(was, now.constants, common.same_constant)
+    changed = changed_constants(was, now.constants, common.new_constants, common.same_constant)
     allowance, floor = tolerance(changed, max(2, _depth(now, changed)))
     allowance += max(was.noise, now.noise)
     both_sizes = len(was.reads) - len(now.reads) > 1
     found = difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor)
-    proof = replace(shell, used=found.share, max_abs=found.error, blind=found.nothing)
-    if found.share <= 1:
-        return replace(proof, standing=Standing.HOLDS)
+    standing = Standing.HOLDS if found.share <= 1 else Standing.UNDECIDED
+    proof = replace(shell, standing=standing, used=found.share, max_abs=found.error, blind=found.nothing)
+    if standing is Standing.HOLDS:
+        return proof
     if now.atoms or was.atoms:
         raise Uncomposed("a map behind what is not linear")
     extra = _IN_FLOAT32 if changed else 0.0

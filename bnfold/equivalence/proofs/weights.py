@@ -5,7 +5,8 @@ They are read in blocks of a few MiB, so that memory does not grow with a model.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from onnx import TensorProto
@@ -31,8 +32,7 @@ def smallest_normal(elem_type: int) -> float:
     return _SMALLEST_NORMAL.get(elem_type, 0.0)
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(NamedTuple):
     """The numbers of `tensor` in `owner`'s file, or of `array`, times `factors`: float64, broadcastable to `shape`.
 
     `cut`: (axis, start, stop) where only a part of an axis is meant, to which `shape` and `factors` belong. `noise`:
@@ -62,7 +62,7 @@ class Weights:
         """With one factor more, which broadcasts to the shape."""
         if factor.ndim == 0:
             factor = factor.reshape((1,) * len(self.shape))
-        return replace(self, factors=(*self.factors, factor))
+        return self._replace(factors=(*self.factors, factor))
 
     def part(self, axis: int, start: int, stop: int) -> "Weights":
         """The elements from `start` to `stop` of an axis. Raises ValueError for a part of a part on another axis."""
@@ -74,7 +74,7 @@ class Weights:
         at = (slice(None),) * axis + (slice(start, stop),)
         factors = tuple(factor[at] if factor.shape[axis] > 1 else factor for factor in self.factors)
         shape = (*self.shape[:axis], stop - start, *self.shape[axis + 1 :])
-        return replace(self, shape=shape, factors=factors, cut=(axis, before + start, before + stop))
+        return self._replace(shape=shape, factors=factors, cut=(axis, before + start, before + stop))
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """The first index of each block along the first axis, and the block in float64; it may be written to."""
@@ -150,24 +150,23 @@ class Difference:
         """Take numbers into account that may differ by `allowance` times `size`; `first`: the index of their row 0."""
         if self.nothing:
             self.nothing = not (was.any() or now.any())
-        with np.errstate(all="ignore"):
-            error = np.abs(now - was)
-            worst = float(error.max(initial=0.0))
-            if worst == 0.0:
-                return
-            parts = error / size
-            share = float(parts.max()) / allowance
-            if not share <= 1:  # also where something is not finite
-                same = (was == now) | (np.isnan(was) & np.isnan(now))
-                error = np.where(same, 0.0, np.nan_to_num(error, nan=np.inf, posinf=np.inf))
-                parts = np.nan_to_num(np.where(same, 0.0, error / size), nan=np.inf, posinf=np.inf)
-                worst, share = float(error.max()), float(parts.max()) / allowance
-                if share > self.share:
-                    index = [int(each) for each in np.unravel_index(int(parts.argmax()), parts.shape)]
-                    index[:1] = [first + each for each in index[:1]]
-                    self.place = f"{what} {index}" if index else what
-            self.share = max(self.share, share)
-            self.error = max(self.error, worst)
+        error = np.abs(now - was)
+        worst = float(np.maximum.reduce(error, axis=None, initial=0.0))
+        if worst == 0.0:
+            return
+        parts = error / size
+        share = float(np.maximum.reduce(parts, axis=None)) / allowance
+        if not share <= 1:  # also where something is not finite
+            same = (was == now) | (np.isnan(was) & np.isnan(now))
+            error = np.where(same, 0.0, np.nan_to_num(error, nan=np.inf, posinf=np.inf))
+            parts = np.nan_to_num(np.where(same, 0.0, error / size), nan=np.inf, posinf=np.inf)
+            worst, share = float(error.max()), float(parts.max()) / allowance
+            if share > self.share:
+                index = [int(each) for each in np.unravel_index(int(parts.argmax()), parts.shape)]
+                index[:1] = [first + each for each in index[:1]]
+                self.place = f"{what} {index}" if index else what
+        self.share = max(self.share, share)
+        self.error = max(self.error, worst)
 
 
 def compare(

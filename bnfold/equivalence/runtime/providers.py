@@ -155,13 +155,15 @@ COMPUTE = {
 
 
 def named(names: tuple[str, ...]) -> tuple[Provider, ...]:
-    """Providers by the names of `--provider`. Raises UsageError for a name bnfold does not know."""
+    """Providers by the names of `--provider` or by onnxruntime's own. Raises UsageError for an unknown name."""
     if not names:
         raise UsageError("no provider is asked for; pass at least one, for example cpu.")
-    for name in names:
+    by_ep_name = {provider.ep_name: name for name, provider in PROVIDERS.items()}
+    known = [by_ep_name.get(name, name) for name in names]
+    for name in known:
         if name not in PROVIDERS:
             raise UsageError(f"provider {name!r} is not {_advice(name)}; known are {', '.join(PROVIDERS)}.")
-    return tuple(PROVIDERS[name] for name in dict.fromkeys(names))
+    return tuple(PROVIDERS[name] for name in dict.fromkeys(known))
 
 
 def _advice(name: str) -> str:

@@ -8,9 +8,7 @@ from typing import Protocol
 from onnx import ModelProto
 
 from bnfold.equivalence.numbers.element_types import Feed, Outputs
-from bnfold.equivalence.numbers.float64 import Evaluator
 from bnfold.equivalence.runtime.opening import Setting, running
-from bnfold.equivalence.runtime.shaken_model import shaken_model
 from bnfold.equivalence.structure.signature import Source, read_structure
 
 Truth = Callable[[Feed, Iterable[str]], Outputs]
@@ -66,10 +64,14 @@ class ModelReference:
 
     def truth(self, shake: int | None = None) -> Truth:
         """Evaluated by onnx.reference with every stored number widened."""
+        from bnfold.equivalence.numbers.float64 import Evaluator
+
         return Evaluator(self.source, shake)
 
     @contextmanager
     def shaken(self, seed: int) -> "Iterator[ModelReference]":
         """A copy in a folder that is gone when the block ends."""
+        from bnfold.equivalence.runtime.shaken_model import shaken_model
+
         with shaken_model(self.source, seed) as path:
             yield ModelReference(path)

@@ -20,14 +20,18 @@ def evaluate_in_place(
     model: ModelProto,
     *,
     stays: Collection[Place] = (),
+    own: Collection[Place] = (),
     statistics: Mapping[Place, Statistics] | None = None,
     assume_constant_initializers: bool = False,
+    assume_spatial: bool = False,
 ) -> None:
     """Give `model` evaluation semantics: stored statistics, or those in `statistics`; Dropout lets everything through.
 
     The statistics of the batch stay where they are really meant: for data that is constant, between a Reshape to one
-    row and a Reshape back (an InstanceNormalization), and at the places in `stays`. `assume_constant_initializers`: no
-    caller overrides one.
+    row and a Reshape back (an InstanceNormalization), and at the places in `stays`; those in `own`
+    read them as stored ones. `assume_constant_initializers`: no
+    caller overrides one. `assume_spatial`: spatial = 0 was meant to be spatial = 1; no runtime takes it with parameters
+    of [C], which alone can mean that.
     """
 
     def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
@@ -35,6 +39,8 @@ def evaluate_in_place(
             _let_through(node, scope.opset)
         if not is_batch_norm(node):
             return []
+        if assume_spatial:
+            _let_be_spatial(node)
         place = scope.place(node)
         if statistics and place in statistics:
             made = _store(node, statistics[place], scope, model)
@@ -42,7 +48,7 @@ def evaluate_in_place(
             return made
         if not trains(node, scope.opset):
             return []
-        if place in stays or node.input[0] in scope.stored or _is_instance_norm(node, scope):
+        if place not in own and (place in stays or node.input[0] in scope.stored or _is_instance_norm(node, scope)):
             return _write_out(node, scope)
         _use_stored(node, scope.opset)
         return []
@@ -51,11 +57,16 @@ def evaluate_in_place(
 
 
 def make_runnable(
-    model: ModelProto, *, assume_constant_initializers: bool = False, dropping: int | None = None
+    model: ModelProto,
+    *,
+    own: Collection[Place] = (),
+    assume_constant_initializers: bool = False,
+    dropping: int | None = None,
 ) -> None:
     """Let every BatchNormalization in training mode use the batch by operators of their own, and no Dropout drop.
 
-    `dropping`: a seed with which each Dropout does drop, for what the model answers as it stands.
+    At the places in `own` the model has such operators. `dropping`: a seed with which each Dropout does drop, for what
+    the model answers as it stands.
     """
 
     def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
@@ -64,7 +75,12 @@ def make_runnable(
                 _let_through(node, scope.opset)
             else:
                 _set(node, "seed", dropping)
-        return _write_out(node, scope) if is_batch_norm(node) and trains(node, scope.opset) else []
+        if not (is_batch_norm(node) and trains(node, scope.opset)):
+            return []
+        if scope.place(node) in own:
+            _use_stored(node, scope.opset)
+            return []
+        return _write_out(node, scope)
 
     _edit_all(model, edit, assume_constant_initializers=assume_constant_initializers)
 
@@ -101,6 +117,13 @@ def _use_stored(node: NodeProto, opset: int) -> None:
     elif opset >= 14:
         _set(node, "training_mode", 0)
     del node.output[1:]
+
+
+def _let_be_spatial(node: NodeProto) -> None:
+    """1 is the default."""
+    kept = [attribute for attribute in node.attribute if attribute.name != "spatial"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def _let_through(node: NodeProto, opset: int) -> None:

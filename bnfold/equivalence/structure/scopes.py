@@ -26,9 +26,17 @@ from onnx import (
 )
 
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
+from bnfold.graph import paused_collector
 from bnfold.onnxfile import OnnxFile, Span, label, payload_index, read, shared_names
 
 _COMPARED = 1 << 20
+_LITTLE_ENDIAN: dict[int, str] = {
+    TensorProto.FLOAT: "<f4",
+    TensorProto.DOUBLE: "<f8",
+    TensorProto.FLOAT16: "<f2",
+    TensorProto.INT64: "<i8",
+}
+"""Types whose bytes are numbers as numpy has them."""
 _MAPPED_NUMBERS = 4 << 20
 """After a look at so many numbers of a file, their pages are handed back."""
 
@@ -65,6 +73,8 @@ class Scope:
     """One graph, nested body or function: who makes what, and which constants are stored there.
 
     `entering`: what callers give, overridable constants included. `key`: how a function is called, None in a graph.
+    `own`: the values that belong to this scope itself; `stored`: the constants that no caller can override; `reads`:
+    the names that each node reads, and what nested bodies read from outside; `owners`: the nodes that have such bodies.
     """
 
     number: int
@@ -80,16 +90,25 @@ class Scope:
 
     def __post_init__(self) -> None:
         self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
-        self._own = frozenset(self.entering).union(self.producers, self.initializers)
+        number = self.number
+        self.own = {
+            name: Value(number, name) for names in (self.entering, self.producers, self.initializers) for name in names
+        }
         self.shared_names = shared_names(self.nodes)
+        self.owners = [at for at, node in enumerate(self.nodes) if any(map(_holds_graphs, node.attribute))]
+        self.reads = [tuple(filter(None, node.input)) for node in self.nodes]
+        for position in self.owners:
+            self.reads[position] = tuple(reads(self.nodes[position]))
+        given = frozenset(self.entering)
+        self.stored = {name: tensor for name, tensor in self.initializers.items() if name not in given}
 
     def order(self) -> Iterable[int]:
         """The positions of the nodes in an order in which they can run: that of the file, where it can be kept."""
-        made: set[str] = set()
-        for node in self.nodes:
-            if any(name not in made and name in self.producers for name in reads(node)):
+        missing = set(self.producers)
+        for node, names in zip(self.nodes, self.reads, strict=True):
+            if not missing.isdisjoint(names):
                 return self._sorted()
-            made.update(node.output)
+            missing.difference_update(node.output)
         return range(len(self.nodes))
 
     def _sorted(self) -> list[int]:
@@ -102,7 +121,7 @@ class Scope:
                 if position in found:
                     waiting.pop()
                     continue
-                before = {self.producers[name] for name in reads(self.nodes[position]) if name in self.producers}
+                before = {self.producers[name] for name in self.reads[position] if name in self.producers}
                 missing = sorted(before - found.keys() - entered - {position})
                 entered.add(position)
                 if missing:
@@ -111,10 +130,6 @@ class Scope:
                     found[position] = None
                     waiting.pop()
         return list(found)
-
-    def holds(self, name: str) -> bool:
-        """Whether a value of that name belongs to this scope itself."""
-        return name in self._own
 
 
 class Cutter:
@@ -128,15 +143,20 @@ class Cutter:
         self.model = self.file.proto
         self.scopes: list[Scope] = []
         self.rank: dict[Place, int] = {}
+        self._inputs: dict[Place, tuple[Value | None, ...]] = {}
+        self._reads: dict[Place, tuple[Value | None, ...]] = {}
         self._looked_at = 0
         graph = self.model.graph
         constant = assume_constant_initializers or self.model.ir_version < 4
         listed = set() if constant else {value.name for value in graph.input}
-        self._add_graph(graph, None, self.model.opset_import, "", overridable=listed)
-        self.functions = {
-            (each.domain, each.name, each.overload): self._add_function(each) for each in self.model.functions
-        }
-        self.constant_made = self._constant_made()
+        self.constant_made: set[Value] = set()
+        self._constant_nodes: set[Place] = set()
+        with paused_collector():
+            self._add_graph(graph, None, self.model.opset_import, "", overridable=listed)
+            self.functions = {
+                (each.domain, each.name, each.overload): self._add_function(each) for each in self.model.functions
+            }
+            self._find_constants()
 
     # --- questions
 
@@ -144,8 +164,9 @@ class Cutter:
         """The value that a node in `scope` reads as `name`; None where nothing makes it."""
         home: Scope | None = self.scopes[scope]
         while home is not None:
-            if home.holds(name):
-                return Value(home.number, name)
+            found = home.own.get(name)
+            if found is not None:
+                return found
             home = home.parent
         return None
 
@@ -164,21 +185,35 @@ class Cutter:
 
     def stored(self, value: Value) -> TensorProto | None:
         """The initializer that a value is, where no caller can override it."""
-        scope = self.scopes[value.scope]
-        return None if value.name in scope.entering else scope.initializers.get(value.name)
+        return self.scopes[value.scope].stored.get(value.name)
 
     def makes_constants(self, place: Place) -> bool:
         """Whether a node makes what no caller can influence."""
-        return any(Value(place.scope, name) in self.constant_made for name in self.node(place).output)
+        return place in self._constant_nodes
 
     def rank_of(self, value: Value) -> int:
         """That of its node; -1 for what no node makes."""
         place = self.producer(value)
         return -1 if place is None else self.rank[place]
 
-    def reads(self, place: Place) -> Iterator[str]:
-        """The names a node reads, and what nested bodies read from outside."""
-        return reads(self.node(place))
+    def inputs(self, place: Place) -> tuple[Value | None, ...]:
+        """What a node reads, by position; None where that is left out, or comes from nowhere."""
+        found = self._inputs.get(place)
+        if found is None:
+            names = self.node(place).input
+            found = self._inputs[place] = tuple([self.resolve(place.scope, name) if name else None for name in names])
+        return found
+
+    def reads(self, place: Place) -> tuple[Value | None, ...]:
+        """What a node reads, and what nested bodies read from outside; None for what comes from nowhere."""
+        found = self._reads.get(place)
+        if found is None:
+            names = self.scopes[place.scope].reads[place.position]
+            found = self.inputs(place)
+            if None in found or len(found) != len(names):
+                found = tuple(self.resolve(place.scope, name) for name in names)
+            self._reads[place] = found
+        return found
 
     def opset(self, scope: int) -> int:
         """The version of ONNX's own operators in a scope."""
@@ -195,15 +230,21 @@ class Cutter:
 
     def raw(self, tensor: TensorProto) -> NDArray[np.uint8] | None:
         """The bytes of a tensor as they stand in the file or in it; None where they are a list of numbers."""
+        if held := tensor.raw_data:
+            return np.frombuffer(held, np.uint8)
         index = payload_index(tensor)
         if index is None:
-            return np.frombuffer(tensor.raw_data, np.uint8) if tensor.HasField("raw_data") else None
+            return np.frombuffer(held, np.uint8) if tensor.HasField("raw_data") else None
         payload = self.file.payloads[index].payload
         bytes_ = payload.view() if isinstance(payload, Span) else b"".join(map(bytes, payload.chunks()))
         return np.frombuffer(bytes_, np.uint8)
 
     def array(self, tensor: TensorProto) -> NDArray[Any]:
         """The numbers of a tensor in its own type, mapped from the file where they stand in one: read-only."""
+        bytes_, kind = tensor.raw_data, _LITTLE_ENDIAN.get(tensor.data_type)
+        if bytes_ and kind is not None:
+            numbers, dims = np.frombuffer(bytes_, kind), tensor.dims
+            return numbers if len(dims) == 1 else numbers.reshape(tuple(dims))
         index = payload_index(tensor)
         if index is None:
             return numpy_helper.to_array(tensor)
@@ -283,7 +324,7 @@ class Cutter:
         if parent is None and not overridable:
             entering = [name for name in entering if name not in initializers]
         leaving = tuple(value.name for value in graph.output)
-        scope = Scope(len(self.scopes), graph.node, parent, opsets, path, initializers, tuple(entering), leaving)
+        scope = Scope(len(self.scopes), list(graph.node), parent, opsets, path, initializers, tuple(entering), leaving)
         self._add(scope)
         return scope.number
 
@@ -291,15 +332,18 @@ class Cutter:
         key = (function.domain, function.name, function.overload)
         path = f"{function.domain}::{function.name}"
         entering, leaving = tuple(function.input), tuple(function.output)
-        scope = Scope(len(self.scopes), function.node, None, function.opset_import, path, {}, entering, leaving, key)
+        scope = Scope(
+            len(self.scopes), list(function.node), None, function.opset_import, path, {}, entering, leaving, key
+        )
         self._add(scope)
         return scope.number
 
     def _add(self, scope: Scope) -> None:
         self.scopes.append(scope)
+        owners = set(scope.owners)
         for position in scope.order():
             node = scope.nodes[position]
-            for attribute in node.attribute:
+            for attribute in node.attribute if position in owners else ():
                 graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
                 for number, graph in enumerate(graphs):
                     name = attribute.name if attribute.HasField("g") else f"{attribute.name}[{number}]"
@@ -307,21 +351,29 @@ class Cutter:
                     scope.bodies.setdefault(position, {})[name] = self._add_graph(graph, scope, scope.opsets, path)
             self.rank[Place(scope.number, position)] = len(self.rank)
 
-    def _constant_made(self) -> set[Value]:
+    def _find_constants(self) -> None:
         """Values that nodes make of stored constants alone, whoever calls the model."""
-        made: set[Value] = set()
+        made = self.constant_made
         for place in self.rank:
-            node = self.node(place)
-            nested = place.position in self.scopes[place.scope].bodies
-            if nested or node.domain not in DEFAULT_DOMAINS or operator_of(node).random:
+            scope = self.scopes[place.scope]
+            node = scope.nodes[place.position]
+            if any(value is None or (self.stored(value) is None and value not in made) for value in self.reads(place)):
                 continue
-            if all(self._is_constant(place.scope, name, made) for name in node.input if name):
-                made.update(Value(place.scope, name) for name in node.output if name)
-        return made
+            if place.position in scope.bodies or node.domain not in DEFAULT_DOMAINS or operator_of(node).random:
+                continue
+            values = [Value(place.scope, name) for name in node.output if name]
+            made.update(values)
+            if values:
+                self._constant_nodes.add(place)
 
-    def _is_constant(self, scope: int, name: str, made: set[Value]) -> bool:
-        value = self.resolve(scope, name)
-        return value is not None and (value in made or self.stored(value) is not None)
+
+_GRAPHS = {AttributeProto.GRAPH, AttributeProto.GRAPHS}
+
+
+def _holds_graphs(attribute: AttributeProto) -> bool:
+    """Also where the file does not say of which type it is."""
+    kind = attribute.type
+    return kind in _GRAPHS or (not kind and (attribute.HasField("g") or bool(attribute.graphs)))
 
 
 def reads(node: NodeProto) -> Iterator[str]:

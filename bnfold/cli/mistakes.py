@@ -1,0 +1,130 @@
+"""Usage errors: one line each, with what was probably meant."""
+
+import contextlib
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+COMMANDS_MEANT = {
+    "check": "verify",
+    "compare": "verify",
+    "convert": "optimize",
+    "export": "optimize",
+    "fold": "optimize",
+    "info": "inspect",
+    "list": "inspect",
+    "run": "optimize",
+    "server": "serve",
+    "show": "inspect",
+    "simplify": "optimize",
+}
+"""By what other tools call a command: what it is called here."""
+
+OPTIONS_MEANT = {
+    "--cuda": "--provider cuda",
+    "--data-path": "--data",
+    "--ep": "--provider",
+    "--execution-provider": "--provider",
+    "--force": "--overwrite",
+    "--gpu": "--provider cuda",
+    "--input-shapes": "--input-shape",
+    "--json": "--report -",
+    "--no-check": "--no-verify",
+    "--out": "--output",
+    "--output-file": "--output",
+    "--overwrite-input-shape": "--input-shape",
+    "--shape": "--input-shape",
+    "--silent": "--quiet",
+    "--skip-verify": "--no-verify",
+    "--tolerance": "--rtol",
+    "--yes": "--overwrite",
+    "-f": "--overwrite",
+    "-y": "--overwrite",
+}
+"""The same of options. Only what the command has is suggested."""
+
+
+class Mistake(click.ClickException):
+    """A usage error that says all in one line."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:  # noqa: ARG002 - click's signature
+        """Say it on standard error."""
+        from bnfold.report.text import inert, one_line
+
+        with contextlib.suppress(OSError):  # where nobody can be told, the exit code still tells
+            click.echo(inert(f"bnfold: {one_line(self.message)}"), err=True)
+
+
+@contextlib.contextmanager
+def in_one_line() -> Iterator[None]:
+    """Raise what click finds wrong with a command line as a `Mistake`."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise Mistake(_sentence(error)) from error
+
+
+def _sentence(error: click.UsageError) -> str:
+    ctx = error.ctx
+    path = ctx.command_path if ctx is not None else "bnfold"
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        message = f"{_name(path)} has no option {error.option_name}{_option_meant(error, ctx)}"
+    message = f"{message[:1].lower()}{message[1:]}"
+    if isinstance(error, click.MissingParameter) and ctx is not None:
+        return f"{message}: {path} {' '.join(ctx.command.collect_usage_pieces(ctx)[1:])}"
+    return message if message.endswith(("?", "OUTPUT")) else f"{message}; {path} --help tells more"
+
+
+def _name(path: str) -> str:
+    """The command without the program, as which the message begins already."""
+    return path.partition(" ")[2] or path
+
+
+def _option_meant(error: click.NoSuchOption, ctx: click.Context | None) -> str:
+    names = [] if ctx is None else [name for param in ctx.command.params for name in param.opts if name[:1] == "-"]
+    meant = OPTIONS_MEANT.get(error.option_name)
+    if meant is None or meant.split()[0] not in names:
+        meant = next(iter(difflib.get_close_matches(error.option_name, names, 1)), None)
+    return "" if meant is None else f"; did you mean {meant}?"
+
+
+class Group(click.Group):
+    """Commands, of which a near miss is suggested; `help COMMAND` is `COMMAND --help`.
+
+    `usual`: the command that is meant where a file of `suffix` stands in its place.
+    """
+
+    def __init__(self, *args: Any, usual: str, suffix: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._usual, self._suffix = usual, suffix
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first of `args` names. Raises click.UsageError."""
+        name = args[0]
+        if name == "help":
+            if len(args) == 1:
+                click.echo(ctx.get_help())
+                ctx.exit()
+            return super().resolve_command(ctx, [*args[1:2], "--help"])
+        if self.get_command(ctx, name) is None and name[:1] != "-":
+            ctx.fail(self._refusal(ctx, name))
+        return super().resolve_command(ctx, args)
+
+    def _refusal(self, ctx: click.Context, name: str) -> str:
+        known = self.list_commands(ctx)
+        meant = COMMANDS_MEANT.get(name.lower())
+        if meant not in known:
+            meant = next(iter(difflib.get_close_matches(name.lower(), known, 1)), None)
+        if meant is None and name.endswith(self._suffix):
+            return f"a command comes before {name}: {ctx.command_path} {self._usual} {name} OUTPUT"
+        suggested = "" if meant is None else f"; did you mean {meant}?"
+        return f"{_name(ctx.command_path)} has no command {name!r}{suggested}"
