@@ -9,7 +9,7 @@ Gather of that position. The parts keep their names.
 from typing import Final
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from bnfold.decisions import Decision
 from bnfold.graph import DEFAULT_DOMAINS, Graph, Model, Tensor, number
@@ -107,9 +107,10 @@ def _equal_parts(whole: int, each: int) -> list[int] | None:
 def _as_gathers(graph: Graph, node: NodeProto, parts: list[NodeProto]) -> None:
     axis = number(node, "axis", 0)
     for part in parts:
-        gather = helper.make_node("Gather", [node.input[0], part.input[1]], part.output, name=part.name, axis=axis)
+        gather = NodeProto(op_type="Gather", name=part.name, input=[node.input[0], part.input[1]], output=part.output)
         graph.remove(part)
         graph.insert(gather, before=part)
+        graph.set_attribute(gather, "axis", axis)
     graph.remove(node)
 
 
@@ -121,18 +122,20 @@ def _as_split(graph: Graph, node: NodeProto, places: dict[int, int], parts: list
         output = part.output[0]
         graph.remove(part)
         if place in names:
-            graph.insert(helper.make_node("Identity", [names[place]], [output], name=part.name), before=part)
+            copied = NodeProto(op_type="Identity", name=part.name, input=[names[place]], output=[output])
+            graph.insert(copied, before=part)
         else:
             names[place] = output
     outputs = [
         names[place] if place in names else graph.model.fresh_name(f"{node.output[0]}_{place}")
         for place in range(len(sizes))
     ]
-    split = helper.make_node("Split", [node.input[0]], outputs, name=node.name, axis=number(node, "axis", 0))
-    if graph.opset < _SIZES_ARE_INPUT:
-        split.attribute.append(helper.make_attribute("split", sizes))
+    split = NodeProto(op_type="Split", name=node.name, input=node.input[:1], output=outputs)
     graph.insert(split, before=node)
-    if graph.opset >= _SIZES_ARE_INPUT:
+    graph.set_attribute(split, "axis", number(node, "axis", 0))
+    if graph.opset < _SIZES_ARE_INPUT:
+        graph.set_attribute(split, "split", sizes)
+    else:
         stored = Tensor.of(np.array(sizes, np.int64), np.dtype(np.int64))
         graph.set_input(split, 1, graph.add_constant(stored, f"{graph.label(split)}_sizes", before=split))
     graph.remove(node)

@@ -91,6 +91,7 @@ def everything() -> dict[str, Any]:
     guilty = [{"node": "bn7", "scope": ""}, {"node": "bn8", "scope": "if0/then"}]
     report["attribution"] = {"guilty": guilty, "cleared": True, "tried": 9, "rolled_back": True}
     report["notes"] = ["--keep bn* matches no normalization."]
+    report["stored"] = [{"value": "size", "scope": "if.then_branch"}]
     report["passes"] = [{"name": "fold-batch-norm", "preserves": "algebraic"}]
     report["accuracy"] = {"output": "y", "labels": 1000, "right": {"before": 995, "after": 990}, "problem": ""}
     layer = {"reference": "c", "candidate": "c", "node": "conv", "agrees": True, "max_abs": 1e-7, "relative": 1e-8}

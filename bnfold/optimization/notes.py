@@ -26,11 +26,7 @@ def notes_on(model: Model, decisions: Sequence[Decision]) -> Iterator[str]:
         yield from _without_batch_norm(model)
     stored = sum(edit.kind == STORED for edit in model.edits)
     if stored:
-        yield (
-            f"{stored:,} expressions of constants are stored."
-            if stored > 1
-            else "An expression of constants is stored."
-        )
+        yield f"{stored:,} {'expression of constants is' if stored == 1 else 'expressions of constants are'} stored."
     quantized = sum(
         is_batch_norm(node) and is_quantized(node, graph) for graph in model.graphs for node in graph.nodes()
     )
