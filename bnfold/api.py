@@ -15,6 +15,7 @@ from bnfold import optimization
 from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
+from bnfold.isolated import isolated
 from bnfold.lifetime import gives_back
 from bnfold.optimization import Request, Result, comparison, input_summary, notes_on, unmatched
 from bnfold.options import (
@@ -35,7 +36,7 @@ from bnfold.passes.normalization import Description, Mode, describe, is_batch_no
 from bnfold.paths import require_utf8
 from bnfold.pipeline import run_on
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
-from bnfold.sources import AnyModel, blamed, is_path, read_model, runnable
+from bnfold.sources import AnyModel, as_proto, blamed, is_graph, is_path, of_kind, read_model, runnable
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -93,11 +94,18 @@ def _verifies(
     return lambda function: keywords(options, function)
 
 
+def _picklable(model: AnyModel) -> AnyModel:
+    return as_proto(model) if is_graph(model) else model
+
+
 @gives_back
 def optimize_with(
     model: AnyModel, output: _Destination, options: OptimizeOptions | FreezeOptions | RecalibrateOptions
 ) -> Result:
     """Do what `optimize`, `freeze` or `recalibrate` does with these options."""
+    if options.isolate:
+        made = isolated(optimize_with, _picklable(model), output, options=options, writes=output)
+        return replace(made, model=of_kind(model, made.model)) if is_graph(model) else made
     with blamed(model):
         return optimization.optimize(Request(model, output, OptimizeOptions.of(options)))
 
@@ -129,9 +137,18 @@ def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) ->
     that all hold give the verdict "proved". `on_mismatch`: where the result differs, the folds that are guilty are
     named, and with "rollback" the rest is published, verified.
 
+    `passes` are run in place of the built-in order: names ("default" stands for that order), pass objects
+    (`bnfold.passes.Pass`), and functions that take a ModelProto, an onnx_graphsurgeon.Graph or an onnx_ir.Model, told
+    by their annotation, and return one, or None where they edited it. Where the result differs, the guilty pass is
+    named, and with `on_mismatch` "rollback" left out. One that raises is a UsageError.
+
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
     and no time is spent on them. `progress` is called now and then with what is being counted
     (`bnfold.progress.Stage`), how much of it is done, and about how much there is.
+
+    With `isolate` all of it, as in every function here, happens in a process of its own, which costs its start: where
+    onnxruntime crashes on a model, ModelError says what it was doing, and the caller goes on. What is given and what
+    comes back is pickled.
 
     Raises VerificationError, which carries the report, where the result was not shown to be equivalent (nothing is
     published then; `keep_failed` writes it beside `output` as NAME.failed.onnx), and the other classes of
@@ -179,6 +196,8 @@ def inspect(model: AnyModel, options: InspectOptions) -> Inspection:
 @gives_back
 def inspect_with(model: AnyModel, options: InspectOptions) -> Inspection:
     """Do what `inspect` does with these options."""
+    if options.isolate:
+        return isolated(inspect_with, _picklable(model), options=options)
     with blamed(model):
         return _inspected(model, options)
 
@@ -227,6 +246,8 @@ def verify(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> 
 @gives_back
 def verify_with(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
     """Do what `verify` does with these options."""
+    if options.isolate:
+        return isolated(verify_with, _picklable(reference), _picklable(candidate), options=options)
     with blamed(reference, candidate):
         return _verified(reference, candidate, options)
 

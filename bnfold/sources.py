@@ -25,16 +25,21 @@ def is_path(model: AnyModel) -> bool:
     return isinstance(model, str | os.PathLike)
 
 
+def is_graph(model: AnyModel) -> bool:
+    """Whether the model is an onnx_graphsurgeon.Graph."""
+    return type(model).__module__.partition(".")[0] == "onnx_graphsurgeon"
+
+
 def read_model(model: AnyModel, *, strict: bool) -> OnnxFile:
     """The structure of any kind of model. Raises ModelError or UsageError."""
-    return read(_as_proto(model), strict_external_data=strict)
+    return read(as_proto(model), strict_external_data=strict)
 
 
-def _as_proto(model: AnyModel) -> Any:
-    """A graphsurgeon graph as a ModelProto; every other kind as it is."""
+def as_proto(model: AnyModel) -> Any:
+    """A graphsurgeon graph as a ModelProto; every other kind as it is. Raises UsageError for anything else."""
     if is_path(model) or isinstance(model, bytes | ModelProto):
         return model
-    if type(model).__module__.partition(".")[0] == "onnx_graphsurgeon":
+    if is_graph(model):
         import onnx_graphsurgeon
 
         return onnx_graphsurgeon.export_onnx(model)
@@ -66,7 +71,11 @@ def blamed(*models: AnyModel) -> Iterator[None]:
 
 def same_kind(model: AnyModel, file: OnnxFile) -> AnyModel:
     """What is in `file`, as the kind that `model` is; for a path as a ModelProto."""
-    proto = to_proto(file)
+    return of_kind(model, to_proto(file))
+
+
+def of_kind(model: AnyModel, proto: ModelProto) -> AnyModel:
+    """`proto` as the kind that `model` is; for a path as a ModelProto."""
     if isinstance(model, bytes):
         return proto.SerializeToString(deterministic=True)
     if is_path(model) or isinstance(model, ModelProto):
@@ -80,7 +89,7 @@ def runnable(model: AnyModel) -> "Source":
     """The model as onnxruntime takes it: a path, so that external data is found, or bytes."""
     if is_path(model):
         return Path(model)
-    model = _as_proto(model)
+    model = as_proto(model)
     if isinstance(model, ModelProto):
         try:
             return model.SerializeToString(deterministic=True)

@@ -17,6 +17,8 @@ from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from bnfold import activity
+from bnfold.errors import ModelError, ResourceLimitError
+from bnfold.signals import Terminated
 
 _GRACE = 2.0  # seconds to clean up in, after being asked to stop and before being killed
 _LOOK_EVERY = 0.02  # seconds, where the system does not tell who sent a signal
@@ -75,7 +77,7 @@ def split() -> End | None:
     global _blocked, _deadline, _folder
     memory, note = mmap.mmap(-1, _SIZE), mmap.mmap(-1, _SIZE)
     _write_deadline(memory, math.nan)
-    parent, folder = os.getpid(), f"bnfold-{os.getpid()}-{time.monotonic_ns():x}"
+    parent, folder = os.getpid(), folder_name()
     told = {number for number in (*_PASSED_ON, signal.SIGTSTP) if signal.getsignal(number) is not signal.SIG_IGN}
     children = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, told | {signal.SIGCHLD})
@@ -84,7 +86,7 @@ def split() -> End | None:
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGCHLD, children)
-        _die_with(parent)
+        die_with(parent)
         _blocked, _deadline, _folder = before, memory, folder
         activity.share(note)
         return None
@@ -114,8 +116,19 @@ def limit(seconds: float | None) -> None:
     os.kill(os.getppid(), signal.SIGCHLD)  # so that the parent looks
 
 
-def enter_folder() -> None:
-    """In the child: make all temporary files in a folder of its own, which `leave_folder` removes, or the parent."""
+def folder_name() -> str:
+    """A name for the folder of a child's temporary files."""
+    return f"bnfold-{os.getpid()}-{time.monotonic_ns():x}"
+
+
+def enter_folder(name: str | None = None) -> None:
+    """In the child: make all temporary files in a folder of its own, which `leave_folder` removes, or the parent.
+
+    `name` is what the parent calls it, where the child was not made by `split`.
+    """
+    global _folder
+    if name is not None:
+        _folder = name
     if _folder:
         import tempfile
 
@@ -145,13 +158,33 @@ def leave_folder(name: str | None = None) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def what_killed(end: End, model: str, *, limited: bool = False) -> BaseException:
+    """What to raise for a child that died of a signal while it worked on `model`. `limited`: in memory, as asked."""
+    if end.stopped_by:
+        return KeyboardInterrupt() if end.stopped_by == signal.SIGINT else Terminated(end.stopped_by)
+    name = signal.Signals(-end.code).name
+    when = f" while it was {end.doing}" if end.doing else ""
+    if limited or -end.code not in CRASHES or _memory_is_limited():
+        return ResourceLimitError(f"{model}: was stopped by {name}{when}, most likely for lack of memory; allow more")
+    return ModelError(f"{model}: makes onnx or onnxruntime crash ({name}){when}; do not use it if you do not trust it")
+
+
+def _memory_is_limited() -> bool:
+    import resource
+
+    return any(
+        resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS)
+    )
+
+
 def die_of(number: int) -> None:
     """End as the child did, of a signal that says nothing about the work, like SIGQUIT."""
     signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Do not outlive the parent, where the system can see to that."""
     import ctypes
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from bnfold.passes.assume_spatial import AssumeSpatial
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
@@ -18,6 +19,7 @@ from bnfold.passes.substitute_batch_norm import Fit, SubstituteBatchNorm, Substi
 from bnfold.passes.unpack_sequences import UnpackSequences
 
 __all__ = [
+    "ORDER",
     "AssumeSpatial",
     "Fit",
     "FoldBatchNorm",
@@ -92,20 +94,20 @@ def _substitute(options: PassOptions) -> Pass | None:
     return SubstituteBatchNorm(options.substitute) if options.substitute is not None else None
 
 
-# In the order in which they run; None where the options do not ask for a pass.
-ORDER: tuple[Callable[[PassOptions], Pass | None], ...] = (
-    _assume_spatial,
-    _recalibrate,
-    _freeze,
-    _substitute,
-    _unpack,
-    _fold,
-    _merge,
-    _constants,
-)
+# In the order in which they run, by their classes; None where the options do not ask for a pass.
+ORDER: dict[type[Any], Callable[[PassOptions], Pass | None]] = {
+    AssumeSpatial: _assume_spatial,
+    RecalibrateBatchNorm: _recalibrate,
+    FreezeBatchNorm: _freeze,
+    SubstituteBatchNorm: _substitute,
+    UnpackSequences: _unpack,
+    FoldBatchNorm: _fold,
+    MergeBranches: _merge,
+    FoldConstants: _constants,
+}
 
 
 def default_passes(options: PassOptions | None = None) -> list[Pass]:
     """The passes that `options` asks for, in order."""
-    made = [make(options or PassOptions()) for make in ORDER]
+    made = [make(options or PassOptions()) for make in ORDER.values()]
     return [each for each in made if each is not None]

@@ -89,10 +89,18 @@ def everything() -> dict[str, Any]:
     report["recalibration"]["drift"].append(unknown)
     report["fitted"] = [{"node": "bn", "groups": 2, "before": 0.8, "after": 0.125}]
     guilty = [{"node": "bn7", "scope": ""}, {"node": "bn8", "scope": "if0/then"}]
-    report["attribution"] = {"guilty": guilty, "cleared": True, "tried": 9, "rolled_back": True}
+    report["attribution"] = {"guilty": guilty, "passes": ["wrong"], "cleared": True, "tried": 9, "rolled_back": True}
     report["notes"] = ["--keep bn* matches no normalization."]
     report["stored"] = [{"value": "size", "scope": "if.then_branch"}]
-    report["passes"] = [{"name": "fold-batch-norm", "preserves": "algebraic"}]
+    folded = {"removed": {"count": 5, "names": ["bn1"]}, "weights": {"count": 1, "names": ["conv"]}}
+    others = {kind: {"count": 1, "names": ["a"]} for kind in ("added", "rewired", "changed", "other")}
+    run = {"name": "fold-batch-norm", "preserves": "algebraic", "seconds": 0.125, "changes": folded}
+    report["passes"] = [
+        run | {"verdict": "proved", "detail": ""},
+        run | {"name": "own", "changes": others, "verdict": "compared", "detail": "compared by running only: y"},
+        run | {"name": "wrong", "verdict": "taken-back", "detail": ""},
+        run | {"name": "idle", "changes": {}, "verdict": "unchanged", "detail": ""},
+    ]
     report["accuracy"] = {"output": "y", "labels": 1000, "right": {"before": 995, "after": 990}, "problem": ""}
     layer = {"reference": "c", "candidate": "c", "node": "conv", "agrees": True, "max_abs": 1e-7, "relative": 1e-8}
     layer |= {"new_nonfinite": 0, "problem": ""}
@@ -127,7 +135,11 @@ def hostile(text: str) -> dict[str, Any]:
         each["node"] = text
     for each in report["training_distance"]:
         each["output"] = text
-    report["attribution"]["guilty"] = [{"node": text, "scope": text}]
+    report["attribution"] |= {"guilty": [{"node": text, "scope": text}], "passes": [text]}
+    for each in report["passes"]:
+        each |= {"name": text, "detail": text}
+        for changed in each["changes"].values():
+            changed["names"] = [text]
     report["accuracy"] |= {"output": text, "right": {text: 1}}
     report["verification"]["layers"] |= {"sentence": text}
     for each in report["verification"]["layers"]["layers"]:

@@ -96,9 +96,7 @@ def script_of(text: str) -> tuple[Path, str] | None:
 
 def _function(script: Path, name: str) -> Callable[[], Iterable[Any]]:
     """A function of a script, with whatever goes wrong in it as a UsageError that names the script."""
-    with _of_script(script):
-        module = _loaded(script)
-    function = getattr(module, name, None)
+    function = load_script(script, name)
     if not callable(function):
         raise UsageError(f"{script}: has no function {name!r}")
 
@@ -107,6 +105,12 @@ def _function(script: Path, name: str) -> Callable[[], Iterable[Any]]:
             yield from function()
 
     return batches
+
+
+def load_script(script: Path, name: str) -> Any:
+    """What `script` calls `name`, None where it has nothing of that name. Raises UsageError for what it raises."""
+    with _of_script(script):
+        return getattr(_loaded(script), name, None)
 
 
 def _loaded(script: Path) -> ModuleType:
@@ -122,17 +126,25 @@ def _loaded(script: Path) -> ModuleType:
 @contextmanager
 def _of_script(script: Path) -> Iterator[None]:
     """Inside, `script` finds the modules beside it, and what it raises is its own mistake."""
-    beside = os.fspath(script.resolve().parent)
-    sys.path.insert(0, beside)
+    with beside(script):
+        try:
+            yield
+        except BnfoldError:
+            raise
+        except Exception as error:
+            raise UsageError(f"{script}: raised {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def beside(script: Path) -> Iterator[None]:
+    """Inside, modules beside `script` are found."""
+    folder = os.fspath(script.resolve().parent)
+    sys.path.insert(0, folder)
     try:
         yield
-    except BnfoldError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{script}: raised {type(error).__name__}: {error}") from error
     finally:
         with suppress(ValueError):
-            sys.path.remove(beside)
+            sys.path.remove(folder)
 
 
 def _folder(

@@ -11,9 +11,11 @@ COMMANDS = {
     "recalibrate": "bnfold.cli.recalibrate",
     "inspect": "bnfold.cli.inspect",
     "verify": "bnfold.cli.verify",
+    "passes": "bnfold.cli.passes",
     "report": "bnfold.cli.report",
     "schema": "bnfold.cli.schema",
     "batch": "bnfold.cli.batch",
+    "config": "bnfold.cli.config",
     "serve": "bnfold.cli.serve",
 }
 
@@ -30,6 +32,7 @@ def main() -> None:
     bnfold recalibrate in.onnx out.onnx --data folder   new statistics
     bnfold inspect in.onnx             list every normalization
     bnfold verify a.onnx b.onnx        compare two models
+    bnfold passes                      list what --pass knows
     bnfold report render r.json r.html   show a saved report
     bnfold report judge r.json         judge it again, run nothing
 

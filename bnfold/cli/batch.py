@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bnfold.cli.configuration import File, file_of, settings_for
 from bnfold.cli.delivery import write_out
 from bnfold.cli.options import verbosity_of, verbosity_options, wants_progress
 from bnfold.cli.parameters import seconds, size
@@ -67,7 +68,7 @@ def command(
     from bnfold.fleet.batch import batch
     from bnfold.fleet.summary import counts, sentence, write_all
 
-    asked = _options_of(command, options)
+    asked = _options_of(command, options, file_of(ctx))
     running = batch(
         command,
         models,
@@ -121,7 +122,7 @@ def _told(row: "Row") -> str:
     return inert(one_line(f"{row.relative}: {said}{why}")) + "\n"
 
 
-def _options_of(command: str, words: tuple[str, ...]) -> dict[str, Any]:
+def _options_of(command: str, words: tuple[str, ...], file: File | None) -> dict[str, Any]:
     """The options of the command, read as the command itself reads them. Raises a usage error of click's."""
     from bnfold.cli.options import flags_of, values_of
     from bnfold.options import COMMANDS
@@ -135,7 +136,13 @@ def _options_of(command: str, words: tuple[str, ...]) -> dict[str, Any]:
         taken.update(given)
 
     try:
-        reader.main(list(words), prog_name=f"bnfold batch {command}", standalone_mode=False)
+        configured = settings_for(reader, file)
+        reader.main(
+            list(words),
+            prog_name=f"bnfold batch {command}",
+            standalone_mode=False,
+            default_map={name: setting.value for name, setting in configured.items()},
+        )
     except click.exceptions.NoArgsIsHelpError as error:
         raise UsageError(str(error)) from error
     return values_of(kind, taken).changed()

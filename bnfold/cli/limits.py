@@ -20,8 +20,7 @@ import click
 
 from bnfold import supervision
 from bnfold.cli.parameters import seconds, size
-from bnfold.errors import BnfoldError, ModelError, ResourceLimitError
-from bnfold.signals import Terminated
+from bnfold.errors import BnfoldError, ResourceLimitError
 
 _LIMITS = "bnfold.limits"
 
@@ -157,24 +156,7 @@ def _conclude(ctx: click.Context, limits: Limits, end: supervision.End) -> NoRet
             f"{_model_of(ctx)}: took longer than --timeout {limits.timeout:g} seconds and was stopped; "
             "allow more time if you trust the model"
         )
-    raise what_killed(end, _model_of(ctx), limited=limits.max_memory is not None)
-
-
-def what_killed(end: supervision.End, model: str, *, limited: bool = False) -> BaseException:
-    """What to raise for a child that died of a signal while it worked on `model`. `limited`: in memory, as asked."""
-    if end.stopped_by:
-        return KeyboardInterrupt() if end.stopped_by == signal.SIGINT else Terminated(end.stopped_by)
-    name = signal.Signals(-end.code).name
-    when = f" while it was {end.doing}" if end.doing else ""
-    if limited or -end.code not in supervision.CRASHES or _memory_is_limited():
-        return ResourceLimitError(f"{model}: was stopped by {name}{when}, most likely for lack of memory; allow more")
-    return ModelError(f"{model}: makes onnx or onnxruntime crash ({name}){when}; do not use it if you do not trust it")
-
-
-def _memory_is_limited() -> bool:
-    return any(
-        resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS)
-    )
+    raise supervision.what_killed(end, _model_of(ctx), limited=limits.max_memory is not None)
 
 
 def _sweep(ctx: click.Context) -> None:

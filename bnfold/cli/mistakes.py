@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from bnfold.cli.configuration import settings_of
+
 COMMANDS_MEANT = {
     "check": "verify",
     "compare": "verify",
@@ -46,6 +48,9 @@ OPTIONS_MEANT = {
 """The same of options. Only what the command has is suggested."""
 
 
+_CONFIGURED = (None, click.core.ParameterSource.DEFAULT_MAP)
+
+
 class Mistake(click.ClickException):
     """A usage error that says all in one line."""
 
@@ -77,6 +82,10 @@ def _sentence(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
         message = f"{_name(path)} has no option {error.option_name}{_option_meant(error, ctx)}"
     message = f"{message[:1].lower()}{message[1:]}"
+    if isinstance(error, click.BadParameter) and ctx is not None and error.param is not None:
+        setting = settings_of(ctx).get(error.param.name or "")
+        if setting is not None and ctx.get_parameter_source(error.param.name or "") in _CONFIGURED:
+            return f"{setting.origin}: {message}"
     if isinstance(error, click.MissingParameter) and ctx is not None:
         return f"{message}: {path} {' '.join(ctx.command.collect_usage_pieces(ctx)[1:])}"
     return message if message.endswith(("?", "OUTPUT")) else f"{message}; {path} --help tells more"

@@ -17,6 +17,7 @@ from bnfold.options.kinds import (
     Limit,
     Names,
     Numbers,
+    Passes,
     Path,
     Shapes,
     Text,
@@ -194,6 +195,7 @@ def _flags(options: type[Options]) -> Iterator[Callable[[AnyFunction], AnyFuncti
 
 _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Names: lambda each: {"multiple": True, "show_default": bool(each.default)},
+    Passes: lambda _: {"multiple": True, "default": (), "callback": lambda _ctx, _param, value: value or None},
     Shapes: lambda _: {"type": input_shape, "multiple": True, "default": (), "callback": one_shape_per_name},
     Limit: lambda _: {"type": output_limit, "multiple": True, "default": (), "callback": limit_per_output},
     Numbers: lambda each: {"type": numbers, "default": commas(each.default), "show_default": True},

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import click
 
 from bnfold import supervision
-from bnfold.cli.limits import what_killed, with_limits
+from bnfold.cli.configuration import with_configuration, words_of
+from bnfold.cli.limits import with_limits
 from bnfold.cli.mistakes import Group, in_one_line
 from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError
 from bnfold.signals import farewell
@@ -53,10 +54,19 @@ class Shell(Group):
             return None
         command: click.Command = import_module(self._commands_in[cmd_name]).command
         if not isinstance(command, click.Group):
-            return with_limits(command, answered)
+            return with_configuration(with_limits(command, answered), self.known)
         if supervision.aftermath is not None:
-            raise what_killed(supervision.aftermath, f"bnfold {cmd_name}")
+            raise supervision.what_killed(supervision.aftermath, f"bnfold {cmd_name}")
         return command
+
+    def known(self) -> dict[str, frozenset[str]]:
+        """The words of each command that can be configured."""
+        commands = {name: import_module(place).command for name, place in self._commands_in.items()}
+        return {
+            name: frozenset(words_of(with_limits(command, answered)))
+            for name, command in commands.items()
+            if not isinstance(command, click.Group)
+        }
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with the exit code of whatever it raises."""

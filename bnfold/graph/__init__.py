@@ -5,8 +5,10 @@ and record what changed.
 """
 
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers, text
+from bnfold.graph.changes import Changes, changes_between
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import STORED, Graph, PlainConstant, Use
+from bnfold.graph.inference import infer_shapes
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.operator_values import Call, NoValueError, values_of
@@ -19,6 +21,7 @@ __all__ = [
     "FLOAT_TYPES",
     "STORED",
     "Call",
+    "Changes",
     "Edit",
     "Evaluation",
     "Evaluations",
@@ -31,6 +34,8 @@ __all__ = [
     "Use",
     "agree",
     "attribute",
+    "changes_between",
+    "infer_shapes",
     "inlined",
     "number",
     "numbers",

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 
+from bnfold.activity import doing
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, scopes
@@ -176,7 +177,8 @@ class Model:
             self._types = {}
             structure = without_negative_dims(self._before_edits or self.proto.SerializeToString())
             self._before_edits = None
-            found = inferred(structure, lists_initializers=self.lists_initializers)
+            with doing("inferring shapes with onnx"):
+                found = inferred(structure, lists_initializers=self.lists_initializers)
             self._note_types(self.main, found.graph)
             for graph_, function in zip(self._function_scopes(), found.functions, strict=True):
                 self._note_types(graph_, function)

@@ -6,13 +6,11 @@ contradict it are stale, and nothing believes them. Where it stops, each operato
 and the partly known sizes that it reads.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import onnx
 from onnx import (
-    FunctionProto,
-    GraphProto,
     ModelProto,
     NodeProto,
     TensorProto,
@@ -25,6 +23,7 @@ from onnx import (
 
 from bnfold.decisions import Refused
 from bnfold.graph.attributes import DEFAULT_DOMAINS, number
+from bnfold.graph.inference import bodies, infer_shapes
 
 if TYPE_CHECKING:
     from bnfold.graph.graph import Graph
@@ -38,8 +37,6 @@ _ML_DOMAIN = "ai.onnx.ml"
 # The input that is the shape of the output.
 _TARGETS = {"Reshape": 1, "Resize": 3}
 
-Body = GraphProto | FunctionProto
-
 
 def inferred(structure: bytes, *, lists_initializers: bool) -> ModelProto:
     """The model in `structure` with every type that can be inferred, whatever it declares of values and outputs.
@@ -48,7 +45,7 @@ def inferred(structure: bytes, *, lists_initializers: bool) -> ModelProto:
     """
     try:
         bare = ModelProto.FromString(structure)
-        for body in _bodies(bare):
+        for body in bodies(bare):
             del body.value_info[:]
         for value in bare.graph.output:
             if value.type.HasField("tensor_type"):
@@ -61,7 +58,7 @@ def inferred(structure: bytes, *, lists_initializers: bool) -> ModelProto:
             inputs = [value for value in bare.graph.input if value.name not in stored]
             del bare.graph.input[:]
             bare.graph.input.extend(inputs)
-        return shape_inference.infer_shapes(bare.SerializeToString(), data_prop=True)
+        return infer_shapes(bare)
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
         return onnx.load_model_from_string(structure)  # then only what the file says is known, and refusals say so
 
@@ -73,16 +70,6 @@ def _write_scalers_as_casts(model: ModelProto) -> None:
             node.op_type, node.domain = "Cast", ""
             del node.attribute[:]
             node.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
-
-
-def _bodies(model: ModelProto) -> Iterator[Body]:
-    waiting: list[Body] = [model.graph, *model.functions]
-    while waiting:
-        body = waiting.pop()
-        yield body
-        for node in body.node:
-            for attribute in node.attribute or ():
-                waiting += [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
 def has_rank(found: TypeProto | None) -> bool:

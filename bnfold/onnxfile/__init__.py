@@ -9,6 +9,7 @@ from bnfold.onnxfile.old_data import named_data
 from bnfold.onnxfile.outline import outline, structure_at
 from bnfold.onnxfile.payload import PAYLOAD_KEY, Payload, Span, Stored, payload_index, set_payload
 from bnfold.onnxfile.publication import Publication
+from bnfold.onnxfile.tensors import tensors
 from bnfold.onnxfile.weight_layout import SIZE_THRESHOLD, Layout, Weights
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "set_payload",
     "shared_names",
     "structure_at",
+    "tensors",
     "to_proto",
     "without_negative_dims",
 ]

@@ -2,19 +2,20 @@
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bnfold.errors import OutputError
 from bnfold.onnxfile.data_names import candidates, is_plain
+from bnfold.onnxfile.exchange import Exchange, is_possible
 from bnfold.onnxfile.model_file import OnnxFile
 from bnfold.onnxfile.new_files import NewFiles
-from bnfold.onnxfile.old_data import named_data
+from bnfold.onnxfile.old_data import named_data, not_named_by_others
 from bnfold.onnxfile.payload import Payload, Span
 from bnfold.onnxfile.source import File, sha256_of
 from bnfold.onnxfile.stream import Writer
 from bnfold.onnxfile.structure_writing import DataRange, Structure
-from bnfold.onnxfile.weight_layout import Arrangement, DataFile, Layout, arrange
+from bnfold.onnxfile.weight_layout import Arrangement, DataFile, Layout, Weights, arrange
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Written:
     """What `Publication.write` wrote: the model file, its size in bytes and sha256, and the data files beside it.
 
     `sha256` is "" where it was not wanted. `moved` is true if weights went to external data because the model file
-    would have passed 2 GiB.
+    would have passed 2 GiB. `exchange`: how the data gets the name that the old data has, which the model has in it.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Written:
     sha256: str
     data_files: tuple[Path, ...] = ()
     moved: bool = False
+    exchange: Exchange | None = None
 
 
 class Assembly:
@@ -86,8 +88,34 @@ class Assembly:
             structure = Structure(plan.proto)
         places: dict[int, DataRange] = {}
         data = [self._write_data(data, plan, places) for data in plan.data_files]
+        first = self._write_model(structure, plan, places, data, self._folder)
+        wanted = self._old_data(layout, data)
+        if wanted is None:
+            return first
+        named = {index: DataRange(wanted.name, place.offset, place.nbytes) for index, place in places.items()}
+        folder = self._made.hidden_folder(data[0], wanted)
+        last = self._write_model(structure, plan, named, data, folder)
+        return replace(last, exchange=Exchange(first.path, last.path, data[0], wanted))
+
+    def _old_data(self, layout: Layout, data: list[Path]) -> Path | None:
+        """The file of the name that was asked for, where it holds the old data of the model that is written in place.
+
+        None where the data has that name, or other files may look for what is there.
+        """
+        if layout.weights is not Weights.EXTERNAL or layout.name is None or len(data) != 1:
+            return None
+        wanted, source = self._place(layout.name), self._file.path
+        if wanted is None or wanted == data[0] or source is None or Path(os.path.realpath(source)) != self._target:
+            return None
+        if not self._is_of_old_output(wanted) or not is_possible(data[0], wanted, self._made):
+            return None
+        return wanted if not_named_by_others([wanted], self._target, data) else None
+
+    def _write_model(
+        self, structure: Structure, plan: Arrangement, places: dict[int, DataRange], data: list[Path], folder: Path
+    ) -> Written:
         pieces = structure.splice(plan.payloads, places.get)
-        with self._made.create(self._folder, self._target.name, file.release, hashed=self._hashed) as (path, writer):
+        with self._made.create(folder, self._target.name, self._file.release, hashed=self._hashed) as (path, writer):
             for item in pieces.items:
                 if isinstance(item, bytes):
                     writer.write(item)

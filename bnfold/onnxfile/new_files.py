@@ -3,7 +3,7 @@
 import errno
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,10 +62,48 @@ class NewFiles:
             self._named.pop()
             return False
         except OSError as error:
-            if error.errno not in NO_LINKS or os.path.lexists(place):
+            if error.errno not in NO_LINKS:
                 raise
+            if os.path.lexists(place):
+                self._named.pop()
+                return False
             path.rename(place)
         return True
+
+    @contextmanager
+    def second_name(self, path: Path, like: Path) -> Iterator[Path]:
+        """A hidden second name of a file, beside `like`, which is gone at the end unless it was moved."""
+        linked = like.parent / hidden_name(like.name, secrets.token_hex(4))
+        self._lock.announce(linked)
+        self._hidden.append(linked)
+        os.link(path, linked)
+        try:
+            yield linked
+        finally:
+            linked.unlink(missing_ok=True)
+
+    def hidden_folder(self, made: Path, wanted: Path) -> Path:
+        """A new hidden folder beside the target, in which the file `made` has the name of `wanted` too."""
+        folder = self._target.parent / hidden_name(self._target.name, secrets.token_hex(4))
+        self._lock.announce(folder)
+        self._folders.append(folder)
+        folder.mkdir()
+        status, place = identity(made.stat()), folder / wanted.name
+        self._lock.announce(place, status)
+        self._named.append((place, status))
+        os.link(made, place)
+        return folder
+
+    def announce_again(self, hidden: Iterable[Path], made: Path, places: Iterable[Path]) -> None:
+        """Leave to the next bnfold on this output, should this one be killed, what is no part of it then.
+
+        That is what is `hidden`, and the file `made` at each of `places` where the output does not look for it.
+        """
+        self._lock.forget()
+        for path in hidden:
+            self._lock.announce(path)
+        for path in places:
+            self._lock.announce(path, identity(made.stat()))
 
     def make_folder(self, folder: Path) -> None:
         """Make a directory, and those above it, unless they exist."""
@@ -80,6 +118,10 @@ class NewFiles:
             sync(path)
         for folder in {path.parent: None for path, _ in self._named}:
             sync(folder)
+
+    def forget(self, path: Path) -> None:
+        """What is at `path` is not to be taken back any more."""
+        self._named = [each for each in self._named if each[0] != path]
 
     def keep(self) -> None:
         """It is published: nothing is to be taken back any more."""

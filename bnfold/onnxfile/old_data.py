@@ -50,18 +50,21 @@ def superseded(target: Path, before: Collection[str], now: Collection[Path]) -> 
     """
     old = {target.parent / location for location in before} - set(now)
     old = {path for path in old if mark_of(path, OUTPUT) == os.fsencode(target.name)}
-    if not old:
-        return Superseded()
-    ours = {path for path in old if path.parent == target.parent}
-    free = set(ours)
+    free = not_named_by_others({path for path in old if path.parent == target.parent}, target, {*old, *now})
+    return Superseded(tuple(sorted(free)), tuple(sorted(old - free)))
+
+
+def not_named_by_others(data: Collection[Path], target: Path, known: Collection[Path] = ()) -> set[Path]:
+    """Of these files in the folder of `target`, those that no file but `target` names, the `known` left out."""
+    free = set(data)
     try:
-        for other in _others(target, {target, *old, *now}):
+        for other in _others(target, {target, *data, *known}) if free else ():
             free = {path for path in free if not _may_name(other, path)}
             if not free:
                 break
     except OSError:
-        free = set()
-    return Superseded(tuple(sorted(free)), tuple(sorted(old - free)))
+        return set()
+    return free
 
 
 def _others(target: Path, known: set[Path]) -> Iterator[Path]:

@@ -112,8 +112,10 @@ class Publication:
 
         `source` marks it as made from that (`marks.SOURCE`), outside of its bytes.
         """
-        if source is not None:
-            set_mark(self.path, SOURCE, source)
+        assert self._written is not None, "nothing was written yet"
+        exchange = self._written.exchange
+        for path in (self.path, *([exchange.first] if exchange is not None else ())) if source is not None else ():
+            set_mark(path, SOURCE, source or b"")
         self._commit(self.target)
 
     def keep_as(self, path: str | os.PathLike[str]) -> None:
@@ -161,8 +163,11 @@ class Publication:
 
     def _sweep(self, leftovers: list[Path]) -> None:
         used = named_data(self.target) if leftovers and self._old is not None else frozenset()
-        for path in leftovers:
-            if used is not None and path.relative_to(self.target.parent).as_posix() not in used:
+        for path in reversed(leftovers):  # what is in a folder before the folder
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):
+                    path.rmdir()
+            elif used is not None and path.relative_to(self.target.parent).as_posix() not in used:
                 path.unlink(missing_ok=True)
 
     def _release(self) -> None:
@@ -173,16 +178,27 @@ class Publication:
     def _commit(self, place: Path) -> None:
         assert self._written is not None, "nothing was written yet"
         assert self._made is not None
+        exchange, now = self._written.exchange, self._written.data_files
+        model = self.path if exchange is None else exchange.first
         with self._errors():
             self._made.sync()
-            sync(self.path)
+            if exchange is None:
+                sync(model)
+            else:
+                exchange.prepare()
             before = named_data(place) if place.exists() else None
-            now = self._written.data_files
-            self.path.replace(place)
+            model.replace(place)
             self._written = None
-            self._made.keep()
+            if exchange is None:
+                self._made.keep()
+            else:
+                for path in now:
+                    self._made.forget(path)
         with suppress(OSError):  # it is published already
             sync(place.parent)
+            if exchange is not None and place == self.target:
+                exchange.finish(place, self._made)
+                now = (exchange.wanted,)
             old = superseded(place, before or (), now)
             self.left = old.left
             for path in old.removable:
@@ -192,8 +208,11 @@ class Publication:
         """Remove everything that was written and not published."""
         if self._made is None:
             return
-        if self._written is not None and not self._written.path.exists():
-            self._made.keep()  # interrupted right after the commit
+        written = self._written
+        if written is not None and not (written.path if written.exchange is None else written.exchange.first).exists():
+            for path in written.data_files:
+                self._made.forget(path)  # interrupted right after the commit
+            self._made.discard()
         else:
             self._made.discard()
         self._written = None

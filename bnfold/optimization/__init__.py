@@ -1,7 +1,7 @@
 """One optimization, along a straight line: read, passes, write beside the output, verify that very file, publish.
 
-Where the result differs, the line is gone again with some folds forbidden, to find the guilty ones and, if that was
-asked for, to publish the rest. Nothing else goes back.
+Where the result differs, the line is gone again with some folds or passes forbidden, to find the guilty ones and, if
+that was asked for, to publish the rest. Nothing else goes back.
 """
 
 from bnfold.errors import VerificationError
@@ -22,7 +22,7 @@ def optimize(request: Request) -> Result:
     with destination(request.target) as publication:
         setup = prepared(request, publication)
         made, attribution = attempt(setup, file=setup.file), None
-        if made.verdict == "not-equivalent":
+        if made.verdict == "not-equivalent" or made.unsound:
             made, attribution = rolled_back(setup, made)
         report = report_of(setup, made, attribution)
         if report.exit_code:

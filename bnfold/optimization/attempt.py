@@ -5,7 +5,7 @@ published.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,15 @@ from bnfold.errors import StatisticsError
 from bnfold.graph import Evaluations, Model, paused_collector
 from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.optimization.existing_output import ExistingOutput, existing_output
-from bnfold.optimization.notes import notes_on
+from bnfold.optimization.notes import note_on_data, notes_on
 from bnfold.optimization.request import Request, comparison, refuse_overwriting
 from bnfold.optimization.summary import input_summary, output_summary, stored_values
-from bnfold.passes import Pass, PassOptions, Preserves, default_passes
+from bnfold.passes import PassOptions, Preserves
 from bnfold.paths import require_utf8
-from bnfold.pipeline import run_on
+from bnfold.pipeline import Ran, Step, UnsoundStepError, is_own, run_all
 from bnfold.progress import Stage
 from bnfold.report import ModelSummary, Report
+from bnfold.rewriting import AnyPass, Asked, asked_passes
 from bnfold.sources import is_path, read_model, runnable
 
 if TYPE_CHECKING:
@@ -32,14 +33,21 @@ if TYPE_CHECKING:
 
 Fold = tuple[str, str]
 """A normalization that a pass takes away: its scope and its label."""
+Suspect = Fold | Step
+"""What can be left out: one fold of a pass of bnfold's own, or another pass as a whole."""
 
 _FOLDS = {Action.FOLDED, Action.MERGED, Action.LOWERED}
+
+
+def folds_of(suspects: Iterable[Suspect]) -> frozenset[Fold]:
+    """Those of the suspects that are single folds."""
+    return frozenset(each for each in suspects if not isinstance(each, Step))
 
 
 @dataclass(frozen=True)
 class Setup:
     """What all attempts share. `fitted`: how well substitutes were fitted, before and after. `file`: the input, read
-    and not edited, for the first attempt.
+    and not edited, for the first attempt. `asked`: what makes the passes.
     """
 
     request: Request
@@ -49,15 +57,21 @@ class Setup:
     substitute: "SubstituteBatchNormOptions | None" = None
     fitted: "tuple[Fitted, ...]" = ()
     existing: ExistingOutput | None = None
+    asked: tuple[Asked, ...] = ()
 
     @property
     def statistics(self) -> "Mapping[Fold, Statistics]":
         """New statistics by scope and label; none where none were asked for."""
         return {} if self.calibration is None else self.calibration.statistics
 
-    def passes(self, forbidden: frozenset[Fold] = frozenset()) -> PassOptions:
+    def options(self, forbidden: frozenset[Fold] = frozenset()) -> PassOptions:
         """What the passes are asked for."""
         return replace(self.request.passes, statistics=self.statistics, substitute=self.substitute, forbidden=forbidden)
+
+    def passes(self, forbidden: frozenset[Fold] = frozenset()) -> list[AnyPass]:
+        """The passes in order."""
+        options = self.options(forbidden)
+        return [each for make in self.asked for each in make(options)]
 
     def read(self) -> OnnxFile:
         """The input, anew: whoever edits or runs a structure takes one of its own."""
@@ -66,16 +80,17 @@ class Setup:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What was decided without the `forbidden` folds, written, and found.
+    """What was decided without what is `forbidden`, written, and found.
 
     `input`, `output`: both models in numbers. `looked_late`: whether weights were looked at while they were written.
-    `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for. `notes`:
-    sentences on the model as a whole.
+    `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for. `ran`: what
+    each pass did. `unsound`: passes that were left out since they made what is no sound model, and why it is none.
+    `notes`: sentences on the model as a whole.
     """
 
-    forbidden: frozenset[Fold]
+    forbidden: frozenset[Suspect]
     file: OnnxFile
-    passes: tuple[Pass, ...]
+    ran: tuple[Ran, ...]
     decisions: tuple[Decision, ...]
     input: ModelSummary
     output: ModelSummary
@@ -85,13 +100,21 @@ class Attempt:
     verification: "Verification | None" = None
     training_distance: tuple[Mapping[str, Any], ...] = field(default=())
     has_bug: bool = False
+    foreign: frozenset[Step] = frozenset()
+    unsound: Mapping[Step, str] = field(default_factory=dict)
     stored: tuple[Fold, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
-    def folds(self) -> tuple[Fold, ...]:
-        """The normalizations that are gone."""
-        return tuple((each.scope, each.node) for each in self.decisions if each.action in _FOLDS)
+    def suspects(self) -> tuple[Suspect, ...]:
+        """What can be left out: in the order of the passes, folds of bnfold's own, and others that changed anything."""
+        found: dict[Suspect, None] = {}
+        for each in self.ran:
+            if each.step in self.foreign:
+                found |= {each.step: None} if each.changes else {}
+            else:
+                found |= {(one.scope, one.node): None for one in each.decisions if one.action in _FOLDS}
+        return tuple(found)
 
 
 def prepared(request: Request, publication: Publication) -> Setup:
@@ -108,7 +131,8 @@ def prepared(request: Request, publication: Publication) -> Setup:
     with paused_collector():
         file = read_model(request.model, strict=options.strict_external_data)
     refuse_overwriting(request, file)
-    setup = Setup(request, publication, file, existing=existing_output(request, file))
+    asked = ("default",) if options.passes is None else options.passes
+    setup = Setup(request, publication, file, existing=existing_output(request, file), asked=tuple(asked_passes(asked)))
     if options.recalibrate is None and options.statistics_from is None and options.substitute is None:
         return setup
     from bnfold import recalibration
@@ -150,9 +174,9 @@ def _untouched(file: OnnxFile, request: Request) -> Model:
 
 
 def attempt(
-    setup: Setup, forbidden: frozenset[Fold] = frozenset(), *, file: OnnxFile | None = None, looks_late: bool = True
+    setup: Setup, forbidden: frozenset[Suspect] = frozenset(), *, file: OnnxFile | None = None, looks_late: bool = True
 ) -> Attempt:
-    """Passes, write, verify, with these folds left out. Raises what `bnfold.optimize` raises.
+    """Passes, write, verify, with these folds and passes left out. Raises what `bnfold.optimize` raises.
 
     `file` is the input to edit, read anew where it is None.
 
@@ -169,10 +193,14 @@ def attempt(
     return _verified(setup, made) if setup.request.options.verify else made
 
 
-def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Fold], *, looks_late: bool) -> Attempt:
-    """The attempt as far as the written file."""
-    request = setup.request
-    options, passes = request.options, default_passes(setup.passes(forbidden))
+def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, looks_late: bool) -> Attempt:
+    """The attempt as far as the written file. A pass that makes what is no sound model is left out as well."""
+    request, options = setup.request, setup.request.options
+    skipped = frozenset(each for each in forbidden if isinstance(each, Step))
+    passes = setup.passes(folds_of(forbidden))
+    foreign = frozenset(Step(at, each.name) for at, each in enumerate(passes) if not is_own(each))
+    looks_late = looks_late and not foreign  # who is handed a model looks at its weights before it is written
+    unsound: dict[Step, str] = {}
     summaries: list[ModelSummary] = []
 
     def look(untouched: Model) -> None:
@@ -180,21 +208,27 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Fold], *, looks_
 
     evaluations = Evaluations() if options.verify else None
     while True:
-        edited, decisions = run_on(
-            file,
-            passes,
-            assume_constant_initializers=options.assume_constant_initializers,
-            looks_late=looks_late,
-            look=look,
-            evaluations=evaluations,
-        )
-        if evaluations is None or not (edited.modified and _contradict(evaluations)):
-            break
+        try:
+            outcome = run_all(
+                file,
+                passes,
+                skipped=skipped | unsound.keys(),
+                look=look,
+                assume_constant_initializers=options.assume_constant_initializers,
+                looks_late=looks_late,
+                evaluations=evaluations,
+            )
+        except UnsoundStepError as error:
+            unsound[error.of] = str(error)
+        else:
+            if evaluations is None or not (outcome.modified and _contradict(evaluations)):
+                break
         file = setup.read()
+    edited, decisions = outcome.model, outcome.decisions
     _require_statistics(request, decisions, summaries[0])
     written = setup.publication.write(
         edited.file,
-        untouched=not edited.modified,
+        untouched=not outcome.modified,
         layout=options.layout,
         progress=request.stage(Stage.BYTES),
         hashed=options.checksums,
@@ -204,13 +238,15 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Fold], *, looks_
     return Attempt(
         forbidden=forbidden,
         file=edited.file,
-        passes=tuple(passes),
+        ran=outcome.ran,
         decisions=decisions,
         input=summaries[0],
         output=output_summary(edited, written, request.output),
         weights_moved=written.moved,
         looked_late=looks_late,
-        notes=tuple(notes_on(edited, decisions)),
+        foreign=foreign,
+        unsound=unsound,
+        notes=(*notes_on(edited, decisions), *note_on_data(options.layout, written)),
         stored=stored_values(edited),
     )
 
@@ -247,11 +283,12 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
     from bnfold import equivalence
 
     made.file.release()
-    promised = {each.preserves for each in made.passes}
+    promised = {each.preserves for each in made.ran if not each.skipped}
+    foreign = any(each.step in made.foreign and each.changes for each in made.ran)
     options = replace(comparison(setup.request.options), told=setup.request.stage(Stage.FEEDS))
     if Preserves.NOTHING in promised:
         options = replace(options, proof="never")  # another function, on purpose
-    elif options.proof == "auto":
+    elif options.proof == "auto" and not foreign:
         options = replace(options, proof="always")  # what is wrong with a fold of its own is not for limits to excuse
     source, candidate = runnable(setup.request.model), setup.publication.path
     distance: tuple[Mapping[str, Any], ...] = ()
@@ -271,7 +308,7 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
         found = equivalence.verify(source, candidate, options)
     on_purpose = Preserves.NOTHING in promised and _is_substituted(made, found)
     verdict = "substituted" if on_purpose else found.verdict.value
-    bug = any(proof.standing == "broken" for proof in found.proofs)
+    bug = not foreign and any(proof.standing == "broken" for proof in found.proofs)
     return replace(made, verdict=verdict, verification=found, training_distance=distance, has_bug=bug)
 
 

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from onnx import NodeProto
 
 from bnfold.decisions import Decision, Diagnosis
 from bnfold.graph import STORED, Graph, Model
+from bnfold.onnxfile import Layout, Written
 from bnfold.passes.diagnosis import is_quantized
 from bnfold.passes.normalization import is_batch_norm
 
@@ -36,6 +38,15 @@ def notes_on(model: Model, decisions: Sequence[Decision]) -> Iterator[str]:
     if stale:
         names = ", ".join(map(repr, stale[:_NAMED])) + (f" and {len(stale) - _NAMED} more" if stale[_NAMED:] else "")
         yield f"What the file declared of {names} contradicts what its operators make, and was dropped."
+
+
+def note_on_data(layout: Layout | None, written: Written) -> Iterator[str]:
+    """The sentence where weights could not go by the name that was asked for."""
+    if layout is None or layout.name is None or written.exchange is not None:
+        return
+    for path in written.data_files:
+        if path.name != Path(layout.name).name:
+            yield f"The weights went to {path.name}: {layout.name} is there already, and may be needed by other files."
 
 
 def _without_batch_norm(model: Model) -> Iterator[str]:

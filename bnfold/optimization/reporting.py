@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold.decisions import Decision
-from bnfold.optimization.attempt import Attempt, Fold, Setup
+from bnfold.optimization.attempt import Attempt, Setup, Suspect, folds_of
+from bnfold.optimization.pass_verdicts import passes_of
 from bnfold.optimization.request import Request
+from bnfold.pipeline import Step
 from bnfold.progress import Stage
 from bnfold.report import GOOD, Report
 
@@ -21,12 +23,12 @@ _SUBSTITUTED = "Normalizations were substituted on purpose: the result computes 
 _BUG = "This is a bug in bnfold; please report it."
 
 
-def report_of(setup: Setup, made: Attempt, attribution: "Attribution[Fold] | None") -> Report:
+def report_of(setup: Setup, made: Attempt, attribution: "Attribution[Suspect] | None") -> Report:
     """The report on an attempt; its exit code says whether the result may be published."""
     request, verification = setup.request, made.verification
     good = made.verdict in (*GOOD, "substituted")
     unverified = request.options.allow_unverified and made.verdict == "not-verified"
-    accepted = verification is None or good or unverified
+    accepted = (verification is None or good or unverified) and (_takes_back(request) or not made.unsound)
     accuracy = _accuracy(setup, made)
     patterns = {"--keep": request.options.keep, "--substitute-only": request.options.substitute_only}
     return Report(
@@ -41,14 +43,18 @@ def report_of(setup: Setup, made: Attempt, attribution: "Attribution[Fold] | Non
         options=request.options.to_dict(),
         notes=(*made.notes, *unmatched(patterns, made.decisions)),
         stored=tuple({"value": value, "scope": scope} for scope, value in made.stored),
-        passes=tuple({"name": each.name, "preserves": each.preserves.value} for each in made.passes),
+        passes=passes_of(made, attribution, takes_back=_takes_back(request)),
         fitted=tuple(each.to_dict() for each in setup.fitted),
         training_distance=made.training_distance,
         accuracy=None if accuracy is None else accuracy.to_dict(),
         recalibration=None if setup.calibration is None else setup.calibration.to_dict(),
         weights_moved=made.weights_moved,
-        attribution=None if attribution is None else _attributed(attribution, made),
+        attribution=None if attribution is None else _attributed(attribution, made, request),
     )
+
+
+def _takes_back(request: Request) -> bool:
+    return request.options.on_mismatch == "rollback"
 
 
 def with_left_data(report: Report, left: Iterable[Path]) -> Report:
@@ -74,47 +80,60 @@ def _accuracy(setup: Setup, made: Attempt) -> "Accuracy | None":
         return None
     from bnfold import recalibration
 
-    passes, told = setup.passes(made.forbidden), setup.request.stage(Stage.BATCHES)
+    passes, told = setup.options(folds_of(made.forbidden)), setup.request.stage(Stage.BATCHES)
     path = setup.publication.path
     return recalibration.accuracy(setup.read(), path, labelled, passes, options.calibration, told=told)
 
 
-def _explanation(made: Attempt, attribution: "Attribution[Fold] | None", request: Request) -> str:
+def _explanation(made: Attempt, attribution: "Attribution[Suspect] | None", request: Request) -> str:
+    report_it = f" {_BUG}" if made.has_bug else ""
+    told = "".join(f"The pass {step.name} made what is no sound model: {why}. " for step, why in made.unsound.items())
+    if _takes_back(request) and (made.forbidden or made.unsound):
+        left_out = tuple(sorted(made.forbidden, key=str))
+        blamed = f"{_doing(left_out, capital=True)} made the result differ; that" if left_out else "It"
+        rest = "published" if made.unsound or any(isinstance(each, Step) for each in left_out) else "folded"
+        return f"{told}{blamed} was rolled back, the rest is {rest}.{report_it}"
     if made.verification is None:
-        return "Verification was switched off."
+        return f"{told}Verification was switched off."
     if made.verdict == "substituted":
         return _SUBSTITUTED
-    report_it = f" {_BUG}" if made.has_bug else ""
-    if made.forbidden:
-        names = _names(tuple(sorted(made.forbidden)))
-        return f"Folding {names} made the result differ; that was rolled back, the rest is folded.{report_it}"
     found = made.verification.explanation
     if made.verdict != "not-equivalent":
         return found
+    if made.unsound:
+        return f"{told}To publish the rest, pass --on-mismatch rollback."
     return f"{found}{_blame(made, attribution, request)}{report_it}"
 
 
-def _blame(made: Attempt, attribution: "Attribution[Fold] | None", request: Request) -> str:
-    if not made.folds:
+def _blame(made: Attempt, attribution: "Attribution[Suspect] | None", request: Request) -> str:
+    if not made.suspects:
         return ""
     if attribution is None:
         return " To find the fold that is wrong, pass --on-mismatch rollback."
     if not attribution.cleared:
-        return " Leaving out folds does not help."
-    hint = "" if request.options.on_mismatch == "rollback" else "; --on-mismatch rollback publishes the rest"
-    return f" Without folding {_names(attribution.guilty)} it agrees{hint}."
+        return " Leaving out passes does not help." if made.foreign else " Leaving out folds does not help."
+    hint = "" if _takes_back(request) else "; --on-mismatch rollback publishes the rest"
+    return f" Without {_doing(attribution.guilty)} it agrees{hint}."
 
 
-def _names(folds: tuple[Fold, ...]) -> str:
-    return ", ".join(f"{label} ({scope})" if scope else label for scope, label in folds)
+def _doing(guilty: tuple[Suspect, ...], *, capital: bool = False) -> str:
+    """``folding bn1, bn2 (if0) and the pass onnxsim``."""
+    folds = [f"{each[1]} ({each[0]})" if each[0] else each[1] for each in guilty if not isinstance(each, Step)]
+    passes = [each.name for each in guilty if isinstance(each, Step)]
+    parts = [f"folding {', '.join(folds)}"] if folds else []
+    if passes:
+        parts.append(f"the pass{'es' if len(passes) > 1 else ''} {', '.join(passes)}")
+    text = " and ".join(parts)
+    return text[:1].upper() + text[1:] if capital else text
 
 
-def _attributed(attribution: "Attribution[Fold]", made: Attempt) -> dict[str, Any]:
+def _attributed(attribution: "Attribution[Suspect]", made: Attempt, request: Request) -> dict[str, Any]:
     return {
-        "guilty": [{"node": label, "scope": scope} for scope, label in attribution.guilty],
+        "guilty": [{"node": each[1], "scope": each[0]} for each in attribution.guilty if not isinstance(each, Step)],
+        "passes": [each.name for each in attribution.guilty if isinstance(each, Step)],
         "cleared": attribution.cleared,
         "tried": attribution.tried,
-        "rolled_back": bool(made.forbidden),
+        "rolled_back": bool(made.forbidden) or (bool(made.unsound) and _takes_back(request)),
     }
 
 

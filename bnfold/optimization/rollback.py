@@ -1,9 +1,10 @@
-"""The result differs: which folds are guilty, and the model without them."""
+"""The result differs: which folds or passes are guilty, and the model without them."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bnfold.optimization.attempt import Attempt, Fold, Setup, attempt
+from bnfold.errors import UsageError
+from bnfold.optimization.attempt import Attempt, Setup, Suspect, attempt
 from bnfold.options import OnMismatch
 from bnfold.report import GOOD
 
@@ -17,40 +18,59 @@ _CHEAP_BYTES = 64 << 20
 _MOST_TRIALS: dict[OnMismatch, int] = {"fail": 32, "rollback": 200}
 
 
-def rolled_back(setup: Setup, failed: Attempt) -> "tuple[Attempt, Attribution[Fold] | None]":
-    """The attempt to report on, whose output is the latest that was written, and which folds were found guilty.
+def rolled_back(setup: Setup, failed: Attempt) -> "tuple[Attempt, Attribution[Suspect] | None]":
+    """The attempt to report on, whose output is the latest that was written, and what was found guilty.
 
-    That attempt is without the guilty folds where a rollback was asked for and helps, else the failed one. None for
-    the guilty where nobody asked and the model is so large that looking for them is no small matter.
+    That attempt is without the guilty where a rollback was asked for and helps, else the failed one. None for the
+    guilty where nobody asked and the model is so large that looking for them is no small matter.
     """
-    latest = failed
+    latest: Attempt | None = failed
 
-    def without(forbidden: frozenset[Fold]) -> Attempt:
+    def without(forbidden: frozenset[Suspect]) -> Attempt:
         nonlocal latest
-        if latest.forbidden != forbidden:
+        if latest is None or latest.forbidden != forbidden:
+            latest = None
             latest = attempt(setup, forbidden, looks_late=failed.looked_late)
         return latest
 
     wants_rollback = setup.request.options.on_mismatch == "rollback"
-    if failed.verification is None or not (wants_rollback or failed.input.nbytes <= _CHEAP_BYTES):
+    if failed.verdict != "not-equivalent":
+        return failed if wants_rollback else replace(failed, verdict="not-equivalent"), _unsound_alone(failed)
+    is_cheap = wants_rollback or failed.input.nbytes <= _CHEAP_BYTES
+    suspects = failed.suspects if is_cheap else tuple(each for each in failed.suspects if each in failed.foreign)
+    if failed.verification is None or not (suspects or is_cheap):
         return failed, None
-    found = _guilty_folds(failed, without, _MOST_TRIALS[setup.request.options.on_mismatch])
+    found = _guilty(failed, suspects, without, _MOST_TRIALS[setup.request.options.on_mismatch])
     forbidden = frozenset(found.guilty) if wants_rollback and found.cleared else failed.forbidden
-    return replace(without(forbidden), input=failed.input, has_bug=failed.has_bug), found
+    made = replace(without(forbidden), input=failed.input, has_bug=failed.has_bug)
+    return made, replace(found, guilty=(*failed.unsound, *found.guilty))
 
 
-def _guilty_folds(failed: Attempt, without: "Callable[[frozenset[Fold]], Attempt]", most: int) -> "Attribution[Fold]":
-    """The folds without which the result agrees: first among those whose proof is broken, else among all."""
+def _unsound_alone(failed: Attempt) -> "Attribution[Suspect]":
+    """Passes were left out since what they made is no sound model; the rest is right, as far as that is known."""
+    from bnfold.equivalence import Attribution
+
+    return Attribution(tuple(failed.unsound), cleared=failed.verdict in GOOD, tried=1)
+
+
+def _guilty(
+    failed: Attempt, suspects: tuple[Suspect, ...], without: "Callable[[frozenset[Suspect]], Attempt]", most: int
+) -> "Attribution[Suspect]":
+    """What the result agrees without: looked for first among folds whose proof is broken, then among all suspects."""
     from bnfold.equivalence import attribute
 
-    def agrees_without(forbidden: frozenset[Fold]) -> bool:
-        return without(forbidden).verdict in GOOD
+    def agrees_without(forbidden: frozenset[Suspect]) -> bool:
+        try:
+            made = without(forbidden)
+        except UsageError:  # a pass that goes on with what another has made may fail without it
+            return False
+        return made.verdict in GOOD and made.unsound.keys() <= failed.unsound.keys()
 
     proofs = () if failed.verification is None else failed.verification.proofs
     broken = {(proof.scope, name) for proof in proofs if proof.standing == "broken" for name in proof.normalizations}
-    suspects = [fold for fold in failed.folds if fold in broken]
-    if suspects:
-        found = attribute(suspects, agrees_without)
+    likely: list[Suspect] = [each for each in suspects if each in broken]
+    if likely:
+        found = attribute(likely, agrees_without)
         if found.cleared:
             return found
-    return attribute(failed.folds, agrees_without, most)
+    return attribute(suspects, agrees_without, most)

@@ -14,6 +14,7 @@ from bnfold.options.kinds import (
     Limit,
     Names,
     Numbers,
+    Passes,
     Path,
     Shapes,
     Text,
@@ -40,7 +41,14 @@ _SWITCHED_OFF = "Publish without running the models."
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class _Constants(Options):
+class _Calling(Options):
+    """How the library works for who calls it; a command always has a process of its own."""
+
+    isolate: bool = option(Flag(), False, reported=False)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class _Constants(_Calling):
     assume_constant_initializers: bool = option(
         Flag(),
         False,
@@ -231,6 +239,15 @@ class RecalibrateOptions(DataOptions):
 class OptimizeOptions(_Rewriting, _Writing):
     """What `bnfold.optimize` is asked for. `freeze` and `recalibrate` are this with `fold` off."""
 
+    passes: Sequence[Any] | None = option(
+        Passes(),
+        None,
+        "Run this pass: a name of bnfold passes, script.py:function, or default for the built-in order. NAME:a=1,b=2 "
+        "gives it options. Repeatable, in order.  [default: default]",
+        flag="--pass",
+        metavar="NAME",
+        remote=False,
+    )
     fold: bool = option(Flag(), True)
     on_mismatch: OnMismatch = option(
         Word(("fail", "rollback")),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from bnfold.errors import UsageError
-from bnfold.options.kinds import DataSet, Group, Kind, Path
+from bnfold.options.kinds import DataSet, Group, Kind, Passes, Path
 
 _OPTION = "bnfold.option"
 
@@ -33,7 +33,7 @@ class Option:
     @property
     def is_read(self) -> bool:
         """Whether its value may name a file that is read."""
-        return isinstance(self.kind, DataSet | Path)
+        return isinstance(self.kind, DataSet | Path | Passes)
 
 
 def option(
@@ -153,6 +153,8 @@ class Options:
             plain = each.kind.plain(value) if each.is_read else None
             if isinstance(plain, str):
                 yield each, plain
+            elif isinstance(each.kind, Passes):
+                yield from ((each, script) for script in each.kind.scripts(value))
             elif isinstance(each.kind, Group) and value is not None:
                 yield from value.paths_read()
 

@@ -150,6 +150,44 @@ class Names(Kind):
             yield from (flag, str(each))
 
 
+class Passes(Kind):
+    """Passes in order: names, ``script.py:function``, and from Python objects and functions. None: the default ones."""
+
+    def checked(self, name: str, value: Any) -> tuple[Any, ...] | None:
+        """Any iterable of them; whether there is such a pass is seen when it is looked for."""
+        if value is None:
+            return None
+        if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+            raise _wrong(name, "a list of passes: names, pass objects and functions", value)
+        found = tuple(value)
+        for each in found:
+            is_text = isinstance(each, str | os.PathLike)
+            if not (is_text or callable(each) or (hasattr(each, "name") and hasattr(each, "preserves"))):
+                raise _wrong(name, "a list of passes: names, pass objects and functions", each)
+        return found
+
+    def plain(self, value: Any) -> list[str] | None:
+        """Their names; what only Python can pass by its own."""
+        return None if value is None else [self._word(each) for each in value]
+
+    def scripts(self, value: Any) -> Iterator[str]:
+        """Those of them that are functions of scripts, without their options."""
+        for each in self.plain(value) or ():
+            script, dot_py, rest = each.partition(".py:")
+            if dot_py:
+                yield f"{script}{dot_py}{rest.partition(':')[0]}"
+
+    def _word(self, each: Any) -> str:
+        if isinstance(each, str | os.PathLike):
+            return os.fspath(each)
+        return str(getattr(each, "name", None) or getattr(each, "__name__", type(each).__name__))
+
+    def words(self, flag: str, plain: Any) -> Iterator[str]:
+        """The flag once for each."""
+        for each in plain:
+            yield from (flag, str(each))
+
+
 class Shapes(Kind):
     """Shapes by the name of an input."""
 

@@ -3,7 +3,7 @@
 The form is ``::error file=NAME,title=TITLE::MESSAGE``; percent signs and line breaks are escaped in it, and in the
 properties colons and commas as well (docs.github.com, "Workflow commands for GitHub Actions"). GitHub shows ten of each
 level per step, so there is one for the verdict, one for each reason for which normalizations stay, and one for each
-broken proof.
+broken proof and each guilty pass.
 """
 
 from collections.abc import Iterator
@@ -25,6 +25,11 @@ def _lines(document: Document) -> Iterator[str]:
     level = "error" if document.failed else "notice" if document.good or document.kind == "inspect" else "warning"
     text = words.summary(document) or words.headline(document)
     yield _command(level, document, f"bnfold: {words.headline(document)}", text)
+    for each in document.passes:
+        if each.verdict in ("guilty", "taken-back"):
+            level = "error" if document.failed else "warning"
+            verdict = words.pass_verdict(each)
+            yield _command(level, document, f"bnfold: pass {shortened(each.name)}", f"{words.changed(each)}; {verdict}")
     for proof in document.proofs:
         if proof.standing == "broken":
             names = shortened(", ".join(proof.rewrites))

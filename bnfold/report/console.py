@@ -14,8 +14,8 @@ from bnfold.report.inspection import Inspection, NormalizationInfo
 from bnfold.report.lines import Screen
 from bnfold.report.report import GOOD, ComparisonReport, ModelSummary, Report
 from bnfold.report.text import inert, number, one_line, printable
+from bnfold.report.words import changed, pass_verdict, place, took
 from bnfold.report.words import count as _count
-from bnfold.report.words import place
 from bnfold.report.words import size as _deviation
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
     if report.output is not None:
         _print_before_after(report.input, report.output, console)
     _print_decisions(report.decisions, console, every=verbosity > 0)
+    _print_passes(report, console, every=verbosity > 0)
     _print_stored(report, console, every=verbosity > 0)
     _print_verdict(report, console, every=verbosity > 0)
     if report.recalibration is not None:
@@ -52,6 +53,16 @@ def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
         _line(console, f"written: {printable(report.published)}")
     elif report.options.get("dry_run"):
         _line(console, "nothing was written: this was a dry run")
+
+
+def _print_passes(report: Report, console: Screen, *, every: bool) -> None:
+    """Where somebody chose them, or wants every detail."""
+    from bnfold.report.document import PassRun
+
+    wanted = every or report.options.get("passes") is not None
+    for each in (PassRun.of(told) for told in report.passes if wanted and told.get("verdict")):
+        what = f": {changed(each)}" if each.counts else ""
+        _line(console, f"pass {each.name} ({took(each)}){what}: {pass_verdict(each)}")
 
 
 def _print_notes(notes: Iterable[str], console: Screen) -> None:

@@ -213,18 +213,50 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Attribution:
-    """The folds without which the result agrees (`cleared`), as (node, scope); `tried`: how many models it took."""
+    """The folds, as (node, scope), and the passes without which the result agrees (`cleared`); `tried`: how many models
+    it took.
+    """
 
     guilty: tuple[tuple[str, str], ...]
     cleared: bool
     tried: int
     rolled_back: bool
+    passes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, data: Data) -> Self:
         """Of an attribution."""
         guilty = tuple((_text(each["node"]), _text(each["scope"])) for each in data["guilty"])
-        return cls(guilty, bool(data["cleared"]), int(data["tried"]), bool(data["rolled_back"]))
+        passes = tuple(map(_text, data.get("passes", ())))
+        return cls(guilty, bool(data["cleared"]), int(data["tried"]), bool(data["rolled_back"]), passes)
+
+
+@dataclass(frozen=True)
+class PassRun:
+    """One pass: its time, what it changed (how many of each kind, and the first names), and its part in the verdict."""
+
+    name: str
+    preserves: str
+    seconds: float | None
+    counts: Mapping[str, int]
+    names: tuple[str, ...]
+    verdict: str
+    detail: str
+
+    @classmethod
+    def of(cls, data: Data) -> Self:
+        """Of a pass that has a verdict."""
+        changes = data.get("changes", {})
+        counts = {_text(kind): _natural(each["count"]) for kind, each in changes.items()}
+        names = tuple(_text(name) for each in changes.values() for name in each["names"])
+        texts = {key: _text(data.get(key)) for key in ("name", "preserves", "verdict")}
+        return cls(
+            **texts,
+            seconds=_real(data.get("seconds")),
+            counts=counts,
+            names=names,
+            detail=one_line(str(data.get("detail", ""))),
+        )
 
 
 @dataclass(frozen=True)
@@ -337,6 +369,7 @@ class Document:
     recalibration: Recalibration | None = None
     fitted: tuple[Fitted, ...] = ()
     attribution: Attribution | None = None
+    passes: tuple[PassRun, ...] = ()
     accuracy: Accuracy | None = None
     proofs: tuple[Proved, ...] = ()
     shown: str = ""
@@ -435,6 +468,7 @@ def _fields(data: Data) -> dict[str, Any]:
         Fitted(_text(each["node"]), int(each["groups"]), _real(each["before"]), _real(each["after"]))
         for each in data.get("fitted", ())
     )
+    found["passes"] = tuple(PassRun.of(each) for each in data.get("passes") or () if each.get("verdict"))
     found["attribution"] = Attribution.of(data["attribution"]) if data.get("attribution") else None
     found["accuracy"] = Accuracy.of(data["accuracy"]) if data.get("accuracy") else None
     found |= _verified(data.get("verification") or {})

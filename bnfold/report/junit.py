@@ -1,8 +1,8 @@
 """The report as JUnit XML, the form that CI dashboards read.
 
-One suite for the verdict with a case per output and setting, one for the normalizations, where those that stay are
-skipped with their reason, and one for the proofs. The case "verdict" is always there: a run that compared nothing must
-not look like one where nothing was wrong.
+One suite for the verdict with a case per output and setting, one for the passes, one for the normalizations, where
+those that stay are skipped with their reason, and one for the proofs. The case "verdict" is always there: a run that
+compared nothing must not look like one where nothing was wrong.
 """
 
 from collections.abc import Iterable
@@ -16,10 +16,11 @@ _LONG = 500
 
 
 def to_junit(document: Document) -> str:
-    """An XML document. Equal documents give equal text; there are no times in it."""
+    """An XML document. Equal documents give equal text; the only times in it are those of passes."""
     subject = shortened(document.subject, 200)
     root = ET.Element("testsuites", name=f"bnfold {document.kind} {subject}".rstrip())
     _add_suite(root, "equivalence", [_verdict(document), *map(_compared, document.comparisons)], document)
+    _add_suite(root, "passes", _passes(document), document)
     _add_suite(root, "normalizations", _normalizations(document), document)
     _add_suite(root, "proofs", _proofs(document), document)
     _count(root, "tests", "failures", "errors")
@@ -81,6 +82,19 @@ def _compared(comparison: Comparison) -> ET.Element:
     if not comparison.decides:
         return _case("equivalence", name, "skipped", f"{message}; this precision does not decide")
     return _case("equivalence", name, "failure", message, shortened(feeds, 20_000))
+
+
+def _passes(document: Document) -> Iterable[ET.Element]:
+    outcomes = {"guilty": "failure", "taken-back": "skipped", "not-verified": "skipped", "open": "skipped"}
+    for each in document.passes:
+        case = _case("passes", each.name, outcomes.get(each.verdict, ""), words.pass_verdict(each))
+        if each.seconds is not None:
+            case.set("time", f"{each.seconds:.3f}")
+        if words.changed(each):
+            ET.SubElement(case, "system-out").text = shortened(
+                f"{words.changed(each)}; {words.pass_verdict(each)}", _LONG
+            )
+        yield case
 
 
 def _normalizations(document: Document) -> Iterable[ET.Element]:

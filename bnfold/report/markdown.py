@@ -27,11 +27,15 @@ def to_markdown(document: Document) -> str:
     blocks = [_head(document)]
     if document.attribution is not None:
         names = [_code(words.placed(*place)) for place in document.attribution.guilty[:MOST_ROWS]]
-        blocks.append(f"**Guilty folds**: {', '.join(names) or 'none'}. {words.blamed(document.attribution)}")
+        names += [f"pass {_code(name)}" for name in document.attribution.passes[:MOST_ROWS]]
+        guilty = "Guilty" if document.attribution.passes else "Guilty folds"
+        blocks.append(f"**{guilty}**: {', '.join(names) or 'none'}. {words.blamed(document.attribution)}")
     if document.before is not None and document.after is not None:
         blocks.append(_before_after(document))
     if document.fates:
         blocks += _normalizations(document)
+    if document.passes:
+        blocks.append(_passes(document))
     blocks += _comparison(document)
     blocks += _changes(document)
     blocks.append(_made(document))
@@ -100,6 +104,16 @@ def _normalizations(document: Document) -> Iterable[str]:
         yield _table(("kept", "why", "which"), kept, right=(0,))
     rows = [(_code(words.placed(fate.node, fate.scope)), inert(fate.action), _went(fate)) for fate in document.fates]
     yield _folded("Each of them", _table(("normalization", "became", ""), rows))
+
+
+def _passes(document: Document) -> str:
+    rows = [
+        (_code(each.name), words.took(each), inert(words.changed(each), 200), inert(words.pass_verdict(each), 300))
+        for each in document.passes
+    ]
+    return _folded(
+        words.count(len(rows), "pass", "passes"), _table(("pass", "time", "changed", "verdict"), rows, right=(1,))
+    )
 
 
 def _listed(fates: Sequence[Fate]) -> str:

@@ -62,9 +62,9 @@ class Report:
     normalization before and after it was fitted. `accuracy`: where the data held labels, how many were answered
     rightly before and after. `attribution`: where the result differed, the `guilty` folds (`node`, `scope`), whether it
     agrees without them (`cleared`), how many models were `tried`, and whether the guilty were `rolled_back`.
-    `passes`: those that ran, in order, as `name` and what each `preserves`. `notes`: sentences on what a person should
-    know beside all that, such as a pattern that matches nothing. `environment`: what the run was made with,
-    this process where it is None.
+    `passes`: those that ran, in order, with what each `preserves` and `changes`, its time and its own verdict. `notes`:
+    sentences on what a person should know beside all that, such as a pattern that matches nothing. `environment`:
+    what the run was made with, this process where it is None.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -86,7 +86,7 @@ class Report:
     weights_moved: bool = False
     attribution: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] | None = None
-    passes: tuple[Mapping[str, str], ...] = ()
+    passes: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
     stored: tuple[Mapping[str, str], ...] = ()
 

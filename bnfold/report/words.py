@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from bnfold.report.text import number
 
 if TYPE_CHECKING:
-    from bnfold.report.document import Attribution, Comparison, Document, Fate, Measured
+    from bnfold.report.document import Attribution, Comparison, Document, Fate, Measured, PassRun
 
 HEADLINES = {
     "equivalent": "Equivalent",
@@ -82,12 +82,50 @@ def by_reason(document: "Document") -> "dict[tuple[str, str], list[Fate]]":
 
 def blamed(attribution: "Attribution") -> str:
     """What came before the names of the guilty: whether they explain the difference, and what was done."""
-    if not attribution.guilty:
+    what = "passes" if attribution.passes and not attribution.guilty else "folds"
+    if attribution.passes and attribution.guilty:
+        what = "folds and passes"
+    if not attribution.guilty and not attribution.passes:
         return "No fold explains the difference: it lies outside of them."
     if not attribution.cleared:
-        return "Without these folds it still differs:"
+        return f"Without these {what} it still differs:"
     done = "The result was made without them." if attribution.rolled_back else "Nothing was taken back."
-    return f"Without these folds the result agrees. {done}"
+    return f"Without these {what} the result agrees. {done}"
+
+
+PASS_VERDICTS = {
+    "unchanged": "changed nothing",
+    "proved": "proved",
+    "compared": "compared by running only",
+    "guilty": "GUILTY",
+    "taken-back": "taken back",
+    "not-verified": "not verified",
+    "open": "not judged alone",
+}
+
+
+def pass_verdict(each: "PassRun") -> str:
+    """The part of a pass in the verdict, with what there is to say of it."""
+    word = PASS_VERDICTS.get(each.verdict, each.verdict)
+    if each.verdict == "compared" and each.detail:
+        return each.detail
+    return f"{word}: {each.detail}" if each.detail else word
+
+
+def changed(each: "PassRun") -> str:
+    """``2 nodes added, 1 removed, 3 weights``, or "" for nothing."""
+    parts = []
+    for kind, counted in each.counts.items():
+        if kind == "weights":
+            parts.append(count(counted, "weight"))
+        elif kind != "other":
+            parts.append(f"{count(counted, 'node')} {kind}" if not parts else f"{number(counted)} {kind}")
+    return ", ".join([*parts, *(each.names[-each.counts["other"] :] if each.counts.get("other") else ())])
+
+
+def took(each: "PassRun") -> str:
+    """``0.31 s``, or "" where nobody measured."""
+    return "" if each.seconds is None else f"{each.seconds:.2f} s"
 
 
 def outcome(fate: "Fate") -> str:

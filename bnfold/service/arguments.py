@@ -92,7 +92,7 @@ def arguments_of(
     slot = {name: value for name, value in _OF_A_SLOT.items() if _has(kind, name)}
     made = kind.from_dict({**slot, **options, **own}, remote=True)
     models = [str(paths["reference"]), str(paths["candidate"])] if command == "verify" else [str(paths["model"])]
-    words = ["optimize" if command == "substitute" else command, *models]
+    words = ["optimize" if command == "substitute" else command, "--isolated", *models]
     words += [str(output)] if output is not None else []
     words += ["--data", str(paths["data"])] if "data" in paths else []
     words += kind.words(made.to_dict())

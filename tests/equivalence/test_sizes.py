@@ -9,6 +9,8 @@ from onnx import ModelProto, numpy_helper, parser
 from bnfold.equivalence import Verdict, VerifyOptions, verify
 from bnfold.equivalence.feeds.dynamic_sizes import Sizes
 from bnfold.equivalence.feeds.refusals import numbers, place, proposals
+from bnfold.equivalence.runtime.reference_answers import run_seeded_feeds
+from bnfold.equivalence.runtime.sessions import RunFailed
 from bnfold.equivalence.structure.signature import signature_of
 
 GENERATOR = np.random.default_rng(0)
@@ -178,6 +180,22 @@ def test_what_a_refusal_says_leads_to_sizes_that_run() -> None:
     assert found.verdict is Verdict.EQUIVALENT
     assert found.feeds[0]["shapes"] == {"x": [1, 34]}
     assert [line for line in found.sizes if line.startswith("W ") and "the runtime said" in line]
+
+
+def test_a_number_that_is_no_size_makes_no_feed_that_keeps_a_network_busy() -> None:
+    made = model("(float[N,3,H,W] x) => (float[N,3,h,w] y) { y = Relu(x) }", {})
+    seen: list[tuple[int, ...]] = []
+
+    def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        shape = feed["x"].shape
+        seen.append(shape)
+        if shape[2:] != (64, 64):
+            raise RunFailed(f"node 'reshape': shape {shape} holds 120000 numbers")
+        return {"y": feed["x"]}
+
+    found = run_seeded_feeds(made, signature_of(made), {}, 0, run, single=True)
+    assert found.answers[0].shapes == {"x": (1, 3, 64, 64)}
+    assert max(np.prod(shape) for shape in seen) <= 1 << 20
 
 
 def test_how_each_size_was_found_is_told() -> None:

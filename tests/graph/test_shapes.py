@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+import bnfold
 from bnfold.graph import Model
 from bnfold.onnxfile import read
 from tests.fold_models import Row, check_folds, check_left_alone, fold, numbers
@@ -129,3 +130,41 @@ def test_a_long_chain_of_unknown_shapes_is_followed_once() -> None:
     chain = " ".join(f"a{n + 1} = Relu(a{n})" for n in range(3000))
     model = Row(f"u = acme.What(x) a0 = Conv(u, w) {chain} y = Relu(a3000)").model()
     assert _shape(model, "a3000") == (None, 4, None, None)
+
+
+# onnx counts in a C int there: it writes beyond its memory, or never ends.
+FAR = {
+    "a step": ("a", 1 << 31, False),
+    "a step back": ("a", -(1 << 62), False),
+    "the farthest": ("a", -(1 << 63), False),
+    "a Constant": (f"k = Constant<value_ints=[{1 << 40}]>() ", None, False),
+    "in a body": ("If", 1 << 40, False),
+    "as far as it goes": ("a", (1 << 31) - 1, True),
+    "an end is no step": ("end", 1 << 40, True),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_onnx_is_not_asked_about_steps_that_it_cannot_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    how, step, propagates = FAR[name]
+    stored = {"zero": np.array([0]), "one": np.array([1]), "a": np.array([step if how != "end" else 1])}
+    end = "far" if how == "end" else "one"
+    text = f"s = Shape(x) t = Slice(s, zero, {end}, zero, {'k' if step is None else 'a'})"
+    text = f"{how}{text}" if step is None else text
+    if how == "If":
+        text = (
+            f"q = If(yes) <then_branch = p () => (int64[M] t) {{ {text} }}, "
+            "else_branch = n () => (int64[M] u) { u = Shape(x) }>"
+        )
+        stored["yes"] = np.array(True)
+    model = Row(f"{text} y = Relu(x)", None, stored | {"far": np.array([1 << 40])}).model()
+    asked: list[bool] = []
+    right = onnx.shape_inference.infer_shapes
+
+    def noted(structure: bytes, *, data_prop: bool) -> ModelProto:
+        asked.append(data_prop)
+        return right(structure, data_prop=False)
+
+    monkeypatch.setattr("onnx.shape_inference.infer_shapes", noted)
+    assert bnfold.optimize(model).report.exit_code == 0
+    assert set(asked) == {propagates}

@@ -17,7 +17,7 @@ from onnx.reference.ops.op_reduce_max import ReduceMax_1
 
 import bnfold
 from bnfold.decisions import Action, Reason
-from bnfold.equivalence.numbers import constant_expressions, kernels
+from bnfold.equivalence.numbers import kernels
 from bnfold.equivalence.runtime import computed_constants, sessions
 from bnfold.errors import VerificationError
 from bnfold.graph import Evaluation, Evaluations, Model, operator_values
@@ -48,8 +48,8 @@ def plant(bug: str, evaluator: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(REFERENCE[bug], "_run", lambda _self, data, **_attributes: (wrong(bug, data),))
     elif evaluator == "the proof's":
         kernel = type(op_type, (OpRun,), {"op_domain": "", "_run": lambda _self, data, **_: (wrong(bug, data),)})
-        for module, table in ((constant_expressions, "CONSTANT_OPERATORS"), (kernels, "OPERATORS")):
-            monkeypatch.setattr(module, table, [*getattr(module, table), kernel])
+        for table in ("CONSTANT_OPERATORS", "OPERATORS"):
+            monkeypatch.setattr(kernels, table, [*getattr(kernels, table), kernel])
     else:
         monkeypatch.setattr(computed_constants, "opened", turned_around)
 

@@ -40,9 +40,10 @@ def test_there_is_one_for_each_reason_and_not_for_each_normalization() -> None:
     report = everything()
     report["decisions"] += [decision(f"more{i}", "kept", "BARRIER") for i in range(7)]
     found = commands(render(report, Format.GITHUB))
-    assert [level for level, *_ in found] == ["notice"] * 3
-    assert found[1][2] == "bnfold%3A 9 normalizations kept"
-    assert found[1][3] == "The sentence of BARRIER. [BARRIER] kept1 (if0/then), kept2, more0, more1, more2 and 4 more"
+    assert [level for level, *_ in found] == ["notice", "warning", "notice", "notice"]
+    assert found[1][2:] == ("bnfold%3A pass wrong", "5 nodes removed, 1 weight; taken back")
+    assert found[2][2] == "bnfold%3A 9 normalizations kept"
+    assert found[2][3] == "The sentence of BARRIER. [BARRIER] kept1 (if0/then), kept2, more0, more1, more2 and 4 more"
 
 
 def test_a_broken_proof_is_an_error() -> None:

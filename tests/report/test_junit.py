@@ -18,6 +18,7 @@ SHAPE = {
     "property": ({"name", "value"}, []),
     "testcase": ({"name", "classname", "assertions", "time", "status"}, ["skipped", "error", "failure", "system-out"]),
     "skipped": ({"type", "message"}, []),
+    "system-out": (set(), []),
     "error": ({"type", "message"}, []),
     "failure": ({"type", "message"}, []),
 }
@@ -86,6 +87,19 @@ def test_what_stays_is_skipped_with_its_reason() -> None:
     assert skipped is not None
     assert skipped.attrib["message"] == "kept [BARRIER]: The sentence of BARRIER."
     assert outcomes(root, "proofs") == {"bn1": "passed", "bn2, bn3": "skipped"}
+
+
+def test_each_pass_is_a_case_with_its_time() -> None:
+    root = checked(render(everything(), Format.JUNIT))
+    found = {case.attrib["name"]: case for case in root.findall("testsuite[@name='bnfold.passes']/testcase")}
+    assert [case.attrib["time"] for case in found.values()] == ["0.125"] * 4
+    told = {name: (case.findtext("system-out"), case.find("skipped") is not None) for name, case in found.items()}
+    assert told == {
+        "fold-batch-norm": ("5 nodes removed, 1 weight; proved", False),
+        "own": ("1 node added, 1 rewired, 1 changed, a; compared by running only: y", False),
+        "wrong": ("5 nodes removed, 1 weight; taken back", True),
+        "idle": (None, False),
+    }
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,12 @@ def test_it_opens_with_the_verdict_and_the_numbers() -> None:
     assert lines[0] == "### ✅ Equivalent: <code>fold.onnx</code>"
     assert "| nodes | 2 | 1 | −50 % |" in lines
     assert "**4 normalizations**: 3 kept, 1 partly folded." in lines
-    names = "<code>bn7</code>, <code>bn8 &#40;if0/then&#41;</code>"
-    guilty = f"**Guilty folds**: {names}. Without these folds the result agrees. The result was made without them."
+    names = "<code>bn7</code>, <code>bn8 &#40;if0/then&#41;</code>, pass <code>wrong</code>"
+    blamed = "Without these folds and passes the result agrees. The result was made without them."
+    guilty = f"**Guilty**: {names}. {blamed}"
     assert guilty in lines
+    assert "| <code>fold-batch-norm</code> | 0.12 s | 5 nodes removed, 1 weight | proved |" in lines
+    assert "| <code>wrong</code> | 0.12 s | 5 nodes removed, 1 weight | taken back |" in lines
     assert "**Task accuracy** of <code>y</code> on 1,000 labels: 99.50 % before, 99.00 % after." in lines
     kept = next(line for line in lines if line.startswith("| 2 |"))
     which = "<code>kept1 &#40;if0/then&#41;</code>, <code>kept2</code>"

@@ -10,11 +10,11 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, inliner, numpy_helper
 
 from bnfold.equivalence.feeds.size_constraints import Known, Misfit, Relation, Shape, Way, misfits, shrinks
 from bnfold.equivalence.structure.signature import Port, bodies
+from bnfold.graph import infer_shapes
 from bnfold.lifetime import emptied_at_the_end
 from bnfold.onnxfile import payload_index
 
@@ -345,7 +345,7 @@ class _Trial:
 
     def _run_inference(self) -> list[GraphProto] | None:
         try:
-            found = onnx.shape_inference.infer_shapes(self._model, data_prop=True)
+            found = infer_shapes(self._model)
         except Exception:  # noqa: BLE001 - inference raises what it likes for what it does not know
             return None
         return list(_graphs(found.graph))

@@ -8,12 +8,12 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.operators import DEFAULT_DOMAINS
 from bnfold.equivalence.structure.training_mode import Place, Scope, is_batch_norm, scopes, trains
+from bnfold.graph import infer_shapes
 
 _MOST_NODES = 64
 _MOST_ELEMENTS = 1 << 22
@@ -37,7 +37,7 @@ def places_with_their_own_statistics(model: ModelProto) -> frozenset[Place]:
 def _shapes(model: ModelProto) -> dict[str, list[int | None]]:
     """What shape inference says of values, by name; a name that two scopes use is left out."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = infer_shapes(model)
     except Exception:  # noqa: BLE001 - inference raises what it sees fit; sizes are tried then
         return {}
     found: dict[str, list[int | None]] = {}

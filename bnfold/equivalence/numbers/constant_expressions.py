@@ -8,12 +8,12 @@ result has another shape or another type than ONNX's shape inference, which shar
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from bnfold.equivalence.numbers.element_types import Array
 from bnfold.equivalence.numbers.float64 import Unknowable
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
+from bnfold.graph import infer_shapes
 from bnfold.lifetime import emptied_at_the_end
 
 
@@ -41,7 +41,7 @@ def evaluate(model: ModelProto, given: Mapping[str, Array] | None = None) -> dic
 def check(model: ModelProto, found: dict[str, Array]) -> None:
     """Raises Unknowable where shape inference contradicts a value."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = infer_shapes(model)
     except Exception:  # noqa: BLE001 - inference raises what it sees fit, and says nothing then
         return
     for info in (*inferred.graph.value_info, *inferred.graph.output):

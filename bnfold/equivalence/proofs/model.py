@@ -9,6 +9,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from bnfold.activity import doing
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of, reads_part
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
 from bnfold.equivalence.proofs.piece import Proof, Standing, confirmed, prove_piece
@@ -32,6 +33,11 @@ def prove(
 
 def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...]:
     """As `prove`, for models that were read already."""
+    with doing("proving what was changed"):
+        return _proved(before, after, seed)
+
+
+def _proved(before: Cutter, after: Cutter, seed: int) -> tuple[Proof, ...]:
     reason = _incomparable(before, after)
     if reason:
         return (Proof("", Standing.UNDECIDED, reason),)

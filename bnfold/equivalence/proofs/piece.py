@@ -18,12 +18,12 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from bnfold.equivalence.numbers.constant_expressions import store_constants
 from bnfold.equivalence.numbers.element_types import Array, rounding
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
-from bnfold.equivalence.operators import operator_of
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.equivalence.proofs.composition import (
     ARITHMETIC,
     Composed,
@@ -36,7 +36,7 @@ from bnfold.equivalence.proofs.composition import (
 )
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.structure.scopes import Piece, Value
+from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
 
 _IMPULSE = 64.0
 _MOST_WEIGHTS = 1 << 24
@@ -104,9 +104,37 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     shell = _described(obligation, common)
     if obligation.before is None or obligation.after is None:
         return replace(shell, reason=obligation.reason)
+    reason = _coarser(obligation.before, obligation.after, common)
+    if reason:
+        return replace(shell, reason=reason)
     with suppress(Uncomposed, Unknowable, *_MALFORMED):
         return _composed(obligation, obligation.before, obligation.after, common, shell)
     return _evaluated(obligation, obligation.before, obligation.after, common, shell, seed)
+
+
+def _coarser(before: Piece, after: Piece, common: Correspondence) -> str:
+    """Why real arithmetic does not tell what two pieces compute: the new one casts to a coarser type on its way."""
+    casts = list(_casts(after, common.after))
+    if not casts:
+        return ""
+    known = [*_casts(before, common.before), *(tensor.data_type for tensor in before.constants.values())]
+    coarsest = max(casts, key=_unit)
+    if _unit(coarsest) <= max(map(_unit, known), default=0.0):
+        return ""
+    return f"it casts to {TensorProto.DataType.Name(coarsest).lower()} on its way, and the reference does not"
+
+
+def _unit(elem_type: int) -> float:
+    facts = rounding(elem_type)
+    return 0.0 if facts is None else facts.unit
+
+
+def _casts(piece: Piece, owner: Cutter) -> Iterator[int]:
+    """The types that the nodes of a piece cast to."""
+    for place in piece.nodes:
+        node = owner.node(place)
+        if node.op_type == "Cast" and node.domain in DEFAULT_DOMAINS and not owner.makes_constants(place):
+            yield from (attribute.i for attribute in node.attribute if attribute.name == "to")
 
 
 def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed: int) -> Proof:

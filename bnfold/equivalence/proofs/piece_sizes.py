@@ -7,6 +7,7 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto
 
 from bnfold.equivalence.feeds.dynamic_sizes import windows
 from bnfold.equivalence.numbers.element_types import is_float
+from bnfold.graph import infer_shapes
 from bnfold.onnxfile import without_negative_dims
 
 _BATCH = 3
@@ -29,7 +30,7 @@ class InputShapes:
         self._types: dict[str, TypeProto] = {}
         try:
             structure = without_negative_dims(model.SerializeToString())
-            inferred = onnx.shape_inference.infer_shapes(structure, data_prop=True)
+            inferred = infer_shapes(model, structure)
         except Exception:  # noqa: BLE001 - inference gives up on what it does not know; weights then say what they can
             inferred = model
         for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):

@@ -31,6 +31,9 @@ _BRANCH_TRIES, _BRANCH_CLIMBS = 24, 2
 """Feeds for branches that were not run yet, and for how many of them other sizes are tried where they are refused."""
 _CLIMBS, _PROPOSALS = 10, 12
 """How often what a refusal says is followed, and how many sizes are tried for one."""
+_SMALL_FEED = 1 << 20
+"""Larger feeds that a refusal proposes are not tried where the first was smaller: a number in it that is taken for the
+size of a batch would keep a network busy for minutes."""
 
 
 @dataclass(frozen=True)
@@ -199,10 +202,11 @@ class _Runner:
 
     def _climb(self, shapes: Shapes, seen: list[Shapes]) -> Iterator[Shapes]:
         """From sizes that were refused to others, as long as the refusal moves to another place or at least changes."""
+        largest = max(seeded.elements(shapes), _SMALL_FEED)
         for _ in range(_CLIMBS):
             refusal, changed = self.refused, None
             for other in islice(self.sizes.after(refusal, shapes), _PROPOSALS):
-                if other in seen or seeded.elements(other) > seeded.LARGEST_FEED:
+                if other in seen or seeded.elements(other) > min(largest, seeded.LARGEST_FEED):
                     continue
                 seen.append(other)
                 yield other

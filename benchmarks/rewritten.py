@@ -1,0 +1,173 @@
+"""What bnfold says of what other optimizers make of right models.
+
+    python -m benchmarks.rewritten [KINDS or FILES...] [--cache FOLDER] [--only WORD] [--by WORD] [--all]
+
+Kinds are those of benchmarks.innocents. onnxsim, onnxslim, onnxoptimizer, onnxscript's rewriter and onnxruntime's
+offline optimizer, each with what it does by default, rewrite each model, and `bnfold verify ORIGINAL REWRITTEN` judges
+the result. What is right is found out here, by onnxruntime in float64: both models with every float made a double, on
+normal values that bnfold does not know. Where that cannot be run, both in float32, to 1e-4 of the largest value. A line
+for each that is judged otherwise than it is; `--all` prints every one.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from benchmarks import contenders, innocents
+
+OPTIMIZERS = [name for name in contenders.PEERS if name != "onnx load + save"]
+_EXACT, _CLOSE = 1e-6, 1e-4
+"""Of the largest value: another optimizer stores new weights in float32, which costs about 1e-7 for each layer."""
+
+
+def main() -> None:
+    """Parse, rewrite, judge, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rewritten", description=__doc__)
+    parser.add_argument("what", nargs="*", default=["models", "light", "wheels", "pytorchcv"])
+    parser.add_argument("--cache", type=Path, default=innocents.cache())
+    parser.add_argument("--only", default="")
+    parser.add_argument("--by", default="")
+    parser.add_argument("--all", action="store_true")
+    chosen = parser.parse_args()
+    optimizers = [name for name in OPTIMIZERS if chosen.by in name and not contenders.missing(name)]
+    found: Counter[str] = Counter()
+    for name, path in innocents.models(chosen.what, chosen.cache, chosen.only):
+        for optimizer in optimizers:
+            with tempfile.TemporaryDirectory(prefix="bnfold-rewritten-") as folder:
+                made = Path(folder) / "made.onnx"
+                command = contenders.command(optimizer, path.resolve(), made)
+                try:
+                    done = subprocess.run(command, capture_output=True, check=False, timeout=innocents.TIMEOUT)
+                except subprocess.TimeoutExpired:
+                    done = None
+                if done is None or done.returncode or not made.exists():
+                    found[f"{optimizer} fails"] += 1
+                    continue
+                truth = compared(path, made)
+                answer = innocents.ask("verify", path, made)
+            said = {0: "equivalent", 1: "not equivalent"}.get(answer.code, f"exit {answer.code}")
+            kind = f"{truth}, called {said}"
+            found[kind] += 1
+            if chosen.all or (truth, said) not in {("right", "equivalent"), ("wrong", "not equivalent")}:
+                print(f"{name} by {optimizer}: {kind}: {answer.words}", flush=True)
+    for kind, count in sorted(found.items()):
+        print(f"{count:4} {kind}")
+
+
+def compared(original: Path, rewritten: Path) -> str:
+    """`right`, `wrong`, or `unknown` where neither can be told, as where the original answers otherwise each time."""
+    try:
+        if apart(onnx.load(original), onnx.load(original)):
+            return "unknown"
+        largest = apart(doubled(onnx.load(original)), doubled(onnx.load(rewritten)))
+        limit = _EXACT
+    except Exception:  # noqa: BLE001 - an operator without kernels for doubles
+        try:
+            largest = apart(onnx.load(original), onnx.load(rewritten))
+            limit = _CLOSE
+        except Exception:  # noqa: BLE001 - it cannot be run at all
+            return "unknown"
+    return "right" if largest <= limit else "wrong"
+
+
+def apart(one: ModelProto, other: ModelProto) -> float:
+    """The largest difference of any output, as a part of that output's largest value."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    sessions = []
+    for model in (one, other):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        providers = ["CPUExecutionProvider"]
+        sessions.append(onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers))
+    worst, ran = 0.0, False
+    for batch, side in ((1, 96), (2, 64), (1, 48), (1, 224)):
+        feed = fed(sessions[0].get_inputs(), batch, side)
+        try:
+            answers = [session.run(None, feed) for session in sessions]
+        except Exception:  # noqa: BLE001 - other sizes
+            if ran:
+                continue
+            last = sys.exc_info()[1]
+            continue
+        ran = True
+        for was, now in zip(*answers, strict=True):
+            if was.dtype.kind != "f":
+                worst = max(worst, 0.0 if np.array_equal(was, now) else 1.0)
+                continue
+            finite = np.isfinite(was)
+            scale = float(np.abs(was[finite]).max(initial=0.0)) or 1.0
+            worst = max(worst, float(np.abs(now - was)[finite].max(initial=0.0)) / scale)
+    if not ran:
+        raise RuntimeError(str(last))
+    return worst
+
+
+def fed(inputs: list[object], batch: int, side: int) -> dict[str, np.ndarray]:
+    """Normal values; integers from 0 to 3."""
+    generator = np.random.default_rng(123)
+    kinds = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
+    feed = {}
+    for each in inputs:
+        dims = [dim if isinstance(dim, int) else batch if not at else side for at, dim in enumerate(each.shape)]
+        kind = kinds.get(each.type)
+        if kind is None:
+            integer = {"tensor(int32)": np.int32, "tensor(bool)": np.bool_, "tensor(uint8)": np.uint8}
+            feed[each.name] = generator.integers(0, 2, dims).astype(integer.get(each.type, np.int64))
+        else:
+            feed[each.name] = generator.normal(size=dims).astype(kind)
+    return feed
+
+
+def doubled(model: ModelProto) -> ModelProto:
+    """Every float32 of a model made a double: tensors, types, and what is cast to float32."""
+    if model.functions:
+        raise ValueError("functions")
+    del model.graph.value_info[:]
+    _double(model.graph)
+    return model
+
+
+def _double(graph: onnx.GraphProto) -> None:
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for tensor in graph.initializer:
+        _widen(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            _double_attribute(node, attribute)
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
+
+
+def _double_attribute(node: NodeProto, attribute: AttributeProto) -> None:
+    if attribute.HasField("t"):
+        _widen(attribute.t)
+    if attribute.HasField("g"):
+        _double(attribute.g)
+    if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+        numbers = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+        held = numpy_helper.from_array(np.array(numbers, np.float64))
+        attribute.CopyFrom(helper.make_attribute("value", held))
+    elif attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT:
+        attribute.i = TensorProto.DOUBLE
+
+
+def _widen(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT:
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), name))
+
+
+if __name__ == "__main__":
+    main()
