@@ -17,11 +17,11 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 class Network:
     """A graph under construction; `value` is what the next layer reads."""
 
-    def __init__(self, channels: int, size: int) -> None:
+    def __init__(self, channels: int, size: int, axes: int = 2) -> None:
         self._random = np.random.default_rng(0)
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
-        self._shape, self._rank = ["N", channels, size, size], 4
+        self._shape, self._rank, self._axes = ["N", channels, *[size] * axes], 2 + axes, axes
         self.value, self.channels = "x", channels
 
     def node(self, op_type: str, *inputs: str, **attributes: object) -> str:
@@ -40,11 +40,30 @@ class Network:
 
     def conv(self, channels: int, kernel: int, *, stride: int = 1, group: int = 1) -> None:
         """A Conv without bias that keeps the size, or divides it by `stride`."""
-        limit = (3 / (self.channels // group * kernel * kernel)) ** 0.5
-        weight = self.constant(channels, self.channels // group, kernel, kernel, low=-limit, high=limit)
-        pads, strides = [kernel // 2] * 4, [stride, stride]
-        self.node("Conv", self.value, weight, kernel_shape=[kernel] * 2, pads=pads, strides=strides, group=group)
+        kernels = [kernel] * self._axes
+        limit = (3 / (self.channels // group * kernel**self._axes)) ** 0.5
+        weight = self.constant(channels, self.channels // group, *kernels, low=-limit, high=limit)
+        pads, strides = [kernel // 2] * 2 * self._axes, [stride] * self._axes
+        self.node("Conv", self.value, weight, kernel_shape=kernels, pads=pads, strides=strides, group=group)
         self.channels = channels
+
+    def conv_transpose(self, channels: int) -> None:
+        """A ConvTranspose without bias that doubles the size."""
+        limit = (3 / self.channels) ** 0.5
+        weight = self.constant(self.channels, channels, *[2] * self._axes, low=-limit, high=limit)
+        self.node("ConvTranspose", self.value, weight, kernel_shape=[2] * self._axes, strides=[2] * self._axes)
+        self.channels = channels
+
+    def layer(self, channels: int, kernel: int, *, stride: int = 1, group: int = 1) -> None:
+        """Conv, BatchNormalization, Relu."""
+        self.conv(channels, kernel, stride=stride, group=group)
+        self.batch_norm()
+        self.node("Relu")
+
+    def concat(self, other: str, channels: int) -> None:
+        """`value` and another one, of so many channels."""
+        self.node("Concat", other, self.value, axis=1)
+        self.channels += channels
 
     def batch_norm(self) -> None:
         """A BatchNormalization in inference mode."""
@@ -63,6 +82,12 @@ class Network:
     def _integers(self, *numbers: int) -> str:
         name = f"constant{len(self._constants)}"
         self._constants.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
+        return name
+
+    def scales(self, spatial: float) -> str:
+        """The scales of a Resize that leaves batch and channels."""
+        name = f"constant{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.float32([1, 1, *[spatial] * self._axes]), name))
         return name
 
     def gemm(self, features: int) -> None:
@@ -186,6 +211,67 @@ def ibn_resnet() -> ModelProto:
     return network.model()
 
 
+def u_net() -> ModelProto:
+    """U-Net as in the paper with half of its channels, padded, at 128 x 128; upwards by ConvTranspose."""
+    network, kept = Network(3, 128), []
+    for channels in (32, 64, 128, 256):
+        network.layer(channels, 3)
+        network.layer(channels, 3)
+        kept.append((network.value, channels))
+        network.node("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    network.layer(512, 3)
+    network.layer(512, 3)
+    for value, channels in reversed(kept):
+        network.conv_transpose(channels)
+        network.batch_norm()
+        network.node("Relu")
+        network.concat(value, channels)
+        network.layer(channels, 3)
+        network.layer(channels, 3)
+    network.conv(2, 1)
+    return network.model()
+
+
+def wide() -> ModelProto:
+    """Four fully connected layers of 4,096: 67 million weights, each used once."""
+    network = Network(4096, 1)
+    for _ in range(4):
+        network.gemm(4096)
+        network.batch_norm()
+        network.node("Relu")
+    network.gemm(10)
+    return network.model(flat=True)
+
+
+def segmentation() -> ModelProto:
+    """An encoder of depth-separable layers with stride 8, and its scores resized to 256 x 256."""
+    network = Network(3, 256)
+    network.layer(32, 3, stride=2)
+    for channels, stride in ((64, 2), (64, 1), (128, 2), *[(128, 1)] * 6):
+        network.layer(network.channels, 3, stride=stride, group=network.channels)
+        network.layer(channels, 1)
+    network.layer(128, 3)
+    network.conv(21, 1)
+    scales = network.scales(8.0)
+    network.node("Resize", network.value, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
+    return network.model()
+
+
+def speech() -> ModelProto:
+    """One-dimensional separable convolutions over 80 bands and 400 frames, as QuartzNet's, with residuals."""
+    network = Network(80, 400, axes=1)
+    network.layer(256, 33, stride=2)
+    for kernel in (33, 39, 51):
+        start = network.value
+        for _ in range(5):
+            network.conv(256, kernel, group=256)
+            network.layer(256, 1)
+        network.node("Add", start, network.value)
+    network.layer(512, 1)
+    network.conv(29, 1)
+    return network.model()
+
+
 def perceptron() -> ModelProto:
     """Gemm, BatchNormalization, Relu: onnxruntime does not fuse these."""
     network = Network(256, 1)
@@ -261,6 +347,10 @@ MODELS: dict[str, Callable[[], ModelProto]] = {
     "IBN-ResNet-50": ibn_resnet,
     "DenseNet-121": partial(light, "densenet121"),
     "MobileNetV2": mobilenet,
+    "U-Net": u_net,
+    "wide": wide,
+    "segmentation": segmentation,
+    "speech": speech,
     "1 GB inline": partial(large, 100),
     "3 GB external": partial(large, 300),
     "3 GB in 300 files": partial(large, 300),

@@ -5,8 +5,8 @@
 Kinds are those of benchmarks.innocents. onnxsim, onnxslim, onnxoptimizer, onnxscript's rewriter and onnxruntime's
 offline optimizer, each with what it does by default, rewrite each model, and `bnfold verify ORIGINAL REWRITTEN` judges
 the result. What is right is found out here, by onnxruntime in float64: both models with every float made a double, on
-normal values that bnfold does not know. Where that cannot be run, both in float32, to 1e-4 of the largest value. A line
-for each that is judged otherwise than it is; `--all` prints every one.
+normal values that bnfold does not know, and on zeros. Where that cannot be run, both in float32, to 1e-4 of the largest
+value. A line for each that is judged otherwise than it is; `--all` prints every one.
 """
 
 import argparse
@@ -90,8 +90,8 @@ def apart(one: ModelProto, other: ModelProto) -> float:
         providers = ["CPUExecutionProvider"]
         sessions.append(onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers))
     worst, ran = 0.0, False
-    for batch, side in ((1, 96), (2, 64), (1, 48), (1, 224)):
-        feed = fed(sessions[0].get_inputs(), batch, side)
+    for batch, side, scale in ((1, 96, 1.0), (2, 64, 1.0), (1, 48, 1.0), (1, 224, 1.0), (1, 96, 0.0), (1, 64, 0.0)):
+        feed = fed(sessions[0].get_inputs(), batch, side, scale)
         try:
             answers = [session.run(None, feed) for session in sessions]
         except Exception:  # noqa: BLE001 - other sizes
@@ -105,15 +105,17 @@ def apart(one: ModelProto, other: ModelProto) -> float:
                 worst = max(worst, 0.0 if np.array_equal(was, now) else 1.0)
                 continue
             finite = np.isfinite(was)
-            scale = float(np.abs(was[finite]).max(initial=0.0)) or 1.0
-            worst = max(worst, float(np.abs(now - was)[finite].max(initial=0.0)) / scale)
+            if not np.isfinite(now[finite]).all():
+                return np.inf
+            largest = float(np.abs(was[finite]).max(initial=0.0)) or 1.0
+            worst = max(worst, float(np.abs(now[finite] - was[finite]).max(initial=0.0)) / largest)
     if not ran:
         raise RuntimeError(str(last))
     return worst
 
 
-def fed(inputs: list[object], batch: int, side: int) -> dict[str, np.ndarray]:
-    """Normal values; integers from 0 to 3."""
+def fed(inputs: list[object], batch: int, side: int, scale: float) -> dict[str, np.ndarray]:
+    """Normal values times `scale`; integers 0 and 1."""
     generator = np.random.default_rng(123)
     kinds = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
     feed = {}
@@ -124,7 +126,7 @@ def fed(inputs: list[object], batch: int, side: int) -> dict[str, np.ndarray]:
             integer = {"tensor(int32)": np.int32, "tensor(bool)": np.bool_, "tensor(uint8)": np.uint8}
             feed[each.name] = generator.integers(0, 2, dims).astype(integer.get(each.type, np.int64))
         else:
-            feed[each.name] = generator.normal(size=dims).astype(kind)
+            feed[each.name] = (scale * generator.normal(size=dims)).astype(kind)
     return feed
 
 

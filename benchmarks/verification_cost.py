@@ -1,102 +1,111 @@
-"""What verifying a ResNet-50 costs, against creating and running a session of each model once.
+"""What verification costs: six networks of unlike shape, whole processes, interleaved, medians.
 
-    python -m benchmarks.verification_cost
+    python -m benchmarks.verification_cost [rounds, default 7] [part of a network's name]
 
-The model is light_resnet50 of the onnx wheel with random weights (batch 1, 224x224), the candidate the same folded by
-the tests' own folder. Sessions are onnxruntime's defaults. Times are the best of three in one process. Memory is the
-peak of a process that does nothing else, started by a small one; of the sessions only one is alive at a time.
+For each network: `bnfold optimize` beyond `bnfold optimize --no-verify` and importing onnxruntime, against creating a
+default session of each of the two models and running it once at batch 1 (beyond importing as well). By wall time and by
+processor time; then the geometric mean and the worst, and the peak memory of both.
 """
 
+import json
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from benchmarks import processes
 
+NETWORKS = {
+    "residual": "ResNet-50",
+    "u-net": "U-Net",
+    "depthwise": "MobileNetV2",
+    "fully connected": "wide",
+    "segmentation": "segmentation",
+    "speech": "speech",
+}
 TIMEOUT = 600.0
-
-
-def best(call: Callable[[], object]) -> float:
-    """Seconds, the least of three calls."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+BASE = "import numpy, onnx"
 
 
 def once(*paths: Path) -> None:
     """Create a default session of each model, run it once and let it go."""
+    import numpy as np
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(4)
     for path in paths:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        session.run(None, {session.get_inputs()[0].name: np.ones((1, 3, 224, 224), np.float32)})
+        taken = session.get_inputs()[0]
+        shape = [dim if isinstance(dim, int) else 1 for dim in taken.shape]
+        session.run(None, {taken.name: np.ones(shape, np.float32)})
         del session
 
 
-def timed(before: Path, after: Path) -> None:
-    """Make the models, measure times, print them."""
-    from bnfold.equivalence import VerifyOptions, verify
-    from tests import light_graphs, planted
-
-    base = light_graphs.light("resnet50")
-    folds = planted.Folds(base)
-    every = range(len(folds.sites))
-    before.write_bytes(base.SerializeToString())
-    after.write_bytes(folds.right(every).SerializeToString())
-    both = best(lambda: once(before, after))
-    print(f"both sessions once: {both:.2f} s")
-    asked = {
-        "verify": VerifyOptions(),
-        "verify, thorough": VerifyOptions(thorough=True),
-        "verify without proofs": VerifyOptions(proof="never"),
+def commands(before: Path, after: Path) -> dict[str, list[str]]:
+    """What is measured, by name."""
+    optimize = [sys.executable, "-m", "bnfold", "optimize", "--overwrite", str(before), str(after)]
+    sessions = [sys.executable, "-m", "benchmarks.verification_cost", "once", str(before), str(after)]
+    return {
+        "optimize": optimize,
+        "unverified": [*optimize, "--no-verify"],
+        "imports": [sys.executable, "-c", BASE],
+        "runtime": [sys.executable, "-c", f"{BASE}, onnxruntime"],
+        "once": sessions,
+        "started": [sys.executable, "-m", "benchmarks.verification_cost", "once"],
     }
-    for name, options in asked.items():
-        spent = verify(before, after, options).spent
-        took = best(lambda options=options: verify(before, after, options))  # type: ignore[misc]
-        print(
-            f"{name}: {took:.2f} s, {took / both:.2f}x; {', '.join(f'{count} {what}' for what, count in spent.items())}"
-        )
 
 
-PARTS = {"once": once, "times": timed}
+def measured(name: str, folder: Path, rounds: int) -> dict[str, float]:
+    """Seconds of verification and of both sessions once, by wall and processor time, and bytes at the peak."""
+    before, after = folder / "before.onnx", folder / "after.onnx"
+    subprocess.run([sys.executable, "-m", "benchmarks.models", name, str(before)], check=True)
+    asked = commands(before, after)
+    found: dict[str, list[processes.Run]] = {each: [] for each in asked}
+    for number in range(rounds + 1):
+        for each, command in asked.items():
+            run = processes.run(command, timeout=TIMEOUT)
+            if run.failure:
+                raise SystemExit(f"{name}, {each}: {run.failure}")
+            if number:
+                found[each].append(run)
+    taken: dict[str, float] = {}
+    for what in ("wall", "cpu"):
+        median = {each: statistics.median(getattr(run, what) for run in runs) for each, runs in found.items()}
+        beyond = median["optimize"] - median["unverified"] - (median["runtime"] - median["imports"])
+        taken |= {f"verification {what}": beyond, f"once {what}": median["once"] - median["started"]}
+    taken |= {f"memory of {each}": max(run.memory for run in found[each]) for each in ("optimize", "once")}
+    report = folder / "report.json"
+    subprocess.run([*asked["optimize"], "--report", str(report)], check=True, capture_output=True)
+    print(f"{name}: spent {json.loads(report.read_text())['verification']['spent']}")
+    return taken
 
 
-def command(part: str, *paths: Path) -> list[str]:
-    """This script again, for one part of it."""
-    return [sys.executable, "-m", "benchmarks.verification_cost", part, *map(str, paths)]
-
-
-def peak(arguments: list[str]) -> float:
-    """MiB of memory at the most, in a process that does nothing else."""
-    found = processes.run(arguments, timeout=TIMEOUT)
-    if found.failure:
-        raise RuntimeError(found.failure)
-    return found.memory / 2**20
-
-
-def main() -> None:
-    """Measure, print."""
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / "before.onnx", Path(folder) / "after.onnx"]
-        subprocess.run(command("times", *paths), check=True)
-        sessions = peak(command("once", *paths))
-        verify = peak([sys.executable, "-m", "bnfold", "verify", *map(str, paths)])
-    print(f"peak memory: both sessions once {sessions:.0f} MiB; bnfold verify {verify:.0f} MiB")
+def main(rounds: int, part: str) -> None:
+    """Measure and print."""
+    ratios: dict[str, list[float]] = {"wall": [], "cpu": []}
+    for kind, name in NETWORKS.items():
+        if part not in kind and part not in name:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            found = measured(name, Path(folder), rounds)
+        told = []
+        for what, collected in ratios.items():
+            verification, sessions = found[f"verification {what}"], found[f"once {what}"]
+            collected.append(verification / sessions)
+            told.append(
+                f"{what} {verification:.2f} s, both sessions once {sessions:.2f} s: {verification / sessions:.2f}x"
+            )
+        memory = " and ".join(f"{found[f'memory of {each}'] / 2**20:.0f} MiB" for each in ("optimize", "once"))
+        print(f"{kind:16} {'; '.join(told)}; peaks {memory}", flush=True)
+    for what, collected in ratios.items():
+        mean, worst = statistics.geometric_mean(collected), max(collected)
+        print(f"{what}: geometric mean {mean:.2f}x, worst {worst:.2f}x (at most 1.5x and 2.5x are asked for)")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        PARTS[sys.argv[1]](*map(Path, sys.argv[2:]))
+    if sys.argv[1:2] == ["once"]:
+        once(*map(Path, sys.argv[2:]))
     else:
-        main()
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 7, sys.argv[2] if len(sys.argv) > 2 else "")

@@ -12,7 +12,8 @@ out.onnx: 13 nodes; no normalization
 equivalent
 
 What this module lists in `__all__` is the interface, and so are the attributes of those things, `bnfold.errors`,
-`bnfold.report`, `bnfold.options` and `bnfold.passes` as far as they list names. Every other module is internal.
+`bnfold.report`, `bnfold.options`, `bnfold.passes`, `bnfold.graph` and `bnfold.testing` as far as they list names. Every
+other module is internal.
 """
 
 from typing import TYPE_CHECKING
@@ -62,6 +63,9 @@ if TYPE_CHECKING:
     from bnfold.service.client import Client as Client
     from bnfold.service.client import RemoteJob as RemoteJob
     from bnfold.service.client import ServiceError as ServiceError
+    from bnfold.torch_export import Exported as Exported
+    from bnfold.torch_export import Finding as Finding
+    from bnfold.torch_export import export as export
 
 __version__ = "0.1.0"
 
@@ -77,6 +81,7 @@ _HOME = {
     **dict.fromkeys(("Layout", "Weights"), "bnfold.onnxfile"),
     **dict.fromkeys(("CalibrationOptions", "FreezeOptions", "InspectOptions", "OptimizeOptions"), "bnfold.options"),
     **dict.fromkeys(("RecalibrateOptions", "VerifyOptions"), "bnfold.options"),
+    **dict.fromkeys(("Exported", "Finding", "export"), "bnfold.torch_export"),
     "Stage": "bnfold.progress",
     **dict.fromkeys(("Inspection", "NormalizationInfo", "Report", "render"), "bnfold.report"),
     "Batch": "bnfold.fleet.batch",

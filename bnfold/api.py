@@ -36,7 +36,7 @@ from bnfold.passes.normalization import Description, Mode, describe, is_batch_no
 from bnfold.paths import require_utf8
 from bnfold.pipeline import run_on
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
-from bnfold.sources import AnyModel, as_proto, blamed, is_graph, is_path, of_kind, read_model, runnable
+from bnfold.sources import AnyModel, as_proto, blamed, is_foreign, is_path, of_kind, read_model, runnable
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -95,7 +95,7 @@ def _verifies(
 
 
 def _picklable(model: AnyModel) -> AnyModel:
-    return as_proto(model) if is_graph(model) else model
+    return as_proto(model) if is_foreign(model) else model
 
 
 @gives_back
@@ -105,7 +105,7 @@ def optimize_with(
     """Do what `optimize`, `freeze` or `recalibrate` does with these options."""
     if options.isolate:
         made = isolated(optimize_with, _picklable(model), output, options=options, writes=output)
-        return replace(made, model=of_kind(model, made.model)) if is_graph(model) else made
+        return replace(made, model=of_kind(model, made.model)) if is_foreign(model) else made
     with blamed(model):
         return optimization.optimize(Request(model, output, OptimizeOptions.of(options)))
 
@@ -114,11 +114,12 @@ def optimize_with(
 def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) -> Result:
     """Freeze and fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
 
-    `model` is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, and is never modified. Without `output` the
-    result comes back as the same kind. `dry_run` does everything but publish. `inputs` are feeds: one (name -> array),
-    any iterable of them, or the path of an .npz file, of a folder of them or of .npy files, or `script.py:function`;
-    otherwise seeded random feeds are used. `rtol` and `atol` replace the limits by dtype: numbers, or numbers by output
-    name, where "" stands for all that are not named.
+    `model` is a path, bytes, a ModelProto, an onnx_graphsurgeon.Graph, an onnx_ir.Model or a torch.onnx.ONNXProgram,
+    and is never modified. Without `output` the result comes back as the same kind (of an ONNXProgram as a ModelProto).
+    `dry_run` does everything but publish. `inputs` are feeds: one (name -> array), any iterable of them, or the path of
+    an .npz file, of a folder of them or of .npy files, or `script.py:function`; otherwise seeded random feeds are used.
+    `rtol` and `atol` replace the limits by dtype: numbers, or numbers by output name, where "" stands for all that are
+    not named.
 
     What runs in training mode is frozen to its stored statistics first, and Dropout removed (`keep_dropout` leaves it);
     the result is then compared with `model` under evaluation semantics. Statistics that were never updated raise
@@ -143,8 +144,9 @@ def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) ->
     named, and with `on_mismatch` "rollback" left out. One that raises is a UsageError.
 
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
-    and no time is spent on them. `progress` is called now and then with what is being counted
-    (`bnfold.progress.Stage`), how much of it is done, and about how much there is.
+    and no time is spent on them; without `distributions` no measurement says more than the verdict rests on: no means,
+    percentiles and histogram. `progress` is called now and then with what is being counted (`bnfold.progress.Stage`),
+    how much of it is done, and about how much there is.
 
     With `isolate` all of it, as in every function here, happens in a process of its own, which costs its start: where
     onnxruntime crashes on a model, ModelError says what it was doing, and the caller goes on. What is given and what

@@ -1,9 +1,11 @@
-"""Models as people have them: a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, in and out."""
+"""Models as people have them, in and out: a path, bytes, a ModelProto, or an object of another package."""
 
+import importlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from bnfold.onnxfile import OnnxFile, Publication, read, to_proto
 if TYPE_CHECKING:
     from bnfold.equivalence import Source
 
-# A path, the bytes of a model file, a ModelProto, or an onnx_graphsurgeon.Graph.
+# A path, the bytes of a model file, a ModelProto, or an object of one of `_KINDS`.
 AnyModel = Any
 
 
@@ -25,9 +27,44 @@ def is_path(model: AnyModel) -> bool:
     return isinstance(model, str | os.PathLike)
 
 
-def is_graph(model: AnyModel) -> bool:
-    """Whether the model is an onnx_graphsurgeon.Graph."""
-    return type(model).__module__.partition(".")[0] == "onnx_graphsurgeon"
+@dataclass(frozen=True)
+class _Kind:
+    """A class of another package that holds a model, and the functions that turn it into a ModelProto and back.
+
+    `package` is the first part of the name of its module. Nothing of it is imported before there is one.
+    """
+
+    package: str
+    name: str
+    to_proto: Callable[[Any], ModelProto]
+    from_proto: Callable[[ModelProto], Any]
+
+
+def _graphsurgeon() -> Any:
+    return importlib.import_module("onnx_graphsurgeon")
+
+
+def _onnx_ir() -> Any:
+    return importlib.import_module("onnx_ir")
+
+
+_KINDS = (
+    _Kind(
+        "onnx_graphsurgeon", "Graph", lambda m: _graphsurgeon().export_onnx(m), lambda p: _graphsurgeon().import_onnx(p)
+    ),
+    _Kind("onnx_ir", "Model", lambda m: _onnx_ir().to_proto(m), lambda p: _onnx_ir().from_proto(p)),
+    _Kind("torch", "ONNXProgram", lambda m: m.model_proto, lambda p: p),
+)
+
+
+def _kind_of(model: AnyModel) -> _Kind | None:
+    where, name = type(model).__module__.partition(".")[0], type(model).__name__
+    return next((kind for kind in _KINDS if (kind.package, kind.name) == (where, name)), None)
+
+
+def is_foreign(model: AnyModel) -> bool:
+    """Whether the model is an object of another package: onnx_graphsurgeon's Graph, onnx_ir's Model, an ONNXProgram."""
+    return _kind_of(model) is not None
 
 
 def read_model(model: AnyModel, *, strict: bool) -> OnnxFile:
@@ -36,15 +73,15 @@ def read_model(model: AnyModel, *, strict: bool) -> OnnxFile:
 
 
 def as_proto(model: AnyModel) -> Any:
-    """A graphsurgeon graph as a ModelProto; every other kind as it is. Raises UsageError for anything else."""
+    """The model of another package as a ModelProto; every other kind as it is. Raises UsageError for anything else."""
     if is_path(model) or isinstance(model, bytes | ModelProto):
         return model
-    if is_graph(model):
-        import onnx_graphsurgeon
-
-        return onnx_graphsurgeon.export_onnx(model)
+    kind = _kind_of(model)
+    if kind is not None:
+        return kind.to_proto(model)
     raise UsageError(
-        f"a model is a path, bytes, a ModelProto or an onnx_graphsurgeon.Graph, not {type(model).__name__}"
+        "a model is a path, bytes, a ModelProto, an onnx_graphsurgeon.Graph, an onnx_ir.Model or a "
+        f"torch.onnx.ONNXProgram, not {type(model).__name__}"
     )
 
 
@@ -75,14 +112,11 @@ def same_kind(model: AnyModel, file: OnnxFile) -> AnyModel:
 
 
 def of_kind(model: AnyModel, proto: ModelProto) -> AnyModel:
-    """`proto` as the kind that `model` is; for a path as a ModelProto."""
+    """`proto` as the kind that `model` is; for a path and for an ONNXProgram as a ModelProto."""
     if isinstance(model, bytes):
         return proto.SerializeToString(deterministic=True)
-    if is_path(model) or isinstance(model, ModelProto):
-        return proto
-    import onnx_graphsurgeon
-
-    return onnx_graphsurgeon.import_onnx(proto)
+    kind = _kind_of(model)
+    return proto if kind is None else kind.from_proto(proto)
 
 
 def runnable(model: AnyModel) -> "Source":

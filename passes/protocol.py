@@ -21,15 +21,33 @@ class Preserves(StrEnum):
 
 
 class Pass(Protocol):
-    """One rewrite of a whole model."""
+    """One rewrite of a whole model: any object with these three.
+
+    >>> from bnfold.graph import Model
+    >>> class DropIdentity:
+    ...     name = "drop-identity"
+    ...     preserves = "exact"
+    ...
+    ...     def run(self, model: Model) -> list[Decision]:
+    ...         for graph in model.graphs:
+    ...             for node in graph.nodes():
+    ...                 if node.op_type == "Identity" and graph.can_bypass(node, toward_producer=False):
+    ...                     graph.bypass(node, toward_producer=False)
+    ...         return []
+    >>> import bnfold
+    >>> bnfold.optimize("in.onnx", "out.onnx", passes=["default", DropIdentity()]).report.verdict
+    'equivalent'
+
+    Its options are its own: where it is a frozen dataclass, its fields are what ``--pass script.py:NAME:a=1`` sets.
+    """
 
     @property
     def name(self) -> str:
-        """Kebab-case; the same word in the file name, the class name, the command line and the report."""
+        """Kebab-case; the word for the pass in reports."""
 
     @property
     def preserves(self) -> Preserves:
-        """What the rewrite promises."""
+        """What the rewrite promises: one of `Preserves`, or its word."""
 
     def run(self, model: Model) -> list[Decision]:
-        """Edit `model` through its graphs; one decision per normalization the pass looked at."""
+        """Edit `model` through its graphs; one decision per normalization that the pass dealt with, or none at all."""

@@ -9,20 +9,21 @@ one that must not: `text.good()` and `text.bad()` are the two.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper, parser
+from onnx import ModelProto, helper, numpy_helper
 
 from bnfold.decisions import Action, Decision
 from bnfold.graph import Model
 from bnfold.onnxfile import read, to_proto
 from bnfold.passes import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.pipeline import run_passes
+from bnfold.testing import build, every_node, numbers
 from tests.oracle import evaluate
 
 Array = NDArray[Any]
@@ -35,12 +36,6 @@ INPUTS: Mapping[str, str] = {
     "loose4": "float[4]",
     "loose_w": "float[4,3,3,3]",
 }
-
-
-def numbers(*shape: int, seed: int = 0, low: float = -1.5, high: float = 1.5, dtype: Any = np.float32) -> Array:
-    """Seeded numbers that all differ, none near zero, so that no factor hides another."""
-    made = np.random.default_rng([seed, *shape]).uniform(low, high, shape)
-    return (made + np.copysign(0.25, made)).astype(dtype)
 
 
 def batch_norm(channels: int, suffix: str, seed: int = 0, dtype: Any = np.float32) -> dict[str, Array]:
@@ -109,66 +104,6 @@ class Row:
             opset=self.opset,
             ir=self.ir,
         )
-
-
-def build(
-    text: str,
-    *,
-    inputs: Mapping[str, str],
-    constants: Mapping[str, Array],
-    outputs: Sequence[str] = ("y",),
-    opset: Any = 18,
-    ir: Any = 9,
-) -> ModelProto:
-    """The model of a text. Below IR version 4 its initializers are listed as inputs, as was the rule then."""
-    body = parser.parse_graph(f"g () => () {{ {text} }}")
-    for name in _free(body):
-        if name in inputs:
-            typed = parser.parse_graph(f"g ({inputs[name]} {name}) => () {{ }}")
-            body.input.append(typed.input[0])
-        elif name in constants:
-            body.initializer.append(numpy_helper.from_array(constants[name], name))
-        else:
-            raise KeyError(f"no table has {name!r}")
-    if ir < 4:
-        for tensor in body.initializer:
-            body.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    domains = sorted({node.domain for node in every_node(body)} - {""})
-    versions = {"": opset, **dict.fromkeys(domains, 1)}
-    opsets = [helper.make_opsetid(domain, version) for domain, version in versions.items()]
-    model = helper.make_model(body, opset_imports=opsets, ir_version=ir)
-    for name in outputs:
-        model.graph.output.append(helper.make_empty_tensor_value_info(name))
-    inferred = {value.name: value.type for value in onnx.shape_inference.infer_shapes(model).graph.output}
-    for tensor in body.initializer:
-        inferred[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, tensor.dims)
-    for value in model.graph.output:
-        found = inferred[value.name]
-        value.type.CopyFrom(found if found.tensor_type.elem_type else TypeProto(tensor_type={"elem_type": 1}))
-    return model
-
-
-def _free(body: GraphProto, outer: frozenset[str] = frozenset()) -> list[str]:
-    """The names that nothing in `body` or around it makes, in order of first use."""
-    made = outer | {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-    made |= {name for node in body.node for name in node.output}
-    free: dict[str, None] = {}
-    for node in body.node:
-        free.update(dict.fromkeys(name for name in node.input if name and name not in made))
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                free.update(dict.fromkeys(_free(attribute.g, made)))
-    free.update(dict.fromkeys(value.name for value in body.output if value.name not in made))
-    return list(free)
-
-
-def every_node(body: Any) -> Iterator[NodeProto]:
-    """The nodes of a graph or function, nested bodies included."""
-    for node in body.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from every_node(attribute.g)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tests.oracle import evaluate
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tests.random_graph_scope import Array, Shape
+    from bnfold.testing.random_scope import Array, Shape
 
 SLACK = {TensorProto.DOUBLE: 128.0, TensorProto.FLOAT: 128.0, TensorProto.FLOAT16: 48.0}
 UNPERTURBED = ("f", "b", "i")  # scales of Resize and ratios of Dropout

@@ -68,7 +68,7 @@ def test_the_wheel_names_its_license_entry_point_and_extras(built: Path) -> None
     metadata = HeaderParser().parsestr(files["METADATA"])
     assert metadata["License-Expression"] == "Apache-2.0"
     assert files["licenses/LICENSE"] == (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
-    extras = {"cpu", "gpu", "benchmarks", "dask", "dev", "graphsurgeon", "images", "report", "serve"}
+    extras = {"cpu", "gpu", "benchmarks", "dask", "dev", "graphsurgeon", "images", "pytorch", "report", "serve"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert "bnfold = bnfold.__main__:run" in files["entry_points.txt"]
     assert "bnfold = bnfold.pytest_plugin" in files["entry_points.txt"]

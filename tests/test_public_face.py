@@ -19,11 +19,12 @@ from bnfold.report import Inspection, ModelSummary, NormalizationInfo, Report
 REPOSITORY = Path(__file__).parents[1]
 
 EXPORTED = """
-    Action Batch BnfoldError CalibrationOptions Client Decision FreezeOptions InspectOptions Inspection Layout
+    Action Batch BnfoldError CalibrationOptions Client Decision Exported Finding FreezeOptions InspectOptions Inspection
+    Layout
     Measurement ModelError ModelWarning NormalizationInfo NotEquivalentError OptimizeOptions OutputError
     ProviderError Reason RecalibrateOptions RemoteJob Report ResourceLimitError Result Row ServiceError Stage
     StatisticsError UsageError Verdict Verification VerificationError VerifyOptions Weights __version__
-    assert_equivalent batch freeze inspect optimize recalibrate render verify
+    assert_equivalent batch export freeze inspect optimize recalibrate render verify
 """
 
 

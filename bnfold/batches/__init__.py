@@ -8,7 +8,18 @@ from bnfold.batches.sources import (
     Told,
     can_be_read_once,
     data_source,
+    load_script,
     script_of,
 )
 
-__all__ = ["DATA_SUFFIXES", "Data", "ImageOptions", "Source", "Told", "can_be_read_once", "data_source", "script_of"]
+__all__ = [
+    "DATA_SUFFIXES",
+    "Data",
+    "ImageOptions",
+    "Source",
+    "Told",
+    "can_be_read_once",
+    "data_source",
+    "load_script",
+    "script_of",
+]

@@ -7,6 +7,7 @@ from bnfold.cli.shell import Shell
 
 COMMANDS = {
     "optimize": "bnfold.cli.optimize",
+    "export": "bnfold.cli.export",
     "freeze": "bnfold.cli.freeze",
     "recalibrate": "bnfold.cli.recalibrate",
     "inspect": "bnfold.cli.inspect",
@@ -28,6 +29,7 @@ def main() -> None:
 
     \b
     bnfold optimize in.onnx out.onnx   freeze, fold, verify, write
+    bnfold export model.py:make out.onnx   from PyTorch, verified against it
     bnfold freeze in.onnx out.onnx     only undo a forgotten .eval()
     bnfold recalibrate in.onnx out.onnx --data folder   new statistics
     bnfold inspect in.onnx             list every normalization

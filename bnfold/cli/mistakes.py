@@ -13,7 +13,6 @@ COMMANDS_MEANT = {
     "check": "verify",
     "compare": "verify",
     "convert": "optimize",
-    "export": "optimize",
     "fold": "optimize",
     "info": "inspect",
     "list": "inspect",

@@ -273,7 +273,7 @@ def _place_of_output(ctx: click.Context, _param: click.Parameter, value: str | N
     if place is None or place == "-" or not pathlib.Path(place).is_dir():
         return place
     model = ctx.params.get("model")
-    if model in {None, "-"}:
+    if model is None or model == "-" or ".py:" in model:
         raise click.BadParameter(f"{place} is a folder: name the file in it", ctx=ctx)
     inside = pathlib.Path(place, pathlib.Path(model).name)
     if inside.exists() and inside.samefile(model):

@@ -13,7 +13,9 @@ from bnfold.errors import BnfoldError, UsageError
 from bnfold.options import FreezeOptions, OptimizeOptions, options_of
 
 TOKEN = "BNFOLD_TOKEN"  # noqa: S105 - the name of a variable
-_LOCAL = frozenset({"dry_run", "keep_failed", "checksums", "progress", "fold", "calibration", "strict_external_data"})
+_LOCAL = frozenset(
+    {"dry_run", "keep_failed", "checksums", "distributions", "progress", "fold", "calibration", "strict_external_data"}
+)
 _ANSWER = "bnfold.server"
 
 

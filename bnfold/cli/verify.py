@@ -1,10 +1,11 @@
 """`bnfold verify`: compare two models, write nothing but a report."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from bnfold.cli.delivery import model_from, require_file, reserve_reports, show, write_report
+from bnfold.cli.delivery import model_from, owed_report, require_file, reserve_reports, show, write_report
 from bnfold.cli.options import flags_of, report_option, values_of, verbosity_of, verbosity_options
 from bnfold.cli.shell import fail
 from bnfold.errors import UsageError
@@ -29,6 +30,7 @@ def command(ctx: click.Context, /, reference: str, candidate: str, **given: Any)
     reserve_reports(ctx)
     require_file(reference, "verify")
     require_file(candidate, "verify")
+    options = replace(options, distributions=owed_report(ctx))
     from bnfold import api
     from bnfold.report import ComparisonReport, print_comparison
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -24,10 +24,15 @@ from bnfold.cli.remote import deliver_from, server_of
 from bnfold.cli.shell import fail
 from bnfold.cli.waiting import shown
 from bnfold.errors import StatisticsError, UsageError, VerificationError
-from bnfold.onnxfile import Weights
 from bnfold.options import FreezeOptions, OptimizeOptions, RecalibrateOptions
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bnfold.report import Report
+
 WritingOptions = TypeVar("WritingOptions", FreezeOptions, OptimizeOptions, RecalibrateOptions)
+AnyWritingOptions = TypeVar("AnyWritingOptions", bound=FreezeOptions | OptimizeOptions | RecalibrateOptions)
 
 
 def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[str, Any]) -> WritingOptions:
@@ -44,7 +49,7 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
         _check_streams(ctx, output, made)
     reserve_reports(ctx)
     require_file(ctx.params["model"], str(ctx.info_name))
-    return replace(made, checksums=owed_report(ctx))
+    return replace(made, checksums=owed_report(ctx), distributions=owed_report(ctx))
 
 
 def _check_streams(
@@ -61,6 +66,8 @@ def _check_streams(
         raise UsageError("the model goes to standard output: name a file for the report")
     if options.keep_failed:
         raise UsageError("--keep-failed writes beside OUTPUT: name a file, not -")
+    from bnfold.onnxfile import Weights
+
     if options.layout is not None and options.layout.weights is Weights.EXTERNAL:
         raise UsageError("--external-data writes beside OUTPUT: name a file, not -")
 
@@ -89,13 +96,25 @@ def deliver(
         deliver_from(server, ctx, model, output, options)
         return
     from bnfold import api
-    from bnfold.report import print_console
 
     source = model_from(model)
+    delivered(ctx, model, output, options, lambda place, asked: api.optimize_with(source, place, asked).report)
+
+
+def delivered(
+    ctx: click.Context,
+    model: str,
+    output: str | None,
+    options: AnyWritingOptions,
+    make: "Callable[[str | None, AnyWritingOptions], Report]",
+) -> None:
+    """Let `make` make the model at a place; show and write its report, and leave with its exit code."""
+    from bnfold.report import print_console
+
     failure: StatisticsError | VerificationError | None = None
     try:
         with shown(ctx) as progress, _written_to(output, model) as place:
-            report = api.optimize_with(source, place, replace(options, progress=progress)).report
+            report = make(place, replace(options, progress=progress))
             if output == "-" and report.published is not None:
                 report = replace(report, published="standard output")
     except (StatisticsError, VerificationError) as error:

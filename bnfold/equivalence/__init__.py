@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.runtime.sessions import RunFailed as RunFailed
     from bnfold.equivalence.runtime.side_by_side import answers as answers
     from bnfold.equivalence.runtime.torch_reference import ModuleReference as ModuleReference
+    from bnfold.equivalence.runtime.torch_reference import evaluating as evaluating
     from bnfold.equivalence.runtime.torch_reference import is_module as is_module
     from bnfold.equivalence.saved_verification import judge_again as judge_again
     from bnfold.equivalence.structure.copies import copied as copied
@@ -67,7 +68,7 @@ _HOME = {
     **dict.fromkeys(("PROVIDERS", "Placement", "Precision"), "bnfold.equivalence.runtime.providers"),
     "RunFailed": "bnfold.equivalence.runtime.sessions",
     "answers": "bnfold.equivalence.runtime.side_by_side",
-    **dict.fromkeys(("ModuleReference", "is_module"), "bnfold.equivalence.runtime.torch_reference"),
+    **dict.fromkeys(("ModuleReference", "evaluating", "is_module"), "bnfold.equivalence.runtime.torch_reference"),
     "judge_again": "bnfold.equivalence.saved_verification",
     "copied": "bnfold.equivalence.structure.copies",
     **dict.fromkeys(("evaluate_in_place", "make_runnable"), "bnfold.equivalence.structure.evaluation_semantics"),

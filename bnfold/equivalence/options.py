@@ -22,8 +22,9 @@ class VerifyOptions:
     `told`: is called with how many feeds were compared, and how many there are in all settings (0: not known yet).
     `layers`: also look at values inside the models, and say which diverges first. `assume_constant_initializers`: no
     caller replaces an initializer that is also an input, so none is replaced in any feed.
-    `thorough`: run a large model on all feeds in all settings although each of its changes is proved. `threads`: of
-    each session, 0 as onnxruntime sees fit. `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node
+    `thorough`: run on all feeds in all settings, whatever that costs and whatever is proved. `threads`: of each
+    session, 0 as onnxruntime sees fit, one for a tiny model. `distributions`: whether more is measured than the verdict
+    rests on. `providers`: cpu, cuda, openvino, webgpu. `strict_placement`: not one node
     may run on another provider.
     """
 
@@ -39,6 +40,7 @@ class VerifyOptions:
     assume_constant_initializers: bool = False
     thorough: bool = False
     threads: int = 0
+    distributions: bool = True
 
     def __post_init__(self) -> None:
         """Keep what an iterator gives: the feeds are read more than once. Raises UsageError for unknown providers."""

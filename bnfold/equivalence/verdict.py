@@ -35,9 +35,9 @@ class Verification:
     operators, where a provider other than cpu was asked for.
     Measurements at precision "deploy" are shown beside the verdict and do not decide it.
     `proofs`: one per change, and `shown`, in a sentence, how many changes there are and which of them is proved.
-    `spent`: how many changes were proved and sessions made, and how often what was run. `proof_rule`: when a broken
-    proof overrules outputs that agree. `tolerance`: the one that judged. `layers`: where that was asked for, what
-    values inside the models say.
+    `spent`: how many changes were proved and sessions made, how often what was run, and about how much work that is, in
+    million products. `proof_rule`: when a broken proof overrules outputs that agree. `tolerance`: the one that judged.
+    `layers`: where that was asked for, what values inside the models say.
     """
 
     verdict: Verdict

@@ -1,12 +1,14 @@
 """Run two models on the same feeds, measure every output, and say whether they are equivalent.
 
 The reference runs with onnxruntime's own optimizations off, since a default session folds batch normalization itself;
-the candidate runs without and with them, on every provider asked for. One session is alive at a time.
+the candidate runs without and with them, on every provider asked for. One session of each model is alive at a time.
 """
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,22 @@ from onnx import ModelProto
 
 from bnfold.activity import doing
 from bnfold.equivalence.feeds.dynamic_sizes import check_overrides
+from bnfold.equivalence.feeds.seeded import HEAVY_ELEMENTS
 from bnfold.equivalence.judging.changes import Changes, are_same_files, find_changes
 from bnfold.equivalence.judging.evidence import ProofRule, overrules
 from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
 from bnfold.equivalence.judging.judge import Judge
-from bnfold.equivalence.judging.plan import THOROUGH, Plan, plan_of
+from bnfold.equivalence.judging.plan import LEAN, THOROUGH, Plan, plan_of
 from bnfold.equivalence.judging.sentences import sentence
 from bnfold.equivalence.judging.tolerance import Tolerance
 from bnfold.equivalence.numbers.precision import coarsest
 from bnfold.equivalence.options import VerifyOptions
-from bnfold.equivalence.runtime.opening import Setting, running
+from bnfold.equivalence.runtime.opening import Ahead, Setting, running
 from bnfold.equivalence.runtime.providers import CPU, Placement, Precision, check, named, placement
 from bnfold.equivalence.runtime.reference_answers import Answers, conditions, run_seeded_feeds, run_user_feeds
 from bnfold.equivalence.runtime.references import ModelReference, Reference, Runner
 from bnfold.equivalence.runtime.sessions import Optimization, RunFailed, quiet_options, runtime
-from bnfold.equivalence.runtime.spending import spending
+from bnfold.equivalence.runtime.spending import estimate, few_threads, spending
 from bnfold.equivalence.structure.output_sources import Sources, behind
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import (
@@ -38,9 +41,11 @@ from bnfold.equivalence.structure.signature import (
     read_structure,
     signature_of,
 )
-from bnfold.equivalence.structure.work import is_large
+from bnfold.equivalence.structure.work import work_of
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.errors import UsageError
+
+_COARSER = {"float16": 2.0**13, "bfloat16": 2.0**16}
 
 
 def verify(reference: Source | Reference, candidate: Source, options: VerifyOptions | None = None) -> Verification:
@@ -71,32 +76,60 @@ def _verified(reference: Source | Reference, candidate: Source, options: VerifyO
         raise UsageError("the layers of a PyTorch module cannot be looked at: export it, and compare the two models.")
     if options.proof == "always" and reference.source is None:
         raise UsageError("what differs from a PyTorch module cannot be proved: export it, and compare the two models.")
-    model, other, changes = _read(reference, candidate, options)
-    signature = signature_of(model)
-    check_overrides(signature.inputs, options.input_shapes)
-    options.tolerance.check_outputs(port.name for port in signature.outputs)
-    contract = difference(signature, signature_of(other))
-    if contract:
-        return _stopped(Verdict.NOT_EQUIVALENT, contract, Answers(), options)
-    return _with_changes(_measured(reference, candidate, model, other, changes, options), changes, options)
+    with Ahead() as ahead:
+        model, other, changes, plan = _read(reference, candidate, options, ahead)
+        signature = signature_of(model)
+        check_overrides(signature.inputs, options.input_shapes)
+        options.tolerance.check_outputs(port.name for port in signature.outputs)
+        contract = difference(signature, signature_of(other))
+        if contract:
+            return _stopped(Verdict.NOT_EQUIVALENT, contract, Answers(), options)
+        if not plan.is_lean:
+            ahead.drop()
+        with few_threads(plan.threads):
+            measured = _measured(reference, candidate, model, other, changes, plan, options)
+        estimate(plan.work.session, plan.work.run)
+    return _with_changes(measured, changes, options, model)
 
 
-def _read(reference: Reference, candidate: Source, options: VerifyOptions) -> tuple[ModelProto, ModelProto, Changes]:
-    """Both structures, and what the files alone tell of the changes between them."""
+def _read(
+    reference: Reference, candidate: Source, options: VerifyOptions, ahead: Ahead
+) -> tuple[ModelProto, ModelProto, Changes, Plan]:
+    """Both structures, what the files alone tell of the changes between them, and how much to run.
+
+    Where proofs can make it enough to run the models as users do, those sessions are made beside the proofs.
+    """
     if reference.source is None:
-        return reference.structure(), read_structure(candidate), Changes()
+        return reference.structure(), read_structure(candidate), Changes(), THOROUGH
     if are_same_files(reference.source, candidate):
-        model = read_structure(candidate)
-        return model, model, Changes(known=True)
+        model, changes = read_structure(candidate), Changes(known=True)
+        return model, model, changes, _planning(model, options)(all_proved=True)
     if options.proof == "never":
-        return reference.structure(), read_structure(candidate), Changes()
+        model = reference.structure()
+        return model, read_structure(candidate), Changes(), _planning(model, options)(all_proved=False)
     constants = options.assume_constant_initializers
     before, after = (Cutter(source, assume_constant_initializers=constants) for source in (reference.source, candidate))
-    contract = difference(signature_of(before.model), signature_of(after.model))
-    changes = Changes() if contract else find_changes(before, after, options.seed)
+    if difference(signature_of(before.model), signature_of(after.model)):
+        return before.model, after.model, Changes(), THOROUGH
+    planned = _planning(before.model, options)
+    if planned(all_proved=True).is_lean and CPU in named(options.providers):
+        with doing("loading both models in onnxruntime"):
+            ahead.begin((source, LEAN) for source in (reference.source, candidate))
+            changes = find_changes(before, after, options.seed)
+    else:
+        changes = find_changes(before, after, options.seed)
     for cutter in (before, after):
         cutter.file.release()
-    return before.model, after.model, changes
+    return before.model, after.model, changes, planned(all_proved=changes.all_proved)
+
+
+def _planning(model: ModelProto, options: VerifyOptions) -> Callable[..., Plan]:
+    """`plan_of` for this model, that needs to know yet whether all is proved."""
+    sizes = [
+        math.prod(dim if isinstance(dim, int) else 1 for dim in port.dims or ()) for port in signature_of(model).inputs
+    ]
+    thorough = options.thorough or options.layers or options.inputs is not None
+    return partial(plan_of, work_of(model), heavy=sum(sizes) >= HEAVY_ELEMENTS, thorough=thorough)
 
 
 def _measured(
@@ -105,6 +138,7 @@ def _measured(
     model: ModelProto,
     other: ModelProto,
     changes: Changes,
+    plan: Plan,
     options: VerifyOptions,
 ) -> Verification:
     """Run both models on all feeds in all settings, and judge what they answer."""
@@ -113,9 +147,7 @@ def _measured(
         signature = signature.without_overrides()
     told = options.told or _silent
     told(0, 0)
-    pairs = {} if reference.source is None else behind(model, other)
-    thorough = options.thorough or options.layers or options.inputs is not None or reference.source is None
-    plan = plan_of(is_large=is_large(model), all_proved=changes.all_proved, thorough=thorough)
+    pairs = {} if reference.source is None or plan.is_lean else behind(model, other)
     answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
     if plan.is_lean and not answers.answers:
         plan = THOROUGH
@@ -123,7 +155,8 @@ def _measured(
     answers.notes.extend(_assumed(signature))
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
-    comparing = Comparing(options.tolerance, changes, {} if reference.source is None else coarsest(model))
+    types = {} if reference.source is None else coarsest(model)
+    comparing = Comparing(options.tolerance, changes, types, options.distributions)
     findings: list[Finding] = []
     placements: list[Placement] = []
     settings, feeds = list(plan.settings(named(options.providers))), len(answers.answers)
@@ -168,7 +201,14 @@ def _silent(_done: int, _total: int) -> None:
     """Nobody wants to hear."""
 
 
-def _with_changes(measured: Verification, changes: Changes, options: VerifyOptions) -> Verification:
+def _slack(model: ModelProto) -> float:
+    """How many times coarser than float32 the coarsest type is that a model computes in: what is stored in float32 of
+    numbers that it rounds to float16 differs by that.
+    """
+    return max((_COARSER.get(name, 1.0) for name in coarsest(model).values()), default=1.0)
+
+
+def _with_changes(measured: Verification, changes: Changes, options: VerifyOptions, model: ModelProto) -> Verification:
     """A broken proof overrules agreement; proofs of everything stand in for a run that was not possible.
 
     Not for one on another provider than the CPU: a proof in float64 says nothing about what that one computes.
@@ -177,7 +217,8 @@ def _with_changes(measured: Verification, changes: Changes, options: VerifyOptio
     compared = bool(measured.measurements)
     rule = _proof_rule(options)
     differs = verdict is not Verdict.EQUIVALENT
-    overruling = [each for each in changes.broken if differs or overrules(each.used, rule, options.tolerance)]
+    slack = _slack(model) if changes.broken else 1.0
+    overruling = [each for each in changes.broken if differs or overrules(each.used / slack, rule, options.tolerance)]
     if overruling:
         verdict = Verdict.NOT_EQUIVALENT
         more = f" (and {len(overruling) - 1} more)" if len(overruling) > 1 else ""
@@ -242,8 +283,8 @@ def _answers(
     def all_feeds(session: Runner) -> Answers:
         if options.inputs is not None:
             return run_user_feeds(options.inputs, signature, session.run, taps)
-        shapes, seed, single = options.input_shapes, options.seed, plan.is_lean
-        return run_seeded_feeds(model, signature, shapes, seed, session.run, taps, [beside], single=single)
+        shapes, seed, purse = options.input_shapes, options.seed, plan.purse
+        return run_seeded_feeds(model, signature, shapes, seed, session.run, taps, [beside], purse=purse)
 
     try:
         with reference.running(plan.base, taps) as session:

@@ -54,7 +54,27 @@ class PlainConstant(NamedTuple):
 
 
 class Graph:
-    """A thin index over the nodes of one scope; the protobuf stays the truth."""
+    """A thin index over the nodes of one scope; the protobuf stays the truth.
+
+    A pass asks what it needs to know, and edits through the methods of the door, which keep the index true:
+
+    >>> from bnfold.graph import Model
+    >>> from bnfold.onnxfile import read
+    >>> graph = Model(read("in.onnx")).main
+    >>> conv, norm = graph.nodes()[:2]
+    >>> conv.op_type, norm.op_type, graph.producer(norm.input[0]) is conv
+    ('Conv', 'BatchNormalization', True)
+    >>> [use.node.op_type for use in graph.consumers(norm.output[0])], graph.is_output(norm.output[0])
+    (['Relu'], False)
+    >>> graph.constant(conv.input[1]), graph.shape(norm.output[0])
+    (Tensor(float32, [16, 1, 3, 3]), ('N', 16, 8, 8))
+    >>> graph.bypass(norm, toward_producer=False)
+    >>> graph.model.modified, [node.op_type for node in graph.nodes()[:2]]
+    (True, ['Conv', 'Relu'])
+
+    Questions: `nodes`, `producer`, `consumers`, `constant`, `shape`, `dtype`, `is_output`, `is_input`, `resolve`. The
+    door: `set_input`, `set_attribute`, `set_constant`, `add_constant`, `insert`, `remove`, `bypass`.
+    """
 
     def __init__(self, model: "Model", body: GraphProto | FunctionProto, parent: "Graph | None", scope: str) -> None:
         self.model = model

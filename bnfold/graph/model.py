@@ -28,6 +28,19 @@ class Edit(NamedTuple):
 class Model:
     """The structure of a model as scopes that can be asked and edited; weights stay in `file`.
 
+    A pass is given one. It may ask `graphs` (every scope: the main graph, bodies and functions), `main`, `functions`,
+    `opset`, `owner` (the scope a node stands in) and `fresh_name`, and edits through the graphs.
+
+    >>> from bnfold.onnxfile import read
+    >>> model = Model(read("in.onnx"))
+    >>> [graph.scope for graph in model.graphs], len(model.main.nodes())
+    ([''], 18)
+    >>> node = model.main.nodes()[0]
+    >>> model.owner(node) is model.main, model.fresh_name("conv")
+    (True, 'conv')
+    >>> model.modified
+    False
+
     `assume_constant_initializers` treats initializers that are also graph inputs as constants at every IR version. Up
     to IR version 3 every initializer had to be listed as an input, so there they always are constants. `looks_late`:
     what has to be seen of large weights may be looked at while they are written, which then may raise `Refused`.

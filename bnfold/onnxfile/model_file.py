@@ -124,7 +124,8 @@ def to_proto(file: OnnxFile) -> ModelProto:
         else:
             for chunk in item.chunks():
                 whole += chunk
-    return ModelProto.FromString(bytes(whole))
+    file.release()
+    return ModelProto.FromString(whole)  # type: ignore[arg-type]  # any buffer will do; the stubs know bytes alone
 
 
 def _read(source: Source, path: Path | None, label: str, *, strict: bool) -> OnnxFile:

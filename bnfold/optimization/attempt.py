@@ -5,7 +5,7 @@ published.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from bnfold.passes import PassOptions, Preserves
 from bnfold.paths import require_utf8
 from bnfold.pipeline import Ran, Step, UnsoundStepError, is_own, run_all
 from bnfold.progress import Stage
-from bnfold.report import ModelSummary, Report
+from bnfold.report import GOOD, ModelSummary, Report
 from bnfold.rewriting import AnyPass, Asked, asked_passes
 from bnfold.sources import is_path, read_model, runnable
 
@@ -246,9 +246,17 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
         looked_late=looks_late,
         foreign=foreign,
         unsound=unsound,
-        notes=(*notes_on(edited, decisions), *note_on_data(options.layout, written)),
+        notes=(*notes_on(edited, decisions), *note_on_data(options.layout, written), *_costs(passes, setup.file)),
         stored=stored_values(edited),
     )
+
+
+def _costs(passes: Sequence[AnyPass], file: OnnxFile) -> Iterator[str]:
+    """What passes cost that are given the whole model, where that is much."""
+    for each in passes:
+        told = each.cost(file) if hasattr(each, "cost") else ""
+        if told:
+            yield told
 
 
 def _contradict(evaluations: Evaluations) -> bool:
@@ -306,6 +314,9 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
         distance = tuple(measurement.to_dict() for measurement in frozen.training_distance)
     else:
         found = equivalence.verify(source, candidate, options)
+    if setup.request.check is not None and found.verdict.value in GOOD:
+        origin = setup.request.check(candidate)
+        found = found if origin.verdict.value in GOOD else origin
     on_purpose = Preserves.NOTHING in promised and _is_substituted(made, found)
     verdict = "substituted" if on_purpose else found.verdict.value
     bug = not foreign and any(proof.standing == "broken" for proof in found.proofs)

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One optimization: `output` is a path, or None where the result goes back to the caller."""
+    """One optimization: `output` is a path, or None where the result goes back to the caller.
+
+    `check` compares the written file with what `model` was made from; what it finds against the result decides.
+    """
 
     model: AnyModel
     output: str | os.PathLike[str] | None
     options: OptimizeOptions = field(default_factory=OptimizeOptions)
+    check: "Callable[[os.PathLike[str]], equivalence.Verification] | None" = None
 
     @property
     def target(self) -> str | os.PathLike[str] | None:

@@ -99,12 +99,13 @@ class _Comparing(_Constants):
     )
 
     thorough: bool = option(
-        Flag(), False, "Run a large model on all feeds in all settings although each of its changes is proved."
+        Flag(), False, "Run on all feeds in all settings, whatever that costs and whatever is proved."
     )
     threads: int = option(
         Whole(), 0, "Threads of each session; 0 leaves it to onnxruntime. Few, where runs go side by side.",
         metavar="NUMBER",
     )  # fmt: skip
+    distributions: bool = option(Flag(), True, reported=False)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

@@ -15,6 +15,8 @@ from bnfold.pipeline import UnsoundResultError, raised_in
 from bnfold.rewriting.handing import Form, Handed
 from bnfold.rewriting.merging import Merger
 
+_LARGE = 256 << 20
+"""From so many bytes of weights on it is said that all of them are in memory."""
 _FORMS = {
     ("onnx_graphsurgeon", "Graph"): Form.GRAPHSURGEON,
     ("onnx_ir", "Model"): Form.IR,
@@ -44,6 +46,16 @@ class FunctionPass:
     def form(self) -> Form:
         """The form in which the function takes a model."""
         return form_of(self.function)
+
+    def cost(self, file: OnnxFile) -> str:
+        """What it costs to give the function a large model, in a sentence; "" where that is little."""
+        nbytes = sum(stored.payload.nbytes for stored in file.payloads)
+        if self.form is not Form.PROTO or nbytes < _LARGE:
+            return ""
+        return (
+            f"The pass {self.name} was given the whole model in memory, {nbytes:,} bytes of weights; a function that "
+            "takes base_dir as well is given weights on demand."
+        )
 
     def rewrite(self, file: OnnxFile) -> OnnxFile:
         """The model of `file` as the function makes it; `file` itself is left as it is.

@@ -170,8 +170,10 @@ class Handed:
 
         Raises ModelError for a tensor whose data is not there, or not of its shape and type.
         """
-        proto = ModelProto()
-        proto.CopyFrom(made)
+        proto = made
+        if made is not self.given:  # somebody else may hold it
+            proto = ModelProto()
+            proto.CopyFrom(made)
         before = {tensor.name: tensor for tensor, _ in tensors(self.file.proto, thorough=True) if tensor.name}
         for tensor, _ in tensors(proto, thorough=True):
             if payload_index(tensor) is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from bnfold.graph.sameness import domain_of, same_function, same_node, same_sparse_tensor, same_tensor
 
@@ -20,6 +20,8 @@ _M = TypeVar("_M", bound=Message)
 _Key = Callable[[Any], Any]
 
 _DESCRIPTIONS = ("doc_string", "metadata_props")
+_INITIALIZERS_ARE_NO_INPUTS = 4
+"""The first IR version of which that is so."""
 _OF_MODEL = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
@@ -49,6 +51,8 @@ class Merger:
             self._functions,
         )
         made.graph.CopyFrom(self.graphs(before.graph, baseline.graph, after.graph))
+        if self.forgetful and made.ir_version < _INITIALIZERS_ARE_NO_INPUTS:
+            _list_initializers(made.graph, before.graph)
         called = {(node.domain, node.op_type) for node in _every_node([made.graph, *functions])}
         lost = {(each.domain, each.name) for each in before.functions} - {
             (each.domain, each.name) for each in after.functions
@@ -87,9 +91,12 @@ class Merger:
         )
         _set(made.sparse_initializer, sparse)
         defaults = {tensor.name for tensor in made.initializer} | {each.values.name for each in made.sparse_initializer}
-        inputs = self._list(before.input, baseline.input, after.input, _name, alive=defaults, forgetful=self.forgetful)
+        keep = _as_before if self.forgetful else None  # what callers see is not for another tool to change
+        inputs = self._list(
+            before.input, baseline.input, after.input, _name, keep, alive=defaults, forgetful=self.forgetful
+        )
         _set(made.input, inputs)
-        _set(made.output, self._list(before.output, baseline.output, after.output, _name))
+        _set(made.output, self._list(before.output, baseline.output, after.output, _name, keep))
         makers = {output: node for node in made.node for output in node.output}
         formerly = {output: node for node in before.node for output in node.output}
         untouched = {name for name, node in makers.items() if name in formerly and same_node(node, formerly[name])}
@@ -102,6 +109,13 @@ class Merger:
             forgetful=self.forgetful,
             sorted_as_before=True,
         )
+        if self.forgetful:  # what a tool has inferred of values that it left alone is not for the file
+            said = {value.name: value for value in before.value_info}
+            described = [
+                said.get(value.name, value) if value.name in untouched else value
+                for value in described
+                if value.name in said or value.name not in untouched
+            ]
         there = makers.keys() | defaults
         _set(made.value_info, [value for value in described if value.name in there])
         notes = self._list(
@@ -258,6 +272,22 @@ def _inserted(old: list[Any], order: list[Any], lost: Iterable[Any]) -> list[Any
                 break
         order.insert(position, name)
     return order
+
+
+def _list_initializers(made: GraphProto, before: GraphProto) -> None:
+    """Up to IR version 3 an initializer is an input as well: what is none any more is none of the other either."""
+    formerly = {tensor.name for tensor in before.initializer}
+    now = {tensor.name for tensor in made.initializer}
+    for value in [value for value in made.input if value.name in formerly - now]:
+        made.input.remove(value)
+    listed = {value.name for value in made.input}
+    for tensor in made.initializer:
+        if tensor.name not in listed:
+            made.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+
+
+def _as_before(before: _M, _baseline: _M | None, _after: _M) -> _M:
+    return before
 
 
 def _set(field: Any, values: Sequence[Any]) -> None:

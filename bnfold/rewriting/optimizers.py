@@ -32,7 +32,14 @@ class Optimizer:
         problem = missing(type(self))
         if problem:
             raise UsageError(f"the pass {self.name} {problem}")
-        return FunctionPass(self.optimized, self.name, self.preserves, forgetful=True).rewrite(file)
+        return self._as_function().rewrite(file)
+
+    def cost(self, file: OnnxFile) -> str:
+        """What it costs to give the optimizer a large model, in a sentence; "" where that is little."""
+        return self._as_function().cost(file)
+
+    def _as_function(self) -> FunctionPass:
+        return FunctionPass(self.optimized, self.name, self.preserves, forgetful=True)
 
     def optimized(self, model: Any) -> Any:
         """The model after the optimizer; None where it edited the one it was given."""

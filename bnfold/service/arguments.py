@@ -15,7 +15,7 @@ REPORTS = {"json": "report.json", "html": "report.html", "md": "report.md", "xml
 _FIXED = {"strict_external_data": True}
 _OF_A_SLOT = {"threads": 1}
 """What an option is where the job does not say: jobs run side by side."""
-_LEFT_OUT = frozenset({"dry_run", "keep_failed", "checksums", "progress", "fold", "calibration"})
+_LEFT_OUT = frozenset({"dry_run", "keep_failed", "checksums", "distributions", "progress", "fold", "calibration"})
 PRINTING = frozenset({"inspect"})
 """The commands whose report is what they print."""
 

@@ -118,6 +118,7 @@ def test_light_graphs_with_weights_that_can_tell(name: str) -> None:
 
 def test_every_kind_of_model_comes_back_as_it_came(tmp_path: Path) -> None:
     import onnx_graphsurgeon
+    import onnx_ir
 
     path = MODELS / "digits_cnn.onnx"
     proto = onnx.load(path)
@@ -130,6 +131,12 @@ def test_every_kind_of_model_comes_back_as_it_came(tmp_path: Path) -> None:
     optimized = bnfold.optimize(graph).model
     assert isinstance(optimized, onnx_graphsurgeon.Graph)
     assert "BatchNormalization" not in {node.op for node in optimized.nodes}
+    model = onnx_ir.from_proto(proto)
+    lighter = bnfold.optimize(model).model
+    assert isinstance(lighter, onnx_ir.Model)
+    assert "BatchNormalization" not in {node.op_type for node in lighter.graph}
+    assert bnfold.verify(model, lighter).verdict == "equivalent"
+    assert "BatchNormalization" in {node.op_type for node in model.graph}
     assert proto.SerializeToString() == copy
     assert len(graph.nodes) == nodes
     assert bnfold.optimize(path, tmp_path / "out.onnx").model is None

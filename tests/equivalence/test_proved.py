@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from onnx import ModelProto, numpy_helper, parser
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from bnfold.equivalence import Proving, Tolerance, Verdict, VerifyOptions, verify
+from bnfold.equivalence.proofs.piece_sizes import InputShapes
 
 W = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 S = np.linspace(0.5, 2, 4).astype(np.float32)
@@ -103,3 +104,14 @@ def test_a_value_inside_a_rewrite_that_is_an_output_too_is_wrong() -> None:
     found = verify(before, after.SerializeToString())
     assert found.verdict is Verdict.NOT_EQUIVALENT
     assert "'c'" in found.explanation
+
+
+def test_what_a_file_declares_is_believed_where_inference_says_nothing() -> None:
+    made = model(
+        "agraph (float[N,2,8,8] x) => (float[A,B,C,D] y) "
+        "{ p = MaxPool<kernel_shape=[2,2]>(x) q = custom.Magic(p) r = Relu(q) y = Relu(r) }"
+    )
+    for name, shape in (("p", [1, 7, 7, 2]), ("q", [3, 5]), ("r", [3, 5])):
+        made.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    shapes = InputShapes(made)
+    assert [shapes.dims(name) for name in "pqr"] == [(None, 2, 7, 7), (3, 5), (3, 5)]

@@ -111,7 +111,7 @@ def test_the_signature_of_the_library_holds_every_option(door: Any) -> None:
     assert others <= {"model", "output", "batches", "reference", "candidate"}
 
 
-ONLY_FROM_PYTHON = {"fold", "checksums", "isolate", "progress"}
+ONLY_FROM_PYTHON = {"fold", "checksums", "distributions", "isolate", "progress"}
 OF_ITS_OWN_FLAGS = {"layout": {"external_data", "inline", "size_threshold"}}
 
 
@@ -137,7 +137,7 @@ def test_the_command_line_has_every_option(name: str) -> None:
 
 
 def test_every_command_that_works_on_models_has_options() -> None:
-    assert set(CLI_COMMANDS) - set(COMMANDS) == {"passes", "report", "schema", "serve", "batch", "config"}
+    assert set(CLI_COMMANDS) - set(COMMANDS) == {"export", "passes", "report", "schema", "serve", "batch", "config"}
 
 
 def test_the_defaults_of_the_passes_are_not_said_twice_otherwise() -> None:

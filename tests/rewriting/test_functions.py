@@ -1,5 +1,6 @@
 """A function as a pass: what it did not touch stays byte for byte, whatever its form loses on the way."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,11 @@ def test_a_function_that_raises_is_one_sentence_with_its_name_and_line(tmp_path:
     with pytest.raises(UsageError, match=rf"^the pass divides raised ZeroDivisionError: division by zero {place}$"):
         bnfold.optimize(rich(), output, passes=[divides], keep_failed=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_model_in_memory_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnfold.rewriting.function_pass._LARGE", 4096)
+    told = r"The pass in_place was given the whole model in memory, 16,384 bytes of weights; a function that takes base"
+    assert re.match(told, bnfold.optimize(rich(), passes=[in_place], verify=False).report.notes[-1])
+    notes = bnfold.optimize(rich(), passes=[looks_at_all, by_ir, surgeon], verify=False).report.notes
+    assert not any("in memory" in note for note in notes)

@@ -58,21 +58,27 @@ class Finding:
 
 @dataclass(frozen=True)
 class Comparing:
-    """How values are compared: the tolerance, what the files tell, and the types that values were made in."""
+    """How values are compared: the tolerance, what the files tell, and the types that values were made in.
+
+    `distributions`: whether more is measured than a verdict rests on.
+    """
 
     tolerance: Tolerance
     changes: Changes = field(default_factory=Changes)
     types: Mapping[str, str] = field(default_factory=dict)
+    distributions: bool = True
 
     def found(self, where: Where, value: str, answer: Answer, candidate: Array, setting: Setting) -> Finding:
         """One value of the reference and what it is in the candidate."""
-        measured = measure(where, answer.outputs[value], candidate, self.made_in(value))
+        made_in, full = self.made_in(value), self.distributions
+        measured = measure(where, answer.outputs[value], candidate, made_in, distributions=full)
         return self._judged(measured, value, answer, setting, candidate)
 
     def measured_again(self, finding: Finding, original: Array) -> Measurement:
         """The same value measured against what the reference is elsewhere; the candidate's must still be known."""
         assert finding.candidate is not None
-        return measure(finding.measurement.where, original, finding.candidate, finding.measurement.made_in)
+        where, made_in = finding.measurement.where, finding.measurement.made_in
+        return measure(where, original, finding.candidate, made_in, distributions=self.distributions)
 
     def missing(self, where: Where, value: str, answer: Answer, setting: Setting, side: str) -> Finding:
         """A value that one side does not return."""

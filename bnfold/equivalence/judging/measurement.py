@@ -121,8 +121,13 @@ class Measurement:
         return cls(where=where, **fields)
 
 
-def measure(where: Where, reference: Array, candidate: Array, made_in: str = "") -> Measurement:
-    """Compare one output. Shapes and dtypes must be the same: where they differ that is the finding."""
+def measure(
+    where: Where, reference: Array, candidate: Array, made_in: str = "", *, distributions: bool = True
+) -> Measurement:
+    """Compare one output. Shapes and dtypes must be the same: where they differ that is the finding.
+
+    Without `distributions` only what a verdict rests on is measured: no means, no shares and no histogram.
+    """
     described: dict[str, Any] = {"where": where, "dtype": reference.dtype.name, "shape": tuple(reference.shape)}
     described["made_in"] = made_in
     if reference.dtype != candidate.dtype:
@@ -134,11 +139,11 @@ def measure(where: Where, reference: Array, candidate: Array, made_in: str = "")
         return Measurement(**described, count=reference.size, compared=reference.size, different=int(different.sum()))
     if reference.dtype.kind == "c":
         reference, candidate = (np.stack([side.real, side.imag], -1) for side in (reference, candidate))
-    return Measurement(**described, **_numbers(reference, candidate))
+    return Measurement(**described, **_numbers(reference, candidate, distributions=distributions))
 
 
-def _numbers(reference: Array, candidate: Array) -> dict[str, Any]:
-    """All numbers of two arrays of one type and shape, in the type that they are compared in, sums in float64."""
+def _numbers(reference: Array, candidate: Array, *, distributions: bool) -> dict[str, Any]:
+    """The numbers of two arrays of one type and shape, in the type that they are compared in, sums in float64."""
     if not reference.size:
         return {}
     if _have_same_bits(reference, candidate):
@@ -171,21 +176,24 @@ def _numbers(reference: Array, candidate: Array) -> dict[str, Any]:
         facts["different"] = int(np.count_nonzero(error))
     worst = np.unravel_index(int(error.argmax()), error.shape)
     magnitude = _peak(before)
-    sums = _sums(before, after, error, facts["compared"], magnitude)
+    facts |= {
+        "max_abs": abs(float(after[worst]) - float(before[worst])),
+        "channel_rel": _channel_relative(error, before),
+        "reference_max_abs": magnitude,
+        "worst_at": tuple(int(index) for index in worst),
+        "worst_reference": float(before[worst]),
+        "worst_candidate": float(after[worst]),
+    }
+    if not distributions:
+        return facts
     counted = error if both is None else error[both]
     return (
         facts
-        | sums
+        | _sums(before, after, error, facts["compared"], magnitude)
         | {
-            "max_abs": abs(float(after[worst]) - float(before[worst])),
             "p99_abs": _p99(counted),
-            "max_ulp": _largest_ulp(reference, candidate, both) if error.any() else 0.0,
-            "channel_rel": _channel_relative(error, before),
+            "max_ulp": _largest_ulp(reference, candidate, both) if facts["max_abs"] else 0.0,
             "argmax_agreement": _argmax_agreement(before, after),
-            "reference_max_abs": magnitude,
-            "worst_at": tuple(int(index) for index in worst),
-            "worst_reference": float(before[worst]),
-            "worst_candidate": float(after[worst]),
             "histogram": _histogram(counted, magnitude),
         }
     )
@@ -299,7 +307,9 @@ def _largest_ulp(reference: Array, candidate: Array, both: Array | None) -> floa
 
     def ordered(values: Array) -> Array:
         bits = values.view(integers)
-        return np.where(bits < 0, np.iinfo(integers).min - bits, bits).astype(np.float64)
+        sign = bits >> (8 * integers.itemsize - 1)  # all ones where negative
+        order: Array = (bits ^ (sign & np.iinfo(integers).max)) - sign
+        return order.astype(np.float64)
 
     flat = [np.ascontiguousarray(side).reshape(-1) for side in (reference, candidate)]
     parts = ([side[start : start + _BLOCK] for side in flat] for start in range(0, flat[0].size, _BLOCK))
@@ -326,7 +336,8 @@ def _histogram(error: Array, magnitude: float) -> tuple[int, ...]:
     below = np.zeros(len(HISTOGRAM_EDGES), np.int64)
     for (block,) in _blocks(error):
         block /= magnitude
-        below += [int(np.count_nonzero(block < edge)) for edge in HISTOGRAM_EDGES]
+        largest = block.max()
+        below += [block.size if largest < edge else int(np.count_nonzero(block < edge)) for edge in HISTOGRAM_EDGES]
     counts = np.diff(np.concatenate([[exact], below, [error.size]]))
     return (exact, *map(int, counts))
 

@@ -1,23 +1,56 @@
-"""How much is run: what decides most comes first, and a large model whose changes are all proved is run once."""
+"""How much is run: what decides most comes first, and a budget of work says how far it goes.
 
+The budget counts estimated work, never time: a run is the same on every machine. What is proved is run to see that it
+runs and stays finite: at the price of both sessions once, on more feeds as far as a floor lasts that small models never
+reach. What is compared by running only may cost four times as much.
+"""
+
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bnfold.equivalence.runtime.opening import Setting
 from bnfold.equivalence.runtime.providers import CPU, Precision, Provider
 from bnfold.equivalence.runtime.sessions import Optimization
+from bnfold.equivalence.runtime.spending import Purse
+from bnfold.equivalence.structure.work import Work
+
+LEAN = Setting(optimization=Optimization.ON)
+"""Where a model runs whose changes are all proved: as users run it."""
+FLOOR = 4e9
+"""The work that every verification may do: about 0.3 s, since small operators do not reach the speed of large ones."""
+BY_RUNNING = 4
+"""How many times the work of both sessions once a comparison by running alone may do."""
+_LARGE_RUN, _LARGE_SESSION = 1e9, 2e9
+_ONE_THREAD = 2e8
+"""Below this a second thread takes longer to wake than it saves."""
+_SESSIONS = 3
+"""The reference's and the candidate's, without the runtime's optimizations, and the candidate's with them."""
+_FEW_ROWS, _MANY_ROWS = 4, 24
+"""All feeds together in rows, of a model with large inputs and of another."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`base`: the setting that the reference runs in first. `is_lean`: one feed, and on the CPU that setting alone.
+    """`base`: the setting that the reference runs in first. `is_lean`: on the CPU that setting alone is compared.
 
-    `is_large`: running the model costs so much that the dearer instruments are asked last.
+    `is_large`: running the model costs so much that the dearer instruments are asked last. `allowance`: the work that
+    feeds beside the first may take. `price`: what one of them takes. `threads`: of each session, 0 as it sees fit.
+    `work`: the estimate that all this follows from.
     """
 
     base: Setting = field(default_factory=Setting)
     is_lean: bool = False
     is_large: bool = False
+    allowance: float = math.inf
+    price: float = 0.0
+    threads: int = 0
+    work: Work = field(default_factory=Work)
+
+    @property
+    def purse(self) -> Purse:
+        """What pays for feeds, full."""
+        return Purse(self.allowance, self.price)
 
     def settings(self, providers: tuple[Provider, ...]) -> Iterator[Setting]:
         """Those that the candidate runs in."""
@@ -34,10 +67,21 @@ class Plan:
 THOROUGH = Plan()
 
 
-def plan_of(*, is_large: bool, all_proved: bool, thorough: bool) -> Plan:
-    """Proofs say all of a large model but whether it runs and stays finite: one feed shows it, run as users run it."""
-    if thorough or not is_large:
-        return THOROUGH
-    if not all_proved:
-        return Plan(is_large=True)
-    return Plan(Setting(optimization=Optimization.ON), is_lean=True, is_large=True)
+def plan_of(work: Work, *, heavy: bool, all_proved: bool, thorough: bool) -> Plan:
+    """What fits into the budget; everything where that is asked for, or the floor lasts.
+
+    `heavy`: the model's inputs are large, so that feeds are few.
+    """
+    if thorough:
+        return Plan(work=work)
+    if _SESSIONS * (work.session + (_FEW_ROWS if heavy else _MANY_ROWS) * work.run) <= FLOOR:
+        return Plan(work=work, threads=1 if work.both_once < _ONE_THREAD else 0)
+    if all_proved:
+        return Plan(LEAN, work=work, is_lean=True, is_large=True,
+                    allowance=FLOOR - work.both_once, price=2 * work.run)  # fmt: skip
+    return Plan(
+        work=work,
+        is_large=work.run >= _LARGE_RUN or work.session >= _LARGE_SESSION,
+        allowance=max(FLOOR, BY_RUNNING * work.both_once) - _SESSIONS * work.session,
+        price=_SESSIONS * work.run,
+    )

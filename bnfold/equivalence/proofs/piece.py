@@ -36,6 +36,7 @@ from bnfold.equivalence.proofs.composition import (
 )
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
+from bnfold.equivalence.proofs.piece_sizes import reads_sizes
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
 
 _IMPULSE = 64.0
@@ -169,13 +170,12 @@ def _evaluated(
         with suppress(Unknowable):
             sizes_of.append(MagnitudeBound(old, {}))
     output, allowances = before_piece.output.name, _allowances(new, changed)
-    fixed = any(dims and dims[0] is not None for dims in (common.dims(pair.old) for pair in obligation.premises))
     found: list[Proof] = []
     reason = "no shapes for its inputs are known"
     for choice in common.shapes.candidates(old, list(renamed)):
         for sizes in choice:
             try:
-                trial = _Trial(shell, sizes, renamed, output, *allowances, seed, weights, fixed_batch=fixed)
+                trial = _Trial(shell, sizes, renamed, output, *allowances, seed, weights, reads_sizes(old))
                 found.append(_compare(trial, run_old, run_new, sizes_of))
                 break
             except Unknowable as why:
@@ -274,7 +274,7 @@ def _is_map(node: NodeProto) -> bool:
 class _Trial:
     """How two pieces are compared. `allowance`: how much of |W'| |x| + |b'| may differ. `coarse`: more is a bug.
 
-    `fixed_batch`: whether the model takes one size of the batch alone, so that the piece after need not take another.
+    `of_these_sizes`: another batch would give another answer.
     """
 
     proof: Proof
@@ -285,13 +285,13 @@ class _Trial:
     coarse: float
     seed: int
     weights: int
-    fixed_batch: bool
+    of_these_sizes: bool
 
 
 def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[MagnitudeBound]) -> Proof:
     used = largest = coarse = 0.0
     blind = True
-    for number, (feed, needed) in enumerate(_feeds(trial.sizes, trial.seed, trial.weights)):
+    for number, (feed, needed) in enumerate(_feeds(trial)):
         alike = {new: feed[old] for old, new in reversed(list(trial.renamed.items()))}
         try:
             given = {old: alike[new] for old, new in trial.renamed.items()}
@@ -300,12 +300,7 @@ def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Se
             if needed:
                 raise
             continue
-        try:
-            now = _only(run_new(alike))
-        except Unknowable:
-            if needed or not trial.fixed_batch:
-                raise
-            continue
+        now = _only(run_new(alike))
         terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
         if was.shape != now.shape:
             raise Unknowable(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # as for sizes that do not fit
@@ -369,13 +364,13 @@ def _place(was: Array, now: Array) -> tuple[int, ...]:
     return tuple(int(index) for index in np.unravel_index(int(error.argmax()), error.shape))
 
 
-def _feeds(sizes: Mapping[str, tuple[int, ...]], seed: int, weights: int) -> Iterator[tuple[dict[str, Array], bool]]:
+def _feeds(trial: _Trial) -> Iterator[tuple[dict[str, Array], bool]]:
     """Zeros leave the shift alone, one impulse per row leaves single weights alone, the others mix everything.
 
     The last feed has another batch than the rest, which a piece with a fixed batch need not support: the flag says so.
     Large weights get fewer impulses: the three others find what is wrong with more than a few of their numbers.
     """
-    generator = np.random.default_rng([seed, 0x9E3779B9])
+    sizes, generator = trial.sizes, np.random.default_rng([trial.seed, 0x9E3779B9])
     kinds: tuple[Callable[[tuple[int, ...]], Array], ...] = (
         np.zeros,
         lambda shape: generator.standard_normal(shape),
@@ -387,7 +382,9 @@ def _feeds(sizes: Mapping[str, tuple[int, ...]], seed: int, weights: int) -> Ite
     else:
         for kind in kinds:
             yield {name: kind(shape) for name, shape in sizes.items()}, True
-    count = max(_FEWEST_ROWS, min(_MOST_ROWS, _IMPULSE_COST // max(weights, 1)))
+    if trial.of_these_sizes:
+        return
+    count = max(_FEWEST_ROWS, min(_MOST_ROWS, _IMPULSE_COST // max(trial.weights, 1)))
     yield {name: _impulses(shape, generator, count) for name, shape in sizes.items()}, False
 
 

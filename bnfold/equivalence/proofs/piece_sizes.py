@@ -12,6 +12,8 @@ from bnfold.onnxfile import without_negative_dims
 
 _BATCH = 3
 _DYNAMIC = 5
+_SIZE_READERS = frozenset({"Shape", "Size"})
+"""What gives out sizes: other ones than those of the model would give another answer."""
 
 
 def nested(graph: GraphProto) -> Iterator[GraphProto]:
@@ -23,22 +25,30 @@ def nested(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from nested(body)
 
 
+def reads_sizes(region: ModelProto) -> bool:
+    """Whether anything in a piece gives out the sizes of a value."""
+    return any(node.op_type in _SIZE_READERS for node in region.graph.node)
+
+
 class InputShapes:
-    """What shape inference says about the values of one model."""
+    """What is known about the sizes of one model's values: what inference makes, else what the file declares.
+
+    A file may declare of a value inside what its operators do not make: that is believed only where inference says
+    nothing.
+    """
 
     def __init__(self, model: ModelProto) -> None:
-        self._types: dict[str, TypeProto] = {}
-        try:
-            structure = without_negative_dims(model.SerializeToString())
-            inferred = infer_shapes(model, structure)
-        except Exception:  # noqa: BLE001 - inference gives up on what it does not know; weights then say what they can
-            inferred = model
-        for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
-            self._types[value.name] = value.type
-        for graph in nested(inferred.graph):
-            for value in graph.value_info:
-                self._types.setdefault(value.name, value.type)
-        for tensor in inferred.graph.initializer:
+        bare = ModelProto()
+        bare.CopyFrom(model)
+        for graph in (bare.graph, *nested(bare.graph)):
+            del graph.value_info[:]
+        self._types = _inferred(bare)
+        declared = {value.name: value for graph in (model.graph, *nested(model.graph)) for value in graph.value_info}
+        missing = [value for name, value in declared.items() if not _has_shape(self._types.get(name))]
+        if missing:
+            bare.graph.value_info.extend(missing)
+            self._types |= {name: kind for name, kind in _inferred(bare).items() if _has_shape(kind)}
+        for tensor in model.graph.initializer:
             self._types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
 
     def kind(self, name: str) -> int:
@@ -67,7 +77,7 @@ class InputShapes:
         guesses = [self._dims(name, region) for name in inputs]
         for ranks in _ranks(guesses):
             known = dict(zip(inputs, ranks, strict=True))
-            sizes = [_shrunk(known, side), _shrunk(known, 2 * side)]
+            sizes = [] if reads_sizes(region) else [_shrunk(known, side), _shrunk(known, 2 * side)]
             whole = {
                 name: tuple(dim or (1 if axis == 0 and len(dims) > 2 else side) for axis, dim in enumerate(dims))
                 for name, dims in known.items()
@@ -85,6 +95,25 @@ class InputShapes:
             return [_with_channels(dims, _channels(name, region))]
         rank, channels = _rank(name, region), _channels(name, region)
         return [_with_channels([None] * each, channels) for each in ([rank] if rank else [4, 2, 3, 5])]
+
+
+def _inferred(model: ModelProto) -> dict[str, TypeProto]:
+    """The types of values by name; those that the model declares where inference gives up on it."""
+    try:
+        structure = without_negative_dims(model.SerializeToString())
+        model = infer_shapes(model, structure)
+    except Exception:  # noqa: BLE001, S110 - inference gives up on what it does not know; weights then say what they can
+        pass
+    graph = model.graph
+    types = {value.name: value.type for value in (*graph.input, *graph.value_info, *graph.output)}
+    for body in nested(graph):
+        for value in body.value_info:
+            types.setdefault(value.name, value.type)
+    return types
+
+
+def _has_shape(found: TypeProto | None) -> bool:
+    return found is not None and found.tensor_type.HasField("shape")
 
 
 def _ranks(guesses: list[list[list[int | None]]]) -> Iterator[list[list[int | None]]]:

@@ -1,15 +1,27 @@
 """Opening a model on a provider, with or without values that are not outputs."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, closing, contextmanager, suppress
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from onnx import TensorProto, helper
 
 from bnfold.activity import doing
 from bnfold.equivalence.runtime.providers import CPU, Precision, Provider
-from bnfold.equivalence.runtime.sessions import Optimization, RunFailed, Session, opened, quiet_options
+from bnfold.equivalence.runtime.sessions import (
+    Optimization,
+    RunFailed,
+    Session,
+    loaded,
+    memory_is_limited,
+    opened,
+    quiet_options,
+)
 from bnfold.equivalence.structure.output_sources import tapped
 from bnfold.equivalence.structure.signature import Source
 from bnfold.errors import ProviderError
@@ -27,6 +39,68 @@ class Setting:
         return f"{self.provider.name}, optimization {self.optimization}"
 
 
+class Ahead:
+    """Sessions on the CPU that are made in threads of their own while something else is done.
+
+    As a context manager: inside of it `running` takes such a session instead of making one, the first time.
+    """
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[Source, Setting, threading.Thread, Future[Session]]] = []
+
+    def __enter__(self) -> Self:
+        self._token = _ahead.set(self)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        _ahead.reset(self._token)
+        self.drop()
+
+    def begin(self, wanted: Iterable[tuple[Source, Setting]]) -> None:
+        """Begin to make these sessions; not where memory is limited, which they would share."""
+        for source, setting in wanted if not memory_is_limited() else ():
+            made: Future[Session] = Future()
+            arguments = (_load_into, made, source, setting)
+            thread = threading.Thread(target=copy_context().run, args=arguments, name="bnfold-open")
+            self._begun.append((source, setting, thread, made))
+            thread.start()
+
+    def take(self, source: Source, setting: Setting) -> Session | None:
+        """The session, if it was begun and not taken yet. Raises what making it raised."""
+        for begun in self._begun:
+            if begun[1] == setting and (begun[0] is source or begun[0] == source):
+                self._begun.remove(begun)
+                begun[2].join()
+                return begun[3].result()
+        return None
+
+    def drop(self) -> None:
+        """Close what was begun and not taken."""
+        while self._begun:
+            _, _, thread, made = self._begun.pop()
+            thread.join()
+            with suppress(Exception):  # nobody asked for it
+                made.result().close()
+
+
+_ahead: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
+
+
+def _load_into(made: "Future[Session]", source: Source, setting: Setting) -> None:
+    try:
+        options, providers = _attached(setting)
+        made.set_result(loaded(source, options, providers))
+    except BaseException as error:  # noqa: BLE001 - raised again where the session is taken
+        made.set_exception(error)
+
+
+def _attached(setting: Setting) -> tuple[Any, list[Any] | None]:
+    """The options of a session in a setting, and its providers."""
+    options = quiet_options(setting.optimization)
+    options.use_deterministic_compute = setting.precision is Precision.STRICT
+    return options, setting.provider.attach(options, setting.precision)
+
+
 @contextmanager
 def running(source: Source, setting: Setting, taps: Sequence[str] = ()) -> Iterator[Session]:
     """A session that is gone when the block ends; `taps` become outputs as well. Raises RunFailed, ProviderError.
@@ -40,9 +114,12 @@ def running(source: Source, setting: Setting, taps: Sequence[str] = ()) -> Itera
 
 @contextmanager
 def _running(source: Source, setting: Setting, taps: Sequence[str]) -> Iterator[Session]:
-    options = quiet_options(setting.optimization)
-    options.use_deterministic_compute = setting.precision is Precision.STRICT
-    providers = setting.provider.attach(options, setting.precision)
+    begun = _ahead.get()
+    if begun is not None and not taps and (session := begun.take(source, setting)) is not None:
+        with closing(session):
+            yield session
+        return
+    options, providers = _attached(setting)
     if taps:
         if isinstance(source, Path):
             folder = str(source.resolve().parent)

@@ -23,6 +23,7 @@ from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.feeds.user_data import Inputs, checked
 from bnfold.equivalence.numbers.element_types import Feed, Outputs, rounding_of
 from bnfold.equivalence.runtime.sessions import RunFailed
+from bnfold.equivalence.runtime.spending import Purse
 from bnfold.equivalence.structure.signature import Signature
 
 Run = Callable[[Feed], Outputs]
@@ -111,12 +112,12 @@ def run_seeded_feeds(
     taps: Sequence[str] = (),
     beside: Sequence[ModelProto] = (),
     *,
-    single: bool = False,
+    purse: Purse | None = None,
 ) -> Answers:
     """Every kind at every batch of the schedule, at the first sizes that the reference accepts.
 
     What decides most comes first: the kinds, other batches and sizes, rows of tables, values beyond the bounds of the
-    model and of those `beside` it, branches. `single`: one feed.
+    model and of those `beside` it, branches. `purse`: pays for all but the first; None: for all there are.
     """
     if not signature.outputs:
         return _without_outputs()
@@ -129,16 +130,22 @@ def run_seeded_feeds(
     if seeded.elements(first) > seeded.LARGEST_FEED:
         return Answers(refusal=_too_large(first), advice="pass --inputs with data of your own")
     ranges = integer_ranges(model)
-    runner = _Runner(run, lambda plan: seeded.build(plan, ports, seed, ranges), taps, sizes, Answers())
+    runner = _Runner(
+        run,
+        lambda plan: seeded.build(plan, ports, seed, ranges),
+        taps,
+        sizes,
+        Answers(),
+        purse or Purse(),
+        seeded.elements(first),
+    )
     batched = sizes.batched(first)
     accepted: Shapes | None = None
-    rounds = seeded.schedule(ports, first, batched=batched)
-    if single:
-        rounds = (replace(rounds[0], kinds=rounds[0].kinds[:1]),)
-    for each in rounds:
-        ran = runner.group(each)
-        accepted = accepted or ran
-    if accepted is None or single:
+    for each in seeded.schedule(ports, first, batched=batched):
+        if accepted is None or runner.affords(sizes.rebatched(accepted, each.batch)):
+            ran = runner.group(each)
+            accepted = accepted or ran
+    if accepted is None or not runner.affords(accepted):
         return runner.found
     overrides = seeded.overridable_floats(signature.overridable)
     if overrides:
@@ -166,9 +173,19 @@ class _Runner:
     taps: Sequence[str]
     sizes: Sizes
     found: Answers
+    purse: Purse
+    unit: int
+    """How many values the first feed holds."""
     accepted: Shapes | None = None
     refused: str = ""
     """What the reference said when it last refused a feed."""
+
+    def affords(self, shapes: Shapes) -> bool:
+        """Whether the budget has a feed of these sizes left; the first is always run."""
+        return not self.found.answers or self.purse.affords(self._size(shapes))
+
+    def _size(self, shapes: Shapes) -> float:
+        return max(1.0, seeded.elements(shapes) / max(self.unit, 1))
 
     def group(self, each: Round) -> Shapes | None:
         """The sizes the reference accepted for this batch, or None. Zeros are tried where other values were refused."""
@@ -249,6 +266,8 @@ class _Runner:
             open_before = self._undecided(decided)
             if not open_before:
                 return
+            if not self.affords(shapes):
+                break
             ran = self.attempt(Plan(f"branch-{number}", "wild", shapes), quietly=True)
             if not ran and climbs:
                 climbs -= 1
@@ -272,8 +291,14 @@ class _Runner:
 
     def attempt(self, plan: Plan, *, quietly: bool = False) -> bool:
         """Run one plan; where the reference itself overflows, the same feed smaller is better evidence."""
+        if not self.affords(plan.shapes):
+            return False
+        is_first = not self.found.answers
         with doing(f"feed {plan.name}"):
-            return self._attempt(plan, quietly=quietly)
+            ran = self._attempt(plan, quietly=quietly)
+        if ran and not is_first:
+            self.purse.pay(self._size(plan.shapes))
+        return ran
 
     def _attempt(self, plan: Plan, *, quietly: bool) -> bool:
         feed = self.build(plan)

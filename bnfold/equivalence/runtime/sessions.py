@@ -1,4 +1,4 @@
-"""Running a model in onnxruntime, one session alive at a time.
+"""Running a model in onnxruntime.
 
 The only module that touches onnxruntime's API for sessions. The warnings of a session are silenced; what it raises
 becomes one sentence in `RunFailed`.
@@ -125,10 +125,23 @@ class Session:
         answered = zip(self._outputs, results, strict=True)
         return dict(pair for port, result in answered for pair in _flat(port.name, result, _held_in(port.type)))
 
+    def close(self) -> None:
+        """Let the model go."""
+        self.__dict__.clear()
+
 
 @contextmanager
 def opened(source: Source, options: Any, providers: list[Any] | None = None) -> Iterator[Session]:
-    """A session that is gone when the block ends. Raises RunFailed where onnxruntime cannot load the model.
+    """A session as `loaded` makes it that is gone when the block ends."""
+    session = loaded(source, options, providers)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def loaded(source: Source, options: Any, providers: list[Any] | None = None) -> Session:
+    """A session, to be closed. Raises RunFailed where onnxruntime cannot load the model.
 
     `providers` None leaves them to `options`, as plugin providers want it. A provider that cannot be started is a
     failure: onnxruntime's own answer is to print so to standard output and go on with the CPU.
@@ -141,12 +154,7 @@ def opened(source: Source, options: Any, providers: list[Any] | None = None) -> 
         raw = onnxruntime.InferenceSession(model, options, enable_fallback=0, **asked)
     except Exception as error:  # onnxruntime's exceptions share no other base class
         raise _failed(error) from error
-    session = Session(raw)
-    del raw
-    try:
-        yield session
-    finally:
-        session.__dict__.clear()
+    return Session(raw)
 
 
 def _interruptibly(run: Callable[[Any], Any]) -> Any:
@@ -176,10 +184,14 @@ def _interruptibly(run: Callable[[Any], Any]) -> Any:
         thread.join()
 
 
+def memory_is_limited() -> bool:
+    """Whether the process may use only so much."""
+    return resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+
+
 def _failed(error: Exception) -> RunFailed:
     """What to raise for an exception of onnxruntime. Raises MemoryError where the process may use only so much."""
-    limited = resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
-    if limited and (isinstance(error, MemoryError) or _ALLOCATION.search(str(error))):
+    if memory_is_limited() and (isinstance(error, MemoryError) or _ALLOCATION.search(str(error))):
         raise MemoryError from error
     return RunFailed(reason(error))
 

@@ -62,7 +62,7 @@ class ModuleReference:
     @contextmanager
     def running(self, setting: Setting, taps: Sequence[str] = ()) -> "Iterator[_Evaluated]":  # noqa: ARG002 - onnxruntime's
         """The module in eval mode without gradients; afterwards every part of it has the mode that it had."""
-        with _evaluating(self.module):
+        with evaluating(self.module):
             yield _Evaluated(self.module, self.candidate)
 
     def training_parts(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
@@ -109,7 +109,7 @@ class ModuleReference:
 
         def evaluate(feed: Feed, names: Iterable[str]) -> Outputs:
             try:
-                with _evaluating(wide):
+                with evaluating(wide):
                     outputs = evaluated.run({name: widened(array) for name, array in feed.items()})
             except RunFailed as failure:
                 raise Unknowable(f"the module does not run in float64: {failure}") from failure
@@ -146,7 +146,8 @@ def _shake(module: "Module", wide: "Module", seed: int) -> None:
 
 
 @contextmanager
-def _evaluating(module: "Module") -> Iterator[None]:
+def evaluating(module: "Module") -> Iterator[None]:
+    """The module in evaluation mode, without gradients; afterwards every part of it has the mode that it had."""
     import torch
 
     modes = [(part, part.training) for part in module.modules()]

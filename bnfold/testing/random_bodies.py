@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import AttributeProto, GraphProto, TensorProto, helper
 
-from tests import random_graph_operators as operators
-from tests.random_graph_scope import Scope, Shape, Value
+from bnfold.testing import random_operators as operators
+from bnfold.testing.random_scope import Scope, Shape, Value
 
 DEEPEST = 2
 # The ranks an operator takes; the others take any.
-RANKS = {
+RANKS: dict[operators.Operator, range] = {
     operators.batch_normalization: range(2, 6),
     operators.conv: range(3, 6),
     operators.conv_transpose: range(3, 6),
@@ -130,8 +132,8 @@ def loop(scope: Scope, x: Value, depth: int) -> None:
     inputs: list[tuple[str, int, Shape]] = [(step, TensorProto.INT64, ()), (going, TensorProto.BOOL, ())]
     inputs.append((carried, setting.dtype, x.shape))
     graph = _finished(body, "loop", inputs, [again, after, stacked])
-    count = scope._plainly(np.asarray(2, np.int64), "i")
-    truth = scope._plainly(np.asarray(True), "b")
+    count = scope.plainly(np.asarray(2, np.int64), "i")
+    truth = scope.plainly(np.asarray(True), "b")
     shapes = [x.shape, (2, *stacked.shape)]
     scope.add_many("Loop", [count, truth, x], shapes, body=graph)
     if len(shapes[1]) > 5:
@@ -167,7 +169,7 @@ def call(scope: Scope, x: Value, depth: int) -> None:
     result = body.values[-1]
     if result.name == data:
         return
-    attributes = {}
+    attributes: dict[str, Any] = {}
     for node in body.nodes:
         if node.op_type == "BatchNormalization" and dice.chance(25):
             kept = [entry for entry in node.attribute if entry.name != "epsilon"]

@@ -1,6 +1,6 @@
 """Building one random scope: values with known shapes, constants stored in every way exporters store them.
 
-Structure is drawn by hypothesis, so that it shrinks; numbers come from numpy generators seeded by their position.
+Structure is drawn by `Dice`; numbers come from numpy generators seeded by their position.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 T = TypeVar("T")
 Array = NDArray[Any]
@@ -22,13 +21,11 @@ Shape = tuple[int, ...]
 
 
 class Dice:
-    """Choices that hypothesis makes and shrinks: the first or the smallest is the simplest."""
-
-    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any]) -> None:
-        self._draw = draw
+    """Choices: the first or the smallest is the simplest."""
 
     def number(self, low: int, high: int) -> int:
-        return low if low == high else self._draw(st.integers(low, high))
+        """A number from `low` to `high`, both included."""
+        raise NotImplementedError
 
     def one_of(self, options: Sequence[T]) -> T:
         return options[self.number(0, len(options) - 1)]
@@ -150,10 +147,10 @@ class Scope:
     # ------------------------------------------------------------------ constants
 
     def integers(self, numbers: Sequence[int]) -> str:
-        return self._plainly(np.asarray(numbers, np.int64), "i")
+        return self.plainly(np.asarray(numbers, np.int64), "i")
 
-    def floats(self, numbers: Sequence[float], dtype: int = TensorProto.FLOAT) -> str:
-        return self._plainly(np.asarray(numbers, helper.tensor_dtype_to_np_dtype(dtype)), "f")
+    def floats(self, numbers: Sequence[float] | float, dtype: int = TensorProto.FLOAT) -> str:
+        return self.plainly(np.asarray(numbers, helper.tensor_dtype_to_np_dtype(dtype)), "f")
 
     def normal(self, shape: Sequence[int], spread: float = 1.0) -> Array:
         self.setting.count += 1
@@ -178,14 +175,14 @@ class Scope:
         dice = self.dice
         values = np.asarray(values, np.float64)
         if not dice.chance(30):
-            return self._plainly(values.astype(self.setting.numpy_type), "c", share=True)
+            return self.plainly(values.astype(self.setting.numpy_type), "c", share=True)
         ways = [self._constant_node, self._behind_identity, self._transposed, self._reshaped, self._cast]
         ways += [] if own else [self._shared, self._shared]
         ways += [self._sum, self._product, self._expanded, self._captured, self._argument, self._also_output]
         ways += [self._overridable]
         return dice.one_of(ways)(values)
 
-    def _plainly(self, values: Array, base: str, *, share: bool = False) -> str:
+    def plainly(self, values: Array, base: str, *, share: bool = False) -> str:
         if self.is_function or (self.parent is not None and self.setting.ir_version < 4):
             return self._node(values, base)  # up to IR version 3 an initializer is an input, which a body cannot add
         name = self.setting.fresh(base)
@@ -204,8 +201,8 @@ class Scope:
     def _typed(self, values: Array) -> Array:
         return np.asarray(values, self.setting.numpy_type)
 
-    def _again(self, values: Array) -> str:
-        return self._plainly(self._typed(values), "c", share=True)
+    def again(self, values: Array) -> str:
+        return self.plainly(self._typed(values), "c", share=True)
 
     def _result(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
         name = self.setting.fresh("e")
@@ -218,13 +215,13 @@ class Scope:
             scope = scope.parent
             known += scope.stored
         same = [name for name, shape in known if shape == values.shape]
-        return self.dice.one_of(same) if same else self._again(values)
+        return self.dice.one_of(same) if same else self.again(values)
 
     def _constant_node(self, values: Array) -> str:
         return self._node(self._typed(values), "k")
 
     def _behind_identity(self, values: Array) -> str:
-        name = self._result("Identity", [self._again(values)])
+        name = self._result("Identity", [self.again(values)])
         self.stored.append((name, values.shape))
         return name
 
@@ -233,30 +230,30 @@ class Scope:
             return self._behind_identity(values)
         order = [*list(range(values.ndim))[1:], 0]
         back = [order.index(axis) for axis in range(values.ndim)]
-        return self._result("Transpose", [self._again(values.transpose(order))], perm=back)
+        return self._result("Transpose", [self.again(values.transpose(order))], perm=back)
 
     def _reshaped(self, values: Array) -> str:
-        return self._result("Reshape", [self._again(values.reshape(-1)), self.integers(values.shape)])
+        return self._result("Reshape", [self.again(values.reshape(-1)), self.integers(values.shape)])
 
     def _cast(self, values: Array) -> str:
         other = TensorProto.FLOAT if self.setting.dtype == TensorProto.DOUBLE else TensorProto.DOUBLE
-        stored = self._plainly(values.astype(helper.tensor_dtype_to_np_dtype(other)), "c")
+        stored = self.plainly(values.astype(helper.tensor_dtype_to_np_dtype(other)), "c")
         return self._result("Cast", [stored], to=self.setting.dtype)
 
     def _sum(self, values: Array) -> str:
         half = values / 2
-        return self._result("Add", [self._again(values - half), self._again(half)])
+        return self._result("Add", [self.again(values - half), self.again(half)])
 
     def _product(self, values: Array) -> str:
-        return self._result("Mul", [self._again(values * 2), self._again(np.asarray(0.5))])
+        return self._result("Mul", [self.again(values * 2), self.again(np.asarray(0.5))])
 
     def _expanded(self, values: Array) -> str:
         """One number for all, as exporters write a bias that is not there."""
         if self.opset < 9 or not values.size:
-            return self._again(values)
+            return self.again(values)
         number = values.reshape(-1)[0]
         if self.dice.chance(50):
-            return self._result("Expand", [self._again(number), self.integers(values.shape)])
+            return self._result("Expand", [self.again(number), self.integers(values.shape)])
         fill = numpy_helper.from_array(self._typed(number).reshape(1))
         return self._result("ConstantOfShape", [self.integers(values.shape)], value=fill)
 
@@ -264,7 +261,7 @@ class Scope:
         """In a nested body: a constant of the scope around it."""
         nested = self.parent is not None and not self.is_function and self.setting.captures
         home = self.parent if nested and self.parent is not None else self
-        name = home._again(values)
+        name = home.again(values)
         if home is not self:
             home.note_reads([name])
         return name
@@ -272,23 +269,23 @@ class Scope:
     def _argument(self, values: Array) -> str:
         """In a function: a constant that the caller gives."""
         if not self.is_function:
-            return self._again(values)
+            return self.again(values)
         name = self.setting.fresh("a")
         self.arguments.append((name, values))
         return name
 
     def _also_output(self, values: Array) -> str:
-        name = self._again(values)
+        name = self.again(values)
         if self.parent is None and not self.is_function:
             self.as_outputs.append((name, values.shape))
         return name
 
     def _overridable(self, values: Array) -> str:
-        name = self._again(values)
+        name = self.again(values)
         if self.parent is None and not self.is_function and self.setting.ir_version >= 4 and self.dice.chance(30):
             self.setting.overridable[name] = values.shape
         return name
 
-    def reference(self, node: NodeProto, attribute: str, kind: int, argument: str) -> None:
+    def reference(self, node: NodeProto, attribute: str, kind: Any, argument: str) -> None:
         """Let `attribute` of `node` take its value from `argument` of the function."""
         node.attribute.append(AttributeProto(name=attribute, ref_attr_name=argument, type=kind))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
-from tests.random_graph_scope import Scope, Shape, Value
+from bnfold.testing.random_scope import Scope, Shape, Value
 
 Operator = Callable[[Scope, Value], None]
 LARGEST = 4000  # elements of one value
@@ -46,7 +47,7 @@ def batch_normalization(scope: Scope, x: Value) -> None:
         gamma, variance, epsilon = np.ones(channels), np.ones(channels), 0.0
     parameters = [scope.constant(p) for p in (gamma, beta, mean)] + [scope.constant(abs(variance), own=True)]
     spatial = 1 if scope.opset < 9 and dice.chance(30) else None
-    inputs = [x, *parameters]
+    inputs: list[Value | str] = [x, *parameters]
     if dice.chance(3):
         _in_train_mode(scope, inputs, x, epsilon)
     else:
@@ -114,7 +115,7 @@ def disguised(scope: Scope, x: Value) -> None:
 
 def _window(
     scope: Scope, x: Value, *, dilated: bool = True
-) -> tuple[list[int], list[int], list[int], dict[str, object], Shape] | None:
+) -> tuple[list[int], list[int], list[int], dict[str, Any], Shape] | None:
     """Kernel, strides, dilations, the attributes that give them and the padding, and the spatial dims that come out."""
     dice, spatial = scope.dice, x.shape[2:]
     kernel = [dice.number(1, min(3, size)) for size in spatial]
@@ -122,7 +123,7 @@ def _window(
     dilations = [dice.number(1, 2) for _ in spatial] if dilated and dice.chance(20) else [1] * len(spatial)
     extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     style = dice.one_of(["none", "none", "pads", "VALID", "SAME_UPPER", "SAME_LOWER"])
-    attributes: dict[str, object] = {"kernel_shape": kernel}
+    attributes: dict[str, Any] = {"kernel_shape": kernel}
     if strides != [1] * len(spatial) or dice.chance(30):
         attributes["strides"] = strides
     if dilations != [1] * len(spatial):
@@ -229,7 +230,7 @@ def gemm(scope: Scope, x: Value) -> None:
         inputs.append(scope.constant(np.zeros(made)))
     elif dice.chance(30):
         inputs.append("")
-    attributes = {
+    attributes: dict[str, Any] = {
         "transA": 1 if turned else None,
         "transB": 1 if turned_weight else None,
         "alpha": dice.one_of([None, 0.5, -1.5]),
@@ -459,7 +460,7 @@ def gather(scope: Scope, x: Value) -> None:
     chosen = chosen.reshape(-1, 2) if style == "matrix" else chosen[0] if style == "one" else chosen
     shape = (*x.shape[:axis], *np.shape(chosen), *x.shape[axis + 1 :])
     if math.prod(shape) <= LARGEST and len(shape) <= 5:
-        indices = scope._plainly(np.asarray(chosen, np.int64), "i")
+        indices = scope.plainly(np.asarray(chosen, np.int64), "i")
         scope.add("Gather", [x, indices], shape, axis=axis)
 
 
@@ -626,7 +627,7 @@ def resize(scope: Scope, x: Value) -> None:
 def _resize_with_coordinates(scope: Scope, x: Value, mode: str, factors: list[float], shape: list[int]) -> None:
     dice = scope.dice
     transformations = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
-    attributes: dict[str, object] = {
+    attributes: dict[str, Any] = {
         "mode": None if mode == "nearest" and dice.chance(50) else mode,
         "coordinate_transformation_mode": dice.one_of([None, *transformations]),
     }
@@ -807,7 +808,7 @@ def pass_through(scope: Scope, x: Value) -> None:
     elif dice.chance(50):
         inputs.append(scope.floats(0.3, TensorProto.FLOAT))
         if dice.chance(50):
-            inputs.append(scope._plainly(np.asarray(False), "b"))
+            inputs.append(scope.plainly(np.asarray(False), "b"))
     scope.add("Dropout", inputs, x.shape, ratio=ratio)
 
 
@@ -823,7 +824,7 @@ def cast(scope: Scope, x: Value) -> None:
     elif style == "around" and own == TensorProto.FLOAT and x.rank > 1 and x.shape[-1] <= 40:
         narrow = scope.add("Cast", [x], x.shape, keep=False, to=TensorProto.FLOAT16)
         weight = scope.normal([x.shape[-1], 3], 1 / math.sqrt(x.shape[-1])).astype(np.float16)
-        product = scope.add("MatMul", [narrow, scope._plainly(weight, "c")], (*x.shape[:-1], 3), keep=False)
+        product = scope.add("MatMul", [narrow, scope.plainly(weight, "c")], (*x.shape[:-1], 3), keep=False)
         scope.add("Cast", [product], product.shape, to=own)
     elif style == "back and forth":
         other = scope.add("Cast", [x], x.shape, keep=False, to=dice.one_of(_TYPES))
@@ -899,9 +900,12 @@ def _parallel_convs(scope: Scope, x: Value) -> list[Value]:
         behind = [e - b + r for e, b, r in zip(extent, before, reach, strict=True)]
         own = group if dice.chance(80) else dice.one_of([n for n in divisors(x.shape[1]) if made % n == 0])
         each = x.shape[1] // own
-        inputs = [x, scope.constant(scope.normal([made, each, *taps], 1 / math.sqrt(each * math.prod(taps))))]
+        inputs: list[Value | str] = [
+            x,
+            scope.constant(scope.normal([made, each, *taps], 1 / math.sqrt(each * math.prod(taps)))),
+        ]
         _bias(scope, inputs, made)
-        how: dict[str, object] = {"pads": [*before, *behind], "strides": strides, "dilations": steps, "group": own}
+        how: dict[str, Any] = {"pads": [*before, *behind], "strides": strides, "dilations": steps, "group": own}
         if all(k == 1 for k in taps) and not any(reach) and dice.chance(30):
             how = {"auto_pad": dice.one_of(["VALID", "SAME_UPPER"]), "strides": strides, "group": own}
         found.append(scope.add("Conv", inputs, shape, keep=dice.chance(5), **how))
@@ -933,8 +937,8 @@ def _parallel_products(scope: Scope, x: Value) -> list[Value]:
 
 
 PATTERNS: list[Operator] = [join, join, fan_out, fan_out, shuffle, channel_shuffle, branches, branches]
-AFFINE: list[Operator] = [batch_normalization] * 4 + [disguised, disguised, arithmetic, arithmetic]
-LINEAR: list[Operator] = [conv] * 3 + [conv_transpose, conv_transpose, matmul, gemm, instance_normalization]
+AFFINE: list[Operator] = [*([batch_normalization] * 4), disguised, disguised, arithmetic, arithmetic]
+LINEAR: list[Operator] = [*([conv] * 3), conv_transpose, conv_transpose, matmul, gemm, instance_normalization]
 CARRIERS: list[Operator] = [
     *(pass_through, transpose, reshape, flatten, squeeze, unsqueeze, concat, split, slices, gather, repeat),
     *(depth_to_space, space_to_depth, pool, pool, global_pool, reduce_mean, pad, pad, resize),
