@@ -2,7 +2,8 @@
 
 A FILE is a model, or the name of an installed distribution, which stands for all models in it. Counted are Mul, Div,
 Add and Sub by a stored constant of one number or of one per channel, on what a Conv or Gemm with stored weights makes,
-where nothing else reads that: each could be part of that weight or bias. Beside them the normalizations that are left.
+perhaps behind Cast, Identity and Transpose, where nothing else reads that: each could be part of that weight or bias.
+Beside them the normalizations that are left.
 Nothing here uses the code that folds.
 """
 
@@ -62,26 +63,35 @@ def left_behind(graph: GraphProto) -> list[str]:
         if node.op_type not in ("Mul", "Div", "Add", "Sub") or len(node.input) != 2:
             continue
         for data, constant in (node.input, node.input[::-1]):
-            maker = makers.get(data)
-            if maker is not None and constant in shapes and reads.count(data) == 1:
+            maker, turns = makers.get(data), list[list[int]]()
+            alone = reads.count(data) == 1
+            while maker is not None and maker.op_type in ("Cast", "Identity", "Transpose"):
+                if maker.op_type == "Transpose":
+                    turns.insert(0, next((list(each.ints) for each in maker.attribute if each.name == "perm"), []))
+                alone = alone and reads.count(maker.input[0]) == 1
+                maker = makers.get(maker.input[0])
+            if maker is not None and constant in shapes and alone:
                 divides = node.op_type == "Div" and constant == node.input[0]
-                if not divides and _fits(maker, shapes[constant], shapes):
+                if not divides and _fits(maker, turns, shapes[constant], shapes):
                     found.append(node.output[0])
     return found
 
 
-def _fits(maker: NodeProto, dims: list[int], shapes: dict[str, list[int]]) -> bool:
-    """Whether a constant of `dims` is one number, or one for each channel of what a Conv or Gemm makes."""
+def _fits(maker: NodeProto, turns: list[list[int]], dims: list[int], shapes: dict[str, list[int]]) -> bool:
+    """Whether a constant of `dims` is one number, or one per channel of what a Conv or Gemm makes, its axes turned."""
     if maker.op_type not in ("Conv", "Gemm") or any(name and name not in shapes for name in maker.input[1:]):
         return False
     weight = shapes[maker.input[1]]
     turned = any(each.name == "transB" and each.i for each in maker.attribute)
     rank = len(weight)
-    channels, behind = (weight[0], rank - 2) if maker.op_type == "Conv" else (weight[0 if turned else 1], 0)
+    channels = weight[0 if maker.op_type == "Conv" or turned else 1]
     if len(dims) > rank:
         return False
+    own = 1
+    for turn in turns:
+        own = turn.index(own) if turn else rank - 1 - own
     aligned = [1] * (rank - len(dims)) + dims
-    return all(size == 1 or (size == channels and axis == rank - 1 - behind) for axis, size in enumerate(aligned))
+    return all(size == 1 or (size == channels and axis == own) for axis, size in enumerate(aligned))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from bnfold import optimization
 from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
-from bnfold.isolated import isolated
 from bnfold.lifetime import gives_back
 from bnfold.optimization import Request, Result, comparison, input_summary, notes_on, unmatched
 from bnfold.options import (
@@ -36,10 +35,10 @@ from bnfold.passes.normalization import Description, Mode, describe, is_batch_no
 from bnfold.paths import require_utf8
 from bnfold.pipeline import run_on
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
-from bnfold.sources import AnyModel, as_proto, blamed, is_foreign, is_path, of_kind, read_model, runnable
+from bnfold.sources import AnyModel, as_proto, blamed, is_foreign, is_path, of_kind, read_model
 
 if TYPE_CHECKING:
-    from bnfold.equivalence import Verification
+    from bnfold.equivalence import GivenModel, Verification
 
 _O = TypeVar("_O")
 _P = ParamSpec("_P")
@@ -104,6 +103,8 @@ def optimize_with(
 ) -> Result:
     """Do what `optimize`, `freeze` or `recalibrate` does with these options."""
     if options.isolate:
+        from bnfold.isolated import isolated
+
         made = isolated(optimize_with, _picklable(model), output, options=options, writes=output)
         return replace(made, model=of_kind(model, made.model)) if is_foreign(model) else made
     with blamed(model):
@@ -199,6 +200,8 @@ def inspect(model: AnyModel, options: InspectOptions) -> Inspection:
 def inspect_with(model: AnyModel, options: InspectOptions) -> Inspection:
     """Do what `inspect` does with these options."""
     if options.isolate:
+        from bnfold.isolated import isolated
+
         return isolated(inspect_with, _picklable(model), options=options)
     with blamed(model):
         return _inspected(model, options)
@@ -249,6 +252,8 @@ def verify(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> 
 def verify_with(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
     """Do what `verify` does with these options."""
     if options.isolate:
+        from bnfold.isolated import isolated
+
         return isolated(verify_with, _picklable(reference), _picklable(candidate), options=options)
     with blamed(reference, candidate):
         return _verified(reference, candidate, options)
@@ -260,12 +265,21 @@ def _verified(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) 
     for model, what in ((reference, "REFERENCE"), (candidate, "CANDIDATE")):
         if is_path(model):
             require_utf8(model, what)
-    module = equivalence.is_module(reference)
-    for model in [candidate] if module else [reference, candidate]:
-        Model(read_model(model, strict=False))  # raises where the structure is not sound
-    other = runnable(candidate)
-    original = equivalence.ModuleReference.of(reference, other) if module else runnable(reference)
-    return equivalence.verify_unrelated(original, other, comparison(options))
+    if equivalence.is_module(reference):
+        given = _sound(candidate)
+        return equivalence.verify_unrelated(
+            equivalence.ModuleReference.of(reference, given), given, comparison(options)
+        )
+    return equivalence.verify_unrelated(_sound(reference), _sound(candidate), comparison(options))
+
+
+def _sound(model: AnyModel) -> "GivenModel":
+    """The model, read. Raises ModelError where its structure is not sound."""
+    from bnfold import equivalence
+
+    file = read_model(model, strict=False)
+    Model(file)
+    return equivalence.GivenModel.of(file)
 
 
 # ---------------------------------------------------------------------- what is known of a node

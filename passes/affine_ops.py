@@ -33,6 +33,7 @@ from bnfold.passes.step import (
 )
 
 _ML_DOMAIN = ("ai.onnx.ml",)
+_MOST_GAINS = 1 << 16  # along several axes; a linear operator has no more outputs
 
 
 class AffineOp(NamedTuple):
@@ -105,9 +106,20 @@ def _scaler(node: NodeProto, graph: Graph) -> AffineOp:
 
 
 def _arithmetic(node: NodeProto, graph: Graph) -> AffineOp:
-    """Sound where the constant is one number per channel and does not broadcast the other operand up."""
+    """Sound where the constant is one number per channel and does not broadcast the other operand up.
+
+    A gain may vary along several axes, as one for each head and feature does behind a Reshape.
+    """
     index, tensor = constant_operand(node, graph)
     data = 1 - index
+    if (
+        sum(size != 1 for size in tensor.shape) > 1
+        and node.op_type in ("Mul", "Div")
+        and (data, node.op_type) != (1, "Div")
+    ):
+        gains = _along_several_axes(tensor, node.input[data], graph)
+        with np.errstate(divide="ignore"):
+            return AffineOp(node, data, Affine.of(gains if node.op_type == "Mul" else 1 / gains, np.zeros(())))
     numbers, axis = per_channel(tensor, node.input[data], graph)
     one, zero = np.ones(1), np.zeros(1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -125,6 +137,17 @@ def _arithmetic(node: NodeProto, graph: Graph) -> AffineOp:
             case _:  # c / x
                 raise Refused(Reason.BARRIER, f"{graph.known_as(node)} divides a constant by its input")
     return AffineOp(node, data, affine)
+
+
+def _along_several_axes(tensor: Tensor, data: str, graph: Graph) -> Array:
+    """The constant with its axes from the front of value `data`, which it does not broadcast up. Raises `Refused`."""
+    if tensor.size > _MOST_GAINS:
+        raise Refused(Reason.NOT_PER_CHANNEL, f"a constant of shape {list(tensor.shape)} on {data!r}")
+    shape = known_shape(graph, data)
+    form = (1,) * (len(shape) - len(tensor.shape)) + tuple(tensor.shape)
+    if len(form) != len(shape) or any(size not in (1, dim) for size, dim in zip(form, shape, strict=True)):
+        raise Refused(Reason.NOT_PER_CHANNEL, f"a constant of shape {list(tensor.shape)} on {data!r}")
+    return tensor.exact().reshape(form)
 
 
 def constant_operand(node: NodeProto, graph: Graph) -> tuple[int, Tensor]:

@@ -69,8 +69,8 @@ class Run:
 
 
 def _scales_channels(member: AffineOp) -> bool:
-    """c - x has the scale -1 in every channel: that is a sign, and its c is a bias."""
-    return member.node.op_type in ("Mul", "Div", "Scaler") and member.affine.has_scale and not member.affine.is_uniform
+    """c - x has the scale -1 in every channel: that is a sign, and its c is a bias. Along several axes it is a gain."""
+    return member.node.op_type in ("Mul", "Div", "Scaler") and member.affine.has_scale and len(member.affine.axes) == 1
 
 
 def collect_run(node: NodeProto, graph: Graph, seen: AbstractSet[int], known: Mapping[int, Affine] = _NOTHING) -> Run:
@@ -106,11 +106,11 @@ def collect_run(node: NodeProto, graph: Graph, seen: AbstractSet[int], known: Ma
         members.append(member)
 
 
-def _place(member: AffineOp) -> tuple[int, int] | None:
-    """The axis and the number of channels of a map; None for one number everywhere, which fits all."""
+def _place(member: AffineOp) -> tuple[int, ...] | None:
+    """The axes and sizes of a map; None for one number everywhere, which fits all."""
     if is_batch_norm(member.node):
         return 1, member.affine.scale.size
-    return None if member.affine.is_uniform else (len(member.affine.shape) - 1, member.affine.scale.size)
+    return None if member.affine.is_uniform else member.affine.shape
 
 
 def may_be_normalization(node: NodeProto, graph: Graph, refused: Refused) -> bool:

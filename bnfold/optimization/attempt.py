@@ -17,18 +17,18 @@ from bnfold.optimization.existing_output import ExistingOutput, existing_output
 from bnfold.optimization.notes import note_on_data, notes_on
 from bnfold.optimization.request import Request, comparison, refuse_overwriting
 from bnfold.optimization.summary import input_summary, output_summary, stored_values
-from bnfold.passes import PassOptions, Preserves
+from bnfold.passes import PassOptions, Preserves, default_passes
 from bnfold.paths import require_utf8
 from bnfold.pipeline import Ran, Step, UnsoundStepError, is_own, run_all
 from bnfold.progress import Stage
 from bnfold.report import GOOD, ModelSummary, Report
-from bnfold.rewriting import AnyPass, Asked, asked_passes
-from bnfold.sources import is_path, read_model, runnable
+from bnfold.sources import is_path, read_model
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
     from bnfold.passes import SubstituteBatchNormOptions
     from bnfold.recalibration import Calibration, Fitted
+    from bnfold.rewriting import AnyPass, Asked
     from bnfold.statistics import Statistics
 
 Fold = tuple[str, str]
@@ -46,8 +46,9 @@ def folds_of(suspects: Iterable[Suspect]) -> frozenset[Fold]:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all attempts share. `fitted`: how well substitutes were fitted, before and after. `file`: the input, read
-    and not edited, for the first attempt. `asked`: what makes the passes.
+    """What all attempts share. `file`: the input as it was read, which nobody edits. `asked`: what makes the passes.
+
+    `fitted`: how well substitutes were fitted, before and after.
     """
 
     request: Request
@@ -57,7 +58,7 @@ class Setup:
     substitute: "SubstituteBatchNormOptions | None" = None
     fitted: "tuple[Fitted, ...]" = ()
     existing: ExistingOutput | None = None
-    asked: tuple[Asked, ...] = ()
+    asked: "tuple[Asked, ...] | None" = None
 
     @property
     def statistics(self) -> "Mapping[Fold, Statistics]":
@@ -68,14 +69,16 @@ class Setup:
         """What the passes are asked for."""
         return replace(self.request.passes, statistics=self.statistics, substitute=self.substitute, forbidden=forbidden)
 
-    def passes(self, forbidden: frozenset[Fold] = frozenset()) -> list[AnyPass]:
+    def passes(self, forbidden: frozenset[Fold] = frozenset()) -> "list[AnyPass]":
         """The passes in order."""
         options = self.options(forbidden)
+        if self.asked is None:
+            return list(default_passes(options))
         return [each for make in self.asked for each in make(options)]
 
-    def read(self) -> OnnxFile:
-        """The input, anew: whoever edits or runs a structure takes one of its own."""
-        return read_model(self.request.model, strict=self.request.options.strict_external_data)
+    def copy_of_input(self) -> OnnxFile:
+        """The input to edit: a structure of its own over the same bytes."""
+        return self.file.copy()
 
 
 @dataclass(frozen=True)
@@ -131,15 +134,18 @@ def prepared(request: Request, publication: Publication) -> Setup:
     with paused_collector():
         file = read_model(request.model, strict=options.strict_external_data)
     refuse_overwriting(request, file)
-    asked = ("default",) if options.passes is None else options.passes
-    setup = Setup(request, publication, file, existing=existing_output(request, file), asked=tuple(asked_passes(asked)))
+    setup = Setup(request, publication, file, existing=existing_output(request, file))
+    if options.passes is not None:
+        from bnfold.rewriting import asked_passes
+
+        setup = replace(setup, asked=tuple(asked_passes(options.passes)))
     if options.recalibrate is None and options.statistics_from is None and options.substitute is None:
         return setup
     from bnfold import recalibration
 
-    told = request.stage(Stage.BATCHES)
+    on_progress = request.stage(Stage.BATCHES)
     if options.recalibrate is not None or options.statistics_from is not None:
-        file, how = setup.read(), options.calibration
+        file, how = setup.copy_of_input(), options.calibration
         if how is not None and options.data is not None:
             how = replace(how, labels=None)  # the labels that were asked for are in that data
         calibration = recalibration.calibration(
@@ -149,11 +155,11 @@ def prepared(request: Request, publication: Publication) -> Setup:
             weights=options.statistics_from,
             options=how,
             keep=options.keep,
-            told=told,
+            on_progress=on_progress,
         )
         setup = replace(setup, calibration=calibration)
     if options.substitute is not None:
-        file = setup.read()
+        file = setup.copy_of_input()
         substitute, fitted = recalibration.substitution(
             file,
             _untouched(file, request),
@@ -163,7 +169,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
             options=options.calibration,
             only=options.substitute_only,
             keep=options.keep,
-            told=told,
+            on_progress=on_progress,
         )
         setup = replace(setup, substitute=substitute, fitted=fitted)
     return setup
@@ -173,23 +179,19 @@ def _untouched(file: OnnxFile, request: Request) -> Model:
     return Model(file, assume_constant_initializers=request.options.assume_constant_initializers)
 
 
-def attempt(
-    setup: Setup, forbidden: frozenset[Suspect] = frozenset(), *, file: OnnxFile | None = None, looks_late: bool = True
-) -> Attempt:
+def attempt(setup: Setup, forbidden: frozenset[Suspect] = frozenset(), *, looks_late: bool = True) -> Attempt:
     """Passes, write, verify, with these folds and passes left out. Raises what `bnfold.optimize` raises.
-
-    `file` is the input to edit, read anew where it is None.
 
     Without `looks_late` each weight is looked at before something is folded into it; with it that happens while the
     model is written, and once more from the beginning where one would leave the range of its type.
     """
     with paused_collector():
         try:
-            made = _written(setup, file or setup.read(), forbidden, looks_late=looks_late)
+            made = _written(setup, setup.copy_of_input(), forbidden, looks_late=looks_late)
         except Refused:
             if not looks_late:
                 raise
-            made = _written(setup, setup.read(), forbidden, looks_late=False)
+            made = _written(setup, setup.copy_of_input(), forbidden, looks_late=False)
     return _verified(setup, made) if setup.request.options.verify else made
 
 
@@ -223,7 +225,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
         else:
             if evaluations is None or not (outcome.modified and _contradict(evaluations)):
                 break
-        file = setup.read()
+        file = setup.copy_of_input()
     edited, decisions = outcome.model, outcome.decisions
     _require_statistics(request, decisions, summaries[0])
     written = setup.publication.write(
@@ -251,7 +253,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
     )
 
 
-def _costs(passes: Sequence[AnyPass], file: OnnxFile) -> Iterator[str]:
+def _costs(passes: "Sequence[AnyPass]", file: OnnxFile) -> Iterator[str]:
     """What passes cost that are given the whole model, where that is much."""
     for each in passes:
         told = each.cost(file) if hasattr(each, "cost") else ""
@@ -293,12 +295,13 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
     made.file.release()
     promised = {each.preserves for each in made.ran if not each.skipped}
     foreign = any(each.step in made.foreign and each.changes for each in made.ran)
-    options = replace(comparison(setup.request.options), told=setup.request.stage(Stage.FEEDS))
+    options = replace(comparison(setup.request.options), on_progress=setup.request.stage(Stage.FEEDS))
     if Preserves.NOTHING in promised:
         options = replace(options, proof="never")  # another function, on purpose
     elif options.proof == "auto" and not foreign:
         options = replace(options, proof="always")  # what is wrong with a fold of its own is not for limits to excuse
-    source, candidate = runnable(setup.request.model), setup.publication.path
+    source = equivalence.GivenModel.of(setup.file)
+    candidate = setup.publication.path
     distance: tuple[Mapping[str, Any], ...] = ()
     if Preserves.EVALUATION in promised:
         stays = {(decision.scope, decision.node) for decision in made.decisions if decision.action is Action.KEPT}

@@ -57,10 +57,11 @@ def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
 
 def _print_passes(report: Report, console: Screen, *, every: bool) -> None:
     """Where somebody chose them, or wants every detail."""
+    if not every and report.options.get("passes") is None:
+        return
     from bnfold.report.document import PassRun
 
-    wanted = every or report.options.get("passes") is not None
-    for each in (PassRun.of(told) for told in report.passes if wanted and told.get("verdict")):
+    for each in (PassRun.of(told) for told in report.passes if told.get("verdict")):
         what = f": {changed(each)}" if each.counts else ""
         _line(console, f"pass {each.name} ({took(each)}){what}: {pass_verdict(each)}")
 

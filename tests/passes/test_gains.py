@@ -37,6 +37,8 @@ _CONSTANTS = {
     "u3": numbers(5, 4, 3, 3),
     "plane": numbers(1, 7, 4),
     "heads": np.array([0, 7, 2, 2], np.int64),
+    "each": numbers(2, 1, 2, seed=11, low=0.5, high=2.0),
+    "everywhere": numbers(2, 7, 2, seed=12, low=0.5, high=2.0),
     "half": np.array(0.5, np.float32),
     "root2": np.array(2**0.5, np.float32),
     "g5": numbers(5, low=0.5, high=2.0),
@@ -76,6 +78,15 @@ FOLDS = {
     "behind a Transpose": ("d = Conv(x, w) t = Transpose<perm=[0,2,3,1]>(d) y = Add(t, last)", "Conv Transpose"),
     "an Add of a whole plane is the bias of a MatMul": (
         "d = MatMul(tokens, k) e = Add(d, plane) i = Identity(e) y = Mul(i, one)", "MatMul Add Identity",
+    ),
+    "a gain for each head and feature": (
+        ("d = MatMul(tokens, k) r = Reshape(d, heads) q = Transpose<perm=[0,2,1,3]>(r) s = Mul(q, each)"
+        " y = Div(s, each)"),
+        "MatMul Reshape Transpose",
+    ),
+    "one that divides": (
+        "d = MatMul(tokens, k) r = Reshape(d, heads) q = Transpose<perm=[0,2,1,3]>(r) y = Div(q, each)",
+        "MatMul Reshape Transpose",
     ),
     "a Gain behind each of two": (
         "d = Conv(x, w) e = Mul(d, one1) f = HardSwish(e) g_ = Mul(f, two1) y = Conv<pads=[1,1,1,1]>(g_, u3)",
@@ -117,6 +128,12 @@ LEFT_ALONE = {
         "d = MatMul(tokens, k) r = Reshape(d, heads) q = Transpose<perm=[0,2,1,3]>(r) s = Mul(q, half)"
         "y = /Relu(s)|MatMul(s, keys)/",
         {"keys": "float[N,2,2,7]"},
+    ),
+    "a gain for each head, position and feature": Row(
+        "d = MatMul(tokens, k) r = Reshape(d, heads) q = Transpose<perm=[0,2,1,3]>(r) y = Mul(q, /each|everywhere/)"
+    ),
+    "a number for each head and feature divided": Row(
+        "d = MatMul(tokens, k) r = Reshape(d, heads) q = Transpose<perm=[0,2,1,3]>(r) y = Div(/q, each|each, q/)"
     ),
     "the end of a Gelu": Row(
         "a = Div(tokens, root2) e = Erf(a) f = Add(e, one) g_ = /Sub|Mul/(tokens, f) n = Mul(g_, half) y = MatMul(n, k)"

@@ -5,7 +5,8 @@ What an instrument answers is kept, since many outputs ask the same.
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from statistics import median
+
+import numpy as np
 
 from bnfold.equivalence.judging.noise import Elsewhere, Moved
 from bnfold.equivalence.numbers.element_types import Array, Outputs
@@ -137,7 +138,7 @@ class ShakenRuns:
             for (feed, name), moved in run.items():
                 if name == value:
                     most[feed] = max(most.get(feed, 0.0), moved.relative)
-        return median(most.values()) if most else 0.0
+        return float(np.median(list(most.values()))) if most else 0.0
 
     def _run(self, shakes: int) -> None:
         while len(self._runs) < shakes:
