@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from bnfold.errors import ModelWarning as ModelWarning
     from bnfold.errors import OutputError as OutputError
     from bnfold.errors import ProviderError as ProviderError
+    from bnfold.errors import ReportedError as ReportedError
     from bnfold.errors import ResourceLimitError as ResourceLimitError
     from bnfold.errors import StatisticsError as StatisticsError
     from bnfold.errors import UsageError as UsageError
@@ -76,7 +77,7 @@ _HOME = {
     **dict.fromkeys(("Action", "Decision", "Reason"), "bnfold.decisions"),
     **dict.fromkeys(("Measurement", "Verdict", "Verification"), "bnfold.equivalence"),
     **dict.fromkeys(("BnfoldError", "ModelError", "ModelWarning", "OutputError"), "bnfold.errors"),
-    **dict.fromkeys(("ProviderError", "ResourceLimitError", "StatisticsError"), "bnfold.errors"),
+    **dict.fromkeys(("ProviderError", "ReportedError", "ResourceLimitError", "StatisticsError"), "bnfold.errors"),
     **dict.fromkeys(("UsageError", "VerificationError"), "bnfold.errors"),
     **dict.fromkeys(("Layout", "Weights"), "bnfold.onnxfile"),
     **dict.fromkeys(("CalibrationOptions", "FreezeOptions", "InspectOptions", "OptimizeOptions"), "bnfold.options"),

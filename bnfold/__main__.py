@@ -32,8 +32,10 @@ def _work_and_leave() -> None:
     """
     try:
         _work()
-    except SystemExit as leaving:
-        if not isinstance(leaving.code, int | None):
+    except (SystemExit, KeyboardInterrupt) as end:
+        # A signal between the end of the work and `done` comes too late: what it interrupts is the leaving.
+        leaving = end if isinstance(end, SystemExit) else end.__context__
+        if not isinstance(leaving, SystemExit) or not isinstance(leaving.code, int | None):
             raise
         atexit._run_exitfuncs()  # noqa: SLF001 - as Python itself ends
         for stream in (sys.stdout, sys.stderr):

@@ -35,10 +35,10 @@ from bnfold.passes.normalization import Description, Mode, describe, is_batch_no
 from bnfold.paths import require_utf8
 from bnfold.pipeline import run_on
 from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
-from bnfold.sources import AnyModel, as_proto, blamed, is_foreign, is_path, of_kind, read_model, runnable
+from bnfold.sources import AnyModel, as_proto, blamed, is_foreign, is_path, of_kind, read_model
 
 if TYPE_CHECKING:
-    from bnfold.equivalence import Verification
+    from bnfold.equivalence import GivenModel, Verification
 
 _O = TypeVar("_O")
 _P = ParamSpec("_P")
@@ -265,12 +265,21 @@ def _verified(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) 
     for model, what in ((reference, "REFERENCE"), (candidate, "CANDIDATE")):
         if is_path(model):
             require_utf8(model, what)
-    module = equivalence.is_module(reference)
-    for model in [candidate] if module else [reference, candidate]:
-        Model(read_model(model, strict=False))  # raises where the structure is not sound
-    other = runnable(candidate)
-    original = equivalence.ModuleReference.of(reference, other) if module else runnable(reference)
-    return equivalence.verify_unrelated(original, other, comparison(options))
+    if equivalence.is_module(reference):
+        given = _sound(candidate)
+        return equivalence.verify_unrelated(
+            equivalence.ModuleReference.of(reference, given), given, comparison(options)
+        )
+    return equivalence.verify_unrelated(_sound(reference), _sound(candidate), comparison(options))
+
+
+def _sound(model: AnyModel) -> "GivenModel":
+    """The model, read. Raises ModelError where its structure is not sound."""
+    from bnfold import equivalence
+
+    file = read_model(model, strict=False)
+    Model(file)
+    return equivalence.GivenModel.of(file)
 
 
 # ---------------------------------------------------------------------- what is known of a node

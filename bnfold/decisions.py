@@ -10,6 +10,9 @@ from typing import Any
 
 from bnfold.lifetime import closed_at_the_end
 
+NodeKey = tuple[str, str]
+"""The scope of a node ("" for the main graph) and its label there."""
+
 
 class Action(StrEnum):
     """What was done with a normalization."""
@@ -24,7 +27,7 @@ class Action(StrEnum):
     KEPT = "kept"
 
 
-class Told(Enum):
+class Coded(Enum):
     """Something that is said of a normalization: a stable code for scripts and a sentence for people."""
 
     @property
@@ -39,7 +42,7 @@ class Told(Enum):
         return value
 
 
-class Reason(Told):
+class Reason(Coded):
     """Why a normalization stays. The name is the stable code; the value is the sentence for people."""
 
     # What it is.
@@ -116,7 +119,7 @@ class Reason(Told):
     SEARCH_LIMIT = "The search for a place to fold it reached its limit of steps."
 
 
-class Diagnosis(Told):
+class Diagnosis(Coded):
     """What a person should know about a normalization. The name is the stable code; the value is the sentence."""
 
     EXPORTED_IN_TRAINING_MODE = (

@@ -69,10 +69,10 @@ class ResourceLimitError(BnfoldError):
     exit_code = 6
 
 
-class StatisticsError(BnfoldError):
-    """The stored statistics of a BatchNormalization in training mode were never updated, so freezing would be wrong.
+class ReportedError(BnfoldError):
+    """A run that came to its end with a finding, so that nothing was published.
 
-    Nothing was published. `report` is the `bnfold.report.Report` of the run.
+    `report` is the `bnfold.report.Report` of the run.
     """
 
     exit_code = 1
@@ -82,17 +82,12 @@ class StatisticsError(BnfoldError):
         self.report = report
 
 
-class VerificationError(BnfoldError):
-    """The result was not shown to compute what the original does, so nothing was published.
+class StatisticsError(ReportedError):
+    """The stored statistics of a BatchNormalization in training mode were never updated, so freezing would be wrong."""
 
-    `report` is the `bnfold.report.Report` of the run, with every measurement.
-    """
 
-    exit_code = 1
-
-    def __init__(self, message: str, report: Any) -> None:
-        super().__init__(message)
-        self.report = report
+class VerificationError(ReportedError):
+    """The result was not shown to compute what the original does; the report has every measurement."""
 
 
 class ModelWarning(UserWarning):

@@ -65,25 +65,33 @@ def uses_of(options: "Options") -> Iterator[Use]:
         )
 
 
-def uses_of_model(path: str | os.PathLike[str], what: str) -> Iterator[Use]:
-    """A model file and the external data that it names, whether or not that is there."""
+def data_of_model(path: str | os.PathLike[str]) -> list[str]:
+    """The external data that the model at `path` names, whether or not that is there, in order."""
     from bnfold.onnxfile import named_data
 
+    return sorted(named_data(Path(path)) or ())
+
+
+def uses_of_model(path: str | os.PathLike[str], what: str, data: Iterable[str]) -> Iterator[Use]:
+    """A model file and the external data that it names."""
     model = Path(path)
     yield Use(what, model)
-    yield from (Use(f"external data of {what}", model.parent / name) for name in sorted(named_data(model) or ()))
+    yield from (Use(f"external data of {what}", model.parent / name) for name in data)
 
 
 def uses_of_output(
-    output: str | os.PathLike[str], data_name: str | None, model: str | os.PathLike[str]
+    output: str | os.PathLike[str], data_name: str | None, model: str | os.PathLike[str], data: Iterable[str]
 ) -> Iterator[Use]:
-    """An output, the data that an output before it names there, and names that its own data may get."""
-    from bnfold.onnxfile import data_names, named_data
+    """An output, the data that an output before it names there, and names that its own data may get.
+
+    `data`: what `model`, from which it is made, names.
+    """
+    from bnfold.onnxfile import data_names
 
     target = Path(output)
     yield Use("OUTPUT", target)
-    yield from (Use("the data of OUTPUT", target.parent / name) for name in sorted(named_data(target) or ()))
-    for name in (data_name or f"{target.name}.data", *sorted(named_data(Path(model)) or ())):
+    yield from (Use("the data of OUTPUT", target.parent / name) for name in data_of_model(target))
+    for name in (data_name or f"{target.name}.data", *data):
         for place in data_names.candidates(target.parent / name, Path(model).name, target.name, str):
             yield Use("the data of OUTPUT", place)
 
@@ -105,8 +113,8 @@ def require_regular(path: str | os.PathLike[str], what: str) -> None:
 def require_utf8(path: str | os.PathLike[str], what: str) -> None:
     """Raise UsageError for a name that onnxruntime cannot open."""
     try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError:
         raise UsageError(
             f"{os.fspath(path)!r}: the name of {what} is not UTF-8, and onnxruntime opens no other; rename it"
         ) from None

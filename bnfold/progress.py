@@ -1,4 +1,4 @@
-"""Progress of a long run: its stages, and the callback that is told of them."""
+"""Progress of a long run: its stages, and the callbacks that are called with them."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -13,5 +13,8 @@ class Stage(StrEnum):
     FEEDS = "feeds"
 
 
-# Called now and then with the stage, how much of it is done, and about how much there is (0 where nobody knows).
 Progress = Callable[[Stage, int, int], None]
+"""Is called now and then with the stage, how much of it is done, and about how much there is (0: not known)."""
+
+StageProgress = Callable[[int, int], None]
+"""The same for one stage."""

@@ -10,6 +10,7 @@ _LATER, _MOST_OFTEN = 0.02, 100
 _postponed = 0
 _ONCE = 0.5  # seconds
 _interrupted = -_ONCE
+_done = False
 
 # What shells say of a process that a signal ended: 128 and its number.
 HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143
@@ -37,7 +38,7 @@ def listen() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    if _is_postponed(number, frame):
+    if _done or _is_postponed(number, frame):
         return
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
@@ -47,7 +48,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt; the same once more, from the terminal and from whoever passes it on, counts as one."""
     global _interrupted
-    if time.monotonic() - _interrupted < _ONCE or _is_postponed(number, frame):
+    if _done or time.monotonic() - _interrupted < _ONCE or _is_postponed(number, frame):
         return
     _interrupted = time.monotonic()
     raise KeyboardInterrupt
@@ -67,7 +68,12 @@ def _is_postponed(number: int, frame: FrameType | None) -> bool:
 
 
 def done() -> None:
-    """The work is done: a signal that was postponed, or comes now, comes too late."""
+    """The work is done: a signal that was postponed, or comes now, comes too late.
+
+    One that came before may have its handler still to run.
+    """
+    global _done
+    _done = True
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM))
     signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnx import ModelProto
 
 from bnfold.errors import BnfoldError, ModelError, UsageError
 from bnfold.graph.operator_form import malformed_node
 from bnfold.onnxfile import OnnxFile, Publication, read, to_proto
-
-if TYPE_CHECKING:
-    from bnfold.equivalence import Source
 
 # A path, the bytes of a model file, a ModelProto, or an object of one of `_KINDS`.
 AnyModel = Any
@@ -117,20 +114,6 @@ def of_kind(model: AnyModel, proto: ModelProto) -> AnyModel:
         return proto.SerializeToString(deterministic=True)
     kind = _kind_of(model)
     return proto if kind is None else kind.from_proto(proto)
-
-
-def runnable(model: AnyModel) -> "Source":
-    """The model as onnxruntime takes it: a path, so that external data is found, or bytes."""
-    if is_path(model):
-        return Path(model)
-    model = as_proto(model)
-    if isinstance(model, ModelProto):
-        try:
-            return model.SerializeToString(deterministic=True)
-        except ValueError as error:
-            raise ModelError(f"the model: cannot be serialized ({error}); pass a path instead") from error
-    assert isinstance(model, bytes)
-    return model
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def _fold(options: PassOptions) -> Pass | None:
 def _fold_options(options: PassOptions) -> FoldBatchNormOptions:
     lower = options.lower and not options.merge_branches  # what stays may be a branch
     return FoldBatchNormOptions(
-        options.keep, lower, options.explain, options.told, options.forbidden, options.bias_adds
+        options.keep, lower, options.explain, options.on_progress, options.forbidden, options.bias_adds
     )
 
 

@@ -24,7 +24,7 @@ MOST_BYTES = 1 << 20  # of the weights that are looked at together
 _FLOAT = np.dtype(np.float32)
 
 
-class Pair(NamedTuple):
+class ConvBatchNorm(NamedTuple):
     """A BatchNormalization, which is `affine`, behind the Conv that can take it up, and the constants of that one."""
 
     node: NodeProto
@@ -85,7 +85,7 @@ class DirectFolds:
 
 def direct_folds(nodes: Iterable[NodeProto], known: Mapping[int, Affine], graph: Graph) -> dict[int, DirectFold]:
     """The folds among `nodes`, BatchNormalizations whose maps are `known` by the id of the node; by that id, too."""
-    groups: dict[tuple[tuple[int, ...], bool], list[Pair]] = {}
+    groups: dict[tuple[tuple[int, ...], bool], list[ConvBatchNorm]] = {}
     for node in nodes if len(known) >= WORTH_JOINING else ():
         affine = known.get(id(node))
         pair = None if affine is None else _pair(node, affine, graph)
@@ -94,7 +94,7 @@ def direct_folds(nodes: Iterable[NodeProto], known: Mapping[int, Affine], graph:
     return {id(fold.node): fold for pairs in groups.values() for part in _parts(pairs) for fold in _folds(part, graph)}
 
 
-def _pair(node: NodeProto, affine: Affine, graph: Graph) -> Pair | None:
+def _pair(node: NodeProto, affine: Affine, graph: Graph) -> ConvBatchNorm | None:
     value, output = node.input[0], node.output[0]
     conv = graph.producer(value)
     if conv is None or conv.op_type != "Conv" or conv.domain not in DEFAULT_DOMAINS:
@@ -110,16 +110,16 @@ def _pair(node: NodeProto, affine: Affine, graph: Graph) -> Pair | None:
         return None
     if len(plain) == 2 and (plain[1] is None or (1, *plain[1].shape) != affine.shape):
         return None
-    return Pair(node, conv, affine, plain[0], plain[1] if len(plain) == 2 else None)
+    return ConvBatchNorm(node, conv, affine, plain[0], plain[1] if len(plain) == 2 else None)
 
 
-def _parts(pairs: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+def _parts(pairs: Sequence[ConvBatchNorm]) -> Iterator[Sequence[ConvBatchNorm]]:
     step = max(1, MOST_BYTES // max(len(pair.weight.raw) for pair in pairs))
     for start in range(0, len(pairs), step):
         yield pairs[start : start + step]
 
 
-def _folds(pairs: Sequence[Pair], graph: Graph) -> Iterator[DirectFold]:
+def _folds(pairs: Sequence[ConvBatchNorm], graph: Graph) -> Iterator[DirectFold]:
     """What the table says to all channels of all `pairs`, for each pair. Nothing where it refuses one of them."""
     scale = np.concatenate([pair.affine.scale for pair in pairs], axis=1)
     shift = np.concatenate([pair.affine.shift for pair in pairs], axis=1)

@@ -34,24 +34,25 @@ from bnfold.passes.runs import (
 )
 from bnfold.passes.siblings import family
 from bnfold.passes.step import known_rank, stored_vector
+from bnfold.progress import StageProgress
 
-_TOLD_EVERY = 256
+_PROGRESS_EVERY = 256
 
 
 @dataclass(frozen=True)
 class FoldBatchNormOptions:
     """`keep`: shell patterns of node names that stay. `lower`: a BatchNormalization that stays becomes Mul and Add.
 
-    `explain`: the name of a node; the decision on it then tells the walk. `told`: is called now and then with how many
-    places of a scope were looked at, and how many there are. `forbidden`: scope and label of normalizations that stay,
-    with what stands in one run with them, because folding them was found to be wrong. `bias_adds`: a constant gain or
-    bias goes into the linear operator beside it.
+    `explain`: the name of a node; the decision on it then tells the walk. `on_progress`: is called now and then with
+    how many places of a scope were looked at, and how many there are. `forbidden`: scope and label of normalizations
+    that stay, with what stands in one run with them, because folding them was found to be wrong. `bias_adds`: a
+    constant gain or bias goes into the linear operator beside it.
     """
 
     keep: tuple[str, ...] = ()
     lower: bool = False
     explain: str | None = None
-    told: Callable[[int, int], None] | None = None
+    on_progress: StageProgress | None = None
     forbidden: frozenset[tuple[str, str]] = frozenset()
     bias_adds: bool = True
 
@@ -145,8 +146,8 @@ class FoldBatchNorm:
 
     def _counted(self, candidates: Sequence[NodeProto]) -> Iterator[NodeProto]:
         for position, node in enumerate(candidates):
-            if self.options.told is not None and position % _TOLD_EVERY == 0:
-                self.options.told(position, len(candidates))
+            if self.options.on_progress is not None and position % _PROGRESS_EVERY == 0:
+                self.options.on_progress(position, len(candidates))
             yield node
 
     def _is_kept(self, node: NodeProto, original: Mapping[int, str]) -> bool:

@@ -1,9 +1,10 @@
 """What a user may ask of the passes as a whole; each pass has options of its own, made from these."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bnfold.passes.substitute_batch_norm import SubstituteBatchNormOptions
+from bnfold.progress import StageProgress
 from bnfold.statistics import Statistics
 
 
@@ -11,12 +12,12 @@ from bnfold.statistics import Statistics
 class PassOptions:
     """`keep`: shell patterns of node names that stay. `lower`: BatchNormalizations that stay become Mul and Add.
 
-    `explain`: the name of a node whose walk is to be told. `fold`, `freeze`: which passes run. `statistics`: new ones,
-    by scope and label. `substitute`: another normalization for BatchNormalization. `keep_dropout`: Dropout in training
-    mode goes on dropping. `accept_initial_statistics`: statistics that were never updated are frozen too. `told`: is
-    called now and then with how many places of a scope were looked at, and how many there are. `forbidden`: folds that
-    were found to be wrong, by scope and label of the normalization: it stays, and what stands in one run with it.
-    `bias_adds`: a constant gain or bias goes into the linear operator beside it.
+    `explain`: the name of a node whose walk is to be told. `fold`, `freeze`: which passes run. `statistics`: new
+    ones, by scope and label. `substitute`: another normalization for BatchNormalization. `keep_dropout`: Dropout in
+    training mode goes on dropping. `accept_initial_statistics`: statistics that were never updated are frozen too.
+    `on_progress`: is called now and then with how many places of a scope were looked at, and how many there are.
+    `forbidden`: folds that were found to be wrong, by scope and label of the normalization: it stays, and what stands
+    in one run with it. `bias_adds`: a constant gain or bias goes into the linear operator beside it.
     `merge_branches`: parallel linear branches become one operator, where anything is folded at all.
     `assume_spatial`: spatial = 0 with one parameter per channel is read as spatial = 1.
     """
@@ -30,7 +31,7 @@ class PassOptions:
     accept_initial_statistics: bool = False
     explain: str | None = None
     substitute: SubstituteBatchNormOptions | None = None
-    told: Callable[[int, int], None] | None = None
+    on_progress: StageProgress | None = None
     forbidden: frozenset[tuple[str, str]] = frozenset()
     bias_adds: bool = True
     merge_branches: bool = True

@@ -25,6 +25,8 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.shared import shared
+
 Exporter = Literal["torchscript", "torchscript-unfolded", "dynamo", "dynamo-optimized"]
 """PyTorch's two exporters, each with and without its own clean-up.
 
@@ -170,7 +172,7 @@ class Levit(nn.Module):
         from transformers.models.levit.modeling_levit import LevitForImageClassificationWithTeacher
 
         self.levit = LevitForImageClassificationWithTeacher(
-            LevitConfig(
+            LevitConfig(  # type: ignore[call-arg]  # it takes what its base class takes
                 image_size=64,
                 hidden_sizes=[16, 24, 32],
                 num_attention_heads=[2, 3, 4],
@@ -540,7 +542,7 @@ def export_module(module: nn.Module, inputs: tuple[Tensor, ...], exporter: Expor
         return program.model_proto.SerializeToString()
 
 
-@functools.cache
+@shared
 def exported(name: str, exporter: Exporter = "torchscript", opset: int = 18) -> Exported:
     """An architecture in eval mode, with inference BatchNormalization; feeds are a batch of 3, traced with one of 2."""
     module = trained(name)
@@ -554,7 +556,7 @@ def exported(name: str, exporter: Exporter = "torchscript", opset: int = 18) -> 
     )
 
 
-@functools.cache
+@shared
 def exported_in_train_mode(exporter: Exporter, opset: int, name: str = "small_cnn") -> Exported:
     """An export where `.eval()` was forgotten. `expected` is what the `.eval()` network computes.
 

@@ -7,6 +7,7 @@ result is that of real arithmetic on the numbers in the file. Models are trusted
 
 from __future__ import annotations
 
+import contextlib
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from onnx.reference import ReferenceEvaluator
 
 from tests.oracle_operators import OPERATORS, Array, Call, NotHere, promote
+
+with contextlib.suppress(ModuleNotFoundError):  # without PyTorch, onnx.reference computes what is missing
+    import tests.oracle_torch  # noqa: F401 - it enters its operators into the table
 
 Scope = MutableMapping[str, Any]
 _DEFAULT_DOMAINS = {"", "ai.onnx"}

@@ -297,3 +297,20 @@ def test_the_folders_of_tests_mirror_the_rooms() -> None:
     folders = {test.parent.name for test in (REPOSITORY / "tests").glob("*/test_*.py")}
     rooms = {room for room in LAYERS if (REPOSITORY / "bnfold" / room).is_dir()}
     assert folders == rooms - {"batches"} | {"api", "models"}
+
+
+def test_the_tests_of_folding_do_not_need_torch() -> None:
+    """They and all that they import of tests/ at module level; CI runs them with torch forbidden."""
+    waiting, seen = [*(REPOSITORY / "tests/passes").glob("*.py")], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        if path in seen or not path.exists():
+            continue
+        seen.add(path)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] == "torch"], path
+            waiting += [REPOSITORY / f"{name.replace('.', '/')}.py" for name in names if name.startswith("tests.")]
+    assert REPOSITORY / "tests/oracle_operators.py" in seen

@@ -24,7 +24,7 @@ from onnx import numpy_helper
 import bnfold
 from bnfold.assertions import NotEquivalentError
 from bnfold.decisions import Reason, Refused
-from bnfold.errors import BnfoldError, ModelError, StatisticsError, VerificationError
+from bnfold.errors import BnfoldError, ModelError, ReportedError, StatisticsError, VerificationError
 from bnfold.onnxfile.wire import WireError
 from bnfold.service.problems import Problem
 from bnfold.signals import Terminated
@@ -159,7 +159,7 @@ def probe(models: list[str], count: int, threads: int) -> dict[str, list[int]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("count", "threads"), [(4, 1), (16, 8)])
+@pytest.mark.parametrize(("count", "threads"), [(4, 1), (8, 8)])
 def test_a_call_leaves_no_descriptor_no_thread_and_no_cycle(count: int, threads: int, models: list[str]) -> None:
     probe(models, count, threads)
 
@@ -254,6 +254,7 @@ ARGUMENTS: dict[type[BaseException], tuple[Any, ...]] = {
     Terminated: (15,),
     Problem: (404, "no"),
     NotEquivalentError: ("no", {"verification": 1}),
+    ReportedError: ("no", {"report": 1}),
     VerificationError: ("no", {"report": 1}),
     StatisticsError: ("no", {"report": 1}),
 }

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ EXPORTED = """
     Action Batch BnfoldError CalibrationOptions Client Decision Exported Finding FreezeOptions InspectOptions Inspection
     Layout
     Measurement ModelError ModelWarning NormalizationInfo NotEquivalentError OptimizeOptions OutputError
-    ProviderError Reason RecalibrateOptions RemoteJob Report ResourceLimitError Result Row ServiceError Stage
-    StatisticsError UsageError Verdict Verification VerificationError VerifyOptions Weights __version__
+    ProviderError Reason RecalibrateOptions RemoteJob Report ReportedError ResourceLimitError Result Row ServiceError
+    Stage StatisticsError UsageError Verdict Verification VerificationError VerifyOptions Weights __version__
     assert_equivalent batch export freeze inspect optimize recalibrate render verify
 """
 
@@ -114,6 +115,16 @@ def test_a_verification_prints_one_line() -> None:
     found = bnfold.verify(model, model)
     assert re.fullmatch(r"equivalent: largest deviation \S+ in output 'logits' on feed .*", str(found))
     assert repr(found) == f"<Verification {found}>"
+    page = found._repr_html_()
+    assert page.startswith("<p><b>equivalent</b> </p><table>")
+    assert page.count("<tr>") == 2
+    (first, *_) = found.measurements
+    many = tuple(replace(first, where=replace(first.where, output=f"<{number}>")) for number in range(25))
+    page = replace(found, measurements=many)._repr_html_()
+    assert page.count("<tr>") == 21
+    assert "and 5 more outputs" in page
+    assert "&lt;0&gt;" in page
+    assert "<0>" not in page
 
 
 # --- examples

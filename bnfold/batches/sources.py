@@ -16,14 +16,13 @@ from typing import Any
 
 from bnfold.batches.arrays import Batch, batches_of
 from bnfold.errors import BnfoldError, UsageError
+from bnfold.progress import StageProgress
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 DATA_SUFFIXES = (".npy", ".npz", *IMAGE_SUFFIXES)
 """What a folder of data is read for; other files in it are left alone."""
 Data = Iterable[Any] | Callable[[], Iterable[Any]]
 Shape = tuple[int | str | None, ...]
-Told = Callable[[int, int], None]
-"""What a `Source` calls after each batch: how many were read in all passes, and how many there are (0: not known)."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,10 @@ class ImageOptions:
 class Source:
     """Data that is read `passes` times. Raises UsageError where it can be read only once but is needed more often."""
 
-    def __init__(self, data: Data, passes: int, told: Told | None = None) -> None:
+    def __init__(self, data: Data, passes: int, on_progress: StageProgress | None = None) -> None:
         self._data = data
         self._passes = passes
-        self._told = told
+        self._progress = on_progress
         self._done = 0
         self._in_one_pass = length_hint(data)  # 0 where it is known only after they were read
         if passes > 1 and can_be_read_once(data):
@@ -55,8 +54,8 @@ class Source:
         for batch in self._data() if callable(self._data) else self._data:
             yield batch
             self._done += 1
-            if self._told is not None:
-                self._told(self._done, self._passes * self._in_one_pass)
+            if self._progress is not None:
+                self._progress(self._done, self._passes * self._in_one_pass)
         self._in_one_pass = self._in_one_pass or self._done
 
 

@@ -49,18 +49,18 @@ def reserve_reports(ctx: click.Context) -> None:
 
 def _used(ctx: click.Context) -> "Iterator[Use]":
     """What the command reads and writes beside its reports."""
-    from bnfold.paths import Use, failed_copy, uses_of, uses_of_model, uses_of_output
+    from bnfold.paths import Use, data_of_model, failed_copy, uses_of, uses_of_model, uses_of_output
 
     given = ctx.params
-    for name in ("model", "reference", "candidate"):
-        if name in given:
-            yield from uses_of_model(given[name], name.upper())
+    data = {name: data_of_model(given[name]) for name in ("model", "reference", "candidate") if name in given}
+    for name, names in data.items():
+        yield from uses_of_model(given[name], name.upper(), names)
     if "report" in given:
         yield Use("REPORT", Path(given["report"]))
     if ctx.info_name in COMMANDS:
         yield from uses_of(values_of(COMMANDS[ctx.info_name], given))
     if given.get("output") is not None:
-        yield from uses_of_output(given["output"], given["external_data"], given["model"])
+        yield from uses_of_output(given["output"], given["external_data"], given["model"], data["model"])
         yield Use("the failed result", failed_copy(given["output"]))
 
 

@@ -26,7 +26,7 @@ _LIMITS = "bnfold.limits"
 
 
 @dataclass
-class Limits:
+class CommandLimits:
     """`timeout` in seconds, `max_memory` in bytes of private writable memory (RLIMIT_DATA); None: no limit."""
 
     timeout: float | None = None
@@ -43,7 +43,7 @@ def with_limits(command: click.Command, answered: Callable[[click.Context, Calla
     @wraps(callback)
     def limited(*args: Any, **kwargs: Any) -> Any:
         ctx = click.get_current_context()
-        limits: Limits = ctx.meta.get(_LIMITS) or Limits()
+        limits: CommandLimits = ctx.meta.get(_LIMITS) or CommandLimits()
         if supervision.aftermath is not None:
             _conclude(ctx, limits, supervision.aftermath)
         work = partial(_limited, ctx, limits, partial(callback, *args, **kwargs))
@@ -88,7 +88,7 @@ def _model_of(ctx: click.Context) -> str:
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value is not None:
-        limits = ctx.meta.setdefault(_LIMITS, Limits())
+        limits = ctx.meta.setdefault(_LIMITS, CommandLimits())
         assert param.name is not None
         setattr(limits, param.name, value)
 
@@ -101,9 +101,9 @@ def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
     raise _OutOfTime
 
 
-def _limited(ctx: click.Context, limits: Limits, work: Callable[[], Any]) -> Any:
+def _limited(ctx: click.Context, limits: CommandLimits, work: Callable[[], Any]) -> Any:
     """Work under the limits, in the child that they need, or without any."""
-    if limits == Limits():
+    if limits == CommandLimits():
         return work()
     signal.signal(signal.SIGUSR1, _give_up)
     supervision.limit(limits.timeout)
@@ -146,7 +146,7 @@ def _live(work: Callable[[], Any]) -> NoReturn:
         os._exit(code)
 
 
-def _conclude(ctx: click.Context, limits: Limits, end: supervision.End) -> NoReturn:
+def _conclude(ctx: click.Context, limits: CommandLimits, end: supervision.End) -> NoReturn:
     """In the parent: leave as the child left. Raises ResourceLimitError, ModelError where it crashed."""
     if end.by_itself:
         ctx.exit(end.code)

@@ -23,7 +23,7 @@ from bnfold.cli.options import asked_reports, values_of, verbosity_of
 from bnfold.cli.remote import deliver_from, server_of
 from bnfold.cli.shell import fail
 from bnfold.cli.waiting import shown
-from bnfold.errors import StatisticsError, UsageError, VerificationError
+from bnfold.errors import ReportedError, UsageError
 from bnfold.options import FreezeOptions, OptimizeOptions, RecalibrateOptions
 
 if TYPE_CHECKING:
@@ -111,13 +111,13 @@ def delivered(
     """Let `make` make the model at a place; show and write its report, and leave with its exit code."""
     from bnfold.report import print_console
 
-    failure: StatisticsError | VerificationError | None = None
+    failure: ReportedError | None = None
     try:
         with shown(ctx) as progress, _written_to(output, model) as place:
             report = make(place, replace(options, progress=progress))
             if output == "-" and report.published is not None:
                 report = replace(report, published="standard output")
-    except (StatisticsError, VerificationError) as error:
+    except ReportedError as error:
         failure, report = error, error.report
     try:
         show(ctx, lambda console: print_console(report, console, verbosity_of(ctx)))

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.structure.copies import copied as copied
     from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place as evaluate_in_place
     from bnfold.equivalence.structure.evaluation_semantics import make_runnable as make_runnable
+    from bnfold.equivalence.structure.given_model import GivenModel as GivenModel
     from bnfold.equivalence.structure.signature import Signature as Signature
     from bnfold.equivalence.structure.signature import Source as Source
     from bnfold.equivalence.structure.signature import signature_of as signature_of
@@ -72,6 +73,7 @@ _HOME = {
     "judge_again": "bnfold.equivalence.saved_verification",
     "copied": "bnfold.equivalence.structure.copies",
     **dict.fromkeys(("evaluate_in_place", "make_runnable"), "bnfold.equivalence.structure.evaluation_semantics"),
+    "GivenModel": "bnfold.equivalence.structure.given_model",
     **dict.fromkeys(("Signature", "Source", "signature_of"), "bnfold.equivalence.structure.signature"),
     "verify_unrelated": "bnfold.equivalence.unrelated_verification",
     **dict.fromkeys(("Verdict", "Verification"), "bnfold.equivalence.verdict"),

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from onnx import ModelProto
-
+from bnfold.decisions import NodeKey
 from bnfold.equivalence.judging.measurement import Measurement, Where, measure
 from bnfold.equivalence.numbers.batch_statistics import places_with_their_own_statistics
 from bnfold.equivalence.options import VerifyOptions
@@ -20,11 +19,17 @@ from bnfold.equivalence.runtime.reference_answers import Answer, run_seeded_feed
 from bnfold.equivalence.runtime.sessions import RunFailed, Session
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, make_runnable
+from bnfold.equivalence.structure.given_model import GivenModel
+from bnfold.equivalence.structure.scopes import Scopes
 from bnfold.equivalence.structure.signature import Source, signature_of
-from bnfold.equivalence.structure.training_mode import Place, has_training_nodes, is_batch_norm, scopes, trains
+from bnfold.equivalence.structure.training_mode import (
+    has_training_nodes,
+    is_batch_norm,
+    trains,
+    visible_scopes,
+)
 from bnfold.equivalence.verdict import Verification
 from bnfold.equivalence.verification import verify
-from bnfold.onnxfile import read
 from bnfold.statistics import Statistics
 
 
@@ -40,12 +45,12 @@ class FrozenVerification:
 
 
 def verify_frozen(
-    reference: Source,
-    candidate: Source,
+    reference: GivenModel | Source,
+    candidate: GivenModel | Source,
     options: VerifyOptions | None = None,
     *,
-    stays: Collection[Place] = (),
-    statistics: Mapping[Place, Statistics] | None = None,
+    stays: Collection[NodeKey] = (),
+    statistics: Mapping[NodeKey, Statistics] | None = None,
     assume_spatial: bool = False,
 ) -> FrozenVerification:
     """Compare `candidate` with `reference` under evaluation semantics.
@@ -55,16 +60,17 @@ def verify_frozen(
     """
     options = options or VerifyOptions()
     constants = options.assume_constant_initializers
-    original = read(reference)
-    trains = has_training_nodes(original.proto, assume_constant_initializers=constants)
-    if not trains and not statistics and not assume_spatial:
+    reference, candidate = GivenModel.of(reference), GivenModel.of(candidate)
+    index = reference.index(assume_constant_initializers=constants)
+    in_training = has_training_nodes(index)
+    if not in_training and not statistics and not assume_spatial:
         return FrozenVerification(verify(reference, candidate, options))
-    result = read(candidate)
-    own = _with_own_statistics(original.proto, result.proto) & frozenset(stays)
+    result = candidate.index(assume_constant_initializers=constants)
+    own = _with_own_statistics(index, result) & frozenset(stays)
     with TemporaryDirectory(prefix="bnfold-evaluation-") as folder:
         runnable = partial(make_runnable, assume_constant_initializers=constants)
         as_it_stands = partial(runnable, own=own, dropping=options.seed)
-        trained = copied(original, Path(folder) / "training.onnx", as_it_stands) if trains else None
+        trained = copied(reference.file, Path(folder) / "training.onnx", as_it_stands) if in_training else None
         evaluate = partial(
             evaluate_in_place,
             stays=stays,
@@ -73,51 +79,49 @@ def verify_frozen(
             assume_constant_initializers=constants,
             assume_spatial=assume_spatial,
         )
-        evaluated = copied(original, Path(folder) / "evaluation.onnx", evaluate)
-        del original
+        evaluated = GivenModel(copied(reference.file, Path(folder) / "evaluation.onnx", evaluate))
         new = " and the new statistics" if statistics else ""
         notes = [f"The reference is the input model with evaluation semantics{new}."]
         if own:
             notes.append(
                 "Statistics that the model computes of the batch itself were taken for those of training mode."
             )
-        if has_training_nodes(result.proto, assume_constant_initializers=constants):
-            candidate = copied(result, Path(folder) / "candidate.onnx", runnable)
+        if has_training_nodes(result):
+            candidate = GivenModel(copied(candidate.file, Path(folder) / "candidate.onnx", runnable))
             notes.append(
                 "What stays in training mode was compared with the statistics of the batch computed by operators, "
                 "and with Dropout switched off."
             )
-        del result
         verification = verify(evaluated, candidate, options)
         measured = bool(verification.measurements)
         distance = training_distance(evaluated, trained, options) if trained and measured else ()
     return FrozenVerification(replace(verification, notes=(*verification.notes, *notes)), distance)
 
 
-def _with_own_statistics(reference: ModelProto, candidate: ModelProto) -> frozenset[Place]:
+def _with_own_statistics(reference: Scopes, candidate: Scopes) -> frozenset[NodeKey]:
     """Where the candidate reads, as stored statistics, what training mode computes in the reference."""
     trained = frozenset(
-        scope.place(node)
-        for scope in scopes(candidate)
+        scope.key(node)
+        for scope in visible_scopes(candidate)
         for node in scope.body.node
         if is_batch_norm(node) and trains(node, scope.opset)
     )
     return places_with_their_own_statistics(reference) - trained
 
 
-def training_distance(evaluated: Path, trained: Path, options: VerifyOptions) -> tuple[Measurement, ...]:
+def training_distance(evaluated: GivenModel, trained: Path, options: VerifyOptions) -> tuple[Measurement, ...]:
     """How far the batch's own statistics lead from the stored ones: the largest measurement of each output.
 
     This is information, not the verdict: where onnxruntime cannot run one of the two it is empty, and where
     training mode makes no difference. A Dropout drops by the seed.
     """
-    model = read(evaluated).proto
+    model = evaluated.structure
     signature = signature_of(model)
     if options.assume_constant_initializers:
         signature = signature.without_overrides()
     largest: dict[str, Measurement] = {}
     try:
-        with running(evaluated, Setting()) as session:
+        with running(evaluated.source, Setting()) as session:
             if options.inputs is not None:
                 answers = run_user_feeds(options.inputs, signature, session.run).answers
             else:

@@ -1,12 +1,13 @@
 """The options of a verification."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from bnfold.equivalence.feeds.user_data import Inputs
 from bnfold.equivalence.judging.tolerance import Tolerance
 from bnfold.equivalence.runtime.providers import named
+from bnfold.progress import StageProgress
 
 Proving = Literal["auto", "always", "never"]
 
@@ -19,7 +20,7 @@ class VerifyOptions:
     reference is a model file; a broken proof then overrules outputs that agree, unless `inputs` or `tolerance` say what
     agreement is, or the difference may be the rounding of another tool. "always": a broken proof always does, and a
     PyTorch module is an error. "never". Where nothing could be run, proofs that all hold give the verdict PROVED.
-    `told`: is called with how many feeds were compared, and how many there are in all settings (0: not known yet).
+    `on_progress`: is called with how many feeds were compared, and how many there are in all settings.
     `layers`: also look at values inside the models, and say which diverges first. `assume_constant_initializers`: no
     caller replaces an initializer that is also an input, so none is replaced in any feed.
     `thorough`: run on all feeds in all settings, whatever that costs and whatever is proved. `threads`: of each
@@ -35,7 +36,7 @@ class VerifyOptions:
     providers: tuple[str, ...] = ("cpu",)
     strict_placement: bool = False
     proof: Proving = "auto"
-    told: Callable[[int, int], None] | None = None
+    on_progress: StageProgress | None = None
     layers: bool = False
     assume_constant_initializers: bool = False
     thorough: bool = False

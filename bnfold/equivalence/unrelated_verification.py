@@ -16,30 +16,33 @@ from bnfold.equivalence.options import VerifyOptions
 from bnfold.equivalence.runtime.references import Reference
 from bnfold.equivalence.runtime.torch_reference import ModuleReference
 from bnfold.equivalence.structure.copies import copied
+from bnfold.equivalence.structure.given_model import GivenModel
 from bnfold.equivalence.structure.likely_causes import likely_causes
 from bnfold.equivalence.structure.output_names import rename_outputs, renamed_outputs
 from bnfold.equivalence.structure.signature import Source, signature_of
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.equivalence.verification import verify
-from bnfold.onnxfile import read
 
 
 def verify_unrelated(
-    reference: Source | Reference, candidate: Source, options: VerifyOptions | None = None
+    reference: GivenModel | Source | Reference, candidate: GivenModel | Source, options: VerifyOptions | None = None
 ) -> Verification:
     """Compare `candidate` with `reference` as `verify` does; raises what it raises.
 
     The explanation of a verdict that is not good ends with what is likely to have caused it.
     """
     options = options or VerifyOptions()
-    before, after = _structure(reference), read(candidate).proto
+    candidate = GivenModel.of(candidate)
+    if isinstance(reference, str | bytes | Path):
+        reference = GivenModel.of(reference)
+    before, after = _structure(reference), candidate.structure
     names = {} if before is None else renamed_outputs(signature_of(before), signature_of(after))
     if not names:
         found = verify(reference, candidate, options)
     else:
         with TemporaryDirectory(prefix="bnfold-verify-") as folder:
             edit = partial(rename_outputs, names=names)
-            found = verify(reference, copied(read(candidate), Path(folder) / "candidate.onnx", edit), options)
+            found = verify(reference, copied(candidate.file, Path(folder) / "candidate.onnx", edit), options)
         found = replace(found, notes=(*found.notes, _paired(names)))
     if found.verdict is Verdict.NOT_EQUIVALENT or (found.verdict is Verdict.NOT_VERIFIED and found.measurements):
         causes = [*_of_module(reference, found), *(likely_causes(before, after))]
@@ -47,11 +50,11 @@ def verify_unrelated(
     return found
 
 
-def _structure(reference: Source | Reference) -> ModelProto | None:
+def _structure(reference: GivenModel | Reference) -> ModelProto | None:
     """The reference's own; None for a module, which takes the candidate's."""
-    if isinstance(reference, str | bytes | Path):
-        return read(reference).proto
-    return None if reference.source is None else reference.structure()
+    if isinstance(reference, GivenModel):
+        return reference.structure
+    return None if reference.given is None else reference.structure()
 
 
 def _paired(names: Mapping[str, str]) -> str:
@@ -60,7 +63,7 @@ def _paired(names: Mapping[str, str]) -> str:
     return f"Outputs of other names were paired by position (candidate with reference): {', '.join(told)}{more}."
 
 
-def _of_module(reference: Source | Reference, found: Verification) -> Iterator[str]:
+def _of_module(reference: GivenModel | Reference, found: Verification) -> Iterator[str]:
     """What a PyTorch module does in training mode although it was told to evaluate."""
     if isinstance(reference, ModuleReference) and found.feeds:
         parts = reference.training_parts(found.feeds[0]["shapes"])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bnfold.equivalence.judging.evidence import ProofRule
@@ -14,6 +15,10 @@ from bnfold.equivalence.runtime.providers import Placement
 
 if TYPE_CHECKING:
     from bnfold.equivalence.judging.first_divergence import Layers
+
+
+_MOST_ROWS = 20
+"""Outputs in a notebook's table; the others are counted below it."""
 
 
 class Verdict(StrEnum):
@@ -72,6 +77,21 @@ class Verification:
 
     def __repr__(self) -> str:
         return f"<Verification {self}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's view of it: the verdict, and the worst measurement of each output."""
+        rows = [("output", "feed", "provider", "largest deviation", "of the largest value")]
+        outputs = [each for each in self.measurements if each.where.stage == "output"]
+        worst: dict[str, Measurement] = {}
+        for each in sorted(outputs, key=lambda each: -each.max_abs):
+            worst.setdefault(each.where.output, each)
+        for name, each in list(worst.items())[:_MOST_ROWS]:
+            place = repr(name)[1:-1], each.where.feed, f"{each.where.provider}, optimization {each.where.optimization}"
+            rows.append((*place, each.problem or f"{each.max_abs:.3g}", "" if each.problem else f"{each.relative:.3g}"))
+        more = f"<p>and {len(worst) - _MOST_ROWS} more outputs</p>" if len(worst) > _MOST_ROWS else ""
+        cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
+        table = f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>" if worst else ""
+        return f"<p><b>{escape(self.verdict.value)}</b> {escape(self.explanation)}</p>{table}{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the inverse for a single measurement is `Measurement.from_dict`."""

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
@@ -32,15 +31,9 @@ from bnfold.equivalence.runtime.reference_answers import Answers, conditions, ru
 from bnfold.equivalence.runtime.references import ModelReference, Reference, Runner
 from bnfold.equivalence.runtime.sessions import Optimization, RunFailed, quiet_options, runtime
 from bnfold.equivalence.runtime.spending import estimate, few_threads, spending
+from bnfold.equivalence.structure.given_model import GivenModel
 from bnfold.equivalence.structure.output_sources import Sources, behind
-from bnfold.equivalence.structure.scopes import Cutter
-from bnfold.equivalence.structure.signature import (
-    Signature,
-    Source,
-    difference,
-    read_structure,
-    signature_of,
-)
+from bnfold.equivalence.structure.signature import Signature, Source, difference, signature_of
 from bnfold.equivalence.structure.work import work_of
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.errors import UsageError
@@ -48,8 +41,10 @@ from bnfold.errors import UsageError
 _COARSER = {"float16": 2.0**13, "bfloat16": 2.0**16}
 
 
-def verify(reference: Source | Reference, candidate: Source, options: VerifyOptions | None = None) -> Verification:
-    """Compare `candidate` with `reference`, each a path (external data resolves beside it) or bytes.
+def verify(
+    reference: GivenModel | Source | Reference, candidate: GivenModel | Source, options: VerifyOptions | None = None
+) -> Verification:
+    """Compare `candidate` with `reference`, each a path (external data resolves beside it), bytes, or what was read.
 
     `reference` may also be a `Reference`, such as a `ModuleReference`.
 
@@ -60,15 +55,18 @@ def verify(reference: Source | Reference, candidate: Source, options: VerifyOpti
     options = options or VerifyOptions()
     runtime()
     with spending(options.threads) as counted:
-        found = _verified(reference, candidate, options)
+        found = _verified(_as_reference(reference), GivenModel.of(candidate), options)
     counts = {"proofs": len(found.proofs)} if found.proofs else {}
     return replace(found, spent={**counts, **counted})
 
 
-def _verified(reference: Source | Reference, candidate: Source, options: VerifyOptions) -> Verification:
-    candidate = candidate if isinstance(candidate, bytes) else Path(candidate)
-    if isinstance(reference, str | os.PathLike | bytes):
-        reference = ModelReference(reference if isinstance(reference, bytes) else Path(reference))
+def _as_reference(reference: GivenModel | Source | Reference) -> Reference:
+    if isinstance(reference, GivenModel | str | os.PathLike | bytes):
+        return ModelReference(GivenModel.of(reference))
+    return reference
+
+
+def _verified(reference: Reference, candidate: GivenModel, options: VerifyOptions) -> Verification:
     providers = named(options.providers)
     for provider in providers:
         provider.attach(quiet_options(Optimization.OFF), Precision.STRICT)  # what is missing is said before the work
@@ -93,33 +91,32 @@ def _verified(reference: Source | Reference, candidate: Source, options: VerifyO
 
 
 def _read(
-    reference: Reference, candidate: Source, options: VerifyOptions, ahead: Ahead
+    reference: Reference, candidate: GivenModel, options: VerifyOptions, ahead: Ahead
 ) -> tuple[ModelProto, ModelProto, Changes, Plan]:
     """Both structures, what the files alone tell of the changes between them, and how much to run.
 
     Where proofs can make it enough to run the models as users do, those sessions are made beside the proofs.
     """
-    if reference.source is None:
-        return reference.structure(), read_structure(candidate), Changes(), THOROUGH
-    if are_same_files(reference.source, candidate):
-        model, changes = read_structure(candidate), Changes(known=True)
-        return model, model, changes, _planning(model, options)(all_proved=True)
+    if reference.given is None:
+        return reference.structure(), candidate.structure, Changes(), THOROUGH
+    model = reference.structure()
+    if are_same_files(reference.given.source, candidate.source):
+        return model, model, Changes(known=True), _planning(model, options)(all_proved=True)
     if options.proof == "never":
-        model = reference.structure()
-        return model, read_structure(candidate), Changes(), _planning(model, options)(all_proved=False)
+        return model, candidate.structure, Changes(), _planning(model, options)(all_proved=False)
     constants = options.assume_constant_initializers
-    before, after = (Cutter(source, assume_constant_initializers=constants) for source in (reference.source, candidate))
+    before, after = (each.index(assume_constant_initializers=constants) for each in (reference.given, candidate))
     if difference(signature_of(before.model), signature_of(after.model)):
         return before.model, after.model, Changes(), THOROUGH
     planned = _planning(before.model, options)
     if planned(all_proved=True).is_lean and CPU in named(options.providers):
         with doing("loading both models in onnxruntime"):
-            ahead.begin((source, LEAN) for source in (reference.source, candidate))
+            ahead.begin((source, LEAN) for source in (reference.given.source, candidate.source))
             changes = find_changes(before, after, options.seed)
     else:
         changes = find_changes(before, after, options.seed)
-    for cutter in (before, after):
-        cutter.file.release()
+    for index in (before, after):
+        index.file.release()
     return before.model, after.model, changes, planned(all_proved=changes.all_proved)
 
 
@@ -134,7 +131,7 @@ def _planning(model: ModelProto, options: VerifyOptions) -> Callable[..., Plan]:
 
 def _measured(
     reference: Reference,
-    candidate: Source,
+    candidate: GivenModel,
     model: ModelProto,
     other: ModelProto,
     changes: Changes,
@@ -145,9 +142,12 @@ def _measured(
     signature = signature_of(model)
     if options.assume_constant_initializers:
         signature = signature.without_overrides()
-    told = options.told or _silent
-    told(0, 0)
-    pairs = {} if reference.source is None or plan.is_lean else behind(model, other)
+    progress = options.on_progress or _ignore_progress
+    progress(0, 0)
+    pairs: Mapping[str, Sources] = {}
+    if reference.given is not None and not plan.is_lean:
+        constants = options.assume_constant_initializers
+        pairs = behind(*(each.index(assume_constant_initializers=constants) for each in (reference.given, candidate)))
     answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
     if plan.is_lean and not answers.answers:
         plan = THOROUGH
@@ -161,9 +161,9 @@ def _measured(
     placements: list[Placement] = []
     settings, feeds = list(plan.settings(named(options.providers))), len(answers.answers)
     for number, setting in enumerate(settings):
-        told(number * feeds, len(settings) * feeds)
+        progress(number * feeds, len(settings) * feeds)
         try:
-            found, place = _candidate(candidate, setting, answers, signature, sources, comparing, options)
+            found, place = _candidate(candidate.source, setting, answers, signature, sources, comparing, options)
         except RunFailed as failure:
             own = _own_failure(reference, setting, answers)
             if own is None:
@@ -179,7 +179,7 @@ def _measured(
             continue
         findings += found
         placements += place
-    judge = Judge(reference, candidate, comparing, sources, plan=plan)
+    judge = Judge(reference, candidate.source, comparing, sources, plan=plan)
     findings += judge.settle([finding for finding in findings if _decides(finding)])
     judge.settle([finding for finding in findings if not _decides(finding)])
     answers.notes += [*judge.notes, *judge.truths.notes, *judge.conditioning(findings)]
@@ -197,8 +197,8 @@ def _assumed(signature: Signature) -> Iterator[str]:
         )
 
 
-def _silent(_done: int, _total: int) -> None:
-    """Nobody wants to hear."""
+def _ignore_progress(_done: int, _total: int) -> None:
+    """The callback where the caller gave none."""
 
 
 def _slack(model: ModelProto) -> float:
@@ -409,7 +409,7 @@ def _with_layers(
     judged: Verification,
     findings: list[Finding],
     reference: Reference,
-    candidate: Source,
+    candidate: GivenModel,
     comparing: Comparing,
     options: VerifyOptions,
 ) -> Verification:

@@ -202,8 +202,7 @@ def content_of(path: Path) -> str:
     places = [path]
     if path.suffix == ".onnx":
         with suppress(ModelError, OSError, ValueError):
-            named = (stored.location for stored in read(path).payloads if stored.location is not None)
-            places += [path.parent / name for name in dict.fromkeys(named)]
+            places += [path.parent / name for name in read(path).data_names]
     elif path.is_dir():
         places = sorted(each for each in path.rglob("*") if each.is_file())
     for place in places:

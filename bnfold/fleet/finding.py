@@ -104,8 +104,7 @@ def copy_others(models: Models, output: Path) -> int:
     for path in models:
         left_out.add(path)
         try:
-            named = (stored.location for stored in read(path).payloads if stored.location is not None)
-            left_out |= {path.parent / name for name in named}
+            left_out |= {path.parent / name for name in read(path).data_names}
         except ModelError:
             continue
     copied = 0

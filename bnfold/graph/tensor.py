@@ -25,7 +25,7 @@ _STREAMED_BYTES = 1 << 20
 _BLOCK_BYTES = 3 << 18
 
 
-class Limits(NamedTuple):
+class FloatRange(NamedTuple):
     """The range of a dtype, its smallest normal and its largest finite number; and half the step above 1."""
 
     smallest_normal: float
@@ -33,13 +33,13 @@ class Limits(NamedTuple):
     roundoff: float
 
 
-def _limits(dtype: type) -> Limits:
+def _limits(dtype: type) -> FloatRange:
     limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # ml_dtypes is not annotated
-    return Limits(float(limits.smallest_normal), float(limits.max), float(limits.eps) / 2)
+    return FloatRange(float(limits.smallest_normal), float(limits.max), float(limits.eps) / 2)
 
 
 # The dtypes a scale can be multiplied into, with one rounding of the product.
-FLOATS: dict[np.dtype, Limits] = {
+FLOATS: dict[np.dtype, FloatRange] = {
     np.dtype(dtype): _limits(dtype) for dtype in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 }
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from google.protobuf.message import DecodeError, EncodeError
@@ -55,6 +55,25 @@ class OnnxFile:
     def nbytes(self) -> int:
         """The size of the model file in bytes, without external data."""
         return self.source.nbytes
+
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """The external data that the model names, relative to it, each once and in the order of the file."""
+        return tuple(dict.fromkeys(stored.location for stored in self.payloads if stored.location is not None))
+
+    @property
+    def whole(self) -> Path | bytes:
+        """The model as others read it: its path, beside which external data is found, else its bytes."""
+        if isinstance(self.source, Memory):
+            return self.source.data
+        assert self.path is not None
+        return self.path
+
+    def copy(self) -> "OnnxFile":
+        """Another structure over the same bytes: what is edited in one of the two stays as it is in the other."""
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        return replace(self, proto=proto, payloads=list(self.payloads))
 
     def start_hash(self) -> None:
         """Begin computing `sha256` beside whatever comes next."""

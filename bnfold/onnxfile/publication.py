@@ -112,19 +112,23 @@ class Publication:
 
         `source` marks it as made from that (`marks.SOURCE`), outside of its bytes.
         """
-        assert self._written is not None, "nothing was written yet"
-        exchange = self._written.exchange
-        for path in (self.path, *([exchange.first] if exchange is not None else ())) if source is not None else ():
-            set_mark(path, SOURCE, source or b"")
+        self._mark(source)
         self._commit(self.target)
 
-    def keep_as(self, path: str | os.PathLike[str]) -> None:
+    def keep_as(self, path: str | os.PathLike[str], source: bytes | None = None) -> None:
         """Put what was written under another name in the same directory, and leave the target alone."""
         place = Path(path)
         with self._errors():
             if os.path.realpath(place.parent) != str(self.target.parent):
                 raise OutputError(f"{place}: must be in the directory of {self.target}, where its external data is")
+        self._mark(source)
         self._commit(self.target.parent / place.name)
+
+    def _mark(self, source: bytes | None) -> None:
+        assert self._written is not None, "nothing was written yet"
+        exchange = self._written.exchange
+        for path in (self.path, *([exchange.first] if exchange is not None else ())) if source is not None else ():
+            set_mark(path, SOURCE, source or b"")
 
     def __enter__(self) -> Self:
         try:

@@ -21,13 +21,13 @@ def optimize(request: Request) -> Result:
     """Do what `request` asks for. Raises what `bnfold.optimize` raises."""
     with destination(request.target) as publication:
         setup = prepared(request, publication)
-        made, attribution = attempt(setup, file=setup.file), None
+        made, attribution = attempt(setup), None
         if made.verdict == "not-equivalent" or made.unsound:
             made, attribution = rolled_back(setup, made)
         report = report_of(setup, made, attribution)
         if report.exit_code:
             if request.failed_copy is not None:
-                publication.keep_as(request.failed_copy)
+                publication.keep_as(request.failed_copy, source_mark(request))
             raise VerificationError(failure_message(report, request), report)
         model = None if request.output is not None or request.options.dry_run else same_kind(request.model, made.file)
         if report.published is not None:

@@ -22,7 +22,7 @@ from bnfold.paths import require_utf8
 from bnfold.pipeline import Ran, Step, UnsoundStepError, is_own, run_all
 from bnfold.progress import Stage
 from bnfold.report import GOOD, ModelSummary, Report
-from bnfold.sources import is_path, read_model, runnable
+from bnfold.sources import is_path, read_model
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -46,8 +46,9 @@ def folds_of(suspects: Iterable[Suspect]) -> frozenset[Fold]:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all attempts share. `fitted`: how well substitutes were fitted, before and after. `file`: the input, read
-    and not edited, for the first attempt. `asked`: what makes the passes.
+    """What all attempts share. `file`: the input as it was read, which nobody edits. `asked`: what makes the passes.
+
+    `fitted`: how well substitutes were fitted, before and after.
     """
 
     request: Request
@@ -75,9 +76,9 @@ class Setup:
             return list(default_passes(options))
         return [each for make in self.asked for each in make(options)]
 
-    def read(self) -> OnnxFile:
-        """The input, anew: whoever edits or runs a structure takes one of its own."""
-        return read_model(self.request.model, strict=self.request.options.strict_external_data)
+    def copy_of_input(self) -> OnnxFile:
+        """The input to edit: a structure of its own over the same bytes."""
+        return self.file.copy()
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,9 @@ def prepared(request: Request, publication: Publication) -> Setup:
         return setup
     from bnfold import recalibration
 
-    told = request.stage(Stage.BATCHES)
+    on_progress = request.stage(Stage.BATCHES)
     if options.recalibrate is not None or options.statistics_from is not None:
-        file, how = setup.read(), options.calibration
+        file, how = setup.copy_of_input(), options.calibration
         if how is not None and options.data is not None:
             how = replace(how, labels=None)  # the labels that were asked for are in that data
         calibration = recalibration.calibration(
@@ -153,11 +154,11 @@ def prepared(request: Request, publication: Publication) -> Setup:
             weights=options.statistics_from,
             options=how,
             keep=options.keep,
-            told=told,
+            on_progress=on_progress,
         )
         setup = replace(setup, calibration=calibration)
     if options.substitute is not None:
-        file = setup.read()
+        file = setup.copy_of_input()
         substitute, fitted = recalibration.substitution(
             file,
             _untouched(file, request),
@@ -167,7 +168,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
             options=options.calibration,
             only=options.substitute_only,
             keep=options.keep,
-            told=told,
+            on_progress=on_progress,
         )
         setup = replace(setup, substitute=substitute, fitted=fitted)
     return setup
@@ -177,23 +178,19 @@ def _untouched(file: OnnxFile, request: Request) -> Model:
     return Model(file, assume_constant_initializers=request.options.assume_constant_initializers)
 
 
-def attempt(
-    setup: Setup, forbidden: frozenset[Suspect] = frozenset(), *, file: OnnxFile | None = None, looks_late: bool = True
-) -> Attempt:
+def attempt(setup: Setup, forbidden: frozenset[Suspect] = frozenset(), *, looks_late: bool = True) -> Attempt:
     """Passes, write, verify, with these folds and passes left out. Raises what `bnfold.optimize` raises.
-
-    `file` is the input to edit, read anew where it is None.
 
     Without `looks_late` each weight is looked at before something is folded into it; with it that happens while the
     model is written, and once more from the beginning where one would leave the range of its type.
     """
     with paused_collector():
         try:
-            made = _written(setup, file or setup.read(), forbidden, looks_late=looks_late)
+            made = _written(setup, setup.copy_of_input(), forbidden, looks_late=looks_late)
         except Refused:
             if not looks_late:
                 raise
-            made = _written(setup, setup.read(), forbidden, looks_late=False)
+            made = _written(setup, setup.copy_of_input(), forbidden, looks_late=False)
     return _verified(setup, made) if setup.request.options.verify else made
 
 
@@ -227,7 +224,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
         else:
             if evaluations is None or not (outcome.modified and _contradict(evaluations)):
                 break
-        file = setup.read()
+        file = setup.copy_of_input()
     edited, decisions = outcome.model, outcome.decisions
     _require_statistics(request, decisions, summaries[0])
     written = setup.publication.write(
@@ -296,12 +293,13 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
     made.file.release()
     promised = {each.preserves for each in made.ran if not each.skipped}
     foreign = any(each.step in made.foreign and each.changes for each in made.ran)
-    options = replace(comparison(setup.request.options), told=setup.request.stage(Stage.FEEDS))
+    options = replace(comparison(setup.request.options), on_progress=setup.request.stage(Stage.FEEDS))
     if Preserves.NOTHING in promised:
         options = replace(options, proof="never")  # another function, on purpose
     elif options.proof == "auto" and not foreign:
         options = replace(options, proof="always")  # what is wrong with a fold of its own is not for limits to excuse
-    source, candidate = runnable(setup.request.model), setup.publication.path
+    source = equivalence.GivenModel.of(setup.file)
+    candidate = setup.publication.path
     distance: tuple[Mapping[str, Any], ...] = ()
     if Preserves.EVALUATION in promised:
         stays = {(decision.scope, decision.node) for decision in made.decisions if decision.action is Action.KEPT}

@@ -43,20 +43,29 @@ def existing_output(request: Request, file: OnnxFile) -> ExistingOutput | None:
     """
     if request.target is None or request.options.overwrite:
         return None
+    if request.failed_copy is not None:
+        _undecided(request.failed_copy, request, file)  # by its name it is a former failed result, or one of nobody's
     path = Path(request.target)
-    if not path.is_file() or (is_path(request.model) and is_same(path, Path(request.model))):
+    if is_path(request.model) and is_same(path, Path(request.model)):
         return None
-    old = structure_at(path)
+    old = _undecided(path, request, file)
+    return None if old is None else ExistingOutput(path, outline(old), outline(file.proto))
+
+
+def _undecided(path: Path, request: Request, file: OnnxFile) -> ModelProto | None:
+    """The model at `path` where it may have been made from the input; None where it was, or there is none.
+
+    Raises UsageError for one that cannot have been made from it.
+    """
+    old = structure_at(path) if path.is_file() else None
     if old is None:
         return None
     mark, ours = mark_of(Path(os.path.realpath(path)), SOURCE), source_mark(request)
-    if mark is not None and ours is not None:
-        if mark == ours:
-            return None
+    if mark is not None and mark == ours:
+        return None
+    if (mark is not None and ours is not None) or _signature(old) != _signature(file.proto):
         raise _refusal(path)
-    if _signature(old) != _signature(file.proto):
-        raise _refusal(path)
-    return ExistingOutput(path, outline(old), outline(file.proto))
+    return old
 
 
 def source_mark(request: Request) -> bytes | None:

@@ -79,9 +79,14 @@ def _accuracy(setup: Setup, made: Attempt) -> "Accuracy | None":
         return None
     from bnfold import recalibration
 
-    passes, told = setup.options(folds_of(made.forbidden)), setup.request.stage(Stage.BATCHES)
-    path = setup.publication.path
-    return recalibration.accuracy(setup.read(), path, labelled, passes, options.calibration, told=told)
+    return recalibration.accuracy(
+        setup.copy_of_input(),
+        setup.publication.path,
+        labelled,
+        setup.options(folds_of(made.forbidden)),
+        options.calibration,
+        on_progress=setup.request.stage(Stage.BATCHES),
+    )
 
 
 def _explanation(made: Attempt, attribution: "Attribution[Suspect] | None", request: Request) -> str:

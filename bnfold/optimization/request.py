@@ -48,7 +48,7 @@ class Request:
         """What the passes are asked for, without what depends on data."""
         options = self.options
         shared = options.shared_with(PassOptions, without=("substitute",))
-        return PassOptions(**shared, told=self.stage(Stage.NORMALIZATIONS))
+        return PassOptions(**shared, on_progress=self.stage(Stage.NORMALIZATIONS))
 
     def stage(self, stage: Stage) -> Callable[[int, int], None] | None:
         """Progress callback for `stage`."""

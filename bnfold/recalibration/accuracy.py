@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.batches import Data, Source, Told, can_be_read_once
+from bnfold.batches import Data, Source, can_be_read_once
 from bnfold.equivalence import (
     RunFailed,
     Signature,
@@ -28,6 +28,7 @@ from bnfold.errors import UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile, read
 from bnfold.passes import PassOptions, default_passes
+from bnfold.progress import StageProgress
 
 DEFAULT_LABELS = "labels"
 
@@ -81,7 +82,7 @@ def task_accuracy(
     data: Data,
     passes: PassOptions,
     labels: str | None = None,
-    told: Told | None = None,
+    on_progress: StageProgress | None = None,
 ) -> Accuracy | None:
     """The accuracy of the model in `original`, of the one at `candidate`, and of the steps between that `passes` name.
 
@@ -95,7 +96,7 @@ def task_accuracy(
     with TemporaryDirectory(prefix="bnfold-accuracy-") as folder:
         models = _models(original, candidate, passes, Path(folder))
         try:
-            return _counted(models, signature, Source(data, 1, told), name)
+            return _counted(models, signature, Source(data, 1, on_progress), name)
         except _Incomparable as why:
             if labels is None:
                 return Accuracy(problem=str(why))
@@ -114,7 +115,7 @@ def _models(original: OnnxFile, candidate: Path, passes: PassOptions, folder: Pa
         )
     models["after"] = copied(read(candidate), folder / "after.onnx", make_runnable)
     if substitute is not None and substitute.fits:
-        plain = replace(passes, fold=False, explain=None, told=None, substitute=replace(substitute, fits={}))
+        plain = replace(passes, fold=False, explain=None, on_progress=None, substitute=replace(substitute, fits={}))
         models["unfitted"] = _passed(original, plain, folder / "unfitted.onnx")
     return models
 

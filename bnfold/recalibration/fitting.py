@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.batches import Data, Source, Told
-from bnfold.decisions import Refused
+from bnfold.batches import Data, Source
+from bnfold.decisions import NodeKey, Refused
 from bnfold.equivalence import tap
 from bnfold.errors import UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
 from bnfold.passes import Fit, SubstituteBatchNormOptions
 from bnfold.passes.normalization import is_batch_norm, read_parameters
-from bnfold.recalibration.targets import Place, targets_of
+from bnfold.progress import StageProgress
+from bnfold.recalibration.targets import targets_of
 from bnfold.statistics import Pooled, Statistics, moments_of
 
 Vector = NDArray[np.float64]
@@ -72,18 +73,18 @@ def fit(
     model: Model,
     data: Data,
     options: SubstituteBatchNormOptions,
-    known: Mapping[Place, Statistics] | None = None,
-    told: Told | None = None,
-) -> tuple[dict[Place, Fit], tuple[Fitted, ...]]:
-    """Fit every chosen normalization of the main graph in one pass over `data`; `told`: see `Source`.
+    known: Mapping[NodeKey, Statistics] | None = None,
+    on_progress: StageProgress | None = None,
+) -> tuple[dict[NodeKey, Fit], tuple[Fitted, ...]]:
+    """Fit every chosen normalization of the main graph in one pass over `data`; `on_progress`: see `Source`.
 
     Raises UsageError.
     """
     teachers = dict(_teachers(model, options, known or {}))
     if not teachers:
         return {}, ()
-    sums: dict[Place, tuple[Pooled, Pooled, Pooled]] = {}
-    for values in tap(file, list(teachers), Source(data, 1, told).batches(), known=known or {}, by_batch=False):
+    sums: dict[NodeKey, tuple[Pooled, Pooled, Pooled]] = {}
+    for values in tap(file, list(teachers), Source(data, 1, on_progress).batches(), known=known or {}, by_batch=False):
         for place, teacher in teachers.items():
             x = values.pop(place)
             form = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
@@ -106,8 +107,8 @@ def _three(channels: int) -> tuple[Pooled, Pooled, Pooled]:
 
 
 def _teachers(
-    model: Model, options: SubstituteBatchNormOptions, known: Mapping[Place, Statistics]
-) -> Iterable[tuple[Place, Teacher]]:
+    model: Model, options: SubstituteBatchNormOptions, known: Mapping[NodeKey, Statistics]
+) -> Iterable[tuple[NodeKey, Teacher]]:
     graph = model.main
     nodes = {(graph.scope, graph.label(node)): node for node in graph.nodes() if is_batch_norm(node)}
     for target in targets_of(model)[0]:

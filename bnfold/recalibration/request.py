@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnfold.batches import Data, ImageOptions, Told, data_source
+from bnfold.batches import Data, ImageOptions, data_source
 from bnfold.equivalence import signature_of
 from bnfold.errors import UsageError
 from bnfold.graph import Model
@@ -14,6 +14,7 @@ from bnfold.onnxfile import OnnxFile
 from bnfold.options import CalibrationOptions
 from bnfold.passes import PassOptions, SubstituteBatchNormOptions
 from bnfold.passes.substitute_batch_norm import KINDS
+from bnfold.progress import StageProgress
 from bnfold.recalibration.accuracy import DEFAULT_LABELS, Accuracy, labels_of, task_accuracy
 from bnfold.recalibration.fitting import Fitted, fit
 from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
@@ -29,7 +30,7 @@ def calibration(
     weights: str | os.PathLike[str] | None = None,
     options: CalibrationOptions | None = None,
     keep: Iterable[str] = (),
-    told: Told | None = None,
+    on_progress: StageProgress | None = None,
 ) -> Calibration | None:
     """New statistics for the model of `file`; None where neither `data` nor `weights` is given. Raises UsageError."""
     options = options or CalibrationOptions()
@@ -39,7 +40,7 @@ def calibration(
         return statistics_from(weights, model, keep)
     if data is None:
         return None
-    how = RecalibrateOptions(Mode(options.mode), Weighting(options.statistics), tuple(keep), told)
+    how = RecalibrateOptions(Mode(options.mode), Weighting(options.statistics), tuple(keep), on_progress)
     return calibrate(file, model, _opened(data, model, options), how)
 
 
@@ -53,7 +54,7 @@ def substitution(
     options: CalibrationOptions | None = None,
     only: Iterable[str] = (),
     keep: Iterable[str] = (),
-    told: Told | None = None,
+    on_progress: StageProgress | None = None,
 ) -> tuple[SubstituteBatchNormOptions, tuple[Fitted, ...]]:
     """What `kind` ("group-norm", "group-norm:8", "instance-norm", "layer-norm") asks for, fitted to `data` if given.
 
@@ -66,7 +67,7 @@ def substitution(
     if data is None:
         return chosen, ()
     options = options or CalibrationOptions()
-    fits, distances = fit(file, model, _opened(data, model, options), chosen, statistics, told)
+    fits, distances = fit(file, model, _opened(data, model, options), chosen, statistics, on_progress)
     return replace(chosen, fits=fits), distances
 
 
@@ -77,7 +78,7 @@ def accuracy(
     passes: PassOptions,
     options: CalibrationOptions | None = None,
     *,
-    told: Told | None = None,
+    on_progress: StageProgress | None = None,
 ) -> Accuracy | None:
     """What the labels in `data` say of the model in `original`, which is edited, and of what `passes` made of it.
 
@@ -87,7 +88,7 @@ def accuracy(
         return None
     options = options or CalibrationOptions()
     data = _opened(data, Model(original), options)
-    return task_accuracy(original, candidate, data, passes, options.labels, told)
+    return task_accuracy(original, candidate, data, passes, options.labels, on_progress)
 
 
 def _opened(data: Any, model: Model, options: CalibrationOptions) -> Data:

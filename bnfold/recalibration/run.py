@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.batches import Data, Source, Told
-from bnfold.decisions import Refused
+from bnfold.batches import Data, Source
+from bnfold.decisions import NodeKey, Refused
 from bnfold.equivalence import tap
 from bnfold.errors import ModelError, UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
+from bnfold.progress import StageProgress
 from bnfold.recalibration.drift import Drift
-from bnfold.recalibration.targets import Place, Target, targets_of
+from bnfold.recalibration.targets import Target, targets_of
 from bnfold.statistics import Averaged, Merger, Pooled, Statistics, moments_of
 
 
@@ -39,25 +40,25 @@ class Weighting(StrEnum):
 
 @dataclass(frozen=True)
 class RecalibrateOptions:
-    """`keep`: shell patterns of node names whose statistics stay. `told`: see `Source`."""
+    """`keep`: shell patterns of node names whose statistics stay. `on_progress`: see `Source`."""
 
     mode: Mode = Mode.EXACT
     weighting: Weighting = Weighting.POPULATION
     keep: tuple[str, ...] = ()
-    told: Told | None = None
+    on_progress: StageProgress | None = None
 
 
 @dataclass(frozen=True)
 class Calibration:
     """The new statistics by scope and label, and how they came about."""
 
-    statistics: Mapping[Place, Statistics]
+    statistics: Mapping[NodeKey, Statistics]
     drifts: tuple[Drift, ...]
     mode: str
     weighting: str = ""
     batches: int = 0
     passes: int = 0
-    left_out: Mapping[Place, Refused] = field(default_factory=dict)
+    left_out: Mapping[NodeKey, Refused] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The calibration as the JSON report writes it, without the statistics themselves."""
@@ -88,9 +89,9 @@ def calibrate(file: OnnxFile, model: Model, data: Data, options: RecalibrateOpti
         raise ModelError(f"there is no BatchNormalization to recalibrate{f' ({reasons})' if reasons else ''}")
     fast = torch or options.mode is Mode.FAST
     levels = [targets] if fast else _by_level(targets)
-    source = Source(data, len(levels), options.told)
-    known: dict[Place, Statistics] = {}
-    drifts: dict[Place, Drift] = {}
+    source = Source(data, len(levels), options.on_progress)
+    known: dict[NodeKey, Statistics] = {}
+    drifts: dict[NodeKey, Drift] = {}
     batches = 0
     for level in levels:
         merged = _gather(file, level, source.batches(), known, options.weighting, by_batch=fast)
@@ -115,13 +116,13 @@ def _gather(
     file: OnnxFile,
     targets: list[Target],
     batches: Iterable[Any],
-    known: Mapping[Place, Statistics],
+    known: Mapping[NodeKey, Statistics],
     weighting: Weighting,
     *,
     by_batch: bool,
-) -> dict[Place, Merger]:
+) -> dict[NodeKey, Merger]:
     """One pass over the data; one batch of values is in memory at a time."""
-    merged: dict[Place, Merger] = {}
+    merged: dict[NodeKey, Merger] = {}
     places = [target.place for target in targets]
     for values in tap(file, places, batches, known=known, by_batch=by_batch):
         for place in places:
@@ -131,7 +132,7 @@ def _gather(
     return merged
 
 
-def _take(values: NDArray[Any], place: Place, merged: dict[Place, Merger], weighting: Weighting) -> None:
+def _take(values: NDArray[Any], place: NodeKey, merged: dict[NodeKey, Merger], weighting: Weighting) -> None:
     if not np.isfinite(values).all():
         raise UsageError(f"the data makes values at {place[1]} that are not finite: look for broken rows in it")
     moments = moments_of(values)

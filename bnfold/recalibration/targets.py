@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
-from bnfold.decisions import Refused
+from bnfold.decisions import NodeKey, Refused
 from bnfold.graph import Graph, Model
 from bnfold.passes.classification import is_wrapped_instance_norm
 from bnfold.passes.normalization import describe, is_batch_norm, require_whole
 from bnfold.passes.recalibrate_batch_norm import require_recalibratable
-
-Place = tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +24,14 @@ class Target:
     is the attribute.
     """
 
-    place: Place
+    place: NodeKey
     level: int
     epsilon: float
     mean: NDArray[np.float64] | None
     variance: NDArray[np.float64] | None
 
 
-def targets_of(model: Model, keep: Iterable[str] = ()) -> tuple[list[Target], dict[Place, Refused]]:
+def targets_of(model: Model, keep: Iterable[str] = ()) -> tuple[list[Target], dict[NodeKey, Refused]]:
     """The normalizations to compute statistics for, in the order of the graph, and why others are left out.
 
     Left out without a word are those that have no statistics of their own: on constant data, between the Reshapes of
@@ -42,7 +40,7 @@ def targets_of(model: Model, keep: Iterable[str] = ()) -> tuple[list[Target], di
     graph, patterns = model.main, tuple(keep)
     levels: dict[str, int] = {}
     found: list[Target] = []
-    refused: dict[Place, Refused] = {}
+    refused: dict[NodeKey, Refused] = {}
     for node in graph.nodes():
         level = max((levels.get(value, 0) for value in reads(node)), default=0)
         place = (graph.scope, graph.label(node))
@@ -69,7 +67,7 @@ def reads(node: NodeProto) -> Iterator[str]:
             yield from (value.name for value in body.output)
 
 
-def _target(node: NodeProto, place: Place, level: int, graph: Graph) -> Target:
+def _target(node: NodeProto, place: NodeKey, level: int, graph: Graph) -> Target:
     stored = [graph.constant(value) for value in node.input[3:5]]
     mean, variance = (None if tensor is None else tensor.exact() for tensor in stored)
     epsilon = describe(node, graph).epsilon

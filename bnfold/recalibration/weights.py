@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.decisions import Reason, Refused
+from bnfold.decisions import NodeKey, Reason, Refused
 from bnfold.errors import ModelError, UsageError
 from bnfold.graph import Graph, Model
 from bnfold.passes.normalization import is_batch_norm
 from bnfold.paths import require_regular
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.run import Calibration
-from bnfold.recalibration.targets import Place, Target, targets_of
+from bnfold.recalibration.targets import Target, targets_of
 from bnfold.statistics import Statistics
 
 _MEAN, _VARIANCE = ".running_mean", ".running_var"
@@ -43,7 +43,7 @@ def statistics_from(path: str | os.PathLike[str], model: Model, keep: Iterable[s
     targets, left_out = targets_of(model, keep)
     graph = model.main
     nodes = {(graph.scope, graph.label(node)): node for node in graph.nodes() if is_batch_norm(node)}
-    known: dict[Place, Statistics] = {}
+    known: dict[NodeKey, Statistics] = {}
     drifts: list[Drift] = []
     for target in targets:
         parameters = [nodes[target.place].input[index] for index in (3, 4, 1, 2)]

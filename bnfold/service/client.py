@@ -82,8 +82,10 @@ class Client:
 
         Raises ModelError for what is not a model.
         """
+        from bnfold.onnxfile import read
+
         path = Path(model)
-        files = {path.name: path} | {name: path.parent / name for name in _data_files(path)}
+        files = {path.name: path} | {name: path.parent / name for name in read(path).data_names}
         hashes = {name: self.send(place, name) for name, place in files.items()}
         return str(self._json("POST", "/v1/models", {"model": path.name, "files": hashes})["id"])
 
@@ -251,11 +253,3 @@ def _hash(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
-
-
-def _data_files(model: Path) -> list[str]:
-    """The external data files that a model names, relative to it. Raises ModelError."""
-    from bnfold.onnxfile import read
-
-    found = (stored.location for stored in read(model).payloads if stored.location is not None)
-    return list(dict.fromkeys(found))

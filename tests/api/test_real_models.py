@@ -151,7 +151,7 @@ def test_a_model_that_cannot_be_run_nor_proved_is_not_published(tmp_path: Path) 
         { a = my.ops.Strange(x) c = Conv(a, w) y = BatchNormalization(c, s, b, m, v) }
     """)
     onnx.save(model, tmp_path / "in.onnx")
-    with pytest.raises(bnfold.BnfoldError) as raised:
+    with pytest.raises(bnfold.ReportedError) as raised:
         bnfold.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx", proof="never")
     assert raised.value.exit_code == 1
     assert raised.value.report.verdict == Verdict.NOT_VERIFIED
@@ -165,7 +165,7 @@ def test_a_model_that_cannot_be_run_nor_proved_is_not_published(tmp_path: Path) 
 def test_a_mismatch_is_not_published(tmp_path: Path) -> None:
     """A tolerance that rounding cannot meet stands in for a wrong fold."""
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(bnfold.BnfoldError) as raised:
+    with pytest.raises(bnfold.ReportedError) as raised:
         bnfold.optimize(MODELS / "digits_cnn.onnx", tmp_path / "out.onnx", rtol=0.0, atol=0.0)
     assert raised.value.exit_code == 1
     assert raised.value.report.verdict == Verdict.NOT_EQUIVALENT

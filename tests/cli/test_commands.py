@@ -91,11 +91,11 @@ def run(*arguments: str) -> Result:
 
 
 DEFAULTS: dict[str, Options] = {
-    "optimize": OptimizeOptions(checksums=False),
-    "freeze": FreezeOptions(checksums=False),
-    "recalibrate": RecalibrateOptions(checksums=False, data="data.npz"),
+    "optimize": OptimizeOptions(checksums=False, distributions=False),
+    "freeze": FreezeOptions(checksums=False, distributions=False),
+    "recalibrate": RecalibrateOptions(checksums=False, distributions=False, data="data.npz"),
     "inspect": InspectOptions(),
-    "verify": VerifyOptions(),
+    "verify": VerifyOptions(distributions=False),
 }
 ARGUMENTS = {
     "optimize": ["in.onnx", "out.onnx"],
@@ -133,6 +133,7 @@ REWRITE_OPTIONS = [
     (["--keep", "bn*", "--keep", "x"], {"keep": ("bn*", "x")}),
     (["--assume-constant-initializers"], {"assume_constant_initializers": True}),
     (["--lower"], {"lower": True}),
+    (["--assume-spatial"], {"assume_spatial": True}),
     (["--strict-external-data"], {"strict_external_data": True}),
 ]
 FREEZE_OPTIONS = [
@@ -158,7 +159,7 @@ OPTIMIZE_OPTIONS = [
     (["--no-verify"], {"verify": False}),
     (["--allow-unverified"], {"allow_unverified": True}),
     (["--keep-failed"], {"keep_failed": True}),
-    (["--report", "report.json"], {"checksums": True}),
+    (["--report", "report.json"], {"checksums": True, "distributions": True}),
 ]
 
 

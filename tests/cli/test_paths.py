@@ -321,6 +321,23 @@ def test_another_model_is_not_overwritten(other: str, models: Path) -> None:
     assert content(models)[other] != before[other]
 
 
+@pytest.mark.parametrize("other", ["b.onnx", "c.onnx"])
+def test_a_failed_copy_replaces_no_other_model(other: str, marks: str, models: Path) -> None:
+    """It replaces a former one; without marks also what has its inputs and outputs."""
+    assert run("optimize", other, "out.failed.onnx", "--no-verify").exit_code == 0
+    before = content(models)
+    words = ("optimize", "a.onnx", "out.onnx", "--no-proof", "--rtol=0", "--atol=0", "--keep-failed")
+    result = run(*words)
+    if other == "c.onnx" or marks != "no marks":
+        assert result.exit_code == 2
+        assert "out.failed.onnx: is a model already" in result.stderr
+        assert content(models) == before
+    for flags in (["--overwrite"], []):  # a second run needs no flag
+        assert run(*words, *flags).exit_code == 1
+        assert content(models)["out.failed.onnx"] != before["out.failed.onnx"]
+    assert not Path("out.onnx").exists()
+
+
 @pytest.mark.usefixtures("marks")
 @pytest.mark.parametrize("words", [[], ["--lower"], ["--external-data=o.bin"], ["--dry-run"]])
 def test_a_second_run_needs_no_flag(words: list[str], models: Path) -> None:

@@ -7,6 +7,7 @@ from onnx import ModelProto
 import bnfold
 from bnfold.equivalence import Verdict, verify_frozen
 from bnfold.equivalence.numbers.batch_statistics import places_with_their_own_statistics
+from bnfold.equivalence.structure.scopes import Scopes
 from tests.fold_models import Row, batch_norm
 
 T = "BatchNormalization<training_mode=1>"
@@ -42,13 +43,13 @@ def model_of(text: str, *, stored: bool = False) -> ModelProto:
 
 @pytest.mark.parametrize("name", THEIR_OWN)
 def test_statistics_of_the_data_itself_are_told(name: str) -> None:
-    assert places_with_their_own_statistics(model_of(THEIR_OWN[name])) == {("", "y")}
-    assert not places_with_their_own_statistics(model_of(THEIR_OWN[name], stored=True))
+    assert places_with_their_own_statistics(Scopes(model_of(THEIR_OWN[name]))) == {("", "y")}
+    assert not places_with_their_own_statistics(Scopes(model_of(THEIR_OWN[name], stored=True)))
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_statistics_are_not(name: str) -> None:
-    assert not places_with_their_own_statistics(model_of(OTHERS[name]))
+    assert not places_with_their_own_statistics(Scopes(model_of(OTHERS[name])))
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -18,6 +18,7 @@ from bnfold.equivalence.runtime import opening, sessions
 from bnfold.equivalence.runtime.shaken_model import shaken_feed, shaken_model
 from bnfold.equivalence.structure.dependence import reached
 from bnfold.equivalence.structure.scopes import Cutter
+from bnfold.onnxfile import read
 
 RNG = np.random.default_rng(7)
 
@@ -254,7 +255,7 @@ def test_every_stored_float_moves_to_a_neighbour_and_the_file_stays(tmp_path: Pa
                   s=np.float32([1, 1, 2, 2]), big=RNG.standard_normal(5000).astype(np.float16))  # fmt: skip
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="m.data")
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with shaken_model(tmp_path / "m.onnx", 1) as path:
+    with shaken_model(read(tmp_path / "m.onnx"), 1) as path:
         moved = onnx.load(path)
     assert not path.exists()
     still = onnx.load(tmp_path / "m.onnx")
@@ -278,7 +279,7 @@ def test_every_stored_float_moves_to_a_neighbour_and_the_file_stays(tmp_path: Pa
     )
     assert branch.node[0].attribute[0].floats[0] != 0.25
     whole = still.SerializeToString()
-    with shaken_model(whole, 1) as one, shaken_model(whole, 2) as two:
+    with shaken_model(read(whole), 1) as one, shaken_model(read(whole), 2) as two:
         assert one.read_bytes() != two.read_bytes()
 
 
@@ -294,7 +295,7 @@ def test_only_floats_that_measure_something_are_shaken_in_a_feed() -> None:
     assert (moved["h"] != feed["h"]).tolist() == [True, False, True]
     assert moved["n"] is feed["n"]
     assert moved["size"] is feed["size"]
-    assert all(moved[name].dtype == feed[name].dtype for name in feed)
+    assert all(moved[name].dtype == feed[name].dtype for name in feed)  # type: ignore[attr-defined]  # an array
 
 
 # --- what is run, and what that costs ---------------------------------------------------------------------------------

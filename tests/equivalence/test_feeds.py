@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, parser
 from bnfold.equivalence import Verdict, VerifyOptions, verify
 from bnfold.equivalence.feeds import dynamic_sizes as sizes
 from bnfold.equivalence.feeds.integer_ranges import IntegerRange
-from bnfold.equivalence.feeds.seeded import KINDS, LARGEST_FEED, Plan, build, schedule
+from bnfold.equivalence.feeds.seeded import KINDS, LARGEST_FEED, FeedPlan, build, schedule
 from bnfold.equivalence.structure.signature import Port, signature_of
 
 IMAGE = Port("x", TensorProto.FLOAT, ("N", 3, "H", "W"))
@@ -51,7 +51,7 @@ def test_sides_are_multiples_of_the_total_stride() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_are_what_they_say_and_the_same_each_time(kind: str) -> None:
-    plan = Plan(f"f-{kind}", kind, {"x": (3, 3, 6, 7)})
+    plan = FeedPlan(f"f-{kind}", kind, {"x": (3, 3, 6, 7)})
     (one, two), other = (build(plan, [IMAGE], 0, {})["x"] for _ in range(2)), build(plan, [IMAGE], 1, {})["x"]
     np.testing.assert_array_equal(one, two)
     assert one.dtype == np.float32
@@ -76,7 +76,7 @@ def test_kinds_are_what_they_say_and_the_same_each_time(kind: str) -> None:
 
 
 def test_extreme_values_fit_into_float16() -> None:
-    values = build(Plan("e", "extreme", {"x": (4, 64)}), [Port("x", TensorProto.FLOAT16, ("N", 64))], 0, {})["x"]
+    values = build(FeedPlan("e", "extreme", {"x": (4, 64)}), [Port("x", TensorProto.FLOAT16, ("N", 64))], 0, {})["x"]
     assert np.isfinite(values).all()
     assert np.abs(values).max() > 16
 
@@ -84,7 +84,7 @@ def test_extreme_values_fit_into_float16() -> None:
 def test_integers_reach_the_ends_of_their_range_and_conditions_both_values() -> None:
     def values(elem_type: int, kind: str, limit: dict[str, int], shape: tuple[int, ...] = (400,)) -> np.ndarray:
         ranges = {name: IntegerRange(limit=size) for name, size in limit.items()}
-        return build(Plan("i", kind, {"x": shape}), [Port("x", elem_type, ("N",))], 0, ranges)["x"]
+        return build(FeedPlan("i", kind, {"x": shape}), [Port("x", elem_type, ("N",))], 0, ranges)["x"]
 
     pixels = values(TensorProto.UINT8, "normal", {})
     assert (pixels.min() < 10, pixels.max() > 245) == (True, True)
@@ -222,7 +222,7 @@ def test_sides_that_are_tried_in_turn_do_not_make_a_volume_of_gigabytes() -> Non
 def test_impulses_are_few_whatever_the_rank(rank: int, most: int) -> None:
     shape = (1, 1, *[3 if rank < 8 else 2] * (rank - 2))
     dims: tuple[int | str | None, ...] = shape
-    found = build(Plan("i", "impulses", {"x": shape}), [Port("x", TensorProto.FLOAT, dims)], 0, {})["x"]
+    found = build(FeedPlan("i", "impulses", {"x": shape}), [Port("x", TensorProto.FLOAT, dims)], 0, {})["x"]
     assert (1 if rank < 8 else 40) <= np.count_nonzero(found) <= most
     corners = [found[(0, 0, *[place] * (rank - 2))] for place in (0, shape[2] // 2, shape[2] - 1)]
     assert all(corners)
@@ -237,7 +237,7 @@ def test_a_model_of_sixteen_dimensions_is_verified() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("elem_type", [TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL])
 def test_an_input_of_rank_0_is_an_array(kind: str, elem_type: int) -> None:
-    found = build(Plan("s", kind, {"x": ()}), [Port("x", elem_type, ())], 0, {})["x"]
+    found = build(FeedPlan("s", kind, {"x": ()}), [Port("x", elem_type, ())], 0, {})["x"]
     assert isinstance(found, np.ndarray)
     assert found.shape == ()
 

@@ -8,6 +8,7 @@ from onnx import ModelProto
 
 from bnfold.equivalence import Verdict, VerifyOptions, verify_frozen
 from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, make_runnable
+from bnfold.equivalence.structure.scopes import Scopes
 from bnfold.equivalence.structure.training_mode import has_training_nodes
 from bnfold.statistics import Statistics
 from tests.fold_models import Row, batch_norm, every_node, numbers
@@ -83,7 +84,7 @@ def run(model: ModelProto) -> dict[str, np.ndarray]:
 
 def assert_safe(model: ModelProto) -> None:
     """No BatchNormalization is left in training mode, by any spelling."""
-    assert not has_training_nodes(model)
+    assert not has_training_nodes(Scopes(model))
     for node in every_node(model.graph):
         if node.op_type == BN:
             assert len(node.output) == 1
@@ -94,7 +95,7 @@ def assert_safe(model: ModelProto) -> None:
 def test_evaluation_semantics(name: str) -> None:
     text, opset, differs = MODELS[name]
     original, model = model_of(text, opset), model_of(text, opset)
-    assert has_training_nodes(original)
+    assert has_training_nodes(Scopes(original))
     evaluate_in_place(model)
     assert_safe(model)
     expected = evaluate(original, feeds_of(original), inference=differs)["y"]
@@ -139,7 +140,7 @@ def test_saved_statistics_that_are_read_leave_nothing_in_training_mode(opset: in
     np.testing.assert_allclose(found["z"], evaluate(plain, feeds_of(plain))["z"], atol=2e-5)
     # As onnxruntime has them: the mean of the batch, and one over its deviation.
     alone = model_of(f"y, a, b, d, e = {BN}(c, g, h, m, v)", opset, ("y", "a", "b", read))
-    assert has_training_nodes(original)
+    assert has_training_nodes(Scopes(original))
     np.testing.assert_allclose(found[read], run(alone)[read], rtol=1e-5)
     np.testing.assert_allclose(found["y"], run(alone)["y"], atol=2e-5)
 
@@ -148,7 +149,7 @@ def test_dropout_lets_everything_through() -> None:
     for text, opset in (("y = Dropout(c, ratio, yes)", 17), ("k = Relu(c) y, z = Dropout(k, ratio, yes)", 13)):
         model = model_of(text, opset)
         evaluate_in_place(model)
-        assert not has_training_nodes(model)
+        assert not has_training_nodes(Scopes(model))
         np.testing.assert_array_equal(
             run(model)["y"], evaluate(model_of(text, opset), feeds_of(model), inference=True)["y"]
         )

@@ -12,11 +12,11 @@ from onnx import ModelProto, numpy_helper, parser
 import bnfold
 from bnfold.cli import main
 from bnfold.equivalence import Layers, Verdict
-from bnfold.equivalence.feeds import dynamic_sizes as sizes
-from bnfold.equivalence.feeds.seeded import Plan, build
+from bnfold.equivalence.feeds.seeded import FeedPlan, build
+from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.judging import first_divergence as layers
 from bnfold.equivalence.runtime.opening import Setting, running
-from bnfold.equivalence.structure.output_sources import Pair
+from bnfold.equivalence.structure.output_sources import ValuePair
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import signature_of
 from bnfold.equivalence.structure.value_pairs import pairs
@@ -56,22 +56,22 @@ def values(model: bytes, names: list[str], feed: dict[str, np.ndarray]) -> dict[
         return session.run(feed)
 
 
-def runnable(reference: ModelProto) -> sizes.Shapes:
+def runnable(reference: ModelProto) -> Shapes:
     """The sizes of a verification's feeds."""
     feeds = bnfold.verify(reference, reference).feeds
     return {name: tuple(shape) for name, shape in feeds[-2:][0]["shapes"].items()}  # a large model has one feed
 
 
-def differing(reference: ModelProto, candidate: ModelProto, found: tuple[Pair, ...]) -> list[Pair]:
+def differing(reference: ModelProto, candidate: ModelProto, found: tuple[ValuePair, ...]) -> list[ValuePair]:
     """The pairs whose values are not nearly the same."""
     ports = signature_of(reference).inputs
     shapes = runnable(reference)
-    feed = build(Plan("pairs", "normal", shapes), ports, 0, {})
+    feed = build(FeedPlan("pairs", "normal", shapes), ports, 0, {})
     outputs = {value.name for value in reference.graph.output}
     old = values(reference.SerializeToString(), sorted({pair.reference for pair in found} - outputs), feed)
     new = values(candidate.SerializeToString(), sorted({pair.candidate for pair in found} - outputs), feed)
 
-    def apart(pair: Pair) -> bool:
+    def apart(pair: ValuePair) -> bool:
         one, other = (side.astype(np.float64) for side in (old[pair.reference], new[pair.candidate]))
         return one.shape != other.shape or bool(np.abs(one - other).max(initial=0) > 1e-4 * np.abs(one).max(initial=0))
 

@@ -83,7 +83,7 @@ def test_algorithms_are_deterministic_where_the_verdict_is_made(
     monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
     seen = []
-    opened = running_module.opened
+    opened = running_module.opened  # type: ignore[attr-defined]  # it imports the name
 
     def spy(source: Any, options: Any, providers: Any) -> Any:
         seen.append(options.use_deterministic_compute)
@@ -353,7 +353,7 @@ def test_an_onnxruntime_that_cannot_tell_who_ran_a_node_verifies_on_the_cpu_alon
 def test_a_provider_that_cannot_be_started_is_told_from_a_model_it_cannot_load(
     monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    opened = running_module.opened
+    opened = running_module.opened  # type: ignore[attr-defined]  # it imports the name
 
     def fragile(source: Any, options: Any, providers: Any) -> Any:
         by_device = providers is None
@@ -417,7 +417,7 @@ def test_a_provider_that_computes_the_reference_otherwise_is_not_held_against_th
     from bnfold.equivalence import verification
     from bnfold.equivalence.runtime import references
 
-    run = references.running
+    run = references.running  # type: ignore[attr-defined]  # it imports the name
 
     def coarse(source: bytes, setting: Setting, taps: tuple[str, ...] = ()) -> Any:
         there = setting.provider is not CPU
@@ -438,7 +438,7 @@ def test_a_provider_that_computes_the_reference_otherwise_is_not_held_against_th
 def test_what_deploys_otherwise_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     from bnfold.equivalence import verification
 
-    run = verification.running
+    run = verification.running  # type: ignore[attr-defined]  # it imports the name
 
     def coarse(source: bytes, setting: Setting, taps: tuple[str, ...] = ()) -> Any:
         return run(conv(1.01) if setting.precision is Precision.DEPLOY else source, setting, taps)

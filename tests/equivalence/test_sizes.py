@@ -11,6 +11,7 @@ from bnfold.equivalence.feeds.dynamic_sizes import Sizes
 from bnfold.equivalence.feeds.refusals import numbers, place, proposals
 from bnfold.equivalence.runtime.reference_answers import run_seeded_feeds
 from bnfold.equivalence.runtime.sessions import RunFailed
+from bnfold.equivalence.runtime.spending import Purse
 from bnfold.equivalence.structure.signature import signature_of
 
 GENERATOR = np.random.default_rng(0)
@@ -193,7 +194,7 @@ def test_a_number_that_is_no_size_makes_no_feed_that_keeps_a_network_busy() -> N
             raise RunFailed(f"node 'reshape': shape {shape} holds 120000 numbers")
         return {"y": feed["x"]}
 
-    found = run_seeded_feeds(made, signature_of(made), {}, 0, run, single=True)
+    found = run_seeded_feeds(made, signature_of(made), {}, 0, run, purse=Purse(0, 1))
     assert found.answers[0].shapes == {"x": (1, 3, 64, 64)}
     assert max(np.prod(shape) for shape in seen) <= 1 << 20
 

@@ -121,7 +121,7 @@ def test_a_file_is_read_as_numpy_would(save: Callable[..., None], tmp_path: Path
     assert list(found) == list(arrays)
     for name, array in arrays.items():
         assert np.array_equal(found[name], array)
-        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)  # type: ignore[attr-defined]  # an array
 
 
 def test_a_script_finds_the_modules_beside_it(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from onnx import ModelProto, numpy_helper, parser
 
 from bnfold.equivalence import Limits, Measurement, Rule, Tolerance, Verdict, VerifyOptions, Where, measure, verify
 from bnfold.equivalence.judging.noise import Elsewhere, noise
-from bnfold.equivalence.structure.output_sources import Pair, behind, tapped
+from bnfold.equivalence.structure.output_sources import ValuePair, behind, tapped
+from bnfold.equivalence.structure.scopes import Cutter
 
 RNG = np.random.default_rng(7)
 
@@ -260,11 +261,11 @@ def test_values_are_paired_by_use_not_by_name() -> None:
     candidate = model(
         "agraph (float[1,3,4,4] x, float[3] g) => (float[1,3,4,4] y) { c = Neg(x) t = Transpose(c) y = Softmax(t) }"
     )
-    assert behind(reference, candidate)["y"].pairs == (Pair("b", "c"),)
+    assert behind(Cutter(reference), Cutter(candidate))["y"].pairs == (ValuePair("b", "c"),)
     otherwise = model(
         "agraph (float[1,3,4,4] x, float[3] g) => (float[1,3,4,4] y) { t = Neg(x) y = Softmax<axis=1>(t) }"
     )
-    assert "y" not in behind(reference, otherwise)
+    assert "y" not in behind(Cutter(reference), Cutter(otherwise))
 
 
 @pytest.mark.parametrize("reads", ["Shape", "Size"])
@@ -273,7 +274,7 @@ def test_a_value_that_only_lent_its_shape_is_not_behind_an_output(reads: str) ->
     body = "agraph (float[N,6] x) => (int64[%s] y, float[N,6] z) { a = Mul(x, t) y = %s(%s) z = Mul(a, t) }"
     size = "2" if reads == "Shape" else ""
     before, after = (model(body % (size, reads, value), t=np.float32(3)) for value in ("a", "x"))
-    assert behind(before, after) == {}
+    assert behind(Cutter(before), Cutter(after)) == {}
     scaled = f"agraph (float[N,6] x) => (int64[{size}] y, float[N,6] z) {{ z = Mul(x, t) y = {reads}(z) }}"
     found = check(before, model(scaled, t=np.float32(9)))
     assert found.verdict is Verdict.EQUIVALENT, found.explanation  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Every architecture exports in silence, agrees with PyTorch, and holds the normalizations it should."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.architectures import (
 )
 from tests.light_graphs import light
 from tests.oracle import evaluate
+from tests.shared import FOLDER
 
 # Around each BatchNormalization, as the TorchScript exporter leaves it.
 AROUND = {
@@ -247,7 +249,10 @@ for exporter in ("torchscript", "dynamo"):
 architectures.exported_in_train_mode("torchscript", 13)
 """
     command = [sys.executable, "-W", "error", "-c", script]
-    process = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    alone = {name: value for name, value in os.environ.items() if name != FOLDER}
+    process = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2], env=alone
+    )
     assert process.stderr == ""
     here = [hashlib.sha256(exported("mlp", exporter).model).hexdigest() for exporter in ("torchscript", "dynamo")]
     assert process.stdout.split() == here

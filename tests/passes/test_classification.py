@@ -14,7 +14,6 @@ from bnfold.passes import FreezeBatchNorm
 from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise, is_in_train_mode
 from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Mode
-from tests.architectures import TRAIN_MODE_OPSETS, exported, exported_in_train_mode
 from tests.fold_models import Row
 
 INITIAL = {
@@ -264,27 +263,6 @@ def test_what_is_read_twice_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(graph, "producer", counted)
     assert classify(node, graph) is Kind.BATCH_STATISTICS
-
-
-@pytest.mark.parametrize("exporter", TRAIN_MODE_OPSETS)
-@pytest.mark.parametrize("opset", [11, 13, 15, 17, 18, 20, 22])
-def test_train_mode_exports_of_pytorch(exporter: str, opset: int) -> None:
-    """Whatever opset is asked for: the dynamo exporter writes 18 for those it does not know."""
-    model = exported_in_train_mode(exporter, opset).proto
-    written = model.opset_import[0].version
-    assert written == (opset if opset in TRAIN_MODE_OPSETS[exporter] else 18)
-    graph = Model(read(model)).main
-    kinds = [classify(node, graph) for node in graph.nodes() if node.op_type == BN]
-    dropouts = [dropout_mode(node, graph) for node in graph.nodes() if node.op_type == "Dropout"]
-    # The dynamo exporter writes inference BatchNormalization also in train(), and keeps training Dropout.
-    assert kinds == [Kind.TRAIN if exporter == "torchscript" else Kind.INFERENCE] * 3
-    assert dropouts == ([Mode.TRAIN] if written > 11 else [Mode.INFERENCE])
-
-
-def test_an_export_without_running_statistics() -> None:
-    node, graph = find(exported("batch_statistics", "dynamo", 18).proto, BN)
-    assert classify(node, graph) is Kind.BATCH_STATISTICS
-    assert set(diagnose(node, graph)) == {Diagnosis.BATCH_STATISTICS}
 
 
 def test_the_cases_of_the_onnx_backend() -> None:

@@ -192,7 +192,7 @@ def test_one_that_somebody_asks_about_is_left_to_the_walk(
     for i in range(6):
         chain.pair(i, 3, bias=True)
     searched: list[Any] = []
-    search = fold_batch_norm.Search
+    search = fold_batch_norm.Search  # type: ignore[attr-defined]  # it imports the name
     monkeypatch.setattr(
         fold_batch_norm, "Search", lambda *given, **how: searched.append(given) or search(*given, **how)
     )

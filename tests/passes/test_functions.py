@@ -32,7 +32,7 @@ def model(calls: str, function: str, opset: int = 17) -> ModelProto:
 
 
 def everywhere(made: ModelProto) -> list[str]:
-    return [node.op_type for body in (made.graph, *made.functions) for node in body.node]
+    return [node.op_type for body in (made.graph, *made.functions) for node in body.node]  # type: ignore[attr-defined]  # a join
 
 
 def assert_same(before: ModelProto, after: ModelProto) -> None:

@@ -305,7 +305,7 @@ def test_branches_become_one_operator(name: str) -> None:
 def test_other_types(dtype: Any) -> None:
     kind = {np.float16: "float16", np.float64: "double"}[dtype]
     row = Row(f"c = {_PADDED}(q, w3, b) d = Conv(q, w1) s = Add(c, d) y = Add(s, q)")
-    constants = {name: array.astype(dtype) for name, array in _CONSTANTS.items() if name in ("w3", "w1", "b")}
+    constants = {name: array.astype(dtype) for name, array in _CONSTANTS.items() if name in ("w3", "w1", "b")}  # type: ignore[attr-defined]  # arrays
     model = Row(row.text, {"q": f"{kind}[N,4,6,7]"}, constants).model()
     done = optimized(model)
     assert done.operators == ["Conv"]

@@ -163,7 +163,7 @@ def test_each_operator_is_read_into_one_run_also_where_the_last_one_comes_first(
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     were_read: list[str] = []
-    read_affine = runs.read_affine
+    read_affine = runs.read_affine  # type: ignore[attr-defined]  # it imports the name
 
     def noted(node: NodeProto, graph: Graph) -> AffineOp:
         were_read.append(node.output[0])
@@ -485,12 +485,12 @@ def test_a_walk_tells_what_passes_and_where_it_is_taken_up() -> None:
 
 
 def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnfold.passes.fold_batch_norm._TOLD_EVERY", 2)
+    monkeypatch.setattr("bnfold.passes.fold_batch_norm._PROGRESS_EVERY", 2)
     told: list[tuple[int, int]] = []
     text = "d = Conv(x, w, b) a0 = Sigmoid(d) " + " ".join(
         f"n{i} = Mul(a{i}, c) a{i + 1} = Sigmoid(n{i})" for i in range(5)
     )
-    options = FoldBatchNormOptions(told=lambda done, total: told.append((done, total)))
+    options = FoldBatchNormOptions(on_progress=lambda done, total: told.append((done, total)))
     assert not fold(_row(Row(f"{text} y = Relu(a5)")).model(), options).modified
     assert told == [(0, 5), (2, 5), (4, 5)]
 
@@ -505,7 +505,7 @@ def test_a_walk_is_told_of_what_was_asked_for_and_of_nothing_else() -> None:
 def test_what_is_no_normalization_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from bnfold.passes import fold_batch_norm
 
-    collect, starts = fold_batch_norm.collect_run, []
+    collect, starts = fold_batch_norm.collect_run, []  # type: ignore[attr-defined]  # it imports the name
 
     def counted(*arguments: Any) -> Any:
         starts.append(arguments[0])

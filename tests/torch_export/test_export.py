@@ -192,7 +192,8 @@ def test_what_a_normalization_lacks_is_found(tmp_path: Path) -> None:
         nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)),
         nn.SyncBatchNorm(3),
     )
-    codes = [(finding.code, finding.module) for finding in exporting.census(trained(parts).eval())]
+    found = exporting.census(trained(parts).eval())  # type: ignore[attr-defined]  # it imports the name
+    codes = [(finding.code, finding.module) for finding in found]
     assert codes == [
         ("BATCH_STATISTICS", "0"),
         ("CUMULATIVE_AVERAGE", "1"),
@@ -205,7 +206,7 @@ def test_what_a_normalization_lacks_is_found(tmp_path: Path) -> None:
 
 def test_a_file_that_differs_from_the_module_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter writes another weight: the fold is right, and the file still is not the module."""
-    right = exporting.to_onnx
+    right = exporting.to_onnx  # type: ignore[attr-defined]  # it imports the name
 
     def wrong(*args: Any, **how: Any) -> ModelProto:
         model = right(*args, **how)

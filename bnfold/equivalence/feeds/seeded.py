@@ -39,7 +39,7 @@ MANY, TABLE_FEEDS = 64, 8
 
 
 @dataclass(frozen=True)
-class Plan:
+class FeedPlan:
     """One feed before its arrays are made.
 
     `overrides`: inputs with a default that this feed replaces. `damping` divides float values; it is raised when the
@@ -83,15 +83,15 @@ def schedule(ports: Sequence[Port], first: Shapes, *, batched: bool) -> tuple[Ro
     return Round(1, KINDS), Round(5, ("normal", "mixed")), Round(2, ("normal",))
 
 
-def beyond_bounds(shapes: Shapes, bounds: Sequence[float]) -> Iterator[Plan]:
+def beyond_bounds(shapes: Shapes, bounds: Sequence[float]) -> Iterator[FeedPlan]:
     """Feeds that reach where the model cuts off or compares, and farther than other feeds do."""
     for bound in bounds:
-        yield Plan(f"beyond-{bound:.6g}", "normal", shapes, magnitude=_BEYOND * bound)
+        yield FeedPlan(f"beyond-{bound:.6g}", "normal", shapes, magnitude=_BEYOND * bound)
 
 
 def table_rows(
     shapes: Shapes, larger: Callable[[int], Shapes], ranges: Mapping[str, IntegerRange]
-) -> tuple[list[Plan], str]:
+) -> tuple[list[FeedPlan], str]:
     """Feeds in which each integer input goes through all rows of the table that it reads, as far as a few can.
 
     `larger`: the shapes at another batch size. The second is a sentence on rows that no feed reads, or "".
@@ -107,7 +107,7 @@ def table_rows(
     each = {name: math.prod(shapes[name]) for name in tables}
     heavy = elements(shapes) >= HEAVY_ELEMENTS
     plans = [
-        Plan(f"rows-{at}", "rows", shapes, costly=heavy, row=at * max(each.values()))
+        FeedPlan(f"rows-{at}", "rows", shapes, costly=heavy, row=at * max(each.values()))
         for at in range(min(number, 1 if heavy else TABLE_FEEDS))
     ]
     left = {name: rows - len(plans) * each[name] for name, rows in tables.items() if rows > len(plans) * each[name]}
@@ -120,7 +120,7 @@ def elements(shapes: Shapes) -> int:
     return sum(map(math.prod, shapes.values()))
 
 
-def build(plan: Plan, ports: Sequence[Port], seed: int, ranges: Mapping[str, IntegerRange]) -> Feed:
+def build(plan: FeedPlan, ports: Sequence[Port], seed: int, ranges: Mapping[str, IntegerRange]) -> Feed:
     """The arrays of one feed. `ranges`: what integer inputs may hold, where the model says it."""
     feed: Feed = {}
     for port in ports:
@@ -148,7 +148,7 @@ def overridable_floats(ports: Sequence[Port]) -> tuple[Port, ...]:
 
 
 def _array(
-    port: Port, plan: Plan, shape: tuple[int, ...], generator: np.random.Generator, allowed: IntegerRange
+    port: Port, plan: FeedPlan, shape: tuple[int, ...], generator: np.random.Generator, allowed: IntegerRange
 ) -> Array:
     dtype = numpy_type(port.elem_type)
     if port.elem_type == TensorProto.STRING:

@@ -19,7 +19,8 @@ from bnfold.equivalence.numbers.element_types import Outputs
 from bnfold.equivalence.runtime.opening import Setting, running
 from bnfold.equivalence.runtime.references import Reference
 from bnfold.equivalence.runtime.sessions import RunFailed
-from bnfold.equivalence.structure.output_sources import Pair
+from bnfold.equivalence.structure.given_model import GivenModel
+from bnfold.equivalence.structure.output_sources import ValuePair
 from bnfold.equivalence.structure.scopes import Cutter, reads
 from bnfold.equivalence.structure.signature import Source
 from bnfold.equivalence.structure.value_pairs import pairs
@@ -35,7 +36,7 @@ class Layer:
     `agrees`: within the tolerance of its type. One that does not may still be within its noise, or differ rightly.
     """
 
-    value: Pair
+    value: ValuePair
     node: str
     measurement: Measurement
     agrees: bool
@@ -100,7 +101,7 @@ class Layers:
 
 def compare_layers(
     reference: Reference,
-    candidate: Source,
+    candidate: GivenModel,
     finding: Finding,
     comparing: Comparing,
     *,
@@ -111,10 +112,10 @@ def compare_layers(
 
     Where onnxruntime does not run the models with values inside as outputs, the note says so.
     """
-    assert reference.source is not None
+    assert reference.given is not None
     constants = assume_constant_initializers
-    before, after = (Cutter(source, assume_constant_initializers=constants) for source in (reference.source, candidate))
-    look = _Look(reference, candidate, finding, comparing)
+    before, after = (each.index(assume_constant_initializers=constants) for each in (reference.given, candidate))
+    look = _Look(reference, candidate.source, finding, comparing)
     found = pairs(before, after)
     makers = {name: node for node in after.model.graph.node for name in node.output}
     outputs = {value.name for value in before.model.graph.output}
@@ -135,7 +136,7 @@ def compare_layers(
     return Layers(finding.answer.name, str(finding.setting), tuple(layers), first, note)
 
 
-def _chunks(found: Sequence[Pair]) -> Iterator[Sequence[Pair]]:
+def _chunks(found: Sequence[ValuePair]) -> Iterator[Sequence[ValuePair]]:
     for start in range(0, len(found), AT_ONCE):
         yield found[start : start + AT_ONCE]
 
@@ -151,11 +152,11 @@ class _Look:
         self.comparing = comparing
         self.truths = Truths(reference)
 
-    def where(self, pair: Pair) -> Where:
+    def where(self, pair: ValuePair) -> Where:
         setting, feed = self.setting, self.answer.name
         return Where(pair.reference, feed, setting.provider.name, setting.optimization, "layer", setting.precision)
 
-    def both(self, some: Sequence[Pair], outputs: set[str]) -> Iterator[tuple[Pair, Any, Any]]:
+    def both(self, some: Sequence[ValuePair], outputs: set[str]) -> Iterator[tuple[ValuePair, Any, Any]]:
         """The values of pairs in both models. Raises RunFailed."""
         old = self._values(self.reference.running(Setting(), _taps((pair.reference for pair in some), outputs)))
         new = self._values(running(self.candidate, self.setting, _taps((pair.candidate for pair in some), outputs)))
@@ -181,11 +182,11 @@ class _Look:
                     return layer
         return None
 
-    def _beyond_noise(self, some: Sequence[Pair], outputs: set[str]) -> set[Pair]:
+    def _beyond_noise(self, some: Sequence[ValuePair], outputs: set[str]) -> set[ValuePair]:
         """Those that the chain of judgement does not excuse, on this feed alone."""
         comparing = replace(self.comparing, changes=Changes())
         kept: dict[str, Any] = {}
-        found: dict[Pair, tuple[Any, Any]] = {}
+        found: dict[ValuePair, tuple[Any, Any]] = {}
         for pair, old, new in self.both(some, outputs):
             kept[pair.reference] = old
             found[pair] = old, new

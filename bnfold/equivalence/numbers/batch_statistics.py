@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from bnfold.decisions import NodeKey
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.operators import DEFAULT_DOMAINS
-from bnfold.equivalence.structure.training_mode import Place, Scope, is_batch_norm, scopes, trains
+from bnfold.equivalence.structure.scopes import Scopes
+from bnfold.equivalence.structure.training_mode import VisibleScope, is_batch_norm, trains, visible_scopes
 from bnfold.graph import infer_shapes
 
 _MOST_NODES = 64
@@ -20,18 +22,18 @@ _MOST_ELEMENTS = 1 << 22
 _RANKS = range(2, 6)
 
 
-def places_with_their_own_statistics(model: ModelProto) -> frozenset[Place]:
+def places_with_their_own_statistics(index: Scopes) -> frozenset[NodeKey]:
     """Scope and label of each BatchNormalization in training mode whose input_mean and input_var are its data's own."""
     candidates = [
         (scope, node)
-        for scope in scopes(model)
+        for scope in visible_scopes(index)
         for node in scope.body.node
-        if is_batch_norm(node) and trains(node, scope.opset) and set(node.input[3:5]) <= scope.producers.keys()
+        if is_batch_norm(node) and trains(node, scope.opset) and all(map(scope.producer, node.input[3:5]))
     ]
     if not candidates:
         return frozenset()
-    shapes = _shapes(model)
-    return frozenset(scope.place(node) for scope, node in candidates if _reads_its_own(node, scope, shapes))
+    shapes = _shapes(index.model)
+    return frozenset(scope.key(node) for scope, node in candidates if _reads_its_own(node, scope, shapes))
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int | None]]:
@@ -59,7 +61,7 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from _graphs(body)
 
 
-def _reads_its_own(node: NodeProto, scope: Scope, shapes: dict[str, list[int | None]]) -> bool:
+def _reads_its_own(node: NodeProto, scope: VisibleScope, shapes: dict[str, list[int | None]]) -> bool:
     data, statistics = node.input[0], list(node.input[3:5])
     piece = _piece(data, statistics, scope)
     if piece is None:
@@ -92,7 +94,7 @@ def _agree(evaluator: Evaluator, data: str, statistics: list[str], known: list[i
     return all(np.allclose(made[name], right, 1e-9, 1e-12) for name, right in zip(statistics, expected, strict=True))
 
 
-def _piece(data: str, statistics: list[str], scope: Scope) -> ModelProto | None:
+def _piece(data: str, statistics: list[str], scope: VisibleScope) -> ModelProto | None:
     """The operators between `data` and `statistics` as a model; None where they read anything else that is computed."""
     wanted, found = [*statistics], dict[int, NodeProto]()
     stored: dict[str, TensorProto] = {}
@@ -102,7 +104,7 @@ def _piece(data: str, statistics: list[str], scope: Scope) -> ModelProto | None:
         if name in seen:
             continue
         seen.add(name)
-        constant, maker = scope.constants.get(name), scope.producers.get(name)
+        constant, maker = scope.constant(name), scope.producer(name)
         if isinstance(constant, TensorProto) and maker is None:
             stored[name] = constant
         elif maker is None or maker.domain not in DEFAULT_DOMAINS or len(found) >= _MOST_NODES:

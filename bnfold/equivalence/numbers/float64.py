@@ -11,9 +11,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from bnfold.equivalence.numbers.element_types import Array, Feed, is_float, rounding
 from bnfold.equivalence.operators import operator_of
-from bnfold.equivalence.structure.signature import Source, every_node
+from bnfold.equivalence.structure.signature import every_node
 from bnfold.errors import ModelError
-from bnfold.onnxfile import read, to_proto
+from bnfold.onnxfile import OnnxFile, to_proto
 
 _SLOW_ELEMENTS = 20_000
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}
@@ -23,10 +23,10 @@ class Unknowable(Exception):  # noqa: N818 - a fact about the model, not a mista
     """The model cannot be evaluated in float64; the message says why, without a full stop."""
 
 
-def load_whole(source: Source) -> ModelProto:
+def load_whole(file: OnnxFile) -> ModelProto:
     """The model with its weights in memory. Raises Unknowable where they cannot be read."""
     try:
-        return to_proto(read(source))
+        return to_proto(file)
     except ModelError as error:
         raise Unknowable(f"its weights cannot be read: {error}") from error
 
@@ -38,11 +38,12 @@ class Evaluator:
     what storing other weights for the same function may change.
     """
 
-    def __init__(self, source: Source | ModelProto, shake: int | None = None) -> None:
+    def __init__(self, original: OnnxFile | ModelProto, shake: int | None = None) -> None:
         from bnfold.equivalence.numbers.kernels import Reference
 
-        model = ModelProto()
-        model.CopyFrom(source if isinstance(source, ModelProto) else load_whole(source))
+        model = load_whole(original) if isinstance(original, OnnxFile) else ModelProto()
+        if isinstance(original, ModelProto):
+            model.CopyFrom(original)
         rows = {node.op_type: operator_of(node) for node in _all_nodes(model)}
         if refused := sorted(name for name, row in rows.items() if row.random or row.repeats):
             raise Unknowable(f"it contains {', '.join(refused)}")

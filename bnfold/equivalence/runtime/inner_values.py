@@ -10,6 +10,7 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
+from bnfold.decisions import NodeKey
 from bnfold.equivalence.feeds.batches import inputs_of
 from bnfold.equivalence.feeds.user_data import checked
 from bnfold.equivalence.numbers.element_types import Array
@@ -18,7 +19,6 @@ from bnfold.equivalence.runtime.sessions import Optimization, RunFailed
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, use_batch_in_place
 from bnfold.equivalence.structure.signature import signature_of
-from bnfold.equivalence.structure.training_mode import Place
 from bnfold.errors import BnfoldError
 from bnfold.onnxfile import OnnxFile, label, shared_names
 from bnfold.statistics import Statistics
@@ -26,12 +26,12 @@ from bnfold.statistics import Statistics
 
 def tap(
     file: OnnxFile,
-    places: Sequence[Place],
+    places: Sequence[NodeKey],
     batches: Iterable[Any],
     *,
-    known: Mapping[Place, Statistics],
+    known: Mapping[NodeKey, Statistics],
     by_batch: bool,
-) -> Iterator[dict[Place, Array]]:
+) -> Iterator[dict[NodeKey, Array]]:
     """For each batch, what the normalizations at `places` of the main graph normalize: [N, C, ...], the model's dtype.
 
     All others use the statistics in `known`, else their stored ones; `by_batch` lets those at `places` use the
@@ -41,7 +41,7 @@ def tap(
     """
     signature = signature_of(file.proto)
     with TemporaryDirectory(prefix="bnfold-recalibration-") as folder:
-        wanted: dict[Place, str] = {}
+        wanted: dict[NodeKey, str] = {}
 
         def prepare(model: ModelProto) -> None:
             evaluate_in_place(model, statistics=known)
@@ -63,7 +63,7 @@ def tap(
             raise BnfoldError(f"onnxruntime cannot run the model on the data: {failure}") from failure
 
 
-def _data_of(graph: GraphProto, places: Collection[Place]) -> dict[Place, str]:
+def _data_of(graph: GraphProto, places: Collection[NodeKey]) -> dict[NodeKey, str]:
     chosen = set(places)
     shared = shared_names(graph.node)
     labels = {("", label(node, shared)): node for node in graph.node}

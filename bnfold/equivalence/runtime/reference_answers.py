@@ -18,7 +18,7 @@ from bnfold.equivalence.feeds.bounds import bounds
 from bnfold.equivalence.feeds.dynamic_sizes import Sizes
 from bnfold.equivalence.feeds.integer_ranges import IntegerRange, integer_ranges
 from bnfold.equivalence.feeds.refusals import numbers, place
-from bnfold.equivalence.feeds.seeded import Plan, Round
+from bnfold.equivalence.feeds.seeded import FeedPlan, Round
 from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.feeds.user_data import Inputs, checked
 from bnfold.equivalence.numbers.element_types import Feed, Outputs, rounding_of
@@ -149,7 +149,7 @@ def run_seeded_feeds(
         return runner.found
     overrides = seeded.overridable_floats(signature.overridable)
     if overrides:
-        runner.attempt(Plan("overrides", "normal", accepted, overrides=overrides))
+        runner.attempt(FeedPlan("overrides", "normal", accepted, overrides=overrides))
     runner.smallest()
     runner.more(accepted, ranges, bounds(model, *beside))
     runner.reach(conditions(model), accepted)
@@ -169,7 +169,7 @@ def _too_large(shapes: Shapes) -> str:
 @dataclass
 class _Runner:
     run: Run
-    build: Callable[[Plan], Feed]
+    build: Callable[[FeedPlan], Feed]
     taps: Sequence[str]
     sizes: Sizes
     found: Answers
@@ -241,7 +241,7 @@ class _Runner:
         ran = [answer.shapes for answer in self.found.answers]
         several = [shapes for shapes in self.sizes.smallest() if shapes not in ran]
         for number, shapes in enumerate(several, 1):
-            if self.attempt(Plan("smallest", "normal", shapes), quietly=number < len(several)):
+            if self.attempt(FeedPlan("smallest", "normal", shapes), quietly=number < len(several)):
                 return
 
     def more(self, shapes: Shapes, ranges: Mapping[str, IntegerRange], cuts: Sequence[float]) -> None:
@@ -250,10 +250,10 @@ class _Runner:
         for by in (1,) if heavy else (1, 3):
             other = self.sizes.shifted(shapes, by)
             if other != shapes:
-                self.attempt(Plan(f"shifted-{by}", "normal", other, costly=heavy), quietly=True)
+                self.attempt(FeedPlan(f"shifted-{by}", "normal", other, costly=heavy), quietly=True)
         many = self.sizes.rebatched(shapes, seeded.MANY)
         light = many != shapes and seeded.elements(many) <= seeded.HEAVY_ELEMENTS
-        many = many if light and self.attempt(Plan("many", "normal", many), quietly=True) else shapes
+        many = many if light and self.attempt(FeedPlan("many", "normal", many), quietly=True) else shapes
         plans, unread = seeded.table_rows(shapes, partial(self.sizes.rebatched, shapes), ranges)
         self.found.notes += [unread] if unread else []
         for plan in (*plans, *(() if heavy else seeded.beyond_bounds(many, cuts))):
@@ -268,11 +268,11 @@ class _Runner:
                 return
             if not self.affords(shapes):
                 break
-            ran = self.attempt(Plan(f"branch-{number}", "wild", shapes), quietly=True)
+            ran = self.attempt(FeedPlan(f"branch-{number}", "wild", shapes), quietly=True)
             if not ran and climbs:
                 climbs -= 1
                 others = self._climb(shapes, [shapes])
-                ran = any(self.attempt(Plan(f"branch-{number}", "wild", other), quietly=True) for other in others)
+                ran = any(self.attempt(FeedPlan(f"branch-{number}", "wild", other), quietly=True) for other in others)
             if ran and self._undecided(decided) == open_before:
                 self.found.answers.pop()
         self.found.notes += [
@@ -289,7 +289,7 @@ class _Runner:
                 found.append((name, values.pop()))
         return found
 
-    def attempt(self, plan: Plan, *, quietly: bool = False) -> bool:
+    def attempt(self, plan: FeedPlan, *, quietly: bool = False) -> bool:
         """Run one plan; where the reference itself overflows, the same feed smaller is better evidence."""
         if not self.affords(plan.shapes):
             return False
@@ -300,7 +300,7 @@ class _Runner:
             self.purse.pay(self._size(plan.shapes))
         return ran
 
-    def _attempt(self, plan: Plan, *, quietly: bool) -> bool:
+    def _attempt(self, plan: FeedPlan, *, quietly: bool) -> bool:
         feed = self.build(plan)
         try:
             outputs = self.run(feed)
@@ -334,8 +334,8 @@ class _Runner:
         return True
 
 
-def _plan(each: Round, kind: str, shapes: Shapes) -> Plan:
-    return Plan(f"batch{each.batch}-{kind}", kind, shapes, costly=each.costly)
+def _plan(each: Round, kind: str, shapes: Shapes) -> FeedPlan:
+    return FeedPlan(f"batch{each.batch}-{kind}", kind, shapes, costly=each.costly)
 
 
 def _everything(answer: Answer) -> Outputs:

@@ -9,7 +9,8 @@ from onnx import ModelProto
 
 from bnfold.equivalence.numbers.element_types import Feed, Outputs
 from bnfold.equivalence.runtime.opening import Setting, running
-from bnfold.equivalence.structure.signature import Source, read_structure
+from bnfold.equivalence.structure.given_model import GivenModel
+from bnfold.equivalence.structure.signature import Source
 
 Truth = Callable[[Feed, Iterable[str]], Outputs]
 """A feed and the names of outputs -> these outputs in float64. Raises Unknowable."""
@@ -26,8 +27,12 @@ class Reference(Protocol):
     """The side that decides what is right."""
 
     @property
-    def source(self) -> Source | None:
+    def given(self) -> GivenModel | None:
         """The ONNX model, where it is one: only then values inside it can be looked at."""
+
+    @property
+    def source(self) -> Source | None:
+        """What onnxruntime loads, where it is an ONNX model."""
 
     def structure(self) -> ModelProto:
         """A graph with the inputs and outputs that the reference has, from which sizes for feeds are read."""
@@ -52,11 +57,16 @@ class Reference(Protocol):
 class ModelReference:
     """An ONNX model, run by onnxruntime."""
 
-    source: Source
+    given: GivenModel
+
+    @property
+    def source(self) -> Source:
+        """The file, or the bytes of the model."""
+        return self.given.source
 
     def structure(self) -> ModelProto:
         """The model without the bytes of its weights. Raises ModelError."""
-        return read_structure(self.source)
+        return self.given.structure
 
     def running(self, setting: Setting, taps: Sequence[str] = ()) -> AbstractContextManager[Runner]:
         """A session."""
@@ -66,12 +76,12 @@ class ModelReference:
         """Evaluated by onnx.reference with every stored number widened."""
         from bnfold.equivalence.numbers.float64 import Evaluator
 
-        return Evaluator(self.source, shake)
+        return Evaluator(self.given.file, shake)
 
     @contextmanager
     def shaken(self, seed: int) -> "Iterator[ModelReference]":
         """A copy in a folder that is gone when the block ends."""
         from bnfold.equivalence.runtime.shaken_model import shaken_model
 
-        with shaken_model(self.source, seed) as path:
-            yield ModelReference(path)
+        with shaken_model(self.given.file, seed) as path:
+            yield ModelReference(GivenModel(path))

@@ -5,6 +5,7 @@ becomes one sentence in `RunFailed`.
 """
 
 import ctypes
+import os
 import re
 import resource
 import threading
@@ -148,7 +149,8 @@ def loaded(source: Source, options: Any, providers: list[Any] | None = None) -> 
     """
     onnxruntime = runtime()
     spent("sessions")
-    model = source if isinstance(source, bytes) else str(source)
+    # In a locale that knows only ASCII, Python's text of a path is not what UTF-8 makes of its bytes.
+    model = source if isinstance(source, bytes) else os.fsencode(source).decode()
     asked = {"providers": providers} if providers else {}
     try:
         raw = onnxruntime.InferenceSession(model, options, enable_fallback=0, **asked)

@@ -14,7 +14,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helpe
 from bnfold.equivalence.numbers.element_types import Array, Feed, numpy_type
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.signature import every_node
-from bnfold.onnxfile import Span, payload_index, read
+from bnfold.onnxfile import OnnxFile, Span, payload_index, read
 
 _LARGEST: dict[int, int] = {
     TensorProto.DOUBLE: 0x7FEFFFFFFFFFFFFF,
@@ -37,12 +37,15 @@ _SIZES = {"Resize", "Upsample", "Range", "Pow", "RoiAlign", "MaxRoiPool", "CropA
 
 
 @contextlib.contextmanager
-def shaken_model(source: Path | bytes, seed: int) -> Iterator[Path]:
-    """The path of the copy, which is gone when the block ends. Raises BnfoldError or OSError where none can be made."""
+def shaken_model(original: OnnxFile, seed: int) -> Iterator[Path]:
+    """The path of a copy of `original`, which is gone when the block ends.
+
+    Raises BnfoldError or OSError where none can be made.
+    """
     with TemporaryDirectory(prefix="bnfold-shaken-") as name:
         folder = Path(name)
         generator = np.random.default_rng([seed, 0x5AFE])
-        path = copied(read(source), folder / "shaken.onnx", lambda model: _shake_structure(model, generator))
+        path = copied(original, folder / "shaken.onnx", lambda model: _shake_structure(model, generator))
         file = read(path)
         kept = _kept(file.proto)
         for tensor, name in _stored(file.proto):

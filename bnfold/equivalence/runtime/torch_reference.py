@@ -20,7 +20,8 @@ from bnfold.equivalence.numbers.float64 import Unknowable, widened
 from bnfold.equivalence.runtime.opening import Setting
 from bnfold.equivalence.runtime.references import Truth
 from bnfold.equivalence.runtime.sessions import RunFailed
-from bnfold.equivalence.structure.signature import Source, read_structure, signature_of
+from bnfold.equivalence.structure.given_model import GivenModel
+from bnfold.equivalence.structure.signature import Source, signature_of
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -47,13 +48,17 @@ class ModuleReference:
     candidate: ModelProto
 
     @classmethod
-    def of(cls, module: "Module", candidate: Source) -> "ModuleReference":
+    def of(cls, module: "Module", candidate: GivenModel | Source) -> "ModuleReference":
         """Raises ModelError where `candidate` is no model."""
-        return cls(module, read_structure(candidate))
+        return cls(module, GivenModel.of(candidate).structure)
+
+    @property
+    def given(self) -> None:
+        """There is no ONNX model."""
 
     @property
     def source(self) -> None:
-        """There is no ONNX model."""
+        """Nor a file of one."""
 
     def structure(self) -> ModelProto:
         """The candidate's: a module does not say what it takes."""

@@ -10,12 +10,9 @@ from bnfold.onnxfile import OnnxFile, Publication
 
 def copied(file: OnnxFile, target: Path, edit: Callable[[ModelProto], None]) -> Path:
     """A copy of `file` at `target`, edited by `edit`; `file` stays as it is. Weights are copied as bytes."""
-    structure = file.proto.SerializeToString()
-    try:
-        edit(file.proto)
-        with Publication(target) as publication:
-            publication.write(file, untouched=False)
-            publication.publish()
-    finally:
-        file.proto.ParseFromString(structure)
+    other = file.copy()
+    edit(other.proto)
+    with Publication(target) as publication:
+        publication.write(other, untouched=False)
+        publication.publish()
     return target

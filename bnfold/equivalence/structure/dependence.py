@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from onnx import NodeProto
 
-from bnfold.equivalence.structure.scopes import Cutter, Scope, reads
+from bnfold.equivalence.structure.scopes import Cutter, Scope
 
 
 def reached(cutter: Cutter, starts: Iterable[tuple[str, str]]) -> set[str]:
@@ -13,17 +13,13 @@ def reached(cutter: Cutter, starts: Iterable[tuple[str, str]]) -> set[str]:
     A value inside a body or a function reaches what the nodes give out that run it.
     """
     main = cutter.scopes[0]
-    readers: dict[str, list[NodeProto]] = {}
-    for node in main.nodes:
-        for name in reads(node):
-            readers.setdefault(name, []).append(node)
     found: set[str] = set()
     waiting = [name for path, value in starts for name in _in_main(cutter, path, value)]
     while waiting:
         name = waiting.pop()
         if name and name not in found:
             found.add(name)
-            waiting += [made for node in readers.get(name, ()) for made in node.output]
+            waiting += [made for at in main.readers.get(name, ()) for made in main.nodes[at].output]
     return found
 
 

@@ -2,7 +2,7 @@
 
 Independent of the passes that freeze, so that one mistake is not made twice. No copy made here holds a
 BatchNormalization in training mode whose running statistics nobody reads: such a node writes into the buffers of its
-initializers while it runs (onnxruntime#29790), and with a single output it does not load at all. Where the statistics
+initializers while it runs (onnxruntime#29790), and with a single output it does not load at all. NodeKey the statistics
 of the batch are really meant, they are computed by operators of their own.
 """
 
@@ -12,43 +12,50 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from bnfold.equivalence.structure.training_mode import Place, Scope, drops, is_batch_norm, scopes, trains
+from bnfold.decisions import NodeKey
+from bnfold.equivalence.structure.scopes import Scopes
+from bnfold.equivalence.structure.training_mode import (
+    VisibleScope,
+    drops,
+    is_batch_norm,
+    trains,
+    visible_scopes,
+)
 from bnfold.statistics import Statistics
 
 
 def evaluate_in_place(
     model: ModelProto,
     *,
-    stays: Collection[Place] = (),
-    own: Collection[Place] = (),
-    statistics: Mapping[Place, Statistics] | None = None,
+    stays: Collection[NodeKey] = (),
+    own: Collection[NodeKey] = (),
+    statistics: Mapping[NodeKey, Statistics] | None = None,
     assume_constant_initializers: bool = False,
     assume_spatial: bool = False,
 ) -> None:
     """Give `model` evaluation semantics: stored statistics, or those in `statistics`; Dropout lets everything through.
 
     The statistics of the batch stay where they are really meant: for data that is constant, between a Reshape to one
-    row and a Reshape back (an InstanceNormalization), and at the places in `stays`; those in `own`
-    read them as stored ones. `assume_constant_initializers`: no
-    caller overrides one. `assume_spatial`: spatial = 0 was meant to be spatial = 1; no runtime takes it with parameters
-    of [C], which alone can mean that.
+    row and a Reshape back (an InstanceNormalization), and at the places in `stays`; those in `own` read them as stored
+    ones. `assume_constant_initializers`: no caller overrides one. `assume_spatial`: spatial = 0 was meant to be
+    spatial = 1; no runtime takes it with parameters of [C], which alone can mean that.
     """
 
-    def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
+    def edit(node: NodeProto, scope: VisibleScope) -> list[NodeProto]:
         if drops(node, scope):
             _let_through(node, scope.opset)
         if not is_batch_norm(node):
             return []
         if assume_spatial:
             _let_be_spatial(node)
-        place = scope.place(node)
+        place = scope.key(node)
         if statistics and place in statistics:
             made = _store(node, statistics[place], scope, model)
             _use_stored(node, scope.opset)
             return made
         if not trains(node, scope.opset):
             return []
-        if place not in own and (place in stays or node.input[0] in scope.stored or _is_instance_norm(node, scope)):
+        if place not in own and (place in stays or scope.is_constant(node.input[0]) or _is_instance_norm(node, scope)):
             return _write_out(node, scope)
         _use_stored(node, scope.opset)
         return []
@@ -59,7 +66,7 @@ def evaluate_in_place(
 def make_runnable(
     model: ModelProto,
     *,
-    own: Collection[Place] = (),
+    own: Collection[NodeKey] = (),
     assume_constant_initializers: bool = False,
     dropping: int | None = None,
 ) -> None:
@@ -69,7 +76,7 @@ def make_runnable(
     the model answers as it stands.
     """
 
-    def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
+    def edit(node: NodeProto, scope: VisibleScope) -> list[NodeProto]:
         if drops(node, scope):
             if dropping is None or scope.opset < 12:
                 _let_through(node, scope.opset)
@@ -77,7 +84,7 @@ def make_runnable(
                 _set(node, "seed", dropping)
         if not (is_batch_norm(node) and trains(node, scope.opset)):
             return []
-        if scope.place(node) in own:
+        if scope.key(node) in own:
             _use_stored(node, scope.opset)
             return []
         return _write_out(node, scope)
@@ -85,24 +92,25 @@ def make_runnable(
     _edit_all(model, edit, assume_constant_initializers=assume_constant_initializers)
 
 
-def use_batch_in_place(model: ModelProto, places: Collection[Place]) -> None:
+def use_batch_in_place(model: ModelProto, places: Collection[NodeKey]) -> None:
     """Let the normalizations at `places` use the statistics of the batch, whatever mode they are in."""
     chosen = set(places)
 
-    def edit(node: NodeProto, scope: Scope) -> list[NodeProto]:
-        return _write_out(node, scope) if is_batch_norm(node) and scope.place(node) in chosen else []
+    def edit(node: NodeProto, scope: VisibleScope) -> list[NodeProto]:
+        return _write_out(node, scope) if is_batch_norm(node) and scope.key(node) in chosen else []
 
     _edit_all(model, edit)
 
 
 def _edit_all(
     model: ModelProto,
-    edit: Callable[[NodeProto, Scope], list[NodeProto]],
+    edit: Callable[[NodeProto, VisibleScope], list[NodeProto]],
     *,
     assume_constant_initializers: bool = False,
 ) -> None:
     """Let `edit` change each node and say what is to stand before it. Inner scopes first: outer nodes are copied."""
-    for scope in reversed(list(scopes(model, assume_constant_initializers=assume_constant_initializers))):
+    index = Scopes(model, assume_constant_initializers=assume_constant_initializers)
+    for scope in reversed(list(visible_scopes(index))):
         ordered: list[NodeProto] = []
         for node in scope.body.node:
             ordered += [*edit(node, scope), node]
@@ -133,7 +141,7 @@ def _let_through(node: NodeProto, opset: int) -> None:
         del node.input[2:]
 
 
-def _store(node: NodeProto, statistics: Statistics, scope: Scope, model: ModelProto) -> list[NodeProto]:
+def _store(node: NodeProto, statistics: Statistics, scope: VisibleScope, model: ModelProto) -> list[NodeProto]:
     """Let the node read `statistics` from Constant nodes of their own, in the dtype of what it reads now."""
     dtype = _stored_dtype(node, scope, model)
     made: list[NodeProto] = []
@@ -145,7 +153,7 @@ def _store(node: NodeProto, statistics: Statistics, scope: Scope, model: ModelPr
     return made
 
 
-def _stored_dtype(node: NodeProto, scope: Scope, model: ModelProto) -> np.dtype[np.generic]:
+def _stored_dtype(node: NodeProto, scope: VisibleScope, model: ModelProto) -> np.dtype[np.generic]:
     for value in (node.input[3], node.input[4], node.input[1]):
         for body in (scope.body, model.graph):
             for tensor in getattr(body, "initializer", ()):
@@ -154,7 +162,7 @@ def _stored_dtype(node: NodeProto, scope: Scope, model: ModelProto) -> np.dtype[
     return np.dtype(np.float32)
 
 
-def _write_out(node: NodeProto, scope: Scope) -> list[NodeProto]:
+def _write_out(node: NodeProto, scope: VisibleScope) -> list[NodeProto]:
     """The statistics of the batch as operators: Reshape to [N, C, S], two averages, and an inference operator.
 
     Its other outputs become what onnxruntime gives out: running statistics and, up to opset 13, the mean of the batch
@@ -231,15 +239,14 @@ def _float(node: NodeProto, name: str, default: float) -> float:
     return next((attribute.f for attribute in node.attribute if attribute.name == name), default)
 
 
-def _is_instance_norm(node: NodeProto, scope: Scope) -> bool:
+def _is_instance_norm(node: NodeProto, scope: VisibleScope) -> bool:
     """Between a Reshape to one row and Reshapes alone: each channel of each image has its own statistics."""
-    before = scope.producers.get(node.input[0])
+    before = scope.producer(node.input[0])
     if before is None or before.op_type != "Reshape" or len(before.input) < 2:
         return False
-    target = scope.constant(before.input[1])
+    target = scope.flat(before.input[1])
     behind = scope.readers(node.output[0])
-    outputs = [item if isinstance(item, str) else item.name for item in scope.body.output]
-    if target is None or target.size < 3 or target[0] != 1 or node.output[0] in outputs:
+    if target is None or target.size < 3 or target[0] != 1 or node.output[0] in scope.scope.leaving:
         return False
     return bool(behind) and all(each.op_type == "Reshape" and each.input[0] == node.output[0] for each in behind)
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from onnx import ModelProto, TensorProto
 
+from bnfold.equivalence.structure.scopes import Scopes
 from bnfold.equivalence.structure.signature import every_node
-from bnfold.equivalence.structure.training_mode import drops, is_batch_norm, scopes, trains
+from bnfold.equivalence.structure.training_mode import drops, is_batch_norm, trains, visible_scopes
 
 _QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger"}
 _HALVES = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
@@ -52,8 +53,8 @@ def _training(reference: ModelProto | None, candidate: ModelProto) -> Iterator[s
 
 def _trained(model: ModelProto) -> list[str]:
     return [
-        f"{node.op_type} {scope.place(node)[1]!r}"
-        for scope in scopes(model)
+        f"{node.op_type} {scope.key(node)[1]!r}"
+        for scope in visible_scopes(Scopes(model))
         for node in scope.body.node
         if drops(node, scope) or (is_batch_norm(node) and trains(node, scope.opset))
     ]

@@ -9,15 +9,15 @@ those operators mean the same.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from bnfold.equivalence.operators import operator_of
+from bnfold.equivalence.structure.scopes import Cutter, Value, same_bytes
 
 
 @dataclass(frozen=True)
-class Pair:
+class ValuePair:
     """A value of the reference and the value of the candidate that means the same."""
 
     reference: str
@@ -28,14 +28,14 @@ class Pair:
 class Sources:
     """What one output was made from. `complete`: from nothing else, so that where these agree, the output must."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ValuePair, ...]
     complete: bool
 
 
-def behind(reference: ModelProto, candidate: ModelProto) -> dict[str, Sources]:
+def behind(reference: Cutter, candidate: Cutter) -> dict[str, Sources]:
     """For each output that a discrete or saturating operator made: what it was made from. Others are left out."""
-    walk = _Walk(_Scope(reference.graph), _Scope(candidate.graph))
-    found = {value.name: walk.sources(value.name) for value in reference.graph.output}
+    walk = _Walk(reference, candidate)
+    found = {name: walk.sources(name) for name in reference.scopes[0].leaving}
     return {name: sources for name, sources in found.items() if sources.pairs}
 
 
@@ -45,24 +45,17 @@ def tapped(model: bytes, names: Iterable[str]) -> bytes:
     return model + ModelProto(graph=graph).SerializeToString()
 
 
-class _Scope:
-    def __init__(self, graph: GraphProto) -> None:
-        self.producers = {name: node for node in graph.node for name in node.output if name}
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.inputs = {value.name for value in graph.input} - set(self.constants)
-
-
 class _Walk:
     """From an output toward the inputs, in both models at once, while both say the same."""
 
-    def __init__(self, reference: _Scope, candidate: _Scope) -> None:
+    def __init__(self, reference: Cutter, candidate: Cutter) -> None:
         self.reference = reference
         self.candidate = candidate
 
     def sources(self, output: str) -> Sources:
         waiting = [(output, output, False)]
         seen: set[tuple[str, str, bool]] = set()
-        pairs: dict[Pair, None] = {}
+        pairs: dict[ValuePair, None] = {}
         complete = True
         while waiting:
             step = waiting.pop()
@@ -70,7 +63,7 @@ class _Walk:
                 continue
             seen.add(step)
             old, new, hidden = step
-            before, after = self.reference.producers.get(old), self.candidate.producers.get(new)
+            before, after = self.reference.maker(old), self.candidate.maker(new)
             hides = before is not None and _hides(before)
             if before is None or after is None or not (hides or operator_of(before).transparent):
                 end = True
@@ -80,7 +73,7 @@ class _Walk:
                 inputs = zip(before.input, after.input, strict=True)
                 waiting += [(a, b, hidden or hides) for a, b in inputs if not self._same_given(a, b)]
             elif hidden and before is not None and after is not None:
-                pairs[Pair(old, new)] = None
+                pairs[ValuePair(old, new)] = None
             else:
                 complete = False
         return Sources(tuple(pairs), complete)
@@ -98,14 +91,10 @@ class _Walk:
         """Not computed: absent, the same input of the model, or constants of the same bytes."""
         if not old or not new:
             return not old and not new
-        if old in self.reference.inputs:
+        if old in self.reference.scopes[0].entering:
             return old == new
-        was, now = self.reference.constants.get(old), self.candidate.constants.get(new)
-        if was is None or now is None or was.external_data or now.external_data:
-            return False
-        return list(was.dims) == list(now.dims) and bool(
-            was.data_type == now.data_type and np.array_equal(numpy_helper.to_array(was), numpy_helper.to_array(now))
-        )
+        was, now = self.reference.stored(Value(0, old)), self.candidate.stored(Value(0, new))
+        return was is not None and now is not None and same_bytes(was, now, self.reference, self.candidate)
 
 
 def _attributes(node: NodeProto) -> dict[str, bytes]:

@@ -1,11 +1,13 @@
-"""The scopes of one model, who makes what in them, and pieces of it cut out as models of their own.
+"""The index of a model: its scopes, what makes each value, what is constant; and pieces cut out as models of their own.
 
-The weights stay in their file until a piece needs them.
+Everything in verification that asks about a graph asks this index. The weights stay in their file until a piece needs
+them.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,7 +80,7 @@ class Scope:
     """
 
     number: int
-    nodes: Sequence[NodeProto]
+    body: GraphProto | FunctionProto
     parent: "Scope | None"
     opsets: Sequence[OperatorSetIdProto]
     path: str = ""
@@ -89,6 +91,7 @@ class Scope:
     bodies: dict[int, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.nodes = list(self.body.node)
         self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         number = self.number
         self.own = {
@@ -101,6 +104,15 @@ class Scope:
             self.reads[position] = tuple(reads(self.nodes[position]))
         given = frozenset(self.entering)
         self.stored = {name: tensor for name, tensor in self.initializers.items() if name not in given}
+
+    @cached_property
+    def readers(self) -> dict[str, list[int]]:
+        """By name: the positions of the nodes that read it, in nested bodies too."""
+        found: dict[str, list[int]] = {}
+        for position, names in enumerate(self.reads):
+            for name in dict.fromkeys(names):
+                found.setdefault(name, []).append(position)
+        return found
 
     def order(self) -> Iterable[int]:
         """The positions of the nodes in an order in which they can run: that of the file, where it can be kept."""
@@ -132,20 +144,18 @@ class Scope:
         return list(found)
 
 
-class Cutter:
+class Scopes:
     """All scopes of one model. `rank` numbers nodes in an order in which they run, nested bodies before their owner.
 
     `assume_constant_initializers`: no caller overrides one.
     """
 
-    def __init__(self, source: Path | bytes | ModelProto, *, assume_constant_initializers: bool = False) -> None:
-        self.file: OnnxFile = read(source)
-        self.model = self.file.proto
+    def __init__(self, model: ModelProto, *, assume_constant_initializers: bool = False) -> None:
+        self.model = model
         self.scopes: list[Scope] = []
         self.rank: dict[Place, int] = {}
         self._inputs: dict[Place, tuple[Value | None, ...]] = {}
         self._reads: dict[Place, tuple[Value | None, ...]] = {}
-        self._looked_at = 0
         graph = self.model.graph
         constant = assume_constant_initializers or self.model.ir_version < 4
         listed = set() if constant else {value.name for value in graph.input}
@@ -183,9 +193,56 @@ class Cutter:
         position = self.scopes[value.scope].producers.get(value.name)
         return None if position is None else Place(value.scope, position)
 
+    def maker(self, name: str) -> NodeProto | None:
+        """The node of the main graph that makes the value `name`."""
+        position = self.scopes[0].producers.get(name)
+        return None if position is None else self.scopes[0].nodes[position]
+
     def stored(self, value: Value) -> TensorProto | None:
         """The initializer that a value is, where no caller can override it."""
         return self.scopes[value.scope].stored.get(value.name)
+
+    def is_constant(self, scope: int, name: str) -> bool:
+        """Whether what a node in `scope` reads as `name` is stored, or made of what is: no caller can influence it."""
+        value = self.resolve(scope, name)
+        return value is not None and (value in self.constant_made or self.stored(value) is not None)
+
+    def constant(self, scope: int, name: str) -> TensorProto | AttributeProto | None:
+        """A small constant as it is written: an initializer, or what a Constant holds, perhaps behind Identity."""
+        value, seen = self.resolve(scope, name), set[Value]()
+        while value is not None and value not in seen:
+            seen.add(value)
+            tensor, place = self.stored(value), self.producer(value)
+            if tensor is not None:
+                return tensor if payload_index(tensor) is None else None
+            node = None if place is None else self.node(place)
+            if node is None or node.op_type not in {"Constant", "Identity"}:
+                return None
+            if node.op_type == "Constant":
+                return _written(node)
+            value = self.resolve(value.scope, node.input[0]) if node.input else None
+        return None
+
+    def flat(self, scope: int, name: str) -> NDArray[Any] | None:
+        """The numbers of a small constant, flattened; None where `name` is none."""
+        found = self.constant(scope, name)
+        if found is None:
+            return None
+        if isinstance(found, TensorProto):
+            return numpy_helper.to_array(found).reshape(-1)
+        return np.asarray(helper.get_attribute_value(found), np.int64).reshape(-1)
+
+    def drops(self, scope: int, node: NodeProto) -> bool:
+        """Whether `node` is a Dropout that drops in every run."""
+        if node.op_type != "Dropout" or node.domain not in DEFAULT_DOMAINS:
+            return False
+        opset = self.opset(scope)
+        if opset < 7:
+            return not any(attribute.i for attribute in node.attribute if attribute.name == "is_test")
+        if opset < 12 or len(node.input) < 3 or not node.input[2]:
+            return False
+        flag = self.flat(scope, node.input[2])
+        return flag is not None and bool(flag.any())
 
     def makes_constants(self, place: Place) -> bool:
         """Whether a node makes what no caller can influence."""
@@ -218,6 +275,75 @@ class Cutter:
     def opset(self, scope: int) -> int:
         """The version of ONNX's own operators in a scope."""
         return next((each.version for each in self.scopes[scope].opsets if each.domain in DEFAULT_DOMAINS), 1)
+
+    # --- reading the model
+
+    def _add_graph(
+        self,
+        graph: GraphProto,
+        parent: Scope | None,
+        opsets: Sequence[OperatorSetIdProto],
+        path: str,
+        *,
+        overridable: set[str] | None = None,
+    ) -> int:
+        initializers = {tensor.name: tensor for tensor in graph.initializer}
+        entering = [value.name for value in graph.input]
+        if parent is None and not overridable:
+            entering = [name for name in entering if name not in initializers]
+        leaving = tuple(value.name for value in graph.output)
+        scope = Scope(len(self.scopes), graph, parent, opsets, path, initializers, tuple(entering), leaving)
+        self._add(scope)
+        return scope.number
+
+    def _add_function(self, function: FunctionProto) -> int:
+        key = (function.domain, function.name, function.overload)
+        path = f"{function.domain}::{function.name}"
+        entering, leaving = tuple(function.input), tuple(function.output)
+        scope = Scope(len(self.scopes), function, None, function.opset_import, path, {}, entering, leaving, key)
+        self._add(scope)
+        return scope.number
+
+    def _add(self, scope: Scope) -> None:
+        self.scopes.append(scope)
+        owners = set(scope.owners)
+        for position in scope.order():
+            node = scope.nodes[position]
+            for attribute in node.attribute if position in owners else ():
+                graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+                for number, graph in enumerate(graphs):
+                    name = attribute.name if attribute.HasField("g") else f"{attribute.name}[{number}]"
+                    path = f"{scope.path}/{label(node, scope.shared_names)}.{name}".lstrip("/")
+                    scope.bodies.setdefault(position, {})[name] = self._add_graph(graph, scope, scope.opsets, path)
+            self.rank[Place(scope.number, position)] = len(self.rank)
+
+    def _find_constants(self) -> None:
+        """Values that nodes make of stored constants alone, whoever calls the model."""
+        made = self.constant_made
+        for place in self.rank:
+            scope = self.scopes[place.scope]
+            node = scope.nodes[place.position]
+            if any(value is None or (self.stored(value) is None and value not in made) for value in self.reads(place)):
+                continue
+            if place.position in scope.bodies or node.domain not in DEFAULT_DOMAINS or operator_of(node).random:
+                continue
+            if self.drops(place.scope, node):
+                continue
+            values = [Value(place.scope, name) for name in node.output if name]
+            made.update(values)
+            if values:
+                self._constant_nodes.add(place)
+
+
+class Cutter(Scopes):
+    """The index of a model whose weights lie in a file, and what can be cut out of it."""
+
+    def __init__(
+        self, source: OnnxFile | Path | bytes | ModelProto, *, assume_constant_initializers: bool = False
+    ) -> None:
+        self.file = source if isinstance(source, OnnxFile) else read(source)
+        self._looked_at = 0
+        super().__init__(self.file.proto, assume_constant_initializers=assume_constant_initializers)
 
     def with_bytes(self, tensor: TensorProto) -> TensorProto:
         """The tensor itself where it holds its bytes, else a copy that does."""
@@ -308,64 +434,6 @@ class Cutter:
                 for inner in graph.node:
                     self._fill(inner)
 
-    # --- reading the model
-
-    def _add_graph(
-        self,
-        graph: GraphProto,
-        parent: Scope | None,
-        opsets: Sequence[OperatorSetIdProto],
-        path: str,
-        *,
-        overridable: set[str] | None = None,
-    ) -> int:
-        initializers = {tensor.name: tensor for tensor in graph.initializer}
-        entering = [value.name for value in graph.input]
-        if parent is None and not overridable:
-            entering = [name for name in entering if name not in initializers]
-        leaving = tuple(value.name for value in graph.output)
-        scope = Scope(len(self.scopes), list(graph.node), parent, opsets, path, initializers, tuple(entering), leaving)
-        self._add(scope)
-        return scope.number
-
-    def _add_function(self, function: FunctionProto) -> int:
-        key = (function.domain, function.name, function.overload)
-        path = f"{function.domain}::{function.name}"
-        entering, leaving = tuple(function.input), tuple(function.output)
-        scope = Scope(
-            len(self.scopes), list(function.node), None, function.opset_import, path, {}, entering, leaving, key
-        )
-        self._add(scope)
-        return scope.number
-
-    def _add(self, scope: Scope) -> None:
-        self.scopes.append(scope)
-        owners = set(scope.owners)
-        for position in scope.order():
-            node = scope.nodes[position]
-            for attribute in node.attribute if position in owners else ():
-                graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-                for number, graph in enumerate(graphs):
-                    name = attribute.name if attribute.HasField("g") else f"{attribute.name}[{number}]"
-                    path = f"{scope.path}/{label(node, scope.shared_names)}.{name}".lstrip("/")
-                    scope.bodies.setdefault(position, {})[name] = self._add_graph(graph, scope, scope.opsets, path)
-            self.rank[Place(scope.number, position)] = len(self.rank)
-
-    def _find_constants(self) -> None:
-        """Values that nodes make of stored constants alone, whoever calls the model."""
-        made = self.constant_made
-        for place in self.rank:
-            scope = self.scopes[place.scope]
-            node = scope.nodes[place.position]
-            if any(value is None or (self.stored(value) is None and value not in made) for value in self.reads(place)):
-                continue
-            if place.position in scope.bodies or node.domain not in DEFAULT_DOMAINS or operator_of(node).random:
-                continue
-            values = [Value(place.scope, name) for name in node.output if name]
-            made.update(values)
-            if values:
-                self._constant_nodes.add(place)
-
 
 _GRAPHS = {AttributeProto.GRAPH, AttributeProto.GRAPHS}
 
@@ -374,6 +442,17 @@ def _holds_graphs(attribute: AttributeProto) -> bool:
     """Also where the file does not say of which type it is."""
     kind = attribute.type
     return kind in _GRAPHS or (not kind and (attribute.HasField("g") or bool(attribute.graphs)))
+
+
+def _written(node: NodeProto) -> TensorProto | AttributeProto | None:
+    """What a Constant holds, where that is a small tensor or whole numbers."""
+    found: TensorProto | AttributeProto | None = None
+    for attribute in node.attribute:
+        if attribute.name == "value" and payload_index(attribute.t) is None:
+            found = attribute.t
+        elif attribute.name in ("value_int", "value_ints"):
+            found = attribute
+    return found
 
 
 def reads(node: NodeProto) -> Iterator[str]:

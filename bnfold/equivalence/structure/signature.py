@@ -7,8 +7,6 @@ from pathlib import Path
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from bnfold.onnxfile import read
-
 Dim = int | str | None
 """A static size, the name of a dynamic one, or None for a dynamic dimension without a name."""
 
@@ -49,11 +47,6 @@ class Signature:
     def without_overrides(self) -> "Signature":
         """The same where no caller overrides anything."""
         return Signature(self.inputs, (), self.outputs, (*self.constant, *self.overridable))
-
-
-def read_structure(source: Source) -> ModelProto:
-    """The model's protobuf without the bytes of its weights. Raises ModelError."""
-    return read(source).proto
 
 
 def signature_of(model: ModelProto) -> Signature:

@@ -17,17 +17,17 @@ from enum import Enum, auto
 from onnx import NodeProto
 
 from bnfold.equivalence.operators import operator_of
-from bnfold.equivalence.structure.output_sources import Pair
-from bnfold.equivalence.structure.scopes import Cutter, reads, same_bytes
+from bnfold.equivalence.structure.output_sources import ValuePair
+from bnfold.equivalence.structure.scopes import Cutter, Value, same_bytes
 
 
-def pairs(reference: Cutter, candidate: Cutter) -> tuple[Pair, ...]:
+def pairs(reference: Cutter, candidate: Cutter) -> tuple[ValuePair, ...]:
     """Values of the main graphs that are computed and comparable, outputs included, in the order of the reference."""
     search = _Search(_Side(reference), _Side(candidate))
     search.forward()
     search.settle()
     search.backward()
-    return tuple(Pair(old, new) for old, new in search.found.items())
+    return tuple(ValuePair(old, new) for old, new in search.found.items())
 
 
 class _Trust(Enum):
@@ -47,23 +47,20 @@ class _Use:
 
 
 class _Side:
-    def __init__(self, cutter: Cutter) -> None:
-        self.cutter = cutter
-        self.scope = cutter.scopes[0]
-        self.nodes = list(self.scope.nodes)
-        self.computed = {value.name for value in cutter.model.graph.input if not self._is_constant(value.name)}
-        self.producers: dict[str, NodeProto] = {}
-        self.readers: dict[str, list[NodeProto]] = {}
-        for node in self.nodes:
-            for name in dict.fromkeys(reads(node)):
-                self.readers.setdefault(name, []).append(node)
-            # What is made from constants alone is a constant; what is made from nothing is random.
-            if any(name in self.computed for name in reads(node)) or (not node.input and node.op_type != "Constant"):
-                self.computed.update(name for name in node.output if name)
-            self.producers.update((name, node) for name in node.output if name)
+    """The main graph of one model: what of it is computed, which is all that is not constant."""
 
-    def _is_constant(self, name: str) -> bool:
-        return name in self.scope.initializers
+    def __init__(self, index: Cutter) -> None:
+        self.index = index
+        self.scope = index.scopes[0]
+        self.nodes = list(self.scope.nodes)
+        made = (name for name in self.scope.producers if Value(0, name) not in index.constant_made)
+        self.computed = set(self.scope.entering).union(made)
+
+    def made_by(self, name: str) -> NodeProto | None:
+        return self.index.maker(name)
+
+    def readers(self, name: str) -> list[NodeProto]:
+        return [self.nodes[position] for position in self.scope.readers.get(name, ())]
 
     def uses(self, node: NodeProto) -> list[_Use]:
         return [_Use(position, name) for position, name in enumerate(node.input) if name in self.computed]
@@ -87,7 +84,7 @@ class _Search:
         Nodes of one operator whose attributes differ, as in training mode, were meant to make the same where all that
         they read and make goes by the same names.
         """
-        meanings = {name: name for name in self.before.computed - set(self.before.producers)}
+        meanings = {name: name for name in set(self.before.scope.entering)}
         readers: dict[tuple[bytes, tuple[_Use, ...]], list[NodeProto]] = {}
         for node in self.after.nodes:
             readers.setdefault((self._kind(node), tuple(self.after.uses(node))), []).append(node)
@@ -105,7 +102,7 @@ class _Search:
                 self.found |= found
 
     def _meant_the_same(self, node: NodeProto, key: tuple[bytes, tuple[_Use, ...]]) -> bool:
-        other = self.after.producers.get(node.output[0])
+        other = self.after.made_by(node.output[0])
         if other is None or other.op_type != node.op_type or other.output[0] != node.output[0]:
             return False
         constants = self.before.constants(node) == self.after.constants(other)
@@ -113,14 +110,15 @@ class _Search:
 
     def settle(self) -> None:
         """Names that both models have and that mean the same in both as far as what makes them can tell."""
-        self.settled = self.before.computed - set(self.before.producers)
+        self.settled = set(self.before.scope.entering)
         for node in self.before.nodes:
             for name in node.output:
-                if name in self.after.producers and name in self.before.computed and self._is_settled(node, name):
+                if name in self.after.scope.producers and name in self.before.computed and self._is_settled(node, name):
                     self.settled.add(name)
 
     def _is_settled(self, before: NodeProto, name: str) -> bool:
-        after = self.after.producers[name]
+        after = self.after.made_by(name)
+        assert after is not None
         if self.found.get(name) == name:
             return True
         if self._kind(before) != self._kind(after):
@@ -132,34 +130,36 @@ class _Search:
         return all(self._is_gone(was, now) for was, now in inputs) and self._keeps_readers(name)
 
     def _is_gone(self, was: str, now: str) -> bool:
-        before = self.before.producers.get(was)
+        before = self.before.made_by(was)
         return was != now and before is not None and _passed_over(before, self.before) is not None
 
     def _keeps_readers(self, name: str) -> bool:
         def affine_readers(side: _Side) -> list[bytes]:
-            return sorted(self._kind(node) for node in side.readers.get(name, ()) if operator_of(node).affine)
+            return sorted(self._kind(node) for node in side.readers(name) if operator_of(node).affine)
 
         return affine_readers(self.before) == affine_readers(self.after)
 
     def backward(self) -> None:
         """From the outputs: what alike nodes read to make the same means the same."""
-        waiting = [(value.name, value.name, _Trust.SAME) for value in self.before.cutter.model.graph.output]
+        waiting = [(name, name, _Trust.SAME) for name in self.before.scope.leaving]
         seen: set[tuple[str, str, _Trust]] = set()
         while waiting:
             old, new, trust = step = waiting.pop()
-            if step in seen or old not in self.before.producers or new not in self.after.producers:
+            before, after = self.before.made_by(old), self.after.made_by(new)
+            if step in seen or before is None or after is None:
                 continue
             seen.add(step)
             if trust is _Trust.BEFORE and old == new and old in self.settled:
                 trust = _Trust.SAME
             if trust is _Trust.SAME:
                 self.found.setdefault(old, new)
-            waiting += self._beyond(old, new, trust)
+            waiting += self._beyond(old, new, before, after, trust)
         order = [name for node in self.before.nodes for name in node.output if name in self.found]
         self.found = {name: self.found[name] for name in order if name in self.before.computed}
 
-    def _beyond(self, old: str, new: str, trust: _Trust) -> Iterator[tuple[str, str, _Trust]]:
-        before, after = self.before.producers[old], self.after.producers[new]
+    def _beyond(
+        self, old: str, new: str, before: NodeProto, after: NodeProto, trust: _Trust
+    ) -> Iterator[tuple[str, str, _Trust]]:
         if self._kind(before) == self._kind(after) and list(before.output).index(old) == list(after.output).index(new):
             inputs = _matched(before, self.before.uses(before), self.after.uses(after))
             changed = not self._same_constants(before, after)
@@ -176,8 +176,9 @@ class _Search:
                 yield (through, new, inside) if mine else (old, through, inside)
                 return
 
-    def _made_alike(self, old: str, new: str) -> bool:
-        before, after = self.before.producers[old], self.after.producers[new]
+    def _made_alike(self, before: NodeProto | None, after: NodeProto | None) -> bool:
+        if before is None or after is None:
+            return False
         return self._kind(before) == self._kind(after) and self._same_constants(before, after)
 
     def _same_constants(self, before: NodeProto, after: NodeProto) -> bool:
@@ -186,12 +187,11 @@ class _Search:
 
     def _same_constant(self, old: str, new: str) -> bool:
         if (old, new) not in self._same:
-            was, now = self.before.scope.initializers.get(old), self.after.scope.initializers.get(new)
+            was, now = self.before.index.stored(Value(0, old)), self.after.index.stored(Value(0, new))
             if was is not None and now is not None:
-                same = same_bytes(was, now, self.before.cutter, self.after.cutter)
+                same = same_bytes(was, now, self.before.index, self.after.index)
             else:
-                makers = self.before.producers.get(old), self.after.producers.get(new)
-                same = None not in makers and self._made_alike(old, new)
+                same = self._made_alike(self.before.made_by(old), self.after.made_by(new))
             self._same[old, new] = same
         return self._same[old, new]
 

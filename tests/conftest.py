@@ -1,0 +1,42 @@
+"""For the whole suite: how many processes run it, what they share, and which signals they leave to commands."""
+
+import os
+import shutil
+import signal
+import tempfile
+
+import pytest
+
+from tests.shared import FOLDER
+
+MOST_PROCESSES = 4
+"""Each of them holds PyTorch and the models of its tests: up to 2.5 GB."""
+
+# Started by `nohup`, or behind a shell that goes on, this process ignores signals, and so would the commands that the
+# tests start and send them to. A handler, unlike being ignored, is not handed on to them.
+for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole default suite runs in a process for each processor, what is asked for by name in this one."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not soak"
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(processors, MOST_PROCESSES) if whole and processors > 1 else 0
+
+
+_made = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder in the first process, before it starts others, which inherit its name."""
+    if FOLDER not in os.environ:
+        os.environ[FOLDER] = config.stash[_made] = tempfile.mkdtemp(prefix="bnfold-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _made in config.stash:
+        del os.environ[FOLDER]
+        shutil.rmtree(config.stash[_made], ignore_errors=True)
