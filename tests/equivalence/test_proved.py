@@ -115,3 +115,17 @@ def test_what_a_file_declares_is_believed_where_inference_says_nothing() -> None
         made.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     shapes = InputShapes(made)
     assert [shapes.dims(name) for name in "pqr"] == [(None, 2, 7, 7), (3, 5), (3, 5)]
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["an output between", "no output between"])
+def test_what_was_undone_on_the_way_need_not_be_read(seen: bool) -> None:
+    """The reference goes on from a value that it makes of the one from which the candidate goes on."""
+    outputs = "float[N,6,5] s, float[N,1,6,5] y" if seen else "float[N,1,6,5] y, float[N,6,5] z"
+    text = f"agraph (float[N,1,6,5] x) => ({outputs}) <int64[1] one = {{1}}, int64[4] sizes = {{-1, 1, 6, 5}}> "
+    text += "{ g = Sigmoid(x) s = Squeeze(g, one) z = Exp(s) BODY }"
+    before = model(text.replace("BODY", "u = Unsqueeze(s, one) r = Reshape(u, sizes) y = Relu(r)")).SerializeToString()
+    right, wrong = (model(text.replace("BODY", f"y = Relu({each})")).SerializeToString() for each in "gx")
+    found = verify(before, right)
+    assert found.verdict is Verdict.EQUIVALENT
+    assert [proof.standing.value for proof in found.proofs] == ["holds"]
+    assert verify(before, wrong).verdict is Verdict.NOT_EQUIVALENT

@@ -13,6 +13,7 @@ together.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -320,15 +321,27 @@ class Correspondence:
         rank = self.before.rank_of(pair.old)
         before, entering = self._walk_old(pair.old, rank)
         after, also = self._walk_new(pair, rank, entering)
+        if any(each.old not in entering for each in also):
+            # The reference ends nearer, at values made of those where the candidate ends: end both at the latter.
+            with suppress(Uncut):
+                ends = {each.old for each in also}
+                farther, found = self._walk_old(pair.old, rank, ends)
+                again, others = self._walk_new(pair, rank, found)
+                if all(each.old in found for each in others):
+                    before, entering, after, also = farther, found, again, others
         premises = {Pair(old, self._partner[old]): None for old in entering} | dict.fromkeys(also)
         return Obligation(pair, tuple(premises), before, after)
 
-    def _walk_old(self, start: Value, rank: int) -> tuple[Piece, dict[Value, None]]:
-        """Back from a value of the reference to the values of earlier pairs."""
+    def _walk_old(
+        self, start: Value, rank: int, ends: Collection[Value] | None = None
+    ) -> tuple[Piece, dict[Value, None]]:
+        """Back from a value of the reference to the values of earlier pairs, or to those of them in `ends` alone."""
         entering: dict[Value, None] = {}
 
         def stops(value: Value) -> bool:
             if value == start or not self._is_cut(value) or self.before.rank_of(value) >= rank:
+                return False
+            if ends is not None and value not in ends and self.before.producer(value) is not None:
                 return False
             entering[value] = None
             return True
