@@ -119,7 +119,8 @@ class _Frame:
         self, node: NodeProto, attributes: Mapping[str, AttributeProto], inputs: list[Any]
     ) -> Sequence[Any]:
         """One node through onnx.reference, whose numpy code computes in the type it is fed."""
-        alone = NodeProto(op_type=node.op_type, domain=node.domain, output=node.output)
+        domain = "" if node.domain in _DEFAULT_DOMAINS else node.domain  # onnx.reference knows the short name alone
+        alone = NodeProto(op_type=node.op_type, domain=domain, output=node.output)
         alone.input.extend("" if value is None else f"input_{at}" for at, value in enumerate(inputs))
         for name, attribute in attributes.items():
             alone.attribute.add().CopyFrom(attribute)
@@ -132,7 +133,8 @@ class _Frame:
             [onnx.helper.make_value_info(name, untyped) for name in feeds],
             [onnx.helper.make_value_info(name, untyped) for name in node.output if name],
         )
-        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
+        versions = {"" if domain in _DEFAULT_DOMAINS else domain: version for domain, version in self.opsets.items()}
+        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()]
         model = onnx.helper.make_model(graph, opset_imports=opsets)
         results = iter(ReferenceEvaluator(model).run(None, feeds))
         return [next(results) if name else None for name in node.output]

@@ -523,6 +523,43 @@ def pads_of(call: Call, window: Window, spatial: Sequence[int]) -> tuple[tuple[i
     return tuple(result)
 
 
+@operator("ConvTranspose")
+def conv_transpose(call: Call, x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """Everything the kernel reaches, plus output_padding at the end, minus the pads; the bias comes last.
+
+    `weight` is [Cin, Cout / groups, *kernel].
+    """
+    rank, groups = x.ndim - 2, call.get("group", 1)
+    window = window_of(call, weight.shape[2:])
+    extra, sizes = tuple(call.get("output_padding", (0,) * rank)), x.shape[2:]
+    spans = [(size - 1) * stride + 1 for size, stride in zip(sizes, window.stride, strict=True)]
+    reached = [span + extent - 1 + more for span, extent, more in zip(spans, window.extent, extra, strict=True)]
+    values = x.reshape(x.shape[0], groups, -1, *sizes)
+    kernels = weight.reshape(groups, -1, *weight.shape[1:])
+    whole = np.zeros((x.shape[0], groups, weight.shape[1], *reached))
+    for offset in np.ndindex(*window.kernel):
+        starts = [at * step for at, step in zip(offset, window.dilation, strict=True)]
+        place = tuple(slice(a, a + span, stride) for a, span, stride in zip(starts, spans, window.stride, strict=True))
+        whole[(..., *place)] += np.einsum("ngc...,gcm->ngm...", values, kernels[(..., *offset)])
+    whole = whole.reshape(x.shape[0], -1, *reached)
+    auto = call.get("auto_pad", b"NOTSET")
+    wanted = call.get("output_shape")
+    if wanted is None and auto in {b"SAME_UPPER", b"SAME_LOWER"}:
+        wanted = [size * stride for size, stride in zip(sizes, window.stride, strict=True)]
+    if wanted is None:
+        pads = pads_of(call, window, sizes)
+    else:
+        totals = [size - target for size, target in zip(whole.shape[2:], wanted[-rank:], strict=True)]
+        if min(totals) < 0:
+            raise NotHere
+        halves = [(total // 2, total - total // 2) for total in totals]
+        pads = tuple(halves if auto == b"SAME_UPPER" else [(large, small) for small, large in halves])
+    if min(map(min, pads)) < 0:
+        raise NotHere
+    y = whole[(..., *(slice(before, size - after) for size, (before, after) in zip(reached, pads, strict=True)))]
+    return y if bias is None else y + per_channel(bias, x.ndim)
+
+
 # --- pooling ---------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tests.oracle_operators import Array, Call, NotHere, operator, pads_of, per_channel, pooled_window, window_of
+from tests.oracle_operators import Array, Call, NotHere, operator, pads_of, pooled_window, window_of
 
 
 def tensor(array: Array) -> torch.Tensor:
@@ -76,7 +76,6 @@ def softmax(call: Call, x: Array) -> Array:
 
 
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-_CONV_TRANSPOSE = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
 def _torch_pads(pads: Sequence[tuple[int, int]]) -> list[int]:
@@ -98,34 +97,6 @@ def conv(call: Call, x: Array, weight: Array, bias: Array | None = None) -> Arra
         dilation=window.dilation,
         groups=call.get("group", 1),
     ).numpy()
-
-
-@operator("ConvTranspose")
-def conv_transpose(call: Call, x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """Everything the kernel reaches, plus output_padding at the end, minus the pads; the bias comes last."""
-    rank = x.ndim - 2
-    if rank not in _CONV_TRANSPOSE:
-        raise NotHere
-    window = window_of(call, weight.shape[2:])
-    extra = tuple(call.get("output_padding", (0,) * rank))
-    whole = _CONV_TRANSPOSE[rank](
-        tensor(x), tensor(weight), stride=window.stride, dilation=window.dilation, groups=call.get("group", 1)
-    )
-    whole = functional.pad(whole, _torch_pads([(0, amount) for amount in extra]))
-    auto = call.get("auto_pad", b"NOTSET")
-    wanted = call.get("output_shape")
-    if wanted is None and auto in {b"SAME_UPPER", b"SAME_LOWER"}:
-        wanted = [size * stride for size, stride in zip(x.shape[2:], window.stride, strict=True)]
-    if wanted is None:
-        pads = pads_of(call, window, x.shape[2:])
-    else:
-        totals = [size - target for size, target in zip(whole.shape[2:], wanted[-rank:], strict=True)]
-        if min(totals) < 0:
-            raise NotHere
-        halves = [(total // 2, total - total // 2) for total in totals]
-        pads = tuple(halves if auto == b"SAME_UPPER" else [(large, small) for small, large in halves])
-    y = functional.pad(whole, _torch_pads([(-before, -after) for before, after in pads])).numpy()
-    return y if bias is None else y + per_channel(bias, x.ndim)
 
 
 @operator("MaxPool")
