@@ -9,12 +9,14 @@ from typing import Any
 
 from bnfold.passes.assume_spatial import AssumeSpatial
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
+from bnfold.passes.fold_constants import FoldConstants
 from bnfold.passes.freeze_batch_norm import FreezeBatchNorm, FreezeBatchNormOptions
 from bnfold.passes.merge_branches import MergeBranches, MergeBranchesOptions
 from bnfold.passes.options import PassOptions
 from bnfold.passes.protocol import Pass, Preserves
 from bnfold.passes.recalibrate_batch_norm import RecalibrateBatchNorm, RecalibrateBatchNormOptions
 from bnfold.passes.substitute_batch_norm import Fit, SubstituteBatchNorm, SubstituteBatchNormOptions
+from bnfold.passes.unpack_sequences import UnpackSequences
 
 __all__ = [
     "ORDER",
@@ -22,6 +24,7 @@ __all__ = [
     "Fit",
     "FoldBatchNorm",
     "FoldBatchNormOptions",
+    "FoldConstants",
     "FreezeBatchNorm",
     "FreezeBatchNormOptions",
     "MergeBranches",
@@ -33,6 +36,7 @@ __all__ = [
     "RecalibrateBatchNormOptions",
     "SubstituteBatchNorm",
     "SubstituteBatchNormOptions",
+    "UnpackSequences",
     "default_passes",
 ]
 
@@ -72,6 +76,16 @@ def _merge(options: PassOptions) -> Pass | None:
     return MergeBranches(MergeBranchesOptions(options.keep, options.forbidden), fold)
 
 
+def _unpack(options: PassOptions) -> Pass | None:
+    """Before folding, which goes on behind a Split."""
+    return UnpackSequences() if options.fold and options.fold_constants else None
+
+
+def _constants(options: PassOptions) -> Pass | None:
+    """Last: folding sees through expressions of constants as they are, and leaves fewer of them."""
+    return FoldConstants() if options.fold and options.fold_constants else None
+
+
 def _recalibrate(options: PassOptions) -> Pass | None:
     return RecalibrateBatchNorm(RecalibrateBatchNormOptions(options.statistics)) if options.statistics else None
 
@@ -86,8 +100,10 @@ ORDER: dict[type[Any], Callable[[PassOptions], Pass | None]] = {
     RecalibrateBatchNorm: _recalibrate,
     FreezeBatchNorm: _freeze,
     SubstituteBatchNorm: _substitute,
+    UnpackSequences: _unpack,
     FoldBatchNorm: _fold,
     MergeBranches: _merge,
+    FoldConstants: _constants,
 }
 
 

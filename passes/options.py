@@ -18,7 +18,8 @@ class PassOptions:
     `on_progress`: is called now and then with how many places of a scope were looked at, and how many there are.
     `forbidden`: folds that were found to be wrong, by scope and label of the normalization: it stays, and what stands
     in one run with it. `bias_adds`: a constant gain or bias goes into the linear operator beside it.
-    `merge_branches`: parallel linear branches become one operator, where anything is folded at all.
+    `merge_branches`, `fold_constants`: parallel linear branches become one operator, and expressions of constants are
+    stored, where anything is folded at all.
     `assume_spatial`: spatial = 0 with one parameter per channel is read as spatial = 1.
     """
 
@@ -35,4 +36,5 @@ class PassOptions:
     forbidden: frozenset[tuple[str, str]] = frozenset()
     bias_adds: bool = True
     merge_branches: bool = True
+    fold_constants: bool = True
     assume_spatial: bool = False

@@ -91,6 +91,7 @@ def everything() -> dict[str, Any]:
     guilty = [{"node": "bn7", "scope": ""}, {"node": "bn8", "scope": "if0/then"}]
     report["attribution"] = {"guilty": guilty, "passes": ["wrong"], "cleared": True, "tried": 9, "rolled_back": True}
     report["notes"] = ["--keep bn* matches no normalization."]
+    report["stored"] = [{"value": "size", "scope": "if.then_branch"}]
     folded = {"removed": {"count": 5, "names": ["bn1"]}, "weights": {"count": 1, "names": ["conv"]}}
     others = {kind: {"count": 1, "names": ["a"]} for kind in ("added", "rewired", "changed", "other")}
     run = {"name": "fold-batch-norm", "preserves": "algebraic", "seconds": 0.125, "changes": folded}

@@ -7,7 +7,7 @@ and record what changed.
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers, text
 from bnfold.graph.changes import Changes, changes_between
 from bnfold.graph.collector import paused_collector
-from bnfold.graph.graph import Graph, PlainConstant, Use
+from bnfold.graph.graph import STORED, Graph, PlainConstant, Use
 from bnfold.graph.inference import infer_shapes
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_DOMAINS",
     "FLOATS",
     "FLOAT_TYPES",
+    "STORED",
     "Call",
     "Changes",
     "Edit",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from bnfold.graph.graph import STORED
 from bnfold.graph.model import Edit
 from bnfold.graph.sameness import same_attribute, same_node, same_operator, same_tensor
 
@@ -22,6 +23,7 @@ _KINDS = {
     "set-attribute": "changed",
     "set-constant": "weights",
     "add-constant": "weights",
+    STORED: "weights",
 }
 
 

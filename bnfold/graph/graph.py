@@ -30,6 +30,9 @@ _CONTENTS: tuple[Any, ...] = (
 )
 # Operators with a weight at input 1.
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# The kind of edit that stores what was computed; its node is the name of the value.
+STORED = "store"
+_LOOPS = frozenset({"Loop", "SequenceMap"})
 _TYPE_READERS = frozenset({"Shape", "Size", "CastLike"})
 # Computed tensors of at least this many bytes are streamed into the output; smaller ones stand in the structure.
 _STREAMED_BYTES = 4096
@@ -286,6 +289,23 @@ class Graph:
         found = home._partly.get(value)
         return found if found is not None and found.values.ndim == 1 else None
 
+    def has_proved_sizes(self, value: str) -> bool:
+        """Whether what is known of the shape of `value` follows from the inputs of the model and its operators.
+
+        Inside a Loop nothing does: what it hands from one round to the next may change its shape.
+        """
+        home = self.resolve(value)
+        return home is not None and not home._is_looped() and self.model.has_proved_sizes(home, value)
+
+    def _is_looped(self) -> bool:
+        graph: Graph | None = self
+        while graph is not None:
+            holder = self.model.holders.get(id(graph))
+            if holder is not None and holder.op_type in _LOOPS:
+                return True
+            graph = graph.parent
+        return False
+
     def rank(self, value: str) -> int | None:
         """The number of dims of `value`, or None where it is unknown."""
         shape = self.shape(value)
@@ -501,6 +521,46 @@ class Graph:
             self.model.forget_value_info(graph, node.output[0])
         return made
 
+    def store(self, node: NodeProto, values: Mapping[str, Tensor]) -> None:
+        """Take `node` out, which computes constants; `values` are stored under the names of its outputs.
+
+        Nothing may read an output that is not among them. In an initializer where the scope has such, else in a
+        Constant node; large ones lie where the largest tensor lies that they are computed from.
+        """
+        self.model.about_to_edit()
+        graph = self.model.owner(node)
+        beside = {value: graph._largest_payload(value) for value in values}
+        for output in node.output:
+            if output and output not in values:
+                self.model.forget_value_info(graph, output)
+        graph.remove(node)
+        for value, tensor in values.items():
+            if isinstance(graph.body, FunctionProto) or self.model.lists_initializers:
+                graph._new_constant_node(value, tensor, before=node, label=node.name)
+            else:
+                large = tensor.nbytes >= _STREAMED_BYTES
+                graph._new_initializer(graph.body, value, tensor, beside[value] if large else None)
+            self.model.record(STORED, graph, value)
+
+    def _largest_payload(self, value: str) -> int | None:
+        """The payload of the largest tensor that constant `value` is computed from; None where all are small."""
+        waiting, seen = [(self, value)], set[tuple[int, str]]()
+        largest: tuple[int, int] | None = None
+        while waiting:
+            graph, name = waiting.pop()
+            home = graph.resolve(name)
+            if home is None or (id(home), name) in seen:
+                continue
+            seen.add((id(home), name))
+            proto = home._initializers.get(name)
+            index = None if proto is None else payload_index(proto)
+            if index is not None:
+                largest = max(largest or (0, index), (self.model.file.payloads[index].payload.nbytes, index))
+            node = home._producers.get(name)
+            if node is not None:
+                waiting += [(home, operand) for operand in node.input if operand]
+        return None if largest is None else largest[1]
+
     def insert(self, node: NodeProto, *, before: NodeProto | None = None, after: NodeProto | None = None) -> None:
         """Put a new `node` right before or right after another one of the model, in that one's scope."""
         self.model.about_to_edit()
@@ -673,22 +733,31 @@ class Graph:
         its operator gives it.
         """
         if isinstance(self.body, FunctionProto):
-            node = helper.make_node("Constant", [], [name], name=name)
-            node.attribute.add(name="value", type=AttributeProto.TENSOR)
-            self._store(node.attribute[0].t, tensor)
-            self.insert(node, before=before)
+            self._new_constant_node(name, tensor, before, name)
         elif self.model.lists_initializers and self.parent is not None:
             return self.model.main._new_constant(name, tensor, before)
         else:
-            proto = self.body.initializer.add(name=name)
-            self._fill(proto, tensor, None)
-            self._initializers[name] = proto
-            self._defined.add(name)
+            proto = self._new_initializer(self.body, name, tensor)
             if self.model.lists_initializers:
                 self.body.input.append(helper.make_tensor_value_info(name, proto.data_type, tensor.shape))
                 self._input_set.add(name)
-        self._constants[name] = tensor
         return name
+
+    def _new_constant_node(self, name: str, tensor: Tensor, before: NodeProto, label: str) -> None:
+        node = helper.make_node("Constant", [], [name], name=label)
+        node.attribute.add(name="value", type=AttributeProto.TENSOR)
+        self._store(node.attribute[0].t, tensor)
+        self.insert(node, before=before)
+        self._constants[name] = tensor
+
+    def _new_initializer(self, body: GraphProto, name: str, tensor: Tensor, beside: int | None = None) -> TensorProto:
+        """An initializer of `body`, that of this scope; its bytes go where those of payload `beside` lie."""
+        proto = body.initializer.add(name=name)
+        self._fill(proto, tensor, beside)
+        self._initializers[name] = proto
+        self._defined.add(name)
+        self._constants[name] = tensor
+        return proto
 
     def _store(self, proto: TensorProto, tensor: Tensor) -> None:
         """Make `tensor` the contents of `proto`, where the bytes were before: in the structure or streamed."""

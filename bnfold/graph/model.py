@@ -1,6 +1,6 @@
 """`Model`: every scope of one ONNX model, the table of names, and the record of what was edited."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
@@ -9,7 +9,7 @@ from bnfold.activity import doing
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, scopes
-from bnfold.graph.shapes import contradicts, follow, has_rank, inferred, merged
+from bnfold.graph.shapes import contradicts, follow, has_rank, inferred, known_sizes, merged
 from bnfold.graph.soundness import check_soundness
 from bnfold.graph.tensor import TensorPayload
 from bnfold.graph.witness import Evaluations
@@ -79,6 +79,7 @@ class Model:
         self._names: set[str] | None = None
         self._types: dict[int, dict[str, TypeProto]] | None = None
         self._declared: dict[int, dict[str, TypeProto]] = {}  # as the file said when it was read
+        self._unproved: set[tuple[int, str]] = set()  # by scope: values of whose sizes only a declaration tells some
         self._settled: dict[int, dict[str, TypeProto | None]] = {}
         self.stale: list[tuple[Graph, str]] = []  # values whose declared type contradicts what is inferred
         self._edited: set[int] = set()
@@ -203,9 +204,27 @@ class Model:
     def believed(self, graph: Graph, value: str, found: TypeProto | None) -> TypeProto | None:
         """What was `found` to be the type of `value`, with what the file declares where that does not contradict it."""
         declared = self._declared.get(id(graph), {}).get(value)
-        if declared is None or found is None:
-            return declared or found
-        return found if contradicts(declared, found) else merged(declared, found)
+        if declared is None or (found is not None and contradicts(declared, found)):
+            return found
+        both = merged(declared, found)
+        if known_sizes(both) != known_sizes(found):
+            self._unproved.add((id(graph), value))
+        return both
+
+    def note_unproved(self, graph: Graph, value: str, operands: Iterable[tuple[Graph, str]]) -> None:
+        """Enter that the sizes of `value` follow from those of `operands`, of which perhaps only declarations tell."""
+        if any((id(home), operand) in self._unproved for home, operand in operands):
+            self._unproved.add((id(graph), value))
+
+    def has_proved_sizes(self, graph: Graph, value: str) -> bool:
+        """Whether what is known of the shape of a value defined in `graph` follows from the inputs and the operators.
+
+        Else it is what the file declares of a value inside, which nothing keeps true: who gives a model another batch
+        size often forgets it.
+        """
+        value = self._aliases.get(value, value)
+        self.value_type(graph, value)
+        return (id(graph), value) not in self._unproved
 
     def known_value(self, value: str) -> str:
         """The value of the input that `value` has the type of, where an edit made it; else itself."""
@@ -232,6 +251,9 @@ class Model:
             self._declared[id(graph)] = declared
             contradicted = (name for name, said in declared.items() if name in table and contradicts(said, table[name]))
             self.stale.extend((graph, name) for name in contradicted)
+        if graph is self.main:
+            outputs = {value.name: value.type for value in self.proto.graph.output if value.HasField("type")}
+            self._declared[id(graph)] = declared | outputs
 
     def forget_value_info(self, graph: Graph, *values: str) -> None:
         """Drop what the file says about values that are gone, when the edits are finished."""

@@ -39,7 +39,7 @@ _TARGETS = {"Reshape": 1, "Resize": 3}
 
 
 def inferred(structure: bytes, *, lists_initializers: bool) -> ModelProto:
-    """The model in `structure` with every type that can be inferred, whatever it declares of values inside.
+    """The model in `structure` with every type that can be inferred, whatever it declares of values and outputs.
 
     `lists_initializers`: initializers are constants although they are inputs, as below IR version 4.
     """
@@ -47,6 +47,9 @@ def inferred(structure: bytes, *, lists_initializers: bool) -> ModelProto:
         bare = ModelProto.FromString(structure)
         for body in bodies(bare):
             del body.value_info[:]
+        for value in bare.graph.output:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
         if any(entry.domain == _ML_DOMAIN for entry in bare.opset_import):
             _write_scalers_as_casts(bare)
         if lists_initializers:
@@ -93,6 +96,11 @@ def _sizes(tensor: TypeProto) -> list[int | None]:
     return [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims]
 
 
+def known_sizes(found: TypeProto | None) -> list[int | None] | None:
+    """The size of each dim, None where it is not known; None where not even the rank is."""
+    return _sizes(found) if found is not None and found.tensor_type.HasField("shape") else None
+
+
 def merged(declared: TypeProto | None, found: TypeProto | None) -> TypeProto | None:
     """What both say together, where they do not contradict each other: numbers first, then the names of the file."""
     if declared is None or found is None:
@@ -124,22 +132,26 @@ def follow(model: "Model", graph: "Graph", value: str) -> TypeProto | None:
                 waiting += unsettled
                 continue
             made = {} if node is None else _outputs(model, home, node)
+            operands = [] if node is None else _operands(home, node)
             for output in [name] if node is None else [name, *node.output]:
                 if output and output not in settled and home.defines(output):
                     found = merged(model.noted_type(home, output), made.get(output))
                     settled[output] = model.believed(home, output, found)
+                    model.note_unproved(home, output, operands)
         waiting.pop()
     return model.settled_types(graph)[value]
 
 
-def _unsettled_operands(model: "Model", graph: "Graph", node: NodeProto) -> list[tuple["Graph", str]]:
+def _operands(graph: "Graph", node: NodeProto) -> list[tuple["Graph", str]]:
     homes = [(graph.resolve(operand), operand) for operand in node.input if operand]
+    return [(home, operand) for home, operand in homes if home is not None]
+
+
+def _unsettled_operands(model: "Model", graph: "Graph", node: NodeProto) -> list[tuple["Graph", str]]:
     return [
         (home, operand)
-        for home, operand in homes
-        if home is not None
-        and not has_rank(model.noted_type(home, operand))
-        and operand not in model.settled_types(home)
+        for home, operand in _operands(graph, node)
+        if not has_rank(model.noted_type(home, operand)) and operand not in model.settled_types(home)
     ]
 
 

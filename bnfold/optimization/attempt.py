@@ -16,7 +16,7 @@ from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.optimization.existing_output import ExistingOutput, existing_output
 from bnfold.optimization.notes import note_on_data, notes_on
 from bnfold.optimization.request import Request, comparison, refuse_overwriting
-from bnfold.optimization.summary import input_summary, output_summary
+from bnfold.optimization.summary import input_summary, output_summary, stored_values
 from bnfold.passes import PassOptions, Preserves, default_passes
 from bnfold.paths import require_utf8
 from bnfold.pipeline import Ran, Step, UnsoundStepError, is_own, run_all
@@ -105,6 +105,7 @@ class Attempt:
     has_bug: bool = False
     foreign: frozenset[Step] = frozenset()
     unsound: Mapping[Step, str] = field(default_factory=dict)
+    stored: tuple[Fold, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -248,6 +249,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
         foreign=foreign,
         unsound=unsound,
         notes=(*notes_on(edited, decisions), *note_on_data(options.layout, written), *_costs(passes, setup.file)),
+        stored=stored_values(edited),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from onnx import NodeProto
 
 from bnfold.decisions import Decision, Diagnosis
-from bnfold.graph import Graph, Model
+from bnfold.graph import STORED, Graph, Model
 from bnfold.onnxfile import Layout, Written
 from bnfold.passes.diagnosis import is_quantized
 from bnfold.passes.normalization import is_batch_norm
@@ -26,6 +26,9 @@ def notes_on(model: Model, decisions: Sequence[Decision]) -> Iterator[str]:
     """The sentences on `model`, after the passes decided."""
     if not decisions:
         yield from _without_batch_norm(model)
+    stored = sum(edit.kind == STORED for edit in model.edits)
+    if stored:
+        yield f"{stored:,} {'expression of constants is' if stored == 1 else 'expressions of constants are'} stored."
     quantized = sum(
         is_batch_norm(node) and is_quantized(node, graph) for graph in model.graphs for node in graph.nodes()
     )

@@ -42,6 +42,7 @@ def report_of(setup: Setup, made: Attempt, attribution: "Attribution[Suspect] | 
         explanation=_explanation(made, attribution, request),
         options=request.options.to_dict(),
         notes=(*made.notes, *unmatched(patterns, made.decisions)),
+        stored=tuple({"value": value, "scope": scope} for scope, value in made.stored),
         passes=passes_of(made, attribution, takes_back=_takes_back(request)),
         fitted=tuple(each.to_dict() for each in setup.fitted),
         training_distance=made.training_distance,

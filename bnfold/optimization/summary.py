@@ -2,7 +2,7 @@
 
 import os
 
-from bnfold.graph import Model
+from bnfold.graph import STORED, Model
 from bnfold.onnxfile import Written
 from bnfold.passes.normalization import is_batch_norm
 from bnfold.report import ModelSummary
@@ -21,6 +21,11 @@ def output_summary(model: Model, written: Written, output: str | os.PathLike[str
     """What was made of a model and written, whatever path it is to have."""
     nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
     return _summary(model, None if output is None else os.fspath(output), written.sha256 or None, nbytes)
+
+
+def stored_values(model: Model) -> tuple[tuple[str, str], ...]:
+    """Scope and name of each value that a model stores now, and computed before."""
+    return tuple((edit.scope, edit.node) for edit in model.edits if edit.kind == STORED)
 
 
 def _summary(model: Model, path: str | None, sha256: str | None, nbytes: int) -> ModelSummary:

@@ -143,6 +143,9 @@ class _Rewriting(_Reading):
         Flag(), True, "Leave a constant gain or bias beside a linear operator where it is: fold normalizations alone."
     )
     merge_branches: bool = option(Flag(), True, "Leave parallel linear branches (RepVGG, ACNet) as they are.")
+    fold_constants: bool = option(
+        Flag(), True, "Leave expressions of constants as they are, and sequences that are split and taken apart."
+    )
     assume_spatial: bool = option(
         Flag(), False, "Read spatial = 0 with one parameter per channel as spatial = 1, as MXNet's exporter meant it."
     )

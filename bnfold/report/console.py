@@ -35,6 +35,7 @@ def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
         _print_before_after(report.input, report.output, console)
     _print_decisions(report.decisions, console, every=verbosity > 0)
     _print_passes(report, console, every=verbosity > 0)
+    _print_stored(report, console, every=verbosity > 0)
     _print_verdict(report, console, every=verbosity > 0)
     if report.recalibration is not None:
         _print_recalibration(report.recalibration, console)
@@ -228,6 +229,12 @@ def _described(info: NormalizationInfo) -> Iterable[str]:
 
 def _deviates(measurement: Mapping[str, Any]) -> bool:
     return bool(measurement["max_abs"])
+
+
+def _print_stored(report: Report, console: Screen, *, every: bool) -> None:
+    """Each value that is stored, where every detail is wanted; a note says how many there are."""
+    for stored in report.stored if every else ():
+        _line(console, f"stored {_placed(stored['value'], stored['scope'])}")
 
 
 def _print_verdict(report: Report | ComparisonReport, console: Screen, *, every: bool) -> None:

@@ -88,6 +88,7 @@ class Report:
     environment: Mapping[str, Any] | None = None
     passes: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    stored: tuple[Mapping[str, str], ...] = ()
 
     def __str__(self) -> str:
         """One line."""
@@ -110,6 +111,7 @@ class Report:
             "passes": [dict(each) for each in self.passes],
             "notes": list(self.notes),
             "decisions": [decision.to_dict() for decision in self.decisions],
+            "stored": [dict(each) for each in self.stored],
             "verification": None if self.verification is None else dict(self.verification),
             "attribution": None if self.attribution is None else dict(self.attribution),
             "training_distance": [dict(measurement) for measurement in self.training_distance],

@@ -11,29 +11,21 @@ from bnfold.passes import FreezeBatchNorm, PassOptions, Preserves, SubstituteBat
 from bnfold.statistics import Statistics
 
 STATISTICS = {("", "bn"): Statistics(np.zeros(1), np.ones(1))}
+FOLDING = ["unpack-sequences", "fold-batch-norm", "merge-branches", "fold-constants"]
 ASKED = {
-    "nothing": (None, ["fold-batch-norm", "merge-branches"]),
-    "defaults": (PassOptions(), ["fold-batch-norm", "merge-branches"]),
-    "no merge": (PassOptions(merge_branches=False), ["fold-batch-norm"]),
+    "nothing": (None, FOLDING),
+    "defaults": (PassOptions(), FOLDING),
+    "no merge": (PassOptions(merge_branches=False), ["unpack-sequences", "fold-batch-norm", "fold-constants"]),
+    "no constants": (PassOptions(fold_constants=False), ["fold-batch-norm", "merge-branches"]),
     "no fold": (PassOptions(fold=False), []),
-    "freeze": (PassOptions(freeze=True), ["freeze-batch-norm", "fold-batch-norm", "merge-branches"]),
+    "freeze": (PassOptions(freeze=True), ["freeze-batch-norm", *FOLDING]),
     "freeze alone": (PassOptions(freeze=True, fold=False), ["freeze-batch-norm"]),
-    "statistics": (PassOptions(statistics=STATISTICS), ["recalibrate-batch-norm", "fold-batch-norm", "merge-branches"]),
-    "no statistics": (PassOptions(statistics={}), ["fold-batch-norm", "merge-branches"]),
-    "substitutes": (
-        PassOptions(substitute=SubstituteBatchNormOptions()),
-        ["substitute-batch-norm", "fold-batch-norm", "merge-branches"],
-    ),
+    "statistics": (PassOptions(statistics=STATISTICS), ["recalibrate-batch-norm", *FOLDING]),
+    "no statistics": (PassOptions(statistics={}), FOLDING),
+    "substitutes": (PassOptions(substitute=SubstituteBatchNormOptions()), ["substitute-batch-norm", *FOLDING]),
     "everything": (
         PassOptions(freeze=True, statistics=STATISTICS, substitute=SubstituteBatchNormOptions(), assume_spatial=True),
-        [
-            "assume-spatial",
-            "recalibrate-batch-norm",
-            "freeze-batch-norm",
-            "substitute-batch-norm",
-            "fold-batch-norm",
-            "merge-branches",
-        ],
+        ["assume-spatial", "recalibrate-batch-norm", "freeze-batch-norm", "substitute-batch-norm", *FOLDING],
     ),
 }
 
@@ -49,8 +41,10 @@ PRESERVES = {
     "freeze-batch-norm": "evaluation",
     "recalibrate-batch-norm": "evaluation",
     "substitute-batch-norm": "nothing",
+    "unpack-sequences": "exact",
     "fold-batch-norm": "algebraic",
     "merge-branches": "algebraic",
+    "fold-constants": "exact",
 }
 
 

@@ -50,8 +50,7 @@ def judged(model: ModelProto, *, folded: int = 0, merged: int = 0) -> None:
             feeds[entry.name] = np.asarray(True) if entry.type.tensor_type.elem_type == 9 else numbers(*shape, seed=99)
     result = judge(model, [feeds])
     assert result.actions["folded "] == folded, result.actions
-    # What is merged says what stood in the way of a fold.
-    assert sum(count for what, count in result.actions.items() if what.startswith("merged ")) == merged, result.actions
+    assert sum(count for action, count in result.actions.items() if action.startswith("merged ")) == merged
 
 
 def test_an_identity_between_input_and_output_stays() -> None:

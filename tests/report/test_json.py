@@ -50,6 +50,7 @@ def test_a_report_has_the_keys_scripts_rely_on() -> None:
         "passes",
         "notes",
         "decisions",
+        "stored",
         "verification",
         "attribution",
         "training_distance",

@@ -5,7 +5,7 @@ means. onnx.reference computes it, with kernels of `kernels` where it is known t
 result has another shape or another type than ONNX's shape inference, which shares nothing with it, says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -17,8 +17,11 @@ from bnfold.graph import infer_shapes
 from bnfold.lifetime import emptied_at_the_end
 
 
-def evaluate(model: ModelProto) -> dict[str, Array]:
-    """The outputs of a model without inputs. Raises Unknowable where they cannot be computed or are not believed."""
+def evaluate(model: ModelProto, given: Mapping[str, Array] | None = None) -> dict[str, Array]:
+    """The outputs of a model whose inputs are `given`: none, or values of which only the sizes are read.
+
+    Raises Unknowable where they cannot be computed or are not believed.
+    """
     from onnx.reference import ReferenceEvaluator
 
     from bnfold.equivalence.numbers.kernels import CONSTANT_OPERATORS
@@ -27,7 +30,7 @@ def evaluate(model: ModelProto) -> dict[str, Array]:
     try:
         with np.errstate(all="ignore"):
             reference = emptied_at_the_end(ReferenceEvaluator(model, new_ops=CONSTANT_OPERATORS))
-            values = reference.run(names, {})
+            values = reference.run(names, dict(given or {}))
         found = {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
     except Exception as error:  # onnx.reference raises what numpy and it see fit
         raise Unknowable(f"onnx.reference cannot compute a constant: {error}") from error

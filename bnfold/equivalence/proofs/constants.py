@@ -1,16 +1,22 @@
 """The constants of one model as numbers, for the proofs: read from the file, or computed from what stands there."""
 
 import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from bnfold.equivalence.numbers.constant_expressions import evaluate
 from bnfold.equivalence.numbers.element_types import Array, rounding
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
-from bnfold.equivalence.operators import DEFAULT_DOMAINS
+from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
+from bnfold.equivalence.proofs.piece_sizes import InputShapes, nested
 from bnfold.equivalence.proofs.weights import Weights
-from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Value
+from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Value
 
 _SMALL = 1 << 20
 """What has more numbers is read in blocks alone."""
@@ -18,6 +24,9 @@ _NOISE = 4.0
 _TINY = 1 << 12
 _MOST_RECENT = 16
 """So many that are not tiny are kept: neighbouring pieces read the same ones."""
+_SIZES = ("Shape", "Size")
+_FILLERS = (1, 2, 7, 64, 10_007)
+"""Sizes that may vary are taken to be these, one after the other: what comes out alike each time does not read them."""
 
 
 class Constants:
@@ -47,22 +56,28 @@ class Constants:
         seen: set[Value] = set()
         while value not in seen:
             seen.add(value)
-            stored = self.owner.stored(value)
-            if stored is not None:
-                return stored
+            held = self.held(value)
+            if held is not None:
+                return held
             place = self.owner.producer(value)
             node = None if place is None else self.owner.node(place)
-            if place is None or node is None or node.domain not in DEFAULT_DOMAINS:
-                return None
-            if node.op_type == "Constant":
-                return next((each.t for each in node.attribute if each.name == "value"), None)
-            if node.op_type != "Identity":
+            if place is None or node is None or node.domain not in DEFAULT_DOMAINS or node.op_type != "Identity":
                 return None
             behind = self.owner.inputs(place)[0]
             if behind is None:
                 return None
             value = behind
         return None
+
+    def held(self, value: Value) -> TensorProto | None:
+        """The tensor that stands in the file under the name of a value: an initializer, or in a Constant node."""
+        stored, place = self.owner.stored(value), self.owner.producer(value)
+        if stored is not None or place is None:
+            return stored
+        node = self.owner.node(place)
+        if node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS:
+            return None
+        return next((each.t for each in node.attribute if each.name == "value"), None)
 
     def elem_type(self, value: Value) -> int:
         """The type of a constant. Raises Unknowable where it cannot be computed."""
@@ -125,6 +140,85 @@ class Constants:
                 self._noises[value] = _NOISE * float(np.nan_to_num(moved.max()))
         return self._computed[value]
 
+    def stored_alike(self, values: Mapping[Value, TensorProto], other: Cutter, sizes: "StaticSizes") -> set[Value]:
+        """Those of `values`, which are computed here, that are the tensors stored in `other`, to the bit.
+
+        Computed of constants alone, or of sizes that are the same whenever the model runs.
+        """
+        found: set[Value] = set()
+        for scope in sorted({value.scope for value in values}):
+            together = [value for value in values if value.scope == scope and self._expression([value], sizes)]
+            try:
+                made = self._computed_together(together, sizes)
+            except Unknowable:
+                made = {}
+                for value in together:
+                    with suppress(Unknowable):
+                        made |= self._computed_together([value], sizes)
+            for value, array in made.items():
+                if _is_same(array, other.array(values[value])):
+                    found.add(value)
+        return found
+
+    def _computed_together(self, values: Sequence[Value], sizes: "StaticSizes") -> dict[Value, Array]:
+        """What `values`, all of one scope, come out as, whatever the sizes that are not known. Raises Unknowable."""
+        expression = self._expression(values, sizes) if values else None
+        if expression is None:
+            return {}
+        names = [value.name for value in values]
+        model = self.owner.cut(Piece(expression.nodes, expression.stored, values[0]), list(expression.looked_at))
+        del model.graph.output[:]
+        model.graph.output.extend(ValueInfoProto(name=name) for name in names)
+        unknown = any(None in look.dims for look in expression.looked_at.values())
+        trials = [
+            evaluate(model, {name: look.array(filler) for name, look in expression.looked_at.items()})
+            for filler in (_FILLERS if unknown else _FILLERS[:1])
+        ]
+        first = trials[0]
+        return {
+            value: first[value.name]
+            for value in values
+            if all(_is_same(first[value.name], trial[value.name]) for trial in trials)
+        }
+
+    def _expression(self, values: Sequence[Value], sizes: "StaticSizes") -> "_Expression | None":
+        """What `values` are computed by, of constants and of sizes; None where of anything else."""
+        nodes: set[Place] = set()
+        stored: dict[str, TensorProto] = {}
+        looked_at: dict[str, _Look] = {}
+        waiting, seen = list(values), set(values)
+        while waiting:
+            value = waiting.pop()
+            tensor, place = self.owner.stored(value), self.owner.producer(value)
+            if tensor is not None:
+                stored[value.name] = tensor
+                continue
+            if place is None or not self._is_plain(place):
+                return None
+            if place in nodes:
+                continue
+            nodes.add(place)
+            node = self.owner.node(place)
+            for position, name in enumerate(node.input):
+                read = self.owner.resolve(place.scope, name) if name else None
+                if name and read is None:
+                    return None
+                if read is None or read in seen:
+                    continue
+                look = None if self.is_constant(read) else _look(node, position, read, sizes)
+                if look is not None:
+                    looked_at[name] = look
+                else:
+                    seen.add(read)
+                    waiting.append(read)
+        return _Expression(tuple(sorted(nodes, key=self.owner.rank.__getitem__)), stored, looked_at)
+
+    def _is_plain(self, place: Place) -> bool:
+        """Whether a node computes the same of the same, by an operator of ONNX's own."""
+        node = self.owner.node(place)
+        nested = place.position in self.owner.scopes[place.scope].bodies
+        return node.domain in DEFAULT_DOMAINS and not nested and not operator_of(node).random
+
     def _places(self, value: Value) -> set[Place]:
         """The nodes that compute a constant; `_stored` becomes what they read."""
         self._stored: dict[str, TensorProto] = {}
@@ -139,3 +233,84 @@ class Constants:
                 places.add(place)
                 waiting += [found for found in self.owner.reads(place) if found is not None]
         return places
+
+
+class _Look(NamedTuple):
+    """What an operator sees of a value that it reads nothing else of: its type, and the sizes that are known."""
+
+    kind: int
+    dims: tuple[int | None, ...]
+
+    def array(self, filler: int) -> Array:
+        """An array of that type and shape, whose elements are nowhere. Raises Unknowable where there is none."""
+        try:
+            dtype = helper.tensor_dtype_to_np_dtype(self.kind)
+            return np.broadcast_to(np.zeros((), dtype), [filler if size is None else size for size in self.dims])
+        except (KeyError, ValueError) as error:
+            raise Unknowable(f"no array has the shape {self.dims}") from error
+
+
+@dataclass(frozen=True)
+class _Expression:
+    """Nodes in order, the tensors that they read, and the values of which they see the type or the sizes alone."""
+
+    nodes: tuple[Place, ...]
+    stored: dict[str, TensorProto]
+    looked_at: dict[str, _Look]
+
+
+def _look(node: NodeProto, position: int, value: Value, sizes: "StaticSizes") -> _Look | None:
+    """What is seen of a value at an input that reads no numbers; None where it reads them, or nothing is known."""
+    if node.op_type in _SIZES:
+        dims = sizes.dims(value)
+        return None if dims is None else _Look(TensorProto.FLOAT, dims)
+    if node.op_type == "CastLike" and position == 1:
+        kind = sizes.kind(value)
+        return _Look(kind, ()) if kind else None
+    return None
+
+
+class StaticSizes:
+    """The sizes of the values of one model that follow from its inputs, whatever it declares of values inside."""
+
+    def __init__(self, owner: Cutter) -> None:
+        self._owner = owner
+
+    def dims(self, value: Value) -> tuple[int | None, ...] | None:
+        """The sizes of a value, None for each that may vary; None where the rank may. Inside a Loop both may."""
+        scope = self._owner.scopes[value.scope]
+        return None if scope.key is not None or self._is_repeated(scope) else self._shapes.dims(value.name)
+
+    def kind(self, value: Value) -> int:
+        """The element type of a value, 0 where it is not known."""
+        return 0 if self._owner.scopes[value.scope].key is not None else self._shapes.kind(value.name)
+
+    def _is_repeated(self, scope: Scope) -> bool:
+        while scope.parent is not None:
+            holder = next(at for at, bodies in scope.parent.bodies.items() if scope.number in bodies.values())
+            if operator_of(scope.parent.nodes[holder]).repeats:
+                return True
+            scope = scope.parent
+        return False
+
+    @cached_property
+    def _shapes(self) -> InputShapes:
+        bare = ModelProto()
+        bare.CopyFrom(self._owner.model)
+        for body in (bare.graph, *nested(bare.graph)):
+            del body.value_info[:]
+        for output in bare.graph.output:
+            if output.type.HasField("tensor_type"):
+                output.type.tensor_type.ClearField("shape")
+        return InputShapes(bare)
+
+
+def _is_same(one: Array, other: Array) -> bool:
+    """The same bits of the same type and shape."""
+    if one.dtype != other.dtype or one.shape != other.shape or one.dtype.kind not in "biufV":
+        return False
+    return bool(np.array_equal(_bits(one), _bits(other)))
+
+
+def _bits(array: Array) -> Array:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

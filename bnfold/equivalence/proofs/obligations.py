@@ -21,7 +21,7 @@ from typing import NamedTuple
 from onnx import NodeProto, TensorProto
 
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
-from bnfold.equivalence.proofs.constants import Constants
+from bnfold.equivalence.proofs.constants import Constants, StaticSizes
 from bnfold.equivalence.proofs.piece_sizes import InputShapes
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Uncut, Value, same_attributes, same_bytes
 
@@ -224,10 +224,27 @@ class Correspondence:
         """Whether both are stored, or made of what is stored, in the same way from the same numbers."""
         one, other = self.before.stored(old), self.after.stored(new)
         if one is None or other is None:
-            return old in self._same_made and self._partner.get(old) == new
+            made_alike = old in self._same_made and self._partner.get(old) == new
+            return made_alike or self._stored_now.get(old) == new
         if (old, new) not in self._same_tensors:
             self._same_tensors[old, new] = same_bytes(one, other, self.before, self.after)
         return self._same_tensors[old, new]
+
+    @cached_property
+    def _stored_now(self) -> dict[Value, Value]:
+        """What the reference computes, by what the candidate stores under its name: the very same numbers."""
+        stored: dict[Value, TensorProto] = {}
+        names: dict[Value, Value] = {}
+        for number, other in self._scopes.items():
+            for name, position in self.before.scopes[number].producers.items():
+                old, new = Value(number, name), Value(other, name)
+                tensor = self.new_constants.held(new)
+                if tensor is not None and self.before.scopes[number].nodes[position].op_type != "Constant":
+                    stored[old], names[old] = tensor, new
+        if not stored:
+            return {}
+        alike = self.old_constants.stored_alike(stored, self.after, StaticSizes(self.before))
+        return {old: names[old] for old in alike}
 
     def _constants_made_alike(self) -> set[Value]:
         same: set[Value] = set()

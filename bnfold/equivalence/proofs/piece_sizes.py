@@ -51,10 +51,14 @@ class InputShapes:
         for tensor in model.graph.initializer:
             self._types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
 
+    def kind(self, name: str) -> int:
+        """The element type of a value of the main graph or a body, 0 where it is not known."""
+        found = self._types.get(name)
+        return 0 if found is None else found.tensor_type.elem_type
+
     def is_integer(self, name: str) -> bool:
         """Whether a value of the main graph is known to hold integers or truth values."""
-        found = self._types.get(name)
-        kind = 0 if found is None else found.tensor_type.elem_type
+        kind = self.kind(name)
         return kind not in {TensorProto.UNDEFINED, TensorProto.STRING} and not is_float(kind)
 
     def dims(self, name: str) -> tuple[int | None, ...] | None:
