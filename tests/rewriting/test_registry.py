@@ -66,7 +66,7 @@ def names(*asked: Any) -> list[str]:
 
 
 def test_default_stands_for_the_built_in_order_and_may_stand_anywhere() -> None:
-    own = ["freeze-batch-norm", "fold-batch-norm", "merge-branches"]
+    own = ["freeze-batch-norm", "unpack-sequences", "fold-batch-norm", "merge-branches", "fold-constants"]
     assert names("default") == own
     assert names("merge-branches", "default", "fold-batch-norm") == ["merge-branches", *own, "fold-batch-norm"]
 
