@@ -93,7 +93,7 @@ PAIRED = {
     "siamese": (6, 6),
     "squeeze_excite": (11, 11),
     "unet": (23, 21),
-    "conformer": (60, 44),  # the factor of each half step is folded, so fewer values are the same
+    "conformer": (60, 43),  # the factor of each half step is folded and a size is stored, so fewer values are the same
 }
 
 

@@ -8,13 +8,16 @@ through it, the operators that are one affine map per channel are passed over, s
 constants. In front of it a value is paired again where its name is the same and what makes it is *settled*: nothing on
 the way to it was changed, or a whole affine map went into constants. Where a part of one is left (the scale moved on,
 an Add for the shift stays), a value may carry another scale under its old name, and is not paired.
+
+What one model stores under the name of what the other computes is taken for that constant. Where it is another number,
+its readers are the first to differ, which is where a person has to look.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from bnfold.equivalence.operators import operator_of
 from bnfold.equivalence.structure.output_sources import ValuePair
@@ -23,11 +26,19 @@ from bnfold.equivalence.structure.scopes import Cutter, Value, same_bytes
 
 def pairs(reference: Cutter, candidate: Cutter) -> tuple[ValuePair, ...]:
     """Values of the main graphs that are computed and comparable, outputs included, in the order of the reference."""
-    search = _Search(_Side(reference), _Side(candidate))
+    stored = _stored(reference) | _stored(candidate)
+    search = _Search(_Side(reference, stored), _Side(candidate, stored))
     search.forward()
     search.settle()
     search.backward()
     return tuple(ValuePair(old, new) for old, new in search.found.items())
+
+
+def _stored(index: Cutter) -> set[str]:
+    """The constants that stand in the main graph of a model: initializers, and what Constant nodes hold."""
+    scope = index.scopes[0]
+    held = {name for node in scope.nodes if node.op_type == "Constant" for name in node.output}
+    return held.union(scope.initializers).difference(scope.entering)
 
 
 class _Trust(Enum):
@@ -47,17 +58,27 @@ class _Use:
 
 
 class _Side:
-    """The main graph of one model: what of it is computed, which is all that is not constant."""
+    """The main graph of one model: what of it is computed, which is all that is not constant.
 
-    def __init__(self, index: Cutter) -> None:
+    `stored`: names of what one of the two models stores.
+    """
+
+    def __init__(self, index: Cutter, stored: set[str]) -> None:
         self.index = index
         self.scope = index.scopes[0]
         self.nodes = list(self.scope.nodes)
         made = (name for name in self.scope.producers if Value(0, name) not in index.constant_made)
-        self.computed = set(self.scope.entering).union(made)
+        self.computed = set(self.scope.entering).union(made) - stored
 
     def made_by(self, name: str) -> NodeProto | None:
         return self.index.maker(name)
+
+    def held(self, name: str) -> TensorProto | None:
+        """The tensor that stands in the file under a name: an initializer, or in a Constant node."""
+        maker = self.made_by(name)
+        if maker is None or maker.op_type != "Constant":
+            return self.index.stored(Value(0, name))
+        return next((attribute.t for attribute in maker.attribute if attribute.name == "value"), None)
 
     def readers(self, name: str) -> list[NodeProto]:
         return [self.nodes[position] for position in self.scope.readers.get(name, ())]
@@ -187,9 +208,11 @@ class _Search:
 
     def _same_constant(self, old: str, new: str) -> bool:
         if (old, new) not in self._same:
-            was, now = self.before.index.stored(Value(0, old)), self.after.index.stored(Value(0, new))
+            was, now = self.before.held(old), self.after.held(new)
             if was is not None and now is not None:
                 same = same_bytes(was, now, self.before.index, self.after.index)
+            elif old == new and (was is None) != (now is None):
+                same = True  # one model computes what the other stores
             else:
                 same = self._made_alike(self.before.made_by(old), self.after.made_by(new))
             self._same[old, new] = same
