@@ -120,8 +120,8 @@ def may_be_normalization(node: NodeProto, graph: Graph, refused: Refused) -> boo
     if refused.reason is not Reason.SHAPE_UNKNOWN or node.op_type not in ("Mul", "Div"):
         return False
     index, tensor = constant_operand(node, graph)
-    if tensor.size == 1 or (node.op_type == "Div" and index == 0):
-        return False
+    if sum(size > 1 for size in tensor.shape) != 1 or (node.op_type == "Div" and index == 0):
+        return False  # one number everywhere, or a gain along several axes
     return not scales_a_computed_normalization(node, 1 - index, graph)
 
 
