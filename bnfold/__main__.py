@@ -6,6 +6,8 @@ import sys
 
 from bnfold import streams
 
+_NOT_FLUSHED = 120  # what Python itself ends with
+
 
 def run() -> None:
     """Run the command line. Ctrl-C while that is still being imported is no traceback either."""
@@ -38,8 +40,11 @@ def _work_and_leave() -> None:
         if not isinstance(leaving, SystemExit) or not isinstance(leaving.code, int | None):
             raise
         atexit._run_exitfuncs()  # noqa: SLF001 - as Python itself ends
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # what cannot be written leaves the way Python leaves
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        except OSError:
+            os._exit(leaving.code or _NOT_FLUSHED)
         os._exit(leaving.code or 0)
 
 

@@ -174,8 +174,13 @@ def test_both_stop_and_go_on_together(temporary: Path) -> None:
 
 
 def at_a_terminal(act_on: str) -> tuple[int, str]:
-    """A command whose standard streams are a terminal: what it ends with and what is to be seen there."""
+    """A command whose standard streams are a terminal: what it ends with and what is to be seen there.
+
+    One that is hung up on shows its bars from the beginning, as where the work takes long.
+    """
     program = textwrap.dedent(DYING).format(act=SLEEPING)
+    patience = 0 if act_on == "hang up" else 1000
+    program = f"import bnfold.cli.waiting\nbnfold.cli.waiting.PATIENCE = {patience}\n{program}"
     child, terminal = pty.fork()
     if child == 0:
         os.execve(sys.executable, [sys.executable, "-c", program, "optimize", "in.onnx", "out/o.onnx"], ENVIRONMENT)

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -77,16 +77,21 @@ class _Bars:
         now = time.monotonic()
         if now - self._since.setdefault(stage, now) < PATIENCE:
             return
+        with suppress(OSError):  # the terminal went away: a signal says so, or nobody cares
+            self._show(stage, done, total)
+
+    def close(self) -> None:
+        if self._display is not None:
+            with suppress(OSError):
+                self._display.stop()
+
+    def _show(self, stage: Stage, done: int, total: int) -> None:
         if self._display is None:
             self._display = _display()
             self._display.start()
         if stage not in self._tasks:
             self._tasks[stage] = self._display.add_task(_TEXT[stage], unit=stage.value, total=None)
         self._display.update(self._tasks[stage], completed=done, total=max(done, total) or None)
-
-    def close(self) -> None:
-        if self._display is not None:
-            self._display.stop()
 
 
 def _display() -> "RichProgress":
