@@ -1,8 +1,16 @@
 """What can go wrong, and the exit code each kind of failure has in the shell."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 LONGEST_MESSAGE = 2000  # characters: a name out of a model may have millions
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Which of the names that are known was probably meant by one that is not; None where none is near."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
 
 
 def _escaped(char: str) -> str:

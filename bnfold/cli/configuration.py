@@ -10,7 +10,6 @@ Keys are flags without dashes, at the top for every command that has the flag, o
 A variable is named after the flag: ``BNFOLD_SEED``, ``BNFOLD_KEEP``. Paths in a file are relative to its folder.
 """
 
-import difflib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any
 import click
 
 from bnfold.cli.parameters import data_path
-from bnfold.errors import UsageError
+from bnfold.errors import UsageError, nearest_name
 
 NAMES = ("bnfold.toml", "pyproject.toml")
 PREFIX = "BNFOLD_"
@@ -70,7 +69,7 @@ class File:
     def _require(self, name: str, known: Collection[str], what: str) -> None:
         if name in known:
             return
-        meant = next(iter(difflib.get_close_matches(name, list(known), 1)), None)
+        meant = nearest_name(name, known)
         raise UsageError(f"{self.path}: {what} {name!r}" + ("" if meant is None else f"; did you mean {meant}?"))
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from bnfold.cli.mistakes import say
 from bnfold.cli.options import flags_of, model_and_output, progress_option, report_option, verbosity_options
-from bnfold.cli.shell import say
 from bnfold.cli.writing import delivered, prepared
 from bnfold.errors import UsageError
 from bnfold.options import OptimizeOptions

@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from bnfold.cli.delivery import model_from, require_file, show, write_out
+from bnfold.cli.mistakes import say
 from bnfold.cli.options import flags_of, values_of, verbosity_of, verbosity_options
 from bnfold.cli.parameters import known_codes
-from bnfold.cli.shell import fail, say
+from bnfold.cli.shell import fail
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.options import InspectOptions
 

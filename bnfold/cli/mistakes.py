@@ -1,13 +1,13 @@
 """Usage errors: one line each, with what was probably meant."""
 
 import contextlib
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from bnfold.cli.configuration import settings_of
+from bnfold.errors import nearest_name
 
 COMMANDS_MEANT = {
     "check": "verify",
@@ -50,6 +50,19 @@ OPTIONS_MEANT = {
 _CONFIGURED = (None, click.core.ParameterSource.DEFAULT_MAP)
 
 
+def say(message: str) -> None:
+    """One line on standard error that names the program."""
+    from bnfold.report.text import inert, one_line
+
+    say_as_it_is(inert(f"bnfold: {one_line(message)}"))
+
+
+def say_as_it_is(text: str) -> None:
+    """Text on standard error. Where nobody can be told, the exit code still tells."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
+
+
 class Mistake(click.ClickException):
     """A usage error that says all in one line."""
 
@@ -57,10 +70,7 @@ class Mistake(click.ClickException):
 
     def show(self, file: Any = None) -> None:  # noqa: ARG002 - click's signature
         """Say it on standard error."""
-        from bnfold.report.text import inert, one_line
-
-        with contextlib.suppress(OSError):  # where nobody can be told, the exit code still tells
-            click.echo(inert(f"bnfold: {one_line(self.message)}"), err=True)
+        say(self.message)
 
 
 @contextlib.contextmanager
@@ -99,7 +109,7 @@ def _option_meant(error: click.NoSuchOption, ctx: click.Context | None) -> str:
     names = [] if ctx is None else [name for param in ctx.command.params for name in param.opts if name[:1] == "-"]
     meant = OPTIONS_MEANT.get(error.option_name)
     if meant is None or meant.split()[0] not in names:
-        meant = next(iter(difflib.get_close_matches(error.option_name, names, 1)), None)
+        meant = nearest_name(error.option_name, names)
     return "" if meant is None else f"; did you mean {meant}?"
 
 
@@ -131,7 +141,7 @@ class Group(click.Group):
         known = self.list_commands(ctx)
         meant = COMMANDS_MEANT.get(name.lower())
         if meant not in known:
-            meant = next(iter(difflib.get_close_matches(name.lower(), known, 1)), None)
+            meant = nearest_name(name.lower(), known)
         if meant is None and name.endswith(self._suffix):
             return f"a command comes before {name}: {ctx.command_path} {self._usual} {name} OUTPUT"
         suggested = "" if meant is None else f"; did you mean {meant}?"

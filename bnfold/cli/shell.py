@@ -16,7 +16,7 @@ import click
 from bnfold import supervision
 from bnfold.cli.configuration import with_configuration, words_of
 from bnfold.cli.limits import with_limits
-from bnfold.cli.mistakes import Group, in_one_line
+from bnfold.cli.mistakes import Group, in_one_line, say, say_as_it_is
 from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError
 from bnfold.signals import farewell
 
@@ -41,7 +41,7 @@ class Shell(Group):
             from bnfold.cli.delivery import discard_standard_output
 
             discard_standard_output()
-            _say(f"bnfold: cannot write to standard output: {error.strerror or error}")
+            say_as_it_is(f"bnfold: cannot write to standard output: {error.strerror or error}")
             sys.exit(OutputError.exit_code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -108,7 +108,7 @@ def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
 
     error = sys.exception()
     if verbosity_of(ctx) > 1 and error is not None:
-        _say("".join(traceback.format_exception(error)).rstrip())
+        say_as_it_is("".join(traceback.format_exception(error)).rstrip())
     say(message)
     if owed_report(ctx):
         from bnfold.report import FailureReport
@@ -138,19 +138,6 @@ def _warnings_told() -> Iterator[None]:
         warnings.simplefilter("always", ModelWarning)
         warnings.showwarning = show
         yield
-
-
-def say(message: str) -> None:
-    """One line on standard error that names the program."""
-    from bnfold.report.text import inert, one_line
-
-    _say(inert(f"bnfold: {one_line(message)}"))
-
-
-def _say(line: str) -> None:
-    # Where nobody can be told, the exit code still tells.
-    with contextlib.suppress(OSError):
-        click.echo(line, err=True)
 
 
 def _escape_what_cannot_be_encoded() -> None:

@@ -5,13 +5,12 @@ command line with its help, the key of the report's `options`, and the spelling 
 """
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from bnfold.errors import UsageError
+from bnfold.errors import UsageError, nearest_name
 from bnfold.options.kinds import DataSet, Group, Kind, Passes, Path
 
 _OPTION = "bnfold.option"
@@ -116,8 +115,8 @@ class Options:
         known = {each.name: each for each in options_of(cls) if each.reported}
         for name, value in values.items():
             if name not in known:
-                near = difflib.get_close_matches(str(name), known, 1)
-                raise UsageError(f"there is no option {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+                near = nearest_name(str(name), known)
+                raise UsageError(f"there is no option {name!r}" + (f"; did you mean {near}?" if near else ""))
             if remote and not known[name].remote and value not in (None, False, known[name].default):
                 raise UsageError(
                     f"{name} names a file or code of the machine that does the work; it cannot be asked for"

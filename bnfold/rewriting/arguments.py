@@ -1,14 +1,13 @@
 """The options of a pass as text, ``name=value,name=value``, and as the fields of a dataclass."""
 
 import dataclasses
-import difflib
 import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from bnfold.errors import UsageError
+from bnfold.errors import UsageError, nearest_name
 
 _WORDS = {"true": True, "false": False, "yes": True, "no": False}
 _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
@@ -74,8 +73,8 @@ def values_for(made: Any, given: Mapping[str, str], what: str) -> dict[str, Any]
     values: dict[str, Any] = {}
     for name, text in given.items():
         if name not in known or holder is None:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(known) or 'none'}"
+            near = nearest_name(name, known)
+            hint = f"; did you mean {near}?" if near else f"; it has {', '.join(known) or 'none'}"
             raise UsageError(f"{what} has no option {name!r}{hint}")
         values[name] = _value(_kind(holder, known[name]), text, f"{what}: {name}")
     return values

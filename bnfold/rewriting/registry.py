@@ -4,7 +4,6 @@ A plugin is an entry point of the group `bnfold.passes`: a pass, a class of pass
 """
 
 import copy
-import difflib
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnfold.batches import script_of
 from bnfold.batches.sources import load_script
-from bnfold.errors import BnfoldError, UsageError
+from bnfold.errors import BnfoldError, UsageError, nearest_name
 from bnfold.passes import ORDER, Pass, PassOptions, Preserves, default_passes
 from bnfold.pipeline import Rewrite
 from bnfold.rewriting.arguments import described_options, keywords_for, options_holder, split_options, values_for
@@ -71,10 +70,8 @@ def _by_text(text: str | os.PathLike[str]) -> Asked:
         if point.name == name:
             return _fixed(_configured(_loaded(point), name, given))
     known = [DEFAULT, *own, *OPTIMIZERS, *(point.name for point in _plugins())]
-    near = difflib.get_close_matches(name, known, 1)
-    hint = (
-        f"did you mean {near[0]}?" if near else "`bnfold passes` lists those there are, script.py:function is one too"
-    )
+    near = nearest_name(name, known)
+    hint = f"did you mean {near}?" if near else "`bnfold passes` lists those there are, script.py:function is one too"
     raise UsageError(f"there is no pass {name!r}; {hint}")
 
 

@@ -17,7 +17,7 @@ from bnfold.optimization import Request
 from bnfold.options import OptimizeOptions
 from bnfold.report import Report
 from bnfold.torch_export.census import Finding, FindingCode, census
-from bnfold.torch_export.program import captured, name_by_modules, refuse_training, strip_traces, to_onnx
+from bnfold.torch_export.program import captured, name_by_modules, refuse_training, remove_traces, to_onnx
 
 if TYPE_CHECKING:
     from bnfold.equivalence import Verification
@@ -115,14 +115,11 @@ def export_with(
         model = source.onnx or to_onnx(program, opset=opset, input_names=input_names, output_names=output_names)
     name_by_modules(model)
     if strip_traces:
-        _strip(model)
+        remove_traces(model)
     check = _Check(_in_order(source.module, program), model, _examples(program, model, options.seed), options)
     request = Request(model, output, options, check=check if options.verify else None)
     result = optimization.optimize(request)
     return Exported(None if output is not None else result.model, result.report, findings, check.found)
-
-
-_strip = strip_traces
 
 
 @dataclass(frozen=True)

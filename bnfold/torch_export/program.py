@@ -171,7 +171,7 @@ def _scopes_of(text: str) -> list[str]:
     return inner[-2:]
 
 
-def strip_traces(model: ModelProto) -> None:
+def remove_traces(model: ModelProto) -> None:
     """Remove what PyTorch noted of the source: stack traces hold paths of the machine that exported."""
     owners = [model, model.graph, *model.functions, *_everything(model.graph)]
     for function in model.functions:
