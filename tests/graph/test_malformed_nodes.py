@@ -1,7 +1,9 @@
 """Anything parses, or is refused in one line: nodes of a few dozen models spoiled one at a time (`malformed_nodes`)."""
 
+import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -55,19 +57,58 @@ def test_no_spoiled_node_takes_verification_down(tmp_path: Path) -> None:
     assert found[0] > 10
 
 
+AT_MOST = 10  # seconds
+COMMANDS = (["optimize", "in.onnx", "out.onnx"], ["verify", "in.onnx", "in.onnx"], ["inspect", "in.onnx"])
+
+# Runs `bnfold ARGUMENTS` for each line of JSON, in forks of a process that has everything imported already.
+FORKS = """
+import importlib, json, os, pkgutil, sys
+import onnxruntime
+import bnfold
+from bnfold import __main__
+for module in pkgutil.walk_packages(bnfold.__path__, "bnfold."):
+    importlib.import_module(module.name)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        sys.argv = ["bnfold", *json.loads(line)]
+        for number, name in enumerate(["/dev/null", "said", "said"]):
+            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if number == 1 else os.O_APPEND), 0o600), number)
+        __main__.run()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(code, flush=True)
+"""
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_spoiled_node_takes_the_command_down(name: str, tmp_path: Path) -> None:
     """In processes of their own, since some of these a runtime may die of."""
-    for what, model in spoiled(name):
-        (tmp_path / "in.onnx").write_bytes(model.SerializeToString())
-        for command in (["optimize", "in.onnx", "out.onnx"], ["verify", "in.onnx", "in.onnx"], ["inspect", "in.onnx"]):
-            done = subprocess.run(
-                [sys.executable, "-m", "bnfold", *command], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)},
-                capture_output=True, text=True, check=False, timeout=60,
-            )  # fmt: skip
-            assert done.returncode in TABLE, (what, command, done.stderr)
+    found: Counter[int] = Counter()
+    slowest = 0.0
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as forks:  # fmt: skip
+        assert forks.stdin is not None
+        assert forks.stdout is not None
+        for what, model in spoiled(name):
+            (tmp_path / "in.onnx").write_bytes(model.SerializeToString())
+            for command in COMMANDS:
+                before = time.monotonic()
+                print(json.dumps([*command, "--timeout", "60"]), file=forks.stdin, flush=True)
+                code = int(forks.stdout.readline())
+                took = time.monotonic() - before
+                slowest = max(slowest, took)
+                found[code] += 1
+                said = (tmp_path / "said").read_text()
+                assert code in TABLE, (what, command, said)
+                assert took < AT_MOST, (what, command, said)
+                assert "Traceback" not in said, (what, command, said)
+        forks.stdin.close()
+    print(f"{name}: exit codes {dict(sorted(found.items()))}, the slowest {slowest:.1f} s")
 
 
 # ---------------------------------------------------------------------- the kinds, by name
