@@ -95,11 +95,11 @@ class FoldBatchNorm:
         original = model.first_labels
         while True:
             before = len(model.edits)
-            for graph in model.graphs:
+            for graph in model.by_dataflow():
                 for decision in self._scope(graph, original):
                     decisions[graph.scope, decision.node] = decision
             if len(model.edits) == before:
-                return list(decisions.values())
+                return _as_in_the_file(decisions, model)
 
     def _scope(self, graph: Graph, original: Mapping[int, str]) -> list[Decision]:
         """One round over one scope. What the pass itself made is folded too, but is no normalization of the input.
@@ -110,7 +110,7 @@ class FoldBatchNorm:
         decisions: list[Decision] = []
         seen: set[int] = set()
         looked_at: set[int] = set()  # a run from here was found to be no normalization: that takes linear time once
-        candidates = [node for node in graph.nodes() if is_affine_op(node)]
+        candidates = [node for node in graph.by_dataflow() if is_affine_op(node)]
         known = plain_affines(candidates, graph)
         direct = DirectFolds(candidates, known, graph)
         for node in self._counted(candidates):
@@ -212,6 +212,15 @@ class FoldBatchNorm:
             Decision(label, op, graph.scope, rewrite.action, target, reason, detail, told, partly)
             for label, op in labels
         ]
+
+
+def _as_in_the_file(decisions: Mapping[tuple[str, str], Decision], model: Model) -> list[Decision]:
+    """The decisions in the order of the file's nodes: whoever reads them looks there."""
+    assert model.first_labels is not None
+    labels = model.first_labels.values()
+    positions = {label: position for position, label in enumerate(labels)}
+    scopes = {graph.scope: position for position, graph in enumerate(model.graphs)}
+    return sorted(decisions.values(), key=lambda each: (scopes[each.scope], positions.get(each.node, -1)))
 
 
 def _is_of_a_computed_one(run: Run, graph: Graph) -> bool:

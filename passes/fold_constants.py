@@ -107,7 +107,9 @@ class _Known:
 
     def __init__(self, model: Model) -> None:
         self._judged: dict[_Value, bool] = {}
-        waiting = [(graph, node) for graph in model.graphs for node in graph.nodes() if _may_be_known(node)]
+        waiting = [
+            (graph, node) for graph in model.by_dataflow() for node in graph.by_dataflow() if _may_be_known(node)
+        ]
         while waiting:  # in any order of nodes; usually they are sorted
             later = [(graph, node) for graph, node in waiting if not self._judge(graph, node)]
             if len(later) == len(waiting):

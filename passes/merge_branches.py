@@ -131,7 +131,7 @@ class MergeBranches:
         start = len(model.edits)
         while True:
             before = len(model.edits)
-            for graph in model.graphs:
+            for graph in model.by_dataflow():
                 found += self._scope(graph)
             if len(model.edits) == before:
                 return found, before > start
@@ -141,7 +141,7 @@ class MergeBranches:
         return FoldBatchNorm(self._folding).run(model) if self._folding is not None and self._folding.lower else []
 
     def _scope(self, graph: Graph) -> Iterator[Decision]:
-        for node in graph.nodes():
+        for node in graph.by_dataflow():
             if is_sum(node, graph) and graph.producer(node.output[0]) is node:
                 follower = _only_reader(node.output[0], graph)
                 if follower is None or not is_sum(follower, graph):

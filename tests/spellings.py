@@ -78,6 +78,17 @@ def as_constant_nodes(model: ModelProto) -> ModelProto:
     return made
 
 
+def _constants_not_listed(model: ModelProto) -> ModelProto:
+    """Below IR version 4 what is stored is constant although it is an input; from there on only where it is none."""
+    made = _copy(model)
+    if made.ir_version < 4:
+        stored = {tensor.name for tensor in made.graph.initializer}
+        ports = [value for value in made.graph.input if value.name not in stored]
+        del made.graph.input[:]
+        made.graph.input.extend(ports)
+    return made
+
+
 def _of_ir(model: ModelProto, version: int, *, listed: bool) -> ModelProto:
     """Initializers are constants there; they are `listed` as inputs or not."""
     made = _copy(model)
@@ -101,7 +112,7 @@ def below_ir_4_and_not_listed(model: ModelProto) -> ModelProto:
 
 def of_the_newest_ir(model: ModelProto) -> ModelProto:
     """The newest IR version that onnxruntime 1.32 takes."""
-    return _of_ir(model, min(13, onnx.IR_VERSION), listed=False)
+    return _of_ir(_constants_not_listed(model), min(13, onnx.IR_VERSION), listed=False)
 
 
 def _outputs_as_in(model: ModelProto, suffix: str) -> list[ValueInfoProto]:
@@ -124,7 +135,8 @@ def in_a_branch(model: ModelProto) -> ModelProto:
     other = GraphProto(name="not taken", output=_outputs_as_in(model, " outside"))
     for value in other.output:
         kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type or 1)
-        zero = onnx.numpy_helper.from_array(np.zeros([1] * len(value.type.tensor_type.shape.dim), kind))
+        shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+        zero = onnx.numpy_helper.from_array(np.zeros(shape, kind))
         other.node.append(helper.make_node("Constant", [], [value.name], value=zero))
         value.type.tensor_type.ClearField("shape")
     for value in inside.output:
@@ -140,7 +152,7 @@ def in_a_branch(model: ModelProto) -> ModelProto:
 
 def in_a_function(model: ModelProto) -> ModelProto:
     """All nodes, those that make the constants too, in a function that the graph calls with its inputs."""
-    made = as_constant_nodes(model)
+    made = as_constant_nodes(_constants_not_listed(model))
     given = [value.name for value in made.graph.input]
     results = [value.name for value in made.graph.output]
     function = helper.make_function("spelled", "Whole", given, results, made.graph.node, list(made.opset_import))

@@ -3,6 +3,7 @@
 None of them was made with batch normalization folding in mind: every operator, type and odd shape there is.
 """
 
+import time
 import warnings
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import bnfold
 from bnfold.errors import VerificationError
 
 SHARDS = 8
+AT_MOST = 10  # seconds
 
 
 @cache
@@ -34,7 +36,8 @@ def check(name: str, *, verify: bool) -> bool:
     try:
         result = bnfold.optimize(data, verify=verify)
     except VerificationError as failure:  # the reference cannot be run, or is random
-        if failure.report.verdict != "not-verified":
+        operators = {node.op_type for node in ModelProto.FromString(data).graph.node}
+        if failure.report.verdict != "not-verified" or not any(each in str(failure) for each in operators):
             raise AssertionError(name) from failure
         return False
     changed: bool = ModelProto.FromString(result.model) != ModelProto.FromString(data)
@@ -58,5 +61,9 @@ def test_no_case_crashes_and_what_changes_is_equivalent(shard: int) -> None:
 @pytest.mark.filterwarnings("ignore")  # numpy's, about the random feeds of operators such as Sqrt
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_every_case_is_verified(shard: int) -> None:
+    slowest = (0.0, "")
     for name in list(cases())[shard::SHARDS]:
+        before = time.monotonic()
         check(name, verify=True)
+        slowest = max(slowest, (time.monotonic() - before, name))
+    assert slowest[0] < AT_MOST, slowest

@@ -7,6 +7,7 @@ and record what changed.
 from bnfold.graph.attributes import DEFAULT_DOMAINS, attribute, number, numbers, text
 from bnfold.graph.changes import Changes, changes_between
 from bnfold.graph.collector import paused_collector
+from bnfold.graph.dataflow import nodes_by_dataflow, sort_by_dataflow
 from bnfold.graph.graph import STORED, Graph, PlainConstant, Use
 from bnfold.graph.inference import infer_shapes
 from bnfold.graph.inlining import inlined
@@ -37,9 +38,11 @@ __all__ = [
     "changes_between",
     "infer_shapes",
     "inlined",
+    "nodes_by_dataflow",
     "number",
     "numbers",
     "paused_collector",
+    "sort_by_dataflow",
     "text",
     "values_of",
 ]

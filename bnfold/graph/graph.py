@@ -16,6 +16,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 from bnfold.decisions import Reason, Refused
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.constants import PartlyKnown, settle
+from bnfold.graph.dataflow import captures, in_dataflow_order
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
 from bnfold.onnxfile import label, payload_index, set_payload, shared_names
 
@@ -85,6 +86,7 @@ class Graph:
         self._before: dict[int, list[NodeProto]] = {}
         self._after: dict[int, list[NodeProto]] = {}
         self._original = list(self._nodes.values())
+        self._walk = self._original
         self.shared_names = shared_names(self._original)
         self._producers: dict[str, NodeProto] = {}
         self._uses: dict[str, list[Use]] = {}
@@ -115,10 +117,18 @@ class Graph:
 
     def nodes(self) -> list[NodeProto]:
         """The nodes of this scope in order, those removed left out."""
+        return self._those_left(self._original)
+
+    def by_dataflow(self) -> list[NodeProto]:
+        """The nodes of this scope in the order of the data, which no order in the file changes; to decide in."""
+        return self._those_left(self._walk)
+
+    def _those_left(self, original: Sequence[NodeProto]) -> list[NodeProto]:
+        """What is left of the `original` nodes, and what was inserted beside them."""
         if not (self._before or self._after):
-            return list(self._nodes.values())
+            return [node for node in original if id(node) in self._nodes]
         ordered: list[NodeProto] = []
-        for node in self._original:
+        for node in original:
             self._collect(node, ordered)
         return ordered
 
@@ -611,9 +621,19 @@ class Graph:
 
     # ------------------------------------------------------------------ how the index is kept true
 
+    def order_by_dataflow(self, captured: Mapping[int, Sequence[str]]) -> list[str]:
+        """Find the order of the walk; the values that this scope reads from around it, in that order.
+
+        `captured` are those that nested bodies read from around them, by the id of the node that has the bodies.
+        """
+        body = self.body
+        names = list(body.output) if isinstance(body, FunctionProto) else [value.name for value in body.output]
+        self._walk = in_dataflow_order(self._original, names, self._producers, captured)
+        return [] if self.parent is None else captures(self._walk, names, self._defined, captured)
+
     def index_uses(self) -> None:
-        """Enter the uses of this scope's nodes where the values they read are defined."""
-        reads = [(value, node, index) for node in self._original for index, value in enumerate(node.input[:])]
+        """Enter the uses of this scope's nodes where the values they read are defined, in the order of the walk."""
+        reads = [(value, node, index) for node in self._walk for index, value in enumerate(node.input[:])]
         elsewhere = {value for value, _, _ in reads}.difference(self._defined)
         uses = self._uses
         for value, node, index in reads:

@@ -2,26 +2,64 @@
 
 from collections.abc import Iterator
 
-from onnx import FunctionProto, GraphProto, ModelProto, numpy_helper, shape_inference
+from onnx import GraphProto, ModelProto, numpy_helper, shape_inference
+
+from bnfold.graph.dataflow import Body, is_sorted, sort_by_dataflow
 
 # onnx counts the steps of a Slice of sizes in a C int (defs/tensor/defs.cc, its data propagation).
 _FARTHEST = 2**31
-
-Body = GraphProto | FunctionProto
+_STORED_IS_CONSTANT = 4  # the IR version from which on what is stored is constant unless it is an input
 
 
 def infer_shapes(model: ModelProto, structure: bytes | None = None) -> ModelProto:
     """`model` with every type that onnx infers, from known sizes too. `structure`: the same serialized, if at hand.
 
-    Raises what onnx raises.
+    onnx looks at each node once, in the order that the file has them in, and below IR version 4 at no initializer that
+    is no input: it is shown another spelling. Raises what onnx raises.
     """
     structure = model.SerializeToString() if structure is None else structure
-    return shape_inference.infer_shapes(structure, data_prop=not _has_far_steps(model))
+    far = _has_far_steps(model)
+    if model.ir_version >= _STORED_IS_CONSTANT and all(map(is_sorted, _outermost(model))):
+        return shape_inference.infer_shapes(structure, data_prop=not far)
+    ordered = ModelProto.FromString(structure)
+    _unlist_initializers(ordered)
+    for body in _outermost(ordered):
+        sort_by_dataflow(body)
+    found = shape_inference.infer_shapes(ordered, data_prop=not far)
+    for body, made in zip(_outermost(model), _outermost(found), strict=True):
+        _put_back(made, body)
+    return found
+
+
+def _unlist_initializers(model: ModelProto) -> None:
+    """Below IR version 4 initializers are constants although they are inputs: write them as later versions do."""
+    if model.ir_version < _STORED_IS_CONSTANT:
+        model.ir_version = _STORED_IS_CONSTANT
+        stored = {tensor.name for tensor in model.graph.initializer}
+        inputs = [value for value in model.graph.input if value.name not in stored]
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+
+
+def _outermost(model: ModelProto) -> list[Body]:
+    return [model.graph, *model.functions]
+
+
+def _put_back(body: Body, like: Body) -> None:
+    """Put the nodes of `body` into the order that they have in `like`, in nested bodies too."""
+    position = {tuple(node.output): at for at, node in enumerate(like.node)}
+    body.node.sort(key=lambda node: position[tuple(node.output)])
+    for node, other in zip(body.node, like.node, strict=True):
+        for attribute, wanted in zip(node.attribute, other.attribute, strict=True):
+            if attribute.HasField("g"):
+                _put_back(attribute.g, wanted.g)
+            for made, graph in zip(attribute.graphs, wanted.graphs, strict=True):
+                _put_back(made, graph)
 
 
 def bodies(model: ModelProto) -> Iterator[Body]:
     """The main graph, the functions, and every body nested in them."""
-    waiting: list[Body] = [model.graph, *model.functions]
+    waiting = _outermost(model)
     while waiting:
         body = waiting.pop()
         yield body

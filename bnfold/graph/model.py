@@ -9,12 +9,14 @@ from bnfold.activity import doing
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.graph import Graph, scopes
-from bnfold.graph.shapes import contradicts, follow, has_rank, inferred, known_sizes, merged
+from bnfold.graph.shapes import agreed, contradicts, follow, has_rank, inferred, known_sizes, merged
 from bnfold.graph.soundness import check_soundness
 from bnfold.graph.tensor import TensorPayload
 from bnfold.graph.witness import Evaluations
 from bnfold.lifetime import closed_at_the_end
 from bnfold.onnxfile import OnnxFile, Stored, without_negative_dims
+
+_DEEPEST_CALL = 16
 
 
 class Edit(NamedTuple):
@@ -70,6 +72,7 @@ class Model:
         self.made_from: dict[
             int, str
         ] = {}  # by id of a node that an edit made: the operator of the input it stands for
+        self._by_dataflow: list[Graph] = []
         self._bodies: dict[int, list[Graph]] = {}  # by scope: those nested directly in it
         self.unresolved: list[tuple[Graph, str, NodeProto]] = []  # what a node reads and nothing makes, as it was read
         self._owners: dict[int, Graph] = {}
@@ -79,6 +82,7 @@ class Model:
         self._names: set[str] | None = None
         self._types: dict[int, dict[str, TypeProto]] | None = None
         self._declared: dict[int, dict[str, TypeProto]] = {}  # as the file said when it was read
+        self._callers: dict[tuple[str, str], list[tuple[Graph, NodeProto]]] | None = None
         self._unproved: set[tuple[int, str]] = set()  # by scope: values of whose sizes only a declaration tells some
         self._settled: dict[int, dict[str, TypeProto | None]] = {}
         self.stale: list[tuple[Graph, str]] = []  # values whose declared type contradicts what is inferred
@@ -93,7 +97,8 @@ class Model:
             self.main = self._enter(self.proto.graph, None, "")
             for function in self.proto.functions:
                 self._enter(function, None, f"{function.domain}::{function.name}")
-            for graph in self.graphs:
+            self._order_by_dataflow()
+            for graph in self.by_dataflow():
                 graph.index_uses()
             check_soundness(self)
 
@@ -106,6 +111,25 @@ class Model:
             self._bodies.setdefault(id(graph), []).append(body_graph)
             self.holders[id(body_graph)] = node
         return graph
+
+    def _order_by_dataflow(self) -> None:
+        captured: dict[int, list[str]] = {}
+        for graph in reversed(self.graphs):  # bodies before what they are nested in
+            values = graph.order_by_dataflow(captured)
+            if graph is not self.main and (holder := self.holders.get(id(graph))) is not None:
+                captured[id(holder)] = [*values, *captured.get(id(holder), ())]
+        waiting = [graph for graph in reversed(self.graphs) if graph.parent is None]
+        while waiting:
+            graph = waiting.pop()
+            self._by_dataflow.append(graph)
+            if id(graph) in self._bodies:
+                position = {id(node): at for at, node in enumerate(graph.by_dataflow())}
+                bodies = sorted(self._bodies[id(graph)], key=lambda body: position[id(self.holders[id(body)])])
+                waiting += reversed(bodies)
+
+    def by_dataflow(self) -> list[Graph]:
+        """Every scope, in an order that the order of the nodes in the file does not change."""
+        return list(self._by_dataflow)
 
     def close(self) -> None:
         """Let go of everything: the model and its scopes, which refer to each other, hold the file."""
@@ -178,11 +202,21 @@ class Model:
         settled = self.settled_types(graph)
         if value not in settled:
             found = self.noted_type(graph, value)
-            if has_rank(found) or not graph.defines(value):
+            if self.is_settled_by(graph, found) or not graph.defines(value):
                 settled[value] = self.believed(graph, value, found)
             else:
                 follow(self, graph, value)
         return settled[value]
+
+    def is_settled_by(self, graph: Graph, found: TypeProto | None) -> bool:
+        """Whether no more is to be looked for than what inference has `found` of a value of `graph`.
+
+        In a body or a function inference sees none of the constants around it, and knows no argument.
+        """
+        if not has_rank(found) or graph is self.main:
+            return has_rank(found)
+        sizes = known_sizes(found)
+        return sizes is None or None not in sizes
 
     def settled_types(self, graph: Graph) -> dict[str, TypeProto | None]:
         """The types that values of `graph` were found to have, as far as anybody asked."""
@@ -191,7 +225,7 @@ class Model:
             structure = without_negative_dims(self._before_edits or self.proto.SerializeToString())
             self._before_edits = None
             with doing("inferring shapes with onnx"):
-                found = inferred(structure, lists_initializers=self.lists_initializers)
+                found = inferred(structure)
             self._note_types(self.main, found.graph)
             for graph_, function in zip(self._function_scopes(), found.functions, strict=True):
                 self._note_types(graph_, function)
@@ -199,7 +233,47 @@ class Model:
 
     def noted_type(self, graph: Graph, value: str) -> TypeProto | None:
         """What inference says of `value`, once `settled_types` has been asked."""
-        return None if self._types is None else self._types[id(graph)].get(value)
+        if self._types is None:
+            return None
+        if isinstance(graph.body, FunctionProto) and value in graph.body.input:
+            return self._argument_type(graph, value)
+        return self._types[id(graph)].get(value)
+
+    def _argument_type(self, graph: Graph, value: str) -> TypeProto | None:
+        """What all who call a function hand over as `value`."""
+        function, types = graph.body, {} if self._types is None else self._types[id(graph)]
+        if isinstance(function, FunctionProto) and value not in types and self.nesting < _DEEPEST_CALL:
+            self.nesting += 1
+            try:
+                found = []
+                position = list(function.input).index(value)
+                for home, node in self._calls(function):
+                    operand = node.input[position] if position < len(node.input) else ""
+                    found.append(home.value_type(operand) if operand else None)
+                    if operand and (owner := home.resolve(operand)) is not None:
+                        self.note_unproved(graph, value, [(owner, operand)])
+                if (kind := agreed(found)) is not None:
+                    types[value] = kind
+            finally:
+                self.nesting -= 1
+        return types.get(value)
+
+    def results_of(self, call: NodeProto) -> dict[str, TypeProto]:
+        """By output of `call`, which calls a function: the types that hold for whoever calls it."""
+        function = self.functions[call.domain, call.op_type]
+        inside = self._function_scopes()[list(self.functions).index((call.domain, call.op_type))]
+        found = {name: inside.value_type(result) for name, result in zip(call.output, function.output, strict=False)}
+        return {name: kind for name, kind in found.items() if kind is not None}
+
+    def _calls(self, function: FunctionProto) -> list[tuple[Graph, NodeProto]]:
+        """Who calls a function, with the scope of each, as the model was read."""
+        if self._callers is None:
+            self._callers = {}
+            for graph in self.graphs:
+                for node in graph.nodes():
+                    if self.is_function_call(node):
+                        self._callers.setdefault((node.domain, node.op_type), []).append((graph, node))
+        return self._callers.get((function.domain, function.name), [])
 
     def believed(self, graph: Graph, value: str, found: TypeProto | None) -> TypeProto | None:
         """What was `found` to be the type of `value`, with what the file declares where that does not contradict it."""

@@ -38,11 +38,8 @@ _ML_DOMAIN = "ai.onnx.ml"
 _TARGETS = {"Reshape": 1, "Resize": 3}
 
 
-def inferred(structure: bytes, *, lists_initializers: bool) -> ModelProto:
-    """The model in `structure` with every type that can be inferred, whatever it declares of values and outputs.
-
-    `lists_initializers`: initializers are constants although they are inputs, as below IR version 4.
-    """
+def inferred(structure: bytes) -> ModelProto:
+    """The model in `structure` with every type that can be inferred, whatever it declares of values and outputs."""
     try:
         bare = ModelProto.FromString(structure)
         for body in bodies(bare):
@@ -52,12 +49,6 @@ def inferred(structure: bytes, *, lists_initializers: bool) -> ModelProto:
                 value.type.tensor_type.ClearField("shape")
         if any(entry.domain == _ML_DOMAIN for entry in bare.opset_import):
             _write_scalers_as_casts(bare)
-        if lists_initializers:
-            bare.ir_version = 4
-            stored = {tensor.name for tensor in bare.graph.initializer}
-            inputs = [value for value in bare.graph.input if value.name not in stored]
-            del bare.graph.input[:]
-            bare.graph.input.extend(inputs)
         return infer_shapes(bare)
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError):
         return onnx.load_model_from_string(structure)  # then only what the file says is known, and refusals say so
@@ -75,6 +66,25 @@ def _write_scalers_as_casts(model: ModelProto) -> None:
 def has_rank(found: TypeProto | None) -> bool:
     """Whether `found` is no tensor, or one whose rank is known."""
     return found is not None and (not found.HasField("tensor_type") or found.tensor_type.HasField("shape"))
+
+
+def agreed(found: Sequence[TypeProto | None]) -> TypeProto | None:
+    """What all of `found` say: the type of a value that is each of them in turn."""
+    first, *others = found or [None]
+    if first is None or not others or not first.HasField("tensor_type"):
+        return first if all(other == first for other in others) else None
+    both = TypeProto()
+    both.CopyFrom(first)
+    for other in others:
+        if other is None or other.tensor_type.elem_type != both.tensor_type.elem_type:
+            return None
+        if not other.tensor_type.HasField("shape") or len(_sizes(other)) != len(both.tensor_type.shape.dim):
+            both.tensor_type.ClearField("shape")
+            continue
+        for dim, size in zip(both.tensor_type.shape.dim, _sizes(other), strict=True):
+            if not dim.HasField("dim_value") or dim.dim_value != size:
+                dim.Clear()
+    return both
 
 
 def contradicts(declared: TypeProto, found: TypeProto) -> bool:
@@ -135,7 +145,7 @@ def follow(model: "Model", graph: "Graph", value: str) -> TypeProto | None:
             operands = [] if node is None else _operands(home, node)
             for output in [name] if node is None else [name, *node.output]:
                 if output and output not in settled and home.defines(output):
-                    found = merged(model.noted_type(home, output), made.get(output))
+                    found = merged(made.get(output), model.noted_type(home, output))
                     settled[output] = model.believed(home, output, found)
                     model.note_unproved(home, output, operands)
         waiting.pop()
@@ -151,16 +161,18 @@ def _unsettled_operands(model: "Model", graph: "Graph", node: NodeProto) -> list
     return [
         (home, operand)
         for home, operand in _operands(graph, node)
-        if not has_rank(model.noted_type(home, operand)) and operand not in model.settled_types(home)
+        if operand not in model.settled_types(home) and not model.is_settled_by(home, model.noted_type(home, operand))
     ]
 
 
 def _outputs(model: "Model", graph: "Graph", node: NodeProto) -> dict[str, TypeProto]:
     """The types that follow for the outputs of `node` from those of its operands, which are settled."""
-    if node.domain not in DEFAULT_DOMAINS or model.is_function_call(node) or model.nesting >= _DEEPEST:
+    if model.nesting >= _DEEPEST or (node.domain not in DEFAULT_DOMAINS and not model.is_function_call(node)):
         return {}
     model.nesting += 1
     try:
+        if model.is_function_call(node):
+            return model.results_of(node)
         operands = [graph.value_type(operand) if operand else None for operand in node.input]
         found = _asked(graph, node, operands)
         if not all(has_rank(found.get(output)) for output in node.output[:1]):
@@ -178,7 +190,7 @@ def _outputs(model: "Model", graph: "Graph", node: NodeProto) -> dict[str, TypeP
 
 def _asked(graph: "Graph", node: NodeProto, operands: Sequence[TypeProto | None]) -> dict[str, TypeProto]:
     """What onnx's inference says of this one operator; constants it reads are shown to it."""
-    if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+    if any(each.HasField("g") or each.graphs or each.ref_attr_name for each in node.attribute):
         return {}
     asked = NodeProto()
     asked.CopyFrom(node)

@@ -74,8 +74,11 @@ for line in sys.stdin:
         sys.argv = ["bnfold", *json.loads(line)]
         for number, name in enumerate(["/dev/null", "said", "said"]):
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if number == 1 else os.O_APPEND), 0o600), number)
-        __main__.run()
-        os._exit(0)
+        try:
+            __main__.run()
+        except SystemExit as end:  # before threads are waited for that this fork does not have
+            sys.stderr.flush()
+            os._exit(end.code or 0)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     print(code, flush=True)
 """

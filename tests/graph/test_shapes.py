@@ -168,3 +168,42 @@ def test_onnx_is_not_asked_about_steps_that_it_cannot_count(name: str, monkeypat
     monkeypatch.setattr("onnx.shape_inference.infer_shapes", noted)
     assert bnfold.optimize(model).report.exit_code == 0
     assert set(asked) == {propagates}
+
+
+# ---------------------------------------------------------------------- inside a function
+
+CALLS = """
+    <ir_version: 8, opset_import: ["": 17, "f": 1]>
+    g (float[N,3,4] x, float[5,3,4] z) => (float[N,3,4] y, float[M,L] w) {{ {} }}
+    <domain: "f", opset_import: ["": 17]> Inner (a) => (b) {{ h = Neg(a) b = Relu(h) }}
+    <domain: "f", opset_import: ["": 17]> Turned <order> (k) => (l) {{ l = Transpose<perm: ints = @order>(k) }}
+"""
+_OUTER = '<domain: "f", opset_import: ["": 17, "f": 1]> Outer (p) => (q) { q = f.Inner(p) }'
+INSIDE = {
+    "of the only call": ("y = f.Inner(x) w = Flatten(z)", "h", ("N", 3, 4)),
+    "what all calls have in common": ("t = f.Inner(z) u = f.Inner(x) y = Add(t, u) w = Flatten(z)", "h", (None, 3, 4)),
+    "calls of another rank": ("y = f.Inner(x) t = Flatten(z) w = f.Inner(t)", "h", None),
+    "a function that a function calls": ("t = Neg(x) y = f.Outer(t) w = Flatten(z)", "h", ("N", 3, 4)),
+    "what such a call makes": ("t = Neg(x) y = f.Outer(t) w = Flatten(z)", "q", ("N", 3, 4)),
+    "what an attribute of the call decides": ("y = Neg(x) t = f.Turned<order=[2, 0, 1]>(z) w = Flatten(t)", "l", None),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_shape_inside_a_function(name: str) -> None:
+    text, value, expected = INSIDE[name]
+    whole = CALLS.format(text) + (_OUTER if "Outer" in text else "")
+    model = Model(read(onnx.parser.parse_model(whole).SerializeToString()))
+    [home] = [graph for graph in model.graphs if graph.defines(value)]
+    assert home.shape(value) == expected
+
+
+def test_a_branch_sees_the_constants_around_it() -> None:
+    """onnx's inference does not: what is cut out of a value by stored numbers has no sizes for it."""
+    text = """
+        i = If(t) <then_branch = a () => (float[N,M] p) { n = Neg(x) s = Slice(n, zero1, two, one1) p = Flatten(s) },
+                   else_branch = b () => (float[N,M] o) { o = Flatten(x) }> y = Relu(i)"""
+    row = Row(text, constants={**_STORED, "one1": np.array([1], np.int64), "t": np.array(True)}, opset=13)
+    model = Model(read(row.model().SerializeToString()))
+    [home] = [graph for graph in model.graphs if graph.defines("s")]
+    assert home.shape("s") == ("N", 2, 6, 7)

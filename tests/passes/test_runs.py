@@ -171,7 +171,7 @@ def test_each_operator_is_read_into_one_run_also_where_the_last_one_comes_first(
 
     monkeypatch.setattr(runs, "read_affine", noted)
     done = fold(model)
-    assert [decision.action for decision in done.decisions] == [Action.KEPT] * length
+    assert [decision.action for decision in done.decisions] == [Action.KEPT]
     assert sorted(were_read) == [f"a{i + 1}" for i in range(length)]
 
 

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto
 from bnfold.equivalence.feeds.refusals import proposals
 from bnfold.equivalence.feeds.size_solving import LARGEST_INPUT, Shapes, SizeSolver, Unknown, Unknowns
 from bnfold.equivalence.operators import operator_of
-from bnfold.equivalence.structure.signature import Dim, Port, every_node
+from bnfold.equivalence.structure.signature import Dim, Port, every_node_by_dataflow
 from bnfold.errors import UsageError
 
 LARGEST_SIDE = 512
@@ -43,7 +43,7 @@ def windows(model: ModelProto) -> Sides:
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     stride_at: dict[str, float] = {}
     side, step = 2.0, 1.0
-    for node in itertools.chain(every_node(model.graph), *map(every_node, model.functions)):
+    for node in itertools.chain(every_node_by_dataflow(model.graph), *map(every_node_by_dataflow, model.functions)):
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             weights[node.output[0]] = tuple(node.attribute[0].t.dims)
         elif node.op_type == "Identity" and node.input[0] in weights:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
 
 from bnfold.equivalence.structure.signature import bodies
+from bnfold.graph import nodes_by_dataflow
 from bnfold.onnxfile import payload_index
 
 _MOVES = {
@@ -161,7 +162,7 @@ class _Walk:
         for tensor in getattr(body, "initializer", ()):
             self._constant(name_of(tensor.name), tensor)
             self.origins.pop(name_of(tensor.name), None)
-        for each in body.node:
+        for each in nodes_by_dataflow(body):
             node = _Node(each.op_type, list(map(name_of, each.input)), list(map(name_of, each.output)), each.attribute)
             called = self.functions.get((each.domain, each.op_type))
             if called is not None:

@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, inli
 
 from bnfold.equivalence.feeds.size_constraints import Known, Misfit, Relation, Shape, Way, misfits, shrinks
 from bnfold.equivalence.structure.signature import Port, bodies
-from bnfold.graph import infer_shapes
+from bnfold.graph import infer_shapes, sort_by_dataflow
 from bnfold.lifetime import emptied_at_the_end
 from bnfold.onnxfile import payload_index
 
@@ -290,6 +290,7 @@ class _Trial:
         self._model.opset_import.add(domain=_HIDDEN, version=1)
         if model.functions:
             self._model = inliner.inline_local_functions(self._model)
+        sort_by_dataflow(self._model.graph)
         self.nodes: list[tuple[int, NodeProto]] = []
         self.parents: list[int | None] = []
         self.stored: list[dict[str, Shape]] = []

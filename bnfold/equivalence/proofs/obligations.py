@@ -84,11 +84,12 @@ class Correspondence:
     @cached_property
     def shapes(self) -> InputShapes:
         """What is known about the sizes of the reference's values: inferred when it is first needed."""
-        return InputShapes(self.before.model)
+        return InputShapes(self.before.model, self.before.file)
 
     def dims(self, old: Value) -> tuple[int | None, ...] | None:
         """The sizes of a value of the reference as far as they are known; None where its rank is not."""
-        return None if self.before.scopes[old.scope].key is not None else self.shapes.dims(old.name)
+        inside = self.before.scopes[old.scope].key is not None
+        return self.shapes.dims_inside(old.name) if inside else self.shapes.dims(old.name)
 
     def same_constant(self, old: Value, new: Value) -> bool:
         """Whether two constants are the same numbers, stored or made of what is stored in the same way."""

@@ -7,8 +7,8 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto
 
 from bnfold.equivalence.feeds.dynamic_sizes import windows
 from bnfold.equivalence.numbers.element_types import is_float
-from bnfold.graph import infer_shapes
-from bnfold.onnxfile import without_negative_dims
+from bnfold.graph import Model, infer_shapes
+from bnfold.onnxfile import OnnxFile, without_negative_dims
 
 _BATCH = 3
 _DYNAMIC = 5
@@ -34,10 +34,12 @@ class InputShapes:
     """What is known about the sizes of one model's values: what inference makes, else what the file declares.
 
     A file may declare of a value inside what its operators do not make: that is believed only where inference says
-    nothing.
+    nothing. `file`: the same model as a file, whose bodies and functions may be asked, of which onnx infers little.
     """
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, file: OnnxFile | None = None) -> None:
+        has_scopes = bool(model.functions) or any(True for _ in nested(model.graph))
+        self._scopes = _NestedTypes(file) if file is not None and has_scopes else None
         bare = ModelProto()
         bare.CopyFrom(model)
         for graph in (bare.graph, *nested(bare.graph)):
@@ -51,9 +53,15 @@ class InputShapes:
         for tensor in model.graph.initializer:
             self._types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
 
+    def _type(self, name: str) -> TypeProto | None:
+        found = self._types.get(name)
+        if self._scopes is not None and (found is None or None in (_known_dims(found) or (None,))):
+            return self._scopes.type_of(name) or found
+        return found
+
     def kind(self, name: str) -> int:
         """The element type of a value of the main graph or a body, 0 where it is not known."""
-        found = self._types.get(name)
+        found = self._type(name)
         return 0 if found is None else found.tensor_type.elem_type
 
     def is_integer(self, name: str) -> bool:
@@ -63,10 +71,13 @@ class InputShapes:
 
     def dims(self, name: str) -> tuple[int | None, ...] | None:
         """The sizes of a value of the main graph or a body, None for each that is dynamic; None where the rank is."""
-        found = self._types.get(name)
-        if found is None or not found.tensor_type.HasField("shape"):
-            return None
-        return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in found.tensor_type.shape.dim)
+        found = self._type(name)
+        return None if found is None else _known_dims(found)
+
+    def dims_inside(self, name: str) -> tuple[int | None, ...] | None:
+        """The same of a value of a function."""
+        found = None if self._scopes is None else self._scopes.type_of(name)
+        return None if found is None else _known_dims(found)
 
     def candidates(self, region: ModelProto, inputs: Sequence[str]) -> Iterator[list[dict[str, tuple[int, ...]]]]:
         """Sizes worth trying, smallest first: shrunken maps, larger ones, then those of the model itself.
@@ -86,7 +97,7 @@ class InputShapes:
 
     def _dims(self, name: str, region: ModelProto) -> list[list[int | None]]:
         """Possible shapes, None for a dynamic size. From inference where it knows the rank, else from the readers."""
-        found = self._types.get(name)
+        found = self._type(name)
         if found is not None and found.tensor_type.HasField("shape"):
             dims = [
                 dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
@@ -95,6 +106,29 @@ class InputShapes:
             return [_with_channels(dims, _channels(name, region))]
         rank, channels = _rank(name, region), _channels(name, region)
         return [_with_channels([None] * each, channels) for each in ([rank] if rank else [4, 2, 3, 5])]
+
+
+class _NestedTypes:
+    """The types of values of bodies and functions, as operator after operator makes them of what enters."""
+
+    def __init__(self, file: OnnxFile) -> None:
+        self._file = file
+        self._model: Model | None = None
+
+    def type_of(self, name: str) -> TypeProto | None:
+        """None where nothing tells it for sure, and for a name that several scopes have."""
+        if self._model is None:
+            self._model = Model(self._file)
+        homes = [graph for graph in self._model.graphs if graph.defines(name)]
+        if len(homes) != 1 or homes[0] is self._model.main or not self._model.has_proved_sizes(homes[0], name):
+            return None
+        return homes[0].value_type(name)
+
+
+def _known_dims(found: TypeProto) -> tuple[int | None, ...] | None:
+    if not found.tensor_type.HasField("shape"):
+        return None
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in found.tensor_type.shape.dim)
 
 
 def _inferred(model: ModelProto) -> dict[str, TypeProto]:

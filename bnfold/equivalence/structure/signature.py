@@ -7,6 +7,8 @@ from pathlib import Path
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from bnfold.graph import nodes_by_dataflow
+
 Dim = int | str | None
 """A static size, the name of a dynamic one, or None for a dynamic dimension without a name."""
 
@@ -72,6 +74,14 @@ def every_node(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
         yield node
         for body in bodies(node):
             yield from every_node(body)
+
+
+def every_node_by_dataflow(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
+    """The same, each behind those whose values it needs."""
+    for node in nodes_by_dataflow(graph):
+        yield node
+        for body in bodies(node):
+            yield from every_node_by_dataflow(body)
 
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:

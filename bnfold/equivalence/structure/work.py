@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from bnfold.equivalence.structure.signature import every_node, signature_of
+from bnfold.equivalence.structure.signature import every_node_by_dataflow, signature_of
 from bnfold.onnxfile import payload_index
 
 _LOADED_WEIGHT, _SET_UP_NODE = 200, 2_000_000
@@ -36,7 +36,7 @@ class Work:
 
 def work_of(model: ModelProto) -> Work:
     """The estimate. Sizes that nothing tells count as 32."""
-    nodes = list(every_node(model.graph))
+    nodes = list(every_node_by_dataflow(model.graph))
     walk = _Walk(model)
     loaded = sum(walk.weights.values())
     if len(nodes) <= _MOST_WALKED:

@@ -1,0 +1,138 @@
+"""The order in which passes walk: that of the data, whatever order the file lists its nodes in."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from onnx import FunctionProto, GraphProto, NodeProto
+
+Body = GraphProto | FunctionProto
+
+
+def nodes_by_dataflow(body: Body) -> list[NodeProto]:
+    """The nodes of `body` in the order of the data, see `in_dataflow_order`."""
+    return _ordered(body)[0]
+
+
+def sort_by_dataflow(body: Body) -> None:
+    """Put the nodes of `body`, and of every body nested in it, into the order of the data."""
+    for nested in _nested(body.node):
+        sort_by_dataflow(nested)
+    position = {tuple(node.output): at for at, node in enumerate(nodes_by_dataflow(body))}
+    body.node.sort(key=lambda node: position[tuple(node.output)])
+
+
+def is_sorted(body: Body) -> bool:
+    """Whether each node of `body` stands behind those whose values it reads, in every nested body too."""
+    left = {value for node in body.node for value in node.output}
+    left.discard("")
+    for node in body.node:
+        if not left.isdisjoint(node.input):
+            return False
+        for nested in _nested([node]):
+            if not is_sorted(nested) or not left.isdisjoint(_ordered(nested)[1]):
+                return False
+        left.difference_update(node.output)
+    return True
+
+
+def _nested(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
+    for node in nodes:
+        for attribute in node.attribute or ():
+            yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
+
+
+def _ordered(body: Body) -> tuple[list[NodeProto], list[str]]:
+    """The nodes in order, and the values that they read from around `body`."""
+    nodes = list(body.node)
+    captured = {}
+    for node in nodes:
+        inside = [value for nested in _nested([node]) for value in _ordered(nested)[1]]
+        if inside:
+            captured[id(node)] = inside
+    producers = {value: node for node in nodes for value in node.output if value}
+    outputs = list(body.output) if isinstance(body, FunctionProto) else [value.name for value in body.output]
+    order = in_dataflow_order(nodes, outputs, producers, captured)
+    return order, captures(order, outputs, producers, captured)
+
+
+def captures(
+    order: Sequence[NodeProto], outputs: Sequence[str], inside: Collection[str], captured: Mapping[int, Sequence[str]]
+) -> list[str]:
+    """What a scope with the nodes `order` reads that is not among the values `inside` it, in the order of the data."""
+    read = dict.fromkeys(value for node in order for value in (*node.input, *captured.get(id(node), ())))
+    return [value for value in (read | dict.fromkeys(outputs)) if value not in inside]
+
+
+def in_dataflow_order(
+    nodes: Sequence[NodeProto],
+    outputs: Iterable[str],
+    producers: Mapping[str, NodeProto],
+    captured: Mapping[int, Sequence[str]],
+) -> list[NodeProto]:
+    """`nodes` of one scope, each behind those whose values it needs, where these are no cycle.
+
+    Depth first from the `outputs` of the scope, the first operand first: neither names nor the order of `nodes` decide.
+    Nodes that no output depends on come last. `captured` holds the values that the bodies of a node read from around
+    it, by the id of the node.
+    """
+    order: list[NodeProto] = []
+    entered: set[int] = set()
+    _enter(filter(None, map(producers.get, outputs)), producers, captured, entered, order)
+    if len(order) < len(nodes):
+        _enter(_dead_ends(nodes, producers, captured, entered, order), producers, captured, entered, order)
+        _enter(nodes, producers, captured, entered, order)  # what is left are cycles
+    return order
+
+
+def _enter(
+    roots: Iterable[NodeProto],
+    producers: Mapping[str, NodeProto],
+    captured: Mapping[int, Sequence[str]],
+    entered: set[int],
+    order: list[NodeProto],
+) -> None:
+    """Append what `roots` depend on, and each of them, in post-order."""
+    for root in roots:
+        if id(root) in entered:
+            continue
+        entered.add(id(root))
+        path = [(root, _makers(root, producers, captured))]
+        while path:
+            node, makers = path[-1]
+            while makers:
+                maker = makers.pop()
+                if id(maker) not in entered:
+                    entered.add(id(maker))
+                    path.append((maker, _makers(maker, producers, captured)))
+                    break
+            else:
+                order.append(node)
+                path.pop()
+
+
+def _makers(
+    node: NodeProto, producers: Mapping[str, NodeProto], captured: Mapping[int, Sequence[str]]
+) -> list[NodeProto]:
+    """What makes the operands of `node`, the first operand last."""
+    values = [*node.input, *captured.get(id(node), ())]
+    values.reverse()
+    return [producers[value] for value in values if value in producers]
+
+
+def _dead_ends(
+    nodes: Sequence[NodeProto],
+    producers: Mapping[str, NodeProto],
+    captured: Mapping[int, Sequence[str]],
+    entered: set[int],
+    order: Sequence[NodeProto],
+) -> list[NodeProto]:
+    """Those of the nodes that were not entered which nothing reads, by what they are and read; only then by name."""
+    left = [node for node in nodes if id(node) not in entered]
+    read = {id(maker) for node in left for maker in _makers(node, producers, captured)}
+    position = {id(node): at for at, node in enumerate(order)}
+
+    def what(node: NodeProto) -> tuple[object, ...]:
+        makers = [position.get(id(maker), -1) for maker in _makers(node, producers, captured)]
+        attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+        return node.op_type, node.domain, len(node.input), makers, attributes, node.output[:]
+
+    return sorted((node for node in left if id(node) not in read), key=what)
