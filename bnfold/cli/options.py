@@ -12,6 +12,7 @@ from bnfold.errors import UsageError
 from bnfold.options import Option, Options, options_of
 from bnfold.options.kinds import (
     DataSet,
+    Feeds,
     Flag,
     Group,
     Kind,
@@ -201,6 +202,7 @@ _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Limit: lambda _: {"type": output_limit, "multiple": True, "default": (), "callback": limit_per_output},
     Numbers: lambda each: {"type": numbers, "default": commas(each.default), "show_default": True},
     DataSet: lambda _: {"type": data_path},
+    Feeds: lambda _: {"type": data_path},
     Path: lambda _: {"type": click.Path()},
     Text: lambda _: {},
 }

@@ -33,7 +33,7 @@ _SECANTS, _AROUND, _MULTIPLES, _DOUBLINGS, _STEEP = 8, 3, 64, 10, 16.0
 class Unknowns:
     """The dimensions of `ports` that neither the model nor the caller gives."""
 
-    def __init__(self, ports: Sequence[Port], fixed: Mapping[str, Shape]) -> None:
+    def __init__(self, ports: Sequence[Port], fixed: Mapping[str, Sequence[int]]) -> None:
         given = {
             dim: size
             for port in ports

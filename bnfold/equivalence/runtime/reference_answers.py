@@ -106,7 +106,7 @@ def run_user_feeds(inputs: Inputs, signature: Signature, run: Run, taps: Sequenc
 def run_seeded_feeds(
     model: ModelProto,
     signature: Signature,
-    fixed: Mapping[str, tuple[int, ...]],
+    fixed: Mapping[str, Sequence[int]],
     seed: int,
     run: Run,
     taps: Sequence[str] = (),
