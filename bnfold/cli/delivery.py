@@ -56,7 +56,9 @@ def refuse_output_over_what_is_read(ctx: click.Context) -> None:
     """Raise UsageError where OUTPUT is a file that the command line itself reads; of the others the api knows."""
     from bnfold.paths import refuse_conflicts
 
-    refuse_conflicts(_read_by_command_line(ctx), _written(ctx))
+    read = list(_read_by_command_line(ctx))
+    for use in _written(ctx) if read else ():  # one by one: of the names that its data may get some may be the same
+        refuse_conflicts(read, [use])
 
 
 def _read_by_command_line(ctx: click.Context) -> "Iterator[Use]":
