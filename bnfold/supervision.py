@@ -79,9 +79,9 @@ def split() -> End | None:
     memory, note = mmap.mmap(-1, _SIZE), mmap.mmap(-1, _SIZE)
     _write_deadline(memory, math.nan)
     parent, folder = os.getpid(), folder_name()
-    told = {number for number in (*_PASSED_ON, signal.SIGTSTP) if signal.getsignal(number) is not signal.SIG_IGN}
+    forwarded = {number for number in (*_PASSED_ON, signal.SIGTSTP) if signal.getsignal(number) is not signal.SIG_IGN}
     children = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, told | {signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded | {signal.SIGCHLD})
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     child = os.fork()
@@ -92,7 +92,7 @@ def split() -> End | None:
         activity.share(note)
         return None
     try:
-        code, passed_on, late = _Waiting(child, memory, told).until_the_end()
+        code, passed_on, late = _Waiting(child, memory, forwarded).until_the_end()
     finally:
         signal.signal(signal.SIGCHLD, children)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -210,10 +210,10 @@ def _write_deadline(memory: mmap.mmap, moment: float) -> None:
 class _Waiting:
     """The parent: passes signals on and stops a child that takes too long."""
 
-    def __init__(self, child: int, memory: mmap.mmap, told: AbstractSet[int]) -> None:
+    def __init__(self, child: int, memory: mmap.mmap, forwarded: AbstractSet[int]) -> None:
         self._child = child
         self._memory = memory
-        self._told = told
+        self._forwarded = forwarded
         self._passed_on = 0
         self._late = False
         self._kill_at = math.inf
@@ -235,7 +235,7 @@ class _Waiting:
         """Signals as they come, each with whether the kernel sent it to the child too; None to look at the time."""
         if not hasattr(signal, "sigtimedwait"):
             yield from self._polled()
-        numbers = self._told | {signal.SIGCHLD}
+        numbers = self._forwarded | {signal.SIGCHLD}
         while True:
             moment = self._next_moment()
             info: signal.struct_siginfo | None = None
@@ -248,7 +248,7 @@ class _Waiting:
     def _polled(self) -> Iterator[tuple[int, bool] | None]:
         """The same where no system call waits for signals."""
         while True:
-            pending = signal.sigpending() & self._told
+            pending = signal.sigpending() & self._forwarded
             for number in pending:
                 yield signal.sigwait({number}), number in (signal.SIGINT, signal.SIGTSTP)
             yield None

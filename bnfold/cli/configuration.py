@@ -176,8 +176,6 @@ def _from_toml(option: click.Option, setting: Setting, folder: Path) -> Any:
 
 def with_configuration(command: click.Command, known: Callable[[], Words]) -> click.Command:
     """The command with `--config` and `--isolated`; `known` imports every command to answer."""
-    if any(option.name == "isolated" for option in command.params):
-        return command  # it has them already
 
     def isolate(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
         if value and _SETTINGS in ctx.meta:

@@ -113,8 +113,8 @@ def _destinations(paths: tuple[str, ...], asked: str | None) -> "Iterator[_Desti
             form = form_for(path)  # raises where the suffix is that of something else
         require(form)
         yield _Destination(ReportFile(path), form, alone=path == "-")
-    told = [format_of(path) for path in paths]
-    if asked is None or None in told or default in told:
+    by_suffix = [format_of(path) for path in paths]
+    if asked is None or None in by_suffix or default in by_suffix:
         return
     if paths and default is not Format.GITHUB:
         form_for(paths[0], default)  # raises: no file is left that this format could be meant for

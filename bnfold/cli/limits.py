@@ -36,7 +36,7 @@ class CommandLimits:
 def with_limits(command: click.Command, answered: Callable[[click.Context, Callable[[], Any]], Any]) -> click.Command:
     """The command with both options added; `answered` turns what the work raises into a message and `Exit`."""
     if any(option.name == "max_memory" for option in command.params):
-        return command  # it has them already
+        return command  # as batch, which has limits of its own: for each model
     callback = command.callback
     assert callback is not None
 

@@ -257,9 +257,9 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
 def _costs(passes: "Sequence[AnyPass]", file: OnnxFile) -> Iterator[str]:
     """What passes cost that are given the whole model, where that is much."""
     for each in passes:
-        told = each.cost(file) if hasattr(each, "cost") else ""
-        if told:
-            yield told
+        sentence = each.cost(file) if hasattr(each, "cost") else ""
+        if sentence:
+            yield sentence
 
 
 def _contradict(evaluations: Evaluations) -> bool:

@@ -139,7 +139,7 @@ class Sizes:
         for unknown, size in proposals(refusal, values):
             yield self._solved(self._unknowns.shapes(shapes, values | {unknown: size}), {unknown: size}, refusal)
 
-    def told(self, shapes: Shapes) -> list[str]:
+    def described(self, shapes: Shapes) -> list[str]:
         """For people: how each dynamic size in `shapes` was found."""
         reasons = self._reasons.get(tuple(shapes.items()), {})
         return [

@@ -78,8 +78,8 @@ class Unknowns:
     def label(self, unknown: Unknown) -> str:
         """For people: every place where it stands."""
         places = [f"axis {axis} of {name!r}" for (name, axis), each in self._at.items() if each == unknown]
-        told = f"{places[0]} and {len(places) - 1} more" if len(places) > 1 else places[0]
-        return f"{unknown} ({told})" if isinstance(unknown, str) else told
+        where = f"{places[0]} and {len(places) - 1} more" if len(places) > 1 else places[0]
+        return f"{unknown} ({where})" if isinstance(unknown, str) else where
 
 
 @dataclass(frozen=True)
