@@ -151,6 +151,7 @@ def test_the_command_reads_writes_and_reports_at_addresses(memory: Any) -> None:
     assert "written: memory://b/o.onnx" in result.stdout
     assert json.loads(memory.cat("/b/r.json"))["published"] == "memory://b/o.onnx"
     assert run("verify", "memory://b/m.onnx", "memory://b/o.onnx").exit_code == 0
+    assert "written: memory://c/m.onnx" in run("optimize", "memory://b/m.onnx", "memory://c/").stdout
     assert run("inspect", "memory://b/m.onnx").stdout.startswith("memory://b/m.onnx: 18 nodes")
 
 
@@ -158,7 +159,6 @@ def test_the_command_reads_writes_and_reports_at_addresses(memory: Any) -> None:
     ("arguments", "told"),
     [
         (("optimize", "memory://b/m.onnx", "memory://b/o.onnx", "--keep-failed"), "name a file, not an address"),
-        (("optimize", "memory://b/m.onnx", "memory://b/"), "ends with a slash"),
         (("optimize", MODEL, "/tmp/never.onnx", "--inputs", "memory://b/x.npz"), "data is read from files"),
         (("optimize", "nowhere://b/m.onnx", "/tmp/never.onnx"), "nowhere://b/m.onnx: Protocol not known: nowhere"),
         (("optimize", "memory://b/m.onnx", "o.onnx", "--server", "http://h"), "as paths of this machine"),
@@ -168,6 +168,11 @@ def test_the_command_reads_writes_and_reports_at_addresses(memory: Any) -> None:
 def test_what_cannot_be_done_is_said(arguments: tuple[Any, ...], told: str) -> None:
     result = run(*arguments)
     assert (result.exit_code, told in result.stderr, result.stderr.count("\n")) == (2, True, 1), result.stderr
+
+
+def test_an_address_that_ends_with_a_slash_names_no_file() -> None:
+    with pytest.raises(UsageError, match="ends with a slash"):
+        bnfold.optimize("memory://b/m.onnx/")
 
 
 def test_without_fsspec_one_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

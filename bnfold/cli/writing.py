@@ -14,6 +14,7 @@ from bnfold.addresses import is_address
 from bnfold.cli.delivery import (
     model_from,
     owed_report,
+    refuse_output_over_what_is_read,
     require_file,
     reserve_reports,
     show,
@@ -51,6 +52,7 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
         raise UsageError("a service is given files: name MODEL and OUTPUT as paths of this machine")
     if "-" in named:
         _check_streams(ctx, output, made)
+    refuse_output_over_what_is_read(ctx)
     reserve_reports(ctx)
     require_file(ctx.params["model"], str(ctx.info_name))
     return replace(made, checksums=owed_report(ctx), distributions=owed_report(ctx))

@@ -65,19 +65,19 @@ def option(
 def options_of(options: "type[Options]") -> tuple[Option, ...]:
     """The options of a class, what it declares itself before what it inherits."""
     lineage = [vars(each).get("__annotations__", {}) for each in options.__mro__]
-    declared = {
+    floors = {
         each.name: next(n for n, own in enumerate(lineage) if each.name in own) for each in dataclasses.fields(options)
     }
     found = []
-    for each in sorted(dataclasses.fields(options), key=lambda field: declared[field.name]):
-        told = dict(each.metadata[_OPTION])
-        told["section"] = told["section"] or getattr(options.__mro__[declared[each.name]], "SECTION", SECTIONS[0])
+    for each in sorted(dataclasses.fields(options), key=lambda field: floors[field.name]):
+        declared = dict(each.metadata[_OPTION])
+        declared["section"] = declared["section"] or getattr(options.__mro__[floors[each.name]], "SECTION", SECTIONS[0])
         word = each.name.replace("_", "-")
-        if told["flag"] is None:
-            told["flag"] = f"--no-{word}" if each.default is True else f"--{word}"
-        if not told["help"]:
-            told["flag"] = ""
-        found.append(Option(name=each.name, default=each.default, **told))
+        if declared["flag"] is None:
+            declared["flag"] = f"--no-{word}" if each.default is True else f"--{word}"
+        if not declared["help"]:
+            declared["flag"] = ""
+        found.append(Option(name=each.name, default=each.default, **declared))
     return tuple(found)
 
 
@@ -89,8 +89,8 @@ class Options:
     """
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in dataclasses.fields(self))
-        return f"{type(self).__name__}({told})"
+        values = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in dataclasses.fields(self))
+        return f"{type(self).__name__}({values})"
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(other) == vars(self)

@@ -130,6 +130,15 @@ class DataSet(Kind):
         return os.fspath(value) if isinstance(value, str | os.PathLike) else value is not None
 
 
+class Feeds(DataSet):
+    """Data that is read more than once."""
+
+    def checked(self, name: str, value: Any) -> Any:
+        """A list of what an iterator gives."""
+        checked = super().checked(name, value)
+        return list(checked) if isinstance(checked, Iterator) else checked
+
+
 class Names(Kind):
     """Any number of names or patterns of names."""
 

@@ -69,11 +69,6 @@ def test_a_folder_points_to_batch(tmp_path: Path, command: str) -> None:
     assert (result.exit_code, f"bnfold batch {command} {tmp_path} --output FOLDER" in result.stderr) == (3, True)
 
 
-def test_an_address_is_told_from_a_file(tmp_path: Path) -> None:
-    result = run("optimize", "https://example.org/a/m.onnx", tmp_path / "o.onnx")
-    assert (result.exit_code, "https://example.org/a/m.onnx is an address" in result.stderr) == (3, True)
-
-
 def test_inspect_goes_on_after_a_bad_model(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     result = run("inspect", tmp_path / "bad.onnx", MODEL)
