@@ -1,8 +1,8 @@
 """The planted-bug suite: hundreds of wrong models, all detected, and hundreds of right ones, none accused.
 
-Each candidate is folded by a folder of the tests' own (`planted`). The default run covers every network
-in float32 and float16, each kind of bug at the first site that has room for it, of the dearer ones every second or third
-kind; `-m soak` covers every kind at every site, and the real graphs of the onnx wheel.
+Each candidate is folded by a folder of the tests' own (`planted`). The default run covers every network in float32 and
+float16, each kind of bug at the first site that has room for it, of the dearer ones every second or third; `-m soak`
+covers every kind at every site, and the real graphs of the onnx wheel.
 """
 
 from collections import Counter
