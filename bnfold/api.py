@@ -16,7 +16,7 @@ from bnfold.decisions import Decision, Refused
 from bnfold.errors import UsageError
 from bnfold.graph import Graph, Model
 from bnfold.lifetime import gives_back
-from bnfold.optimization import Request, Result, comparison, input_summary, notes_on, unmatched
+from bnfold.optimization import Request, Result, input_summary, notes_on, unmatched
 from bnfold.options import (
     DataOptions,
     FreezeOptions,
@@ -267,10 +267,8 @@ def _verified(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) 
             require_utf8(model, what)
     if equivalence.is_module(reference):
         given = _sound(candidate)
-        return equivalence.verify_unrelated(
-            equivalence.ModuleReference.of(reference, given), given, comparison(options)
-        )
-    return equivalence.verify_unrelated(_sound(reference), _sound(candidate), comparison(options))
+        return equivalence.verify_unrelated(equivalence.ModuleReference.of(reference, given), given, options)
+    return equivalence.verify_unrelated(_sound(reference), _sound(candidate), options)
 
 
 def _sound(model: AnyModel) -> "GivenModel":

@@ -48,13 +48,13 @@ class Job:
     @property
     def key(self) -> str:
         """32 hexadecimal digits: the hash of command, contents, options and the versions that decide about numbers."""
-        told = {
+        identity = {
             "command": self.command,
             "contents": dict(self.contents),
             "options": dict(self.options),
             "versions": versions(),
         }
-        text = json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -598,13 +598,13 @@ def _decisions(cluster: Cluster, change: Change, summing: Summing, graph: Graph)
     target, detail = (label_of(change.linear, graph),), f"a branch of {label_of(root, graph)}"
     for part in cluster.parts:
         nodes = [node for node in part.branch.nodes if not is_transparent(node, graph)]
-        told = False
+        has_decision = False
         for node in nodes:
             if node is not change.linear and (is_batch_norm(node) or node.op_type in LINEAR):
                 action = Action.FOLDED if is_batch_norm(node) else Action.MERGED
                 yield Decision(label_of(node, graph), node.op_type, graph.scope, action, target, detail=detail)
-                told = True
-        if not told and part.branch is not change.survivor:
+                has_decision = True
+        if not has_decision and part.branch is not change.survivor:
             node, op_types = (nodes[0], "+".join(each.op_type for each in nodes)) if nodes else (root, root.op_type)
             yield Decision(label_of(node, graph), op_types, graph.scope, Action.MERGED, target, detail=detail)
 

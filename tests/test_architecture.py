@@ -60,7 +60,6 @@ FLOORS = {
     "proofs": 4,
     "runtime": 4,
     "judging": 5,
-    "options": 6,
     "verdict": 6,
     "verification": 7,
     "frozen_verification": 8,
@@ -220,7 +219,7 @@ def test_a_floor_of_equivalence_imports_only_from_below(path: Path) -> None:
         ("structure", "from bnfold.equivalence.numbers.element_types import Array"),
         ("proofs", "from bnfold.equivalence.runtime import sessions"),
         ("judging", "from bnfold.equivalence import verify"),
-        ("verdict", "from bnfold.equivalence.options import VerifyOptions"),
+        ("verdict", "from bnfold.equivalence.verification import verify"),
     ],
 )
 def test_a_forbidden_import_between_floors_is_seen(floor: str, source: str) -> None:

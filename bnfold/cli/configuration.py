@@ -20,6 +20,7 @@ import click
 
 from bnfold.cli.parameters import data_path
 from bnfold.errors import UsageError, nearest_name
+from bnfold.paths import require_regular
 
 NAMES = ("bnfold.toml", "pyproject.toml")
 PREFIX = "BNFOLD_"
@@ -103,6 +104,7 @@ def read(path: Path) -> File:
 
 def _table(path: Path) -> Mapping[str, Any] | None:
     """What concerns bnfold; None for a `pyproject.toml` in which nothing does."""
+    require_regular(path, "the configuration")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -174,8 +176,6 @@ def _from_toml(option: click.Option, setting: Setting, folder: Path) -> Any:
 
 def with_configuration(command: click.Command, known: Callable[[], Words]) -> click.Command:
     """The command with `--config` and `--isolated`; `known` imports every command to answer."""
-    if any(option.name == "isolated" for option in command.params):
-        return command  # it has them already
 
     def isolate(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
         if value and _SETTINGS in ctx.meta:

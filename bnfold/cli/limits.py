@@ -36,7 +36,7 @@ class CommandLimits:
 def with_limits(command: click.Command, answered: Callable[[click.Context, Callable[[], Any]], Any]) -> click.Command:
     """The command with both options added; `answered` turns what the work raises into a message and `Exit`."""
     if any(option.name == "max_memory" for option in command.params):
-        return command  # it has them already
+        return command  # as batch, which has limits of its own: for each model
     callback = command.callback
     assert callback is not None
 
@@ -46,15 +46,15 @@ def with_limits(command: click.Command, answered: Callable[[click.Context, Calla
         limits: CommandLimits = ctx.meta.get(_LIMITS) or CommandLimits()
         if supervision.aftermath is not None:
             _conclude(ctx, limits, supervision.aftermath)
-        work = partial(_limited, ctx, limits, partial(callback, *args, **kwargs))
+        work = partial(callback, *args, **kwargs)
         if supervision.supervised():
             supervision.enter_folder()
-            return work()
+            return _limited(ctx, limits, work)
         if _LIMITS not in ctx.meta:
             return work()
         end = supervision.split()
         if end is None:
-            _live(partial(answered, ctx, work))
+            _live(partial(answered, ctx, partial(_limited, ctx, limits, work)))
         supervision.leave_folder(end.folder)
         return _conclude(ctx, limits, end)
 
@@ -102,9 +102,7 @@ def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _limited(ctx: click.Context, limits: CommandLimits, work: Callable[[], Any]) -> Any:
-    """Work under the limits, in the child that they need, or without any."""
-    if limits == CommandLimits():
-        return work()
+    """Work in a child, under the limits: where there are none, it still has to stop soon when it is told to."""
     signal.signal(signal.SIGUSR1, _give_up)
     supervision.limit(limits.timeout)
     if limits.max_memory is not None:

@@ -1,5 +1,6 @@
 """Options that several commands share, with the same words and the same meaning in each."""
 
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +12,7 @@ from bnfold.errors import UsageError
 from bnfold.options import Option, Options, options_of
 from bnfold.options.kinds import (
     DataSet,
+    Feeds,
     Flag,
     Group,
     Kind,
@@ -200,6 +202,7 @@ _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Limit: lambda _: {"type": output_limit, "multiple": True, "default": (), "callback": limit_per_output},
     Numbers: lambda each: {"type": numbers, "default": commas(each.default), "show_default": True},
     DataSet: lambda _: {"type": data_path},
+    Feeds: lambda _: {"type": data_path},
     Path: lambda _: {"type": click.Path()},
     Text: lambda _: {},
 }
@@ -265,12 +268,12 @@ _OUTPUT = "bnfold.output"
 
 
 def _place_of_output(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """OUTPUT, or --output; in an existing folder the file of the model's name."""
+    """OUTPUT, or --output; in a folder, there or not, the file of the model's name."""
     named: str | None = ctx.meta.get(_OUTPUT)
     if named is not None and value is not None:
         raise click.BadParameter("it is given twice, as OUTPUT and with --output", ctx=ctx)
     place = value if named is None else named
-    if place is None or place == "-" or not pathlib.Path(place).is_dir():
+    if place is None or place == "-" or not (place.endswith(("/", os.sep)) or pathlib.Path(place).is_dir()):
         return place
     model = ctx.params.get("model")
     if model is None or model == "-" or ".py:" in model:

@@ -62,7 +62,8 @@ def deliver_from(
     if job.state == "succeeded":
         client.download(job.id, output)
     if report is not None:
-        show(ctx, lambda console: console.print(render(report, "markdown") if verbosity_of(ctx) > 0 else _told(report)))
+        text = render(report, "markdown") if verbosity_of(ctx) > 0 else _summary(report)
+        show(ctx, lambda console: console.print(text))
         if owed_report(ctx):
             write_report(ctx, report)
     if job.exit_code is None:
@@ -82,7 +83,7 @@ def _asked(options: FreezeOptions | OptimizeOptions) -> dict[str, Any]:
     return asked
 
 
-def _told(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any]) -> str:
     before, after = report.get("input") or {}, report.get("output") or {}
     change = f"{before.get('nodes')} nodes -> {after.get('nodes')}" if after else f"{before.get('nodes')} nodes"
     normalizations = f"BatchNormalization {before.get('batch_normalizations')} -> {after.get('batch_normalizations')}"

@@ -32,6 +32,7 @@ class Shell(Group):
     def __init__(self, *args: Any, commands_in: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, usual="optimize", suffix=".onnx", **kwargs)
         self._commands_in = commands_in
+        self._commands: dict[str, click.Command] = {}
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a process of its own, and exit. A full disk under standard output can be met before any command."""
@@ -52,18 +53,25 @@ class Shell(Group):
         """The command of that name, imported now."""
         if cmd_name not in self._commands_in:
             return None
-        command: click.Command = import_module(self._commands_in[cmd_name]).command
-        if not isinstance(command, click.Group):
-            return with_configuration(with_limits(command, answered), self.known)
-        if supervision.aftermath is not None:
+        command = self._imported(cmd_name)
+        if isinstance(command, click.Group) and supervision.aftermath is not None:
             raise supervision.what_killed(supervision.aftermath, f"bnfold {cmd_name}")
         return command
 
+    def _imported(self, name: str) -> click.Command:
+        """The command, with the options that every command has, which are added once."""
+        if name not in self._commands:
+            command: click.Command = import_module(self._commands_in[name]).command
+            if not isinstance(command, click.Group):
+                command = with_configuration(with_limits(command, answered), self.known)
+            self._commands[name] = command
+        return self._commands[name]
+
     def known(self) -> dict[str, frozenset[str]]:
         """The words of each command that can be configured."""
-        commands = {name: import_module(place).command for name, place in self._commands_in.items()}
+        commands = {name: self._imported(name) for name in self._commands_in}
         return {
-            name: frozenset(words_of(with_limits(command, answered)))
+            name: frozenset(words_of(command))
             for name, command in commands.items()
             if not isinstance(command, click.Group)
         }
@@ -71,7 +79,7 @@ class Shell(Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with the exit code of whatever it raises."""
         _escape_what_cannot_be_encoded()
-        with _warnings_told(), in_one_line():
+        with _warnings_said(), in_one_line():
             return answered(ctx, partial(super().invoke, ctx))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -122,17 +130,17 @@ def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _warnings_told() -> Iterator[None]:
+def _warnings_said() -> Iterator[None]:
     """Say what bnfold warns of in one line, once, whatever Python makes of other warnings."""
-    told: set[str] = set()
+    said: set[str] = set()
     with warnings.catch_warnings():
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if not issubclass(category, ModelWarning):
                 others(message, category, *where, **more)
-            elif (text := str(message)) not in told:
-                told.add(text)
+            elif (text := str(message)) not in said:
+                said.add(text)
                 say(text)
 
         warnings.simplefilter("always", ModelWarning)

@@ -13,6 +13,7 @@ import click
 from bnfold.cli.delivery import (
     model_from,
     owed_report,
+    refuse_output_over_what_is_read,
     require_file,
     reserve_reports,
     show,
@@ -47,6 +48,7 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
         raise UsageError(f"say where the result goes: bnfold {name} MODEL OUTPUT, or add --dry-run to write nothing")
     if "-" in {output, ctx.params["model"]}:
         _check_streams(ctx, output, made)
+    refuse_output_over_what_is_read(ctx)
     reserve_reports(ctx)
     require_file(ctx.params["model"], str(ctx.info_name))
     return replace(made, checksums=owed_report(ctx), distributions=owed_report(ctx))

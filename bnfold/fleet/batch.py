@@ -19,6 +19,7 @@ from bnfold.fleet.task import COMMANDS, Row, Task, worst
 from bnfold.job import WRITING, Job
 from bnfold.options import COMMANDS as OPTIONS
 from bnfold.options import is_from_python, options_of
+from bnfold.paths import is_same
 
 _CHUNK = 1 << 20
 
@@ -76,7 +77,12 @@ class Batch:
         self.codes: Counter[int] = Counter()
         self.skipped = 0
         self._command = command
-        self._models: Models = found(what)
+        self._models: Models = found(what, output)
+        if command in WRITING and not options.get("overwrite") and is_same(self._models.root, output):
+            raise UsageError(
+                f"{output}: is the folder of the models themselves; choose another output, or pass --overwrite to "
+                "replace each by its result"
+            )
         self._output = output
         self._options = options
         self._how = how
@@ -215,9 +221,10 @@ def content_of(path: Path) -> str:
     elif path.is_dir():
         places = sorted(each for each in path.rglob("*") if each.is_file())
     for place in places:
-        with suppress(OSError), place.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
+        if place.is_file():
+            with suppress(OSError), place.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    digest.update(chunk)
         digest.update(b"\0")
     return digest.hexdigest()
 

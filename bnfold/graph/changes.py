@@ -103,9 +103,9 @@ def changes_between(before: ModelProto, after: ModelProto) -> Changes:
     weights += [place for place in old.weights if place not in new.weights]
     added = {place: node for place, node in added.items() if place not in moved.values()}
     removed = {place: node for place, node in removed.items() if place not in moved}
-    told = {**removed, **added, **{place: new.nodes[place] for place in (*rewired, *changed)}}
+    shown = {**removed, **added, **{place: new.nodes[place] for place in (*rewired, *changed)}}
     touched = {place.value for place in weights}
-    for node in told.values():
+    for node in shown.values():
         touched.update((node.name, *node.output))
     for place in (*moved, *rewired, *changed):
         touched.update(old.nodes[place].output if place in old.nodes else ())

@@ -15,8 +15,9 @@ from bnfold.graph import Evaluations, Model, paused_collector
 from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.optimization.existing_output import ExistingOutput, existing_output
 from bnfold.optimization.notes import note_on_data, notes_on
-from bnfold.optimization.request import Request, comparison, refuse_overwriting
+from bnfold.optimization.request import Request, refuse_overwriting
 from bnfold.optimization.summary import input_summary, output_summary, stored_values
+from bnfold.options import VerifyOptions
 from bnfold.passes import PassOptions, Preserves, default_passes
 from bnfold.paths import require_utf8
 from bnfold.pipeline import Ran, Step, UnsoundStepError, is_own, run_all
@@ -256,9 +257,9 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
 def _costs(passes: "Sequence[AnyPass]", file: OnnxFile) -> Iterator[str]:
     """What passes cost that are given the whole model, where that is much."""
     for each in passes:
-        told = each.cost(file) if hasattr(each, "cost") else ""
-        if told:
-            yield told
+        sentence = each.cost(file) if hasattr(each, "cost") else ""
+        if sentence:
+            yield sentence
 
 
 def _contradict(evaluations: Evaluations) -> bool:
@@ -295,7 +296,7 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
     made.file.release()
     promised = {each.preserves for each in made.ran if not each.skipped}
     foreign = any(each.step in made.foreign and each.changes for each in made.ran)
-    options = replace(comparison(setup.request.options), on_progress=setup.request.stage(Stage.FEEDS))
+    options, on_progress = VerifyOptions.of(setup.request.options), setup.request.stage(Stage.FEEDS)
     if Preserves.NOTHING in promised:
         options = replace(options, proof="never")  # another function, on purpose
     elif options.proof == "auto" and not foreign:
@@ -312,11 +313,12 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
             stays=stays,
             statistics=setup.statistics,
             assume_spatial=setup.request.options.assume_spatial,
+            on_progress=on_progress,
         )
         found = frozen.verification
         distance = tuple(measurement.to_dict() for measurement in frozen.training_distance)
     else:
-        found = equivalence.verify(source, candidate, options)
+        found = equivalence.verify(source, candidate, options, on_progress=on_progress)
     if setup.request.check is not None and found.verdict.value in GOOD:
         origin = setup.request.check(candidate)
         found = found if origin.verdict.value in GOOD else origin

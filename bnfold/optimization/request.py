@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold.onnxfile import OnnxFile
-from bnfold.options import OptimizeOptions, VerifyOptions
+from bnfold.options import OptimizeOptions
 from bnfold.passes import PassOptions
 from bnfold.paths import Use, failed_copy, is_same, refuse_conflicts, uses_of
 from bnfold.progress import Stage
@@ -77,14 +77,6 @@ def refuse_overwriting(request: Request, file: OnnxFile) -> None:
     refuse_conflicts(reads, writes)
     if request.failed_copy is not None:
         refuse_conflicts(reads if model is None else [*reads, model], [Use("the failed result", request.failed_copy)])
-
-
-def comparison(options: OptimizeOptions | VerifyOptions) -> "equivalence.VerifyOptions":
-    """What is asked of verification."""
-    from bnfold import equivalence
-
-    shared = options.shared_with(equivalence.VerifyOptions)
-    return equivalence.VerifyOptions(**shared, tolerance=equivalence.Tolerance.of(options.rtol, options.atol))
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,6 +9,7 @@ from bnfold.options.fields import Options, option
 from bnfold.options.kinds import (
     Callback,
     DataSet,
+    Feeds,
     Flag,
     Group,
     Limit,
@@ -69,7 +70,7 @@ class _Comparing(_Constants):
         metavar="NAME:DIMS",
     )
     inputs: SomeData | None = option(
-        DataSet(),
+        Feeds(),
         None,
         "Compare on these inputs, not on random feeds: an .npz file, a folder of them, or script.py:function.",
         metavar="DATA",
@@ -113,6 +114,11 @@ class VerifyOptions(_Comparing):
     """What `bnfold.verify` is asked for."""
 
     layers: bool = option(Flag(), False, "Compare values inside the models too, and name the first that diverges.")
+
+    @classmethod
+    def of(cls, options: _Comparing) -> Self:
+        """What `options` of another command say of the comparison."""
+        return cls(**options.shared_with(cls))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

@@ -63,13 +63,13 @@ def options_of(options: "type[Options]") -> tuple[Option, ...]:
     for each in sorted(
         dataclasses.fields(options), key=lambda field: next(n for n, own in enumerate(lineage) if field.name in own)
     ):
-        told = dict(each.metadata[_OPTION])
+        declared = dict(each.metadata[_OPTION])
         word = each.name.replace("_", "-")
-        if told["flag"] is None:
-            told["flag"] = f"--no-{word}" if each.default is True else f"--{word}"
-        if not told["help"]:
-            told["flag"] = ""
-        found.append(Option(name=each.name, default=each.default, **told))
+        if declared["flag"] is None:
+            declared["flag"] = f"--no-{word}" if each.default is True else f"--{word}"
+        if not declared["help"]:
+            declared["flag"] = ""
+        found.append(Option(name=each.name, default=each.default, **declared))
     return tuple(found)
 
 
@@ -81,8 +81,8 @@ class Options:
     """
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in dataclasses.fields(self))
-        return f"{type(self).__name__}({told})"
+        values = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in dataclasses.fields(self))
+        return f"{type(self).__name__}({values})"
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(other) == vars(self)

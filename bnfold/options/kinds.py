@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,15 @@ class DataSet(Kind):
         return os.fspath(value) if isinstance(value, str | os.PathLike) else value is not None
 
 
+class Feeds(DataSet):
+    """Data that is read more than once."""
+
+    def checked(self, name: str, value: Any) -> Any:
+        """A list of what an iterator gives."""
+        checked = super().checked(name, value)
+        return list(checked) if isinstance(checked, Iterator) else checked
+
+
 class Names(Kind):
     """Any number of names or patterns of names."""
 
@@ -195,7 +204,7 @@ def _word(each: Any) -> str:
     if type(each).__module__.partition(".")[0] == "bnfold" and hasattr(each, "name"):
         options = getattr(each, "options", each)
         kind: Any = type(options)
-        if is_dataclass(kind) and options == kind():
+        if hasattr(kind, "__dataclass_fields__") and options == kind():
             return str(each.name)
     name = str(getattr(each, "__name__", None) or getattr(each, "name", None) or type(each).__name__)
     module = sys.modules.get(str(getattr(each, "__module__", None)))

@@ -17,7 +17,7 @@ from bnfold.passes.substitute_batch_norm import KINDS
 from bnfold.progress import StageProgress
 from bnfold.recalibration.accuracy import DEFAULT_LABELS, Accuracy, labels_of, task_accuracy
 from bnfold.recalibration.fitting import Fitted, fit
-from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
+from bnfold.recalibration.run import Calibration, calibrate
 from bnfold.recalibration.weights import statistics_from
 from bnfold.statistics import Statistics
 
@@ -40,8 +40,7 @@ def calibration(
         return statistics_from(weights, model, keep)
     if data is None:
         return None
-    how = RecalibrateOptions(Mode(options.mode), Weighting(options.statistics), tuple(keep), on_progress)
-    return calibrate(file, model, _opened(data, model, options), how)
+    return calibrate(file, model, _opened(data, model, options), options, keep=keep, on_progress=on_progress)
 
 
 def substitution(

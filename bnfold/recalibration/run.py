@@ -6,7 +6,6 @@ Fast: one pass in which every normalization uses the statistics of its batch, as
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -18,34 +17,11 @@ from bnfold.equivalence import tap
 from bnfold.errors import ModelError, UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
+from bnfold.options import CalibrationOptions
 from bnfold.progress import StageProgress
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.targets import Target, targets_of
 from bnfold.statistics import Averaged, Merger, Pooled, Statistics, moments_of
-
-
-class Mode(StrEnum):
-    """How often the data is read."""
-
-    EXACT = "exact"
-    FAST = "fast"
-
-
-class Weighting(StrEnum):
-    """What the statistics are of: the population of all values, or what PyTorch's `update_bn` gives."""
-
-    POPULATION = "population"
-    TORCH = "torch"
-
-
-@dataclass(frozen=True)
-class RecalibrateOptions:
-    """`keep`: shell patterns of node names whose statistics stay. `on_progress`: see `Source`."""
-
-    mode: Mode = Mode.EXACT
-    weighting: Weighting = Weighting.POPULATION
-    keep: tuple[str, ...] = ()
-    on_progress: StageProgress | None = None
 
 
 @dataclass(frozen=True)
@@ -75,34 +51,43 @@ class Calibration:
         }
 
 
-def calibrate(file: OnnxFile, model: Model, data: Data, options: RecalibrateOptions | None = None) -> Calibration:
+def calibrate(
+    file: OnnxFile,
+    model: Model,
+    data: Data,
+    options: CalibrationOptions | None = None,
+    *,
+    keep: Iterable[str] = (),
+    on_progress: StageProgress | None = None,
+) -> Calibration:
     """Run `data` through the model of `file` and gather the statistics of each BatchNormalization of its main graph.
 
-    `model` is the same file as a graph, not edited yet. Raises UsageError for data that does not fit or cannot be read
-    as often as needed, ModelError where there is nothing to compute.
+    `model` is the same file as a graph, not edited yet. `keep` are shell patterns of node names whose statistics stay;
+    `on_progress`: see `Source`. Raises UsageError for data that does not fit or cannot be read as often as needed,
+    ModelError where there is nothing to compute.
     """
-    options = options or RecalibrateOptions()
-    torch = options.weighting is Weighting.TORCH
-    targets, left_out = targets_of(model, options.keep)
+    options = options or CalibrationOptions()
+    by_torch = options.statistics == "torch"
+    targets, left_out = targets_of(model, tuple(keep))
     if not targets:
         reasons = "; ".join(f"{node}: {why}" for (_, node), why in left_out.items())
         raise ModelError(f"there is no BatchNormalization to recalibrate{f' ({reasons})' if reasons else ''}")
-    fast = torch or options.mode is Mode.FAST
+    fast = by_torch or options.mode == "fast"
     levels = [targets] if fast else _by_level(targets)
-    source = Source(data, len(levels), options.on_progress)
+    source = Source(data, len(levels), on_progress)
     known: dict[NodeKey, Statistics] = {}
     drifts: dict[NodeKey, Drift] = {}
     batches = 0
     for level in levels:
-        merged = _gather(file, level, source.batches(), known, options.weighting, by_batch=fast)
+        merged = _gather(file, level, source.batches(), known, by_torch=by_torch, by_batch=fast)
         batches = max(merger.batches for merger in merged.values())
         for target in level:
             merger = merged[target.place]
             known[target.place] = merger.statistics()
             drifts[target.place] = Drift.of(target, known[target.place], merger.elements)
-    mode = Mode.FAST if fast else Mode.EXACT
+    mode = "fast" if fast else "exact"
     ordered = tuple(drifts[target.place] for target in targets)
-    return Calibration(known, ordered, mode.value, options.weighting.value, batches, len(levels), left_out)
+    return Calibration(known, ordered, mode, options.statistics, batches, len(levels), left_out)
 
 
 def _by_level(targets: Iterable[Target]) -> list[list[Target]]:
@@ -117,8 +102,8 @@ def _gather(
     targets: list[Target],
     batches: Iterable[Any],
     known: Mapping[NodeKey, Statistics],
-    weighting: Weighting,
     *,
+    by_torch: bool,
     by_batch: bool,
 ) -> dict[NodeKey, Merger]:
     """One pass over the data; one batch of values is in memory at a time."""
@@ -126,18 +111,18 @@ def _gather(
     places = [target.place for target in targets]
     for values in tap(file, places, batches, known=known, by_batch=by_batch):
         for place in places:
-            _take(values.pop(place), place, merged, weighting)
+            _take(values.pop(place), place, merged, by_torch=by_torch)
     if not merged or not all(merger.elements for merger in merged.values()):
         raise UsageError("the data holds no batch: nothing to compute statistics from")
     return merged
 
 
-def _take(values: NDArray[Any], place: NodeKey, merged: dict[NodeKey, Merger], weighting: Weighting) -> None:
+def _take(values: NDArray[Any], place: NodeKey, merged: dict[NodeKey, Merger], *, by_torch: bool) -> None:
     if not np.isfinite(values).all():
         raise UsageError(f"the data makes values at {place[1]} that are not finite: look for broken rows in it")
     moments = moments_of(values)
     if place not in merged:
-        merged[place] = (Averaged if weighting is Weighting.TORCH else Pooled)(moments.channels)
+        merged[place] = (Averaged if by_torch else Pooled)(moments.channels)
     try:
         merged[place].add(moments)
     except ValueError as why:

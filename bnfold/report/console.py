@@ -61,7 +61,7 @@ def _print_passes(report: Report, console: Screen, *, every: bool) -> None:
         return
     from bnfold.report.document import PassRun
 
-    for each in (PassRun.of(told) for told in report.passes if told.get("verdict")):
+    for each in (PassRun.of(run) for run in report.passes if run.get("verdict")):
         what = f": {changed(each)}" if each.counts else ""
         _line(console, f"pass {each.name} ({took(each)}){what}: {pass_verdict(each)}")
 

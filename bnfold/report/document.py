@@ -57,8 +57,8 @@ class Fate:
         texts = {key: _text(data[key]) for key in ("node", "scope", "op_type", "action", "detail")}
         if data.get("partly"):
             texts["action"] = f"partly {texts['action']}"
-        told = {"reason": _text(reason["code"]), "sentence": _text(reason["sentence"])}
-        return cls(**texts, **told, target=tuple(map(_text, data["target"])))
+        why = {"reason": _text(reason["code"]), "sentence": _text(reason["sentence"])}
+        return cls(**texts, **why, target=tuple(map(_text, data["target"])))
 
 
 @dataclass(frozen=True)
@@ -504,9 +504,9 @@ def _subject(data: Data) -> str:
 
 def _passes(passes: Iterable[Data]) -> Iterator[tuple[str, str]]:
     """The passes that ran, as one more thing that the result was made with."""
-    told = [f"{_text(each['name'])} (preserves {_text(each['preserves'])})" for each in passes]
-    if told:
-        yield "passes", ", ".join(told)
+    listed = [f"{_text(each['name'])} (preserves {_text(each['preserves'])})" for each in passes]
+    if listed:
+        yield "passes", ", ".join(listed)
 
 
 def _environment(data: Data) -> tuple[tuple[str, str], ...]:

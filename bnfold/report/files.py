@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from bnfold.atomic import create, hidden_name
+from bnfold.atomic import create, hidden_name, place_of
 from bnfold.errors import OutputError
 
 
@@ -27,7 +27,7 @@ class ReportFile:
         try:
             self._special = _is_special(self.path)
             # A link is followed, so that the file it names is what gets replaced.
-            self._target = self.path if self._special else Path(os.path.realpath(self.path))
+            self._target = self.path if self._special else place_of(self.path)
             if not self._special:
                 handle, probe = self._beside()
                 os.close(handle)

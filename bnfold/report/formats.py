@@ -43,10 +43,10 @@ def format_of(path: str | os.PathLike[str]) -> Format | None:
 
 def form_for(path: str | os.PathLike[str], asked: Format | None = None) -> Format:
     """The format of a file, from its suffix or as `asked`. Raises UsageError where they differ or neither tells."""
-    told = format_of(path)
-    if told is not None and asked not in (None, told):
-        raise UsageError(f"{os.fspath(path)} is named like {told}, and --report-format asks for {asked}")
-    form = told or asked
+    by_suffix = format_of(path)
+    if by_suffix is not None and asked not in (None, by_suffix):
+        raise UsageError(f"{os.fspath(path)} is named like {by_suffix}, and --report-format asks for {asked}")
+    form = by_suffix or asked
     if form is None:
         raise UsageError(
             f"{os.fspath(path)}: the name tells no format; use .json, .html, .md or .xml, or add --report-format"

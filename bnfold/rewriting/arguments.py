@@ -81,11 +81,11 @@ def values_for(made: Any, given: Mapping[str, str], what: str) -> dict[str, Any]
 
 
 def _value(kind: Any, text: str, what: str) -> Any:
-    read, told = _READERS[kind]
+    read, wanted = _READERS[kind]
     try:
         return read(text)
     except (ValueError, KeyError):
-        raise UsageError(f"{what} is {told}, not {text!r}") from None
+        raise UsageError(f"{what} is {wanted}, not {text!r}") from None
 
 
 def keywords_for(function: Any, given: Mapping[str, str], what: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from bnfold.errors import BnfoldError, OutputError, UsageError
 from bnfold.job import COMMANDS
+from bnfold.paths import require_regular
 
 _CHUNK = 1 << 20
 _TIMEOUT = 120.0  # seconds without an answer
@@ -248,6 +249,7 @@ def _job(facts: dict[str, Any]) -> RemoteJob:
 
 
 def _hash(path: Path) -> str:
+    require_regular(path, "what is to be sent")
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

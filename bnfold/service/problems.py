@@ -55,8 +55,8 @@ async def of_http(_request: Request, error: Exception) -> JSONResponse:
 async def of_validation(_request: Request, error: Exception) -> JSONResponse:
     """A request whose form is wrong."""
     assert isinstance(error, RequestValidationError)
-    told = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
-    return answer(422, told)
+    faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+    return answer(422, faults)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

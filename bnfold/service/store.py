@@ -216,8 +216,8 @@ class Store:
         if len(files) > 10_000:
             raise UsageError("a model has at most 10,000 files")
         named = {checked_name(name): checked_hash(sha256) for name, sha256 in files.items()}
-        told = json.dumps({"model": model, "files": named}, sort_keys=True)
-        key = hashlib.sha256(told.encode()).hexdigest()
+        content = json.dumps({"model": model, "files": named}, sort_keys=True)
+        key = hashlib.sha256(content.encode()).hexdigest()
         stored = StoredModel(key, model, named)
         with self._lock:
             if self._row("SELECT 1 FROM models WHERE id = ?", key) is not None:

@@ -14,7 +14,7 @@ from bnfold import optimization
 from bnfold.errors import ModelError, UsageError
 from bnfold.lifetime import gives_back
 from bnfold.optimization import Request
-from bnfold.options import OptimizeOptions
+from bnfold.options import OptimizeOptions, VerifyOptions
 from bnfold.report import Report
 from bnfold.torch_export.census import Finding, FindingCode, census
 from bnfold.torch_export.program import captured, name_by_modules, refuse_training, remove_traces, to_onnx
@@ -182,9 +182,8 @@ class _Check:
     def __call__(self, candidate: Any) -> "Verification":
         """Raises what `bnfold.verify` raises."""
         from bnfold import equivalence
-        from bnfold.optimization import comparison
 
-        options = comparison(self._options)
+        options = VerifyOptions.of(self._options)
         if options.inputs is None and self._feeds:
             options = replace(options, inputs=self._feeds)
         reference = equivalence.ModuleReference(self._module, self._model)

@@ -232,6 +232,32 @@ def test_a_folder_without_models_says_so(tmp_path: Path) -> None:
         found("nowhere/at/all")
 
 
+def test_results_among_the_models_are_none_of_them(tree: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(tree, folder)
+    (folder / "out" / "vision").mkdir(parents=True)
+    shutil.copy(folder / "large.onnx", folder / "out" / "large.onnx")
+    (tmp_path / "link").symlink_to(folder / "out")
+    for what in (str(folder), str(folder / "**" / "*.onnx")):
+        for output in (folder / "out", tmp_path / "link"):
+            models = found(what, output)
+            assert [models.relative(path) for path in models] == ["bad.onnx", "large.onnx", "vision/1/model.onnx"]
+    assert len(list(found(str(folder / "vision"), folder))) == 1  # an output above the models
+
+
+def test_models_are_not_replaced_unless_asked(tree: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(tree, folder)
+    (tmp_path / "link").symlink_to(folder)
+    for output in (folder, tmp_path / "link", folder / "vision" / ".."):
+        with pytest.raises(UsageError, match="folder of the models themselves"):
+            batch("optimize", str(folder), output)
+    assert batch("inspect", str(folder), folder).result() == 3  # bad.onnx
+    before = (folder / "large.onnx").read_bytes()
+    assert batch("optimize", str(folder / "large.onnx"), folder, overwrite=True, verify=False).result() == 0
+    assert (folder / "large.onnx").read_bytes() != before
+
+
 def test_patterns_and_lists(tree: Path, tmp_path: Path) -> None:
     pattern = found(str(tree / "**" / "*.onnx"))
     assert pattern.root == tree

@@ -32,8 +32,8 @@ INSTALLED = [name for name, kind in OPTIMIZERS.items() if not missing(kind)]
 def wrong_by(case: Case, made: ModelProto) -> str | None:
     """What is wrong with a result, "" for nothing; None where neither the interpreter nor onnxruntime can tell.
 
-    What the checker of ONNX refuses is wrong. The interpreter has the word where it knows all operators and every output
-    has a number in it. Models whose inputs are of any size are asked at another size as well.
+    What the checker of ONNX refuses is wrong. The interpreter has the word where it knows all operators and every
+    output has a number in it. Models whose inputs are of any size are asked at another size as well.
     """
     try:
         onnx.checker.check_model(made)

@@ -28,11 +28,11 @@ def proposals(refusal: str, values: Mapping[Unknown, int]) -> Iterator[tuple[Unk
     "Got: 3 Expected: 20" names the wrong and the right one. A border that mirrors the inside is refused with the
     largest that would have been allowed, which is one less than the size, so one more than each number counts too.
     """
-    told = numbers(refusal)
+    mentioned = numbers(refusal)
     telling = sorted(values, key=lambda unknown: values[unknown] <= _COMMON)
     for unknown in telling:
         size = values[unknown]
-        if size in told or size - 1 in told:
-            others = sorted((number for number in told if number not in {size, size - 1}), reverse=True)
+        if size in mentioned or size - 1 in mentioned:
+            others = sorted((number for number in mentioned if number not in {size, size - 1}), reverse=True)
             yield from ((unknown, wanted) for number in others for wanted in (number, number + 1))
     yield from ((unknown, values[unknown] * _GROWTH) for unknown in telling)

@@ -111,8 +111,10 @@ def table_rows(
         for at in range(min(number, 1 if heavy else TABLE_FEEDS))
     ]
     left = {name: rows - len(plans) * each[name] for name, rows in tables.items() if rows > len(plans) * each[name]}
-    told = ", ".join(f"{count} of the {tables[name]} rows that input {name!r} may read" for name, count in left.items())
-    return plans, f"No feed reads {told}: what those rows hold was not compared by running." if told else ""
+    unread = ", ".join(
+        f"{count} of the {tables[name]} rows that input {name!r} may read" for name, count in left.items()
+    )
+    return plans, f"No feed reads {unread}: what those rows hold was not compared by running." if unread else ""
 
 
 def elements(shapes: Shapes) -> int:

@@ -119,8 +119,8 @@ def _label(node: NodeProto) -> str:
 
 def _words(known: Known) -> str:
     shapes = [(known.name(index), known.shape(index)) for index in range(1, len(known.node.input))]
-    told = [f"{name} [{','.join(map(str, shape))}]" for name, shape in shapes if shape]
-    return f"{_label(known.node)} fits" + (f" {', '.join(told[:3])}" if told else "")
+    listed = [f"{name} [{','.join(map(str, shape))}]" for name, shape in shapes if shape]
+    return f"{_label(known.node)} fits" + (f" {', '.join(listed[:3])}" if listed else "")
 
 
 _Ways = Iterator[Sequence[Way]]

@@ -33,7 +33,7 @@ _SECANTS, _AROUND, _MULTIPLES, _DOUBLINGS, _STEEP = 8, 3, 64, 10, 16.0
 class Unknowns:
     """The dimensions of `ports` that neither the model nor the caller gives."""
 
-    def __init__(self, ports: Sequence[Port], fixed: Mapping[str, Shape]) -> None:
+    def __init__(self, ports: Sequence[Port], fixed: Mapping[str, Sequence[int]]) -> None:
         given = {
             dim: size
             for port in ports
@@ -78,8 +78,8 @@ class Unknowns:
     def label(self, unknown: Unknown) -> str:
         """For people: every place where it stands."""
         places = [f"axis {axis} of {name!r}" for (name, axis), each in self._at.items() if each == unknown]
-        told = f"{places[0]} and {len(places) - 1} more" if len(places) > 1 else places[0]
-        return f"{unknown} ({told})" if isinstance(unknown, str) else told
+        where = f"{places[0]} and {len(places) - 1} more" if len(places) > 1 else places[0]
+        return f"{unknown} ({where})" if isinstance(unknown, str) else where
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
 from bnfold.equivalence.judging.instruments import SHAKES, Originals, ShakenRuns, Truths
 from bnfold.equivalence.judging.noise import FEW, Noise, noise, shaken_noise
-from bnfold.equivalence.judging.plan import THOROUGH, Plan
+from bnfold.equivalence.judging.run_plan import THOROUGH, RunPlan
 from bnfold.equivalence.judging.sentences import conditioning
 from bnfold.equivalence.judging.tolerance import Rule
 from bnfold.equivalence.runtime.opening import Setting, running
@@ -41,7 +41,7 @@ class Judge:
         sources: Mapping[str, Sources],
         truths: Truths | None = None,
         *,
-        plan: Plan = THOROUGH,
+        plan: RunPlan = THOROUGH,
     ) -> None:
         self.reference = reference
         self.candidate = candidate

@@ -95,8 +95,8 @@ class Tolerance:
     def __str__(self) -> str:
         """For people: what holds for all outputs, then what holds for one."""
         overall = self._overall()
-        told = [f"{limits} for output {name!r}" for name, limits in self.outputs.items()]
-        return ", ".join([str(overall) if overall else "the tolerances by element type", *told])
+        per_output = [f"{limits} for output {name!r}" for name, limits in self.outputs.items()]
+        return ", ".join([str(overall) if overall else "the tolerances by element type", *per_output])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

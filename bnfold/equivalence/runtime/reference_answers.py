@@ -106,7 +106,7 @@ def run_user_feeds(inputs: Inputs, signature: Signature, run: Run, taps: Sequenc
 def run_seeded_feeds(
     model: ModelProto,
     signature: Signature,
-    fixed: Mapping[str, tuple[int, ...]],
+    fixed: Mapping[str, Sequence[int]],
     seed: int,
     run: Run,
     taps: Sequence[str] = (),
@@ -194,7 +194,7 @@ class _Runner:
             for shapes in self._shapes(each.batch, climbing=kind == kinds[0]):
                 if self.attempt(_plan(each, kind, shapes), quietly=True):
                     self.accepted = self.accepted or shapes
-                    self.found.sizes += [told for told in self.sizes.told(shapes) if told not in self.found.sizes]
+                    self.found.sizes += [size for size in self.sizes.described(shapes) if size not in self.found.sizes]
                     for other in kinds:
                         if other != kind:
                             self.attempt(_plan(each, other, shapes))

@@ -57,7 +57,7 @@ class _Walk:
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self.weights = {name: math.prod(tensor.dims) for name, tensor in self.tensors.items()}
         self.products = self.elements = 0.0
-        self._told = {info.name: info for info in model.graph.value_info}
+        self._declared = {info.name: info for info in model.graph.value_info}
         self._positions: dict[str, float] = {}
         self._channels: dict[str, int] = {}
         for port in signature_of(model).inputs:
@@ -77,8 +77,8 @@ class _Walk:
             return
         before = max(self._positions.get(name, 1.0) for name in data)
         after = max(1.0, before * self._growth(node))
-        told = self._told.get(node.output[0])
-        if told is not None and (dims := _dims_of(told)) is not None:
+        declared = self._declared.get(node.output[0])
+        if declared is not None and (dims := _dims_of(declared)) is not None:
             after = _positions(dims)
         weight = next((name for name in node.input[1:] if name in self.weights), "")
         if (rule := _LINEAR.get(node.op_type)) is not None and weight:

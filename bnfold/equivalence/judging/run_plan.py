@@ -31,7 +31,7 @@ _FEW_ROWS, _MANY_ROWS = 4, 24
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """`base`: the setting that the reference runs in first. `is_lean`: on the CPU that setting alone is compared.
 
     `is_large`: running the model costs so much that the dearer instruments are asked last. `allowance`: the work that
@@ -64,22 +64,22 @@ class Plan:
                 yield Setting(provider, Optimization.ON, Precision.DEPLOY)
 
 
-THOROUGH = Plan()
+THOROUGH = RunPlan()
 
 
-def plan_of(work: Work, *, heavy: bool, all_proved: bool, thorough: bool) -> Plan:
+def plan_of(work: Work, *, heavy: bool, all_proved: bool, thorough: bool) -> RunPlan:
     """What fits into the budget; everything where that is asked for, or the floor lasts.
 
     `heavy`: the model's inputs are large, so that feeds are few.
     """
     if thorough:
-        return Plan(work=work)
+        return RunPlan(work=work)
     if _SESSIONS * (work.session + (_FEW_ROWS if heavy else _MANY_ROWS) * work.run) <= FLOOR:
-        return Plan(work=work, threads=1 if work.both_once < _ONE_THREAD else 0)
+        return RunPlan(work=work, threads=1 if work.both_once < _ONE_THREAD else 0)
     if all_proved:
-        return Plan(LEAN, work=work, is_lean=True, is_large=True,
+        return RunPlan(LEAN, work=work, is_lean=True, is_large=True,
                     allowance=FLOOR - work.both_once, price=2 * work.run)  # fmt: skip
-    return Plan(
+    return RunPlan(
         work=work,
         is_large=work.run >= _LARGE_RUN or work.session >= _LARGE_SESSION,
         allowance=max(FLOOR, BY_RUNNING * work.both_once) - _SESSIONS * work.session,
