@@ -470,7 +470,7 @@ def _fickle(reference: Reference, finding: Finding, base: Setting) -> bool:
     )
 
 
-def _where_steady(findings: list[Finding], reference: Reference, plan: Plan, answers: Answers) -> list[Finding]:
+def _where_steady(findings: list[Finding], reference: Reference, plan: RunPlan, answers: Answers) -> list[Finding]:
     """Without those of a setting in which the reference answers otherwise from run to run, though not in its first.
 
     With its optimizations on, onnxruntime may store equal initializers once, and a BatchNormalization in training mode
