@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bnfold.options.fields import Options, option
 from bnfold.options.kinds import (
@@ -60,6 +60,8 @@ class _Constants(_Calling):
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Comparing(_Constants):
     """How two models are compared."""
+
+    SECTION: ClassVar[str] = "Verification"
 
     seed: int = option(Whole(), 0, "Seed of the random feeds.", metavar="NUMBER")
     input_shapes: Mapping[str, Sequence[int]] | None = option(
@@ -125,6 +127,8 @@ class VerifyOptions(_Comparing):
 class _Reading(_Constants):
     """How a model is read, and what is left as it is."""
 
+    SECTION: ClassVar[str] = "Rewriting"
+
     keep: Sequence[str] = option(
         Names(),
         (),
@@ -180,6 +184,8 @@ class CalibrationOptions(Options):
     how images become numbers. `labels`: the array that holds labels (None: "labels", where there is one; "": none).
     """
 
+    SECTION: ClassVar[str] = "Data"
+
     mode: str = option(
         Word(("exact", "fast")),
         "exact",
@@ -206,10 +212,14 @@ class CalibrationOptions(Options):
 class _Writing(_Comparing, _Reading):
     """What every command that writes a model takes."""
 
-    verify: bool = option(Flag(), True, _SWITCHED_OFF)
+    SECTION: ClassVar[str] = "Output"
+
+    verify: bool = option(Flag(), True, _SWITCHED_OFF, section="Verification")
     dry_run: bool = option(Flag(), False, "Do everything but write OUTPUT, which may then be left out.")
     overwrite: bool = option(Flag(), False, "Replace OUTPUT also where it is a model that was not made from MODEL.")
-    allow_unverified: bool = option(Flag(), False, "Publish also what could not be run and so not compared.")
+    allow_unverified: bool = option(
+        Flag(), False, "Publish also what could not be run and so not compared.", section="Verification"
+    )
     keep_failed: bool = option(Flag(), False, "Write a result that failed beside OUTPUT, as NAME.failed.onnx.")
     layout: "Layout | None" = option(Weights(), None)
     checksums: bool = option(Flag(), True, reported=False)
@@ -230,6 +240,8 @@ class DataOptions(CalibrationOptions, _Writing):
 class RecalibrateOptions(DataOptions):
     """What `bnfold recalibrate` is asked for: statistics from `data`, or from the file `statistics_from`."""
 
+    SECTION: ClassVar[str] = "Data"
+
     data: SomeData | None = option(
         DataSet(),
         None,
@@ -246,6 +258,8 @@ class RecalibrateOptions(DataOptions):
 class OptimizeOptions(_Rewriting, _Writing):
     """What `bnfold.optimize` is asked for. `freeze` and `recalibrate` are this with `fold` off."""
 
+    SECTION: ClassVar[str] = "Data"
+
     passes: Sequence[Any] | None = option(
         Passes(),
         None,
@@ -254,12 +268,14 @@ class OptimizeOptions(_Rewriting, _Writing):
         flag="--pass",
         metavar="NAME",
         remote=False,
+        section="Rewriting",
     )
     fold: bool = option(Flag(), True)
     on_mismatch: OnMismatch = option(
         Word(("fail", "rollback")),
         "fail",
         "Where the result differs: publish nothing, or take back the guilty folds and publish the rest.",
+        section="Verification",
     )
     recalibrate: SomeData | None = option(
         DataSet(),
@@ -277,12 +293,14 @@ class OptimizeOptions(_Rewriting, _Writing):
         None,
         "Another normalization instead: group-norm, group-norm:G, instance-norm or layer-norm. Changes the function.",
         metavar="KIND",
+        section="Rewriting",
     )
     substitute_only: Sequence[str] = option(
         Names(),
         (),
         "Substitute only the normalizations whose node name matches this shell pattern. Repeatable.",
         metavar="PATTERN",
+        section="Rewriting",
     )
     data: SomeData | None = option(
         DataSet(),

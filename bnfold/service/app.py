@@ -29,10 +29,11 @@ from bnfold.service.bodies import (
     ModelRequest,
     of_job,
 )
+from bnfold.service.names import checked_hash, checked_name
 from bnfold.service.problems import Problem, documented
 from bnfold.service.runner import Runner
 from bnfold.service.settings import Settings
-from bnfold.service.store import Full, Mismatch, State, Store, Unknown, checked_hash, checked_name
+from bnfold.service.store import Full, Mismatch, State, Store, Unknown
 
 _LONGEST_WAIT = 60.0
 _BLOCK = 256 << 10  # bytes of a body on its way, kept for each connection
@@ -62,12 +63,13 @@ class Service:
         self.stopping = asyncio.Event()
 
     def files_of(self, key: str, state: State) -> list[str]:
-        """The names of what a job published, the model first."""
+        """The names of what a job published, as paths from the model's folder, the model first."""
         folder = self.store.folder_of(key) / "result"
         if state is not State.SUCCEEDED or not folder.is_dir():
             return []
         model = self.name_of(key)
-        return sorted((path.name for path in folder.iterdir()), key=lambda name: (name != model, name))
+        names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        return sorted(names, key=lambda name: (name != model, name))
 
     def name_of(self, key: str) -> str:
         """The name of the model that a job published."""
@@ -377,7 +379,7 @@ def _jobs(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
         return _download(store.folder_of(key) / "result" / files[0])
 
     @router.get(
-        "/{key}/files/{name}",
+        "/{key}/files/{name:path}",
         response_class=FileResponse,
         responses={**binary, 206: binary[200], **documented(400, 401, 403, 404, 416, 422)},
     )

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from bnfold.errors import BnfoldError, OutputError, UsageError
 from bnfold.job import COMMANDS
 from bnfold.paths import require_regular
+from bnfold.service.names import checked_name
 
 _CHUNK = 1 << 20
 _TIMEOUT = 120.0  # seconds without an answer
@@ -130,7 +131,7 @@ class Client:
             return _checked(answer)
 
     def download(self, key: str, output: str | os.PathLike[str]) -> list[Path]:
-        """Write what a job published: the model at `output`, external data beside it. The files that were written.
+        """Write what a job published: the model at `output`, external data where it looks for it. The files written.
 
         Each file appears whole or not at all. Raises OutputError.
         """
@@ -139,10 +140,12 @@ class Client:
         names = [link.removeprefix("files/") for link in job.facts["links"] if link.startswith("files/")]
         if not names:
             raise ServiceError(f"job {key} has published no model: {job.message or job.state}")
+        for name in names:
+            checked_name(name)
         published = names[0]
         places = {name: target if name == published else target.parent / name for name in names}
         for name in reversed(names):  # the model last: what it names is there then
-            self._fetch(f"/v1/jobs/{key}/files/{quote(name)}", places[name])
+            self._fetch(f"/v1/jobs/{key}/files/{quote(name)}", places[name], above=target.parent)
         return list(places.values())
 
     def run(self, command: str, output: str | os.PathLike[str] | None = None, **given: Any) -> RemoteJob:
@@ -165,8 +168,11 @@ class Client:
 
     # --- requests
 
-    def _fetch(self, address: str, place: Path) -> None:
+    def _fetch(self, address: str, place: Path, *, above: Path) -> None:
+        """Write what is at `address` to `place`, in folders that are made below the folder `above`."""
         try:
+            if place.parent != above:
+                place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}.", delete=False) as stream:
                 temporary = Path(stream.name)
                 try:

@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from bnfold.errors import UsageError
 from bnfold.job import Job
+from bnfold.service.names import checked_hash, checked_name
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -36,7 +37,6 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, created);
 """
 
-_LONGEST_NAME = 255
 _ATTEMPTS = 2
 
 
@@ -100,32 +100,6 @@ class StoredJob:
     verdict: str | None
     message: str
     revision: int
-
-
-def checked_name(name: str) -> str:
-    """A relative name of a file of a model. Raises UsageError for one that leaves its folder or cannot be a file."""
-    parts = PurePosixPath(name).parts
-    sound = (
-        name
-        and len(name.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME
-        and name.isprintable()
-        and "\\" not in name
-        and str(PurePosixPath(name)) == name
-        and not name.startswith("/")
-        and ".." not in parts
-        and not any(part.startswith(".") for part in parts)
-    )
-    if not sound:
-        shown = name if len(name) <= 60 else f"{name[:60]}..."
-        raise UsageError(f"{shown!r} is no name of a model's file: a relative path of at most 255 printable characters")
-    return name
-
-
-def checked_hash(text: str) -> str:
-    """A SHA-256 in 64 lower-case hexadecimal digits. Raises UsageError for anything else."""
-    if len(text) != 64 or any(digit not in "0123456789abcdef" for digit in text):
-        raise UsageError("a content hash is a SHA-256 in 64 lower-case hexadecimal digits")
-    return text
 
 
 class Store:
