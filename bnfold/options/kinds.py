@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from operator import index
@@ -176,8 +177,8 @@ class Passes(Kind):
         return found
 
     def plain(self, value: Any) -> list[str] | None:
-        """The names of the passes; an object or a function of Python gives its own name."""
-        return None if value is None else [self._word(each) for each in value]
+        """The passes by name or ``script.py:function``; one that has no such name as ``<its own name>``."""
+        return None if value is None else [_word(each) for each in value]
 
     def scripts(self, value: Any) -> Iterator[str]:
         """The passes among them that are functions of scripts, without their options."""
@@ -186,15 +187,38 @@ class Passes(Kind):
             if dot_py:
                 yield f"{script}{dot_py}{rest.partition(':')[0]}"
 
-    def _word(self, each: Any) -> str:
-        if isinstance(each, str | os.PathLike):
-            return os.fspath(each)
-        return str(getattr(each, "name", None) or getattr(each, "__name__", type(each).__name__))
-
     def words(self, flag: str, plain: Any) -> Iterator[str]:
         """The flag once for each."""
         for each in plain:
             yield from (flag, str(each))
+
+
+def is_from_python(word: str) -> bool:
+    """Whether a pass, in its plain form, is one that no command line can name."""
+    return word.startswith("<")
+
+
+def _word(each: Any) -> str:
+    if isinstance(each, str | os.PathLike):
+        return os.fspath(each)
+    if type(each).__module__.partition(".")[0] == "bnfold" and hasattr(each, "name"):
+        options = getattr(each, "options", each)
+        kind: Any = type(options)
+        if hasattr(kind, "__dataclass_fields__") and options == kind():
+            return str(each.name)
+    name = str(getattr(each, "__name__", None) or getattr(each, "name", None) or type(each).__name__)
+    module = sys.modules.get(str(getattr(each, "__module__", None)))
+    script = getattr(module, "__file__", None) or ""
+    stands_alone = script.endswith(".py") and not getattr(module, "__package__", None)
+    if stands_alone and getattr(module, name, None) is each:
+        return f"{_shortest(script)}:{name}"
+    return f"<{name.strip('<>')}>"
+
+
+def _shortest(path: str) -> str:
+    """`path` as it is, or below the current folder where it is there."""
+    full, here = os.path.realpath(path), os.path.realpath(os.curdir)
+    return os.path.relpath(full, here) if os.path.commonpath([full, here]) == here else full
 
 
 class Shapes(Kind):

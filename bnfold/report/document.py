@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from bnfold.errors import UsageError
 from bnfold.report.report import GOOD
-from bnfold.report.reproduction import reproduction
+from bnfold.report.reproduction import reproduction, why_none
 from bnfold.report.text import one_line, printable
 
 Data = Mapping[str, Any]
@@ -348,8 +348,8 @@ class Document:
 
     `subject` names the model or models, `file` is the path of the one that the verdict is about. `before` and `after`
     are None where there is none. `largest` is the worst measurement. `command` reproduces the run, "" where no command
-    can. `actions` counts the fates. `divergence` says which
-    of the `layers`, the values inside the models, is the first that diverges.
+    can; `no_command` says why, where passes are the cause. `actions` counts the fates. `divergence` says which of the
+    `layers`, the values inside the models, is the first that diverges.
     """
 
     kind: str
@@ -382,6 +382,7 @@ class Document:
     seed: int | None = None
     environment: tuple[tuple[str, str], ...] = ()
     command: str = ""
+    no_command: str = ""
     error: str = ""
     actions: Mapping[str, int] = field(default_factory=dict)
 
@@ -451,6 +452,7 @@ def _fields(data: Data) -> dict[str, Any]:
         "environment": (*_environment(data.get("environment") or {}), *_passes(data.get("passes") or ())),
         "published": _text(data.get("published")),
         "command": one_line(reproduction(data)),
+        "no_command": one_line(why_none(data)),
         "error": _text(data.get("error")),
     }
     decisions = data.get("decisions", ())

@@ -20,6 +20,7 @@ from bnfold.equivalence.runtime.shaken_model import shaken_feed, shaken_model
 from bnfold.equivalence.structure.dependence import reached
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.onnxfile import read
+from bnfold.testing import build, numbers
 
 RNG = np.random.default_rng(7)
 
@@ -398,3 +399,36 @@ def test_a_difference_that_overflows_float32_is_still_a_number() -> None:
 def test_nothing_is_measured_of_nothing() -> None:
     found = measure(WHERE, np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
     assert (found.count, found.compared, found.different, found.problem) == (0, 0, 0, "")
+
+
+def test_a_setting_in_which_the_reference_drifts_from_run_to_run_is_not_compared() -> None:
+    """onnxruntime's optimizer stores equal initializers once, and what is in training mode writes into its mean."""
+    zero, one = np.zeros(4, np.float32), np.ones(4, np.float32)
+    constants = {"one": one, "zero": zero, "mean": zero, "var": one, "k": numbers(4, 1, 1)}
+    norm = "n, rm, rv = BatchNormalization<training_mode = 1>(d, one, zero, mean, var) y = Mul(n, k)"
+
+    def built(text: str, k: np.ndarray) -> ModelProto:
+        return build(f"{text} {norm}", inputs={"x": "float[2,4,5,6]"}, constants={**constants, "k": k})
+
+    reference = built("c = Neg(x) d = Neg(c)", constants["k"])
+    right, wrong = (built("d = Identity(x)", constants["k"] * factor) for factor in (np.float32(1), np.float32(1.01)))
+    found = check(reference, right, proof="never")
+    assert found.verdict is Verdict.EQUIVALENT, found.explanation
+    assert check(reference, wrong, proof="never").verdict is Verdict.NOT_EQUIVALENT
+
+
+def test_epsilon_is_a_float32_where_all_else_is_a_double() -> None:
+    """What folds with 1e-5 is as right as what folds with the nearest float32, and 1.01e-5 is wrong."""
+    names = ("s", "h", "m", "v")
+    s, h, m, v = values = [numbers(4, seed=seed, low=0.3, high=2.0, dtype=np.float64) for seed in range(4)]
+
+    def folded(epsilon: float) -> ModelProto:
+        k = s / np.sqrt(v + epsilon)
+        constants = {"k": k.reshape(4, 1, 1), "t": (h - m * k).reshape(4, 1, 1)}
+        return build("a = Mul(x, k) y = Add(a, t)", inputs=inputs, constants=constants)
+
+    inputs = {"x": "double[2,4,3,5]"}
+    constants = dict(zip(names, values, strict=True))
+    reference = build("y = BatchNormalization(x, s, h, m, v)", inputs=inputs, constants=constants)
+    for epsilon, verdict in ((1e-5, Verdict.EQUIVALENT), (1.01e-5, Verdict.NOT_EQUIVALENT)):
+        assert check(reference, folded(epsilon), proof="never").verdict is verdict

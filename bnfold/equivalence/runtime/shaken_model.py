@@ -12,6 +12,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from bnfold.equivalence.numbers.element_types import Array, Feed, numpy_type
+from bnfold.equivalence.numbers.float64 import shake_epsilons
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.signature import every_node
 from bnfold.onnxfile import OnnxFile, Span, payload_index, read
@@ -112,6 +113,7 @@ def _shake_structure(model: ModelProto, generator: np.random.Generator) -> None:
         if node.op_type == "Constant" and not kept.intersection(node.output):
             for attribute in node.attribute:
                 _shake_attribute(attribute, generator)
+    shake_epsilons(_nodes(model), generator)
 
 
 def _shake_attribute(attribute: AttributeProto, generator: np.random.Generator) -> None:
