@@ -256,7 +256,7 @@ def _with_changes(measured: Verification, changes: Changes, options: VerifyOptio
 
 
 def _proof_rule(options: VerifyOptions) -> ProofRule:
-    """The rule for a broken proof: data of the caller says where the models must agree, unless proofs were asked for."""
+    """The rule for a broken proof: data of the caller says where models must agree, unless proofs were asked for."""
     if options.proof == "always":
         return ProofRule.ALWAYS
     return ProofRule.BESIDE if options.inputs is not None else ProofRule.WITHOUT_LIMITS
