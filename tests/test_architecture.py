@@ -24,6 +24,8 @@ LAYERS = {
     "process": 0,
     "progress": 0,
     "decisions": 0,
+    "addresses": 2,
+    "documentation": 1,
     "signals": 0,
     "batches": 1,
     "onnxfile": 1,
@@ -45,6 +47,7 @@ LAYERS = {
     "assertions": 8,
     "testing": 8,
     "service": 7,
+    "integrations": 8,
     "torch_export": 8,
     "fleet": 8,
     "cli": 9,
@@ -84,11 +87,13 @@ AT_IMPORT: dict[str, set[str]] = {
     "api": {"numpy", "onnx"},
     "testing": {"numpy", "onnx"},
     "service": {"fastapi", "jinja2", "prometheus_client", "pydantic", "starlette", "uvicorn"},
+    "integrations": {"olive", "onnx_ir"},
     "torch_export": {"numpy", "onnx"},
     "cli": {"click"},
     "pytest_plugin": {"pytest"},
 }
 WHEN_CALLED: dict[str, set[str]] = {
+    "addresses": {"fsspec"},
     "batches": {"PIL"},
     "equivalence": {"onnxruntime", "torch"},
     "rewriting": {

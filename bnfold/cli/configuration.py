@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from bnfold.cli.parameters import data_path
+from bnfold.cli.sections import PROCESS, SectionedOption
 from bnfold.errors import UsageError, nearest_name
 from bnfold.paths import require_regular
 
@@ -195,21 +196,23 @@ def with_configuration(command: click.Command, known: Callable[[], Words]) -> cl
         ctx.default_map = {name: setting.value for name, setting in found.items()}
 
     command.params += [
-        click.Option(
+        SectionedOption(
             ["--isolated"],
             is_flag=True,
             is_eager=True,
             expose_value=False,
             callback=isolate,
+            section=PROCESS,
             help="Read no configuration: no bnfold.toml, no [tool.bnfold], no variables BNFOLD_*.",
         ),
-        click.Option(
+        SectionedOption(
             ["--config"],
             type=click.Path(),
             metavar="FILE",
             is_eager=True,
             expose_value=False,
             callback=configure,
+            section=PROCESS,
             help="The configuration to read, in place of the nearest bnfold.toml or [tool.bnfold].",
         ),
     ]

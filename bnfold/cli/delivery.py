@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bnfold.addresses import is_address, require_remote
 from bnfold.cli.configuration import file_of
 from bnfold.cli.options import asked_reports, values_of
 from bnfold.errors import BnfoldError, ModelError, OutputError, UsageError
@@ -152,9 +153,9 @@ def write_report(ctx: click.Context, report: "AnyReport | Mapping[str, Any]") ->
 
 
 def require_file(model: str, command: str) -> None:
-    """Raise ModelError for what people name in a model's place: a folder, and an address."""
-    if "://" in model:
-        raise ModelError(f"{model} is an address, and models are read from files: download it first")
+    """Raise ModelError for a folder in a model's place, UsageError for an address that nothing installed can open."""
+    if is_address(model):
+        require_remote(model)
     if os.path.isdir(model):  # noqa: PTH112 - no more imports than needed
         raise ModelError(
             f"{model} is a directory; pass a file, or let bnfold batch {command} {model} --output FOLDER do the same "

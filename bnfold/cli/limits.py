@@ -20,6 +20,7 @@ import click
 
 from bnfold import supervision
 from bnfold.cli.parameters import seconds, size
+from bnfold.cli.sections import PROCESS, SectionedOption
 from bnfold.errors import BnfoldError, ResourceLimitError
 
 _LIMITS = "bnfold.limits"
@@ -59,20 +60,22 @@ def with_limits(command: click.Command, answered: Callable[[click.Context, Calla
         return _conclude(ctx, limits, end)
 
     command.params += [
-        click.Option(
+        SectionedOption(
             ["--timeout"],
             type=seconds,
             metavar="SECONDS",
             expose_value=False,
             callback=_remember,
+            section=PROCESS,
             help="Stop after this time, with exit code 6, whatever is going on.",
         ),
-        click.Option(
+        SectionedOption(
             ["--max-memory"],
             type=size,
             metavar="SIZE",
             expose_value=False,
             callback=_remember,
+            section=PROCESS,
             help="Stop, with exit code 6, where more memory than this is needed, like 2G.",
         ),
     ]

@@ -9,6 +9,7 @@ import click
 
 from bnfold.cli.delivery import owed_report, show, write_report
 from bnfold.cli.options import verbosity_of
+from bnfold.cli.sections import PROCESS, SectionedOption
 from bnfold.cli.shell import fail
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.options import FreezeOptions, OptimizeOptions, options_of
@@ -39,6 +40,8 @@ server_option = click.option(
     metavar="URL",
     expose_value=False,
     callback=_remember,
+    cls=SectionedOption,
+    section=PROCESS,
     help=f"A service (bnfold serve) does the work; its token is that in {TOKEN}.",
 )
 

@@ -17,7 +17,8 @@ from bnfold import supervision
 from bnfold.cli.configuration import with_configuration, words_of
 from bnfold.cli.limits import with_limits
 from bnfold.cli.mistakes import Group, in_one_line, say, say_as_it_is
-from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError
+from bnfold.documentation import page_of_exit_code, page_of_reason
+from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError, StatisticsError
 from bnfold.signals import farewell
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -42,7 +43,8 @@ class Shell(Group):
             from bnfold.cli.delivery import discard_standard_output
 
             discard_standard_output()
-            say_as_it_is(f"bnfold: cannot write to standard output: {error.strerror or error}")
+            page = page_of_exit_code(OutputError.exit_code)
+            say_as_it_is(f"bnfold: cannot write to standard output: {error.strerror or error} (see {page})")
             sys.exit(OutputError.exit_code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -93,7 +95,8 @@ def answered(ctx: click.Context, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except BnfoldError as error:
-        fail(ctx, str(error), error.exit_code)
+        page = page_of_reason("INITIAL_STATISTICS") if isinstance(error, StatisticsError) else None
+        fail(ctx, str(error), error.exit_code, page)
     except KeyboardInterrupt as interrupt:
         fail(ctx, *farewell(interrupt))
     except MemoryError:
@@ -108,8 +111,11 @@ def answered(ctx: click.Context, work: Callable[[], Any]) -> Any:
         fail(ctx, f"this is a bug in bnfold, please report it with the output of -vv: {what}", INTERNAL_ERROR)
 
 
-def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
-    """Say what went wrong in one line on standard error, and leave; a report that is still owed tells of it too."""
+def fail(ctx: click.Context, message: str, exit_code: int, page: str | None = None) -> NoReturn:
+    """Say what went wrong in one line on standard error, and leave; a report that is still owed tells of it too.
+
+    The line ends with the address of `page`, by default that of the exit code.
+    """
     from bnfold.cli.delivery import owed_report, write_report
     from bnfold.cli.options import verbosity_of
     from bnfold.report.text import one_line
@@ -117,7 +123,8 @@ def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
     error = sys.exception()
     if verbosity_of(ctx) > 1 and error is not None:
         say_as_it_is("".join(traceback.format_exception(error)).rstrip())
-    say(message)
+    page = page or page_of_exit_code(exit_code)
+    say(message if page is None else f"{message} (see {page})")
     if owed_report(ctx):
         from bnfold.report import FailureReport
 

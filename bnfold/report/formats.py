@@ -22,6 +22,7 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
     JUNIT = "junit"
     GITHUB = "github"
+    SARIF = "sarif"
 
 
 SUFFIXES = {
@@ -31,13 +32,14 @@ SUFFIXES = {
     ".md": Format.MARKDOWN,
     ".markdown": Format.MARKDOWN,
     ".xml": Format.JUNIT,
+    ".sarif": Format.SARIF,
 }
 
 _NEEDS = {"jinja2": "Jinja2", "matplotlib": "matplotlib"}
 
 
 def format_of(path: str | os.PathLike[str]) -> Format | None:
-    """What the suffix tells, or None where it tells nothing."""
+    """The format that the suffix names, or None."""
     return SUFFIXES.get(PurePath(path).suffix.lower())
 
 
@@ -49,7 +51,8 @@ def form_for(path: str | os.PathLike[str], asked: Format | None = None) -> Forma
     form = by_suffix or asked
     if form is None:
         raise UsageError(
-            f"{os.fspath(path)}: the name tells no format; use .json, .html, .md or .xml, or add --report-format"
+            f"{os.fspath(path)}: the name tells no format; "
+            "use .json, .html, .md, .xml or .sarif, or add --report-format"
         )
     return form
 
@@ -62,7 +65,8 @@ def require(form: Format) -> None:
 
 
 def render(report: AnyReport | Inspection | Mapping[str, Any], form: Format | str) -> str:
-    """The report, or the data of one, in that form: a `Format`, or "json", "html", "markdown", "junit" or "github".
+    """The report, or the data of one, in that form: a `Format`, or "json", "html", "markdown", "junit", "github" or
+    "sarif".
 
     Raises UsageError for data that is no report, and where the extra that HTML needs is not installed.
     """
@@ -88,3 +92,7 @@ def render(report: AnyReport | Inspection | Mapping[str, Any], form: Format | st
             from bnfold.report.annotations import to_annotations
 
             return to_annotations(document)
+        case Format.SARIF:
+            from bnfold.report.sarif import to_sarif
+
+            return to_sarif(document)

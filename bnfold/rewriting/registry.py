@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold.batches import script_of
 from bnfold.batches.sources import load_script
 from bnfold.errors import BnfoldError, UsageError, nearest_name
+from bnfold.options import is_from_python
 from bnfold.passes import ORDER, Pass, PassOptions, Preserves, default_passes
 from bnfold.pipeline import Rewrite
 from bnfold.rewriting.arguments import described_options, keywords_for, options_holder, split_options, values_for
@@ -69,6 +70,8 @@ def _by_text(text: str | os.PathLike[str]) -> Asked:
     for point in _plugins():
         if point.name == name:
             return _fixed(_configured(_loaded(point), name, given))
+    if is_from_python(name):
+        raise UsageError(f"the pass {name} came from Python: name it as script.py:function to run it elsewhere")
     known = [DEFAULT, *own, *OPTIMIZERS, *(point.name for point in _plugins())]
     near = nearest_name(name, known)
     hint = f"did you mean {near}?" if near else "`bnfold passes` lists those there are, script.py:function is one too"

@@ -135,7 +135,7 @@ class Averaged(_OfSums):
         variances.add(moments.m2 / (moments.count - 1))
 
     def statistics(self) -> Statistics:
-        """What PyTorch's cumulative average comes to, without its rounding."""
+        """PyTorch's cumulative average, without its rounding."""
         if not self.batches:
             raise ValueError("there is no data")
         mean, variance = (np.array([float(total / self.batches) for total in sums.exact()]) for sums in self._sums)
