@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 LAYERS = {
     "atomic": 0,
     "errors": 0,
+    "cluster": 1,
     "late_imports": -1,
     "lifetime": -1,
     "activity": 0,
@@ -23,6 +24,8 @@ LAYERS = {
     "process": 0,
     "progress": 0,
     "decisions": 0,
+    "addresses": 2,
+    "documentation": 1,
     "signals": 0,
     "batches": 1,
     "onnxfile": 1,
@@ -44,6 +47,7 @@ LAYERS = {
     "assertions": 8,
     "testing": 8,
     "service": 7,
+    "integrations": 8,
     "torch_export": 8,
     "fleet": 8,
     "cli": 9,
@@ -83,11 +87,13 @@ AT_IMPORT: dict[str, set[str]] = {
     "api": {"numpy", "onnx"},
     "testing": {"numpy", "onnx"},
     "service": {"fastapi", "jinja2", "prometheus_client", "pydantic", "starlette", "uvicorn"},
+    "integrations": {"olive", "onnx_ir"},
     "torch_export": {"numpy", "onnx"},
     "cli": {"click"},
     "pytest_plugin": {"pytest"},
 }
 WHEN_CALLED: dict[str, set[str]] = {
+    "addresses": {"fsspec"},
     "batches": {"PIL"},
     "equivalence": {"onnxruntime", "torch"},
     "rewriting": {
@@ -101,6 +107,7 @@ WHEN_CALLED: dict[str, set[str]] = {
         "onnxslim",
     },
     "sources": {"onnx_graphsurgeon"},
+    "cluster": {"distributed"},
     "fleet": {"distributed"},
     "torch_export": {"safetensors", "torch"},
     "report": {"jinja2", "markupsafe", "matplotlib"},

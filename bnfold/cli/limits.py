@@ -1,4 +1,4 @@
-"""How a command ends that does not end by itself: `--timeout`, `--max-memory`, and native code that dies.
+"""The end of a command that does not end by itself: `--timeout`, `--max-memory`, and native code that dies.
 
 The work is done in a child process, see `bnfold.supervision`: a hostile model can make shape inference or onnxruntime
 compute or allocate without end, or crash, deep inside native code where no exception reaches. What has to be said of
@@ -20,6 +20,7 @@ import click
 
 from bnfold import supervision
 from bnfold.cli.parameters import seconds, size
+from bnfold.cli.sections import PROCESS, SectionedOption
 from bnfold.errors import BnfoldError, ResourceLimitError
 
 _LIMITS = "bnfold.limits"
@@ -36,7 +37,7 @@ class CommandLimits:
 def with_limits(command: click.Command, answered: Callable[[click.Context, Callable[[], Any]], Any]) -> click.Command:
     """The command with both options added; `answered` turns what the work raises into a message and `Exit`."""
     if any(option.name == "max_memory" for option in command.params):
-        return command  # it has them already
+        return command  # as batch, which has limits of its own: for each model
     callback = command.callback
     assert callback is not None
 
@@ -59,20 +60,22 @@ def with_limits(command: click.Command, answered: Callable[[click.Context, Calla
         return _conclude(ctx, limits, end)
 
     command.params += [
-        click.Option(
+        SectionedOption(
             ["--timeout"],
             type=seconds,
             metavar="SECONDS",
             expose_value=False,
             callback=_remember,
+            section=PROCESS,
             help="Stop after this time, with exit code 6, whatever is going on.",
         ),
-        click.Option(
+        SectionedOption(
             ["--max-memory"],
             type=size,
             metavar="SIZE",
             expose_value=False,
             callback=_remember,
+            section=PROCESS,
             help="Stop, with exit code 6, where more memory than this is needed, like 2G.",
         ),
     ]

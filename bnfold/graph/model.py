@@ -232,7 +232,7 @@ class Model:
         return self._settled.setdefault(id(graph), {})
 
     def noted_type(self, graph: Graph, value: str) -> TypeProto | None:
-        """What inference says of `value`, once `settled_types` has been asked."""
+        """The inferred type of `value`; valid after `settled_types`."""
         if self._types is None:
             return None
         if isinstance(graph.body, FunctionProto) and value in graph.body.input:
@@ -276,7 +276,7 @@ class Model:
         return self._callers.get((function.domain, function.name), [])
 
     def believed(self, graph: Graph, value: str, found: TypeProto | None) -> TypeProto | None:
-        """What was `found` to be the type of `value`, with what the file declares where that does not contradict it."""
+        """The type of `value` that was `found`, completed by what the file declares where the two agree."""
         declared = self._declared.get(id(graph), {}).get(value)
         if declared is None or (found is not None and contradicts(declared, found)):
             return found
