@@ -11,6 +11,7 @@ from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.numbers.kernels import Reference
 from bnfold.equivalence.runtime.sessions import Optimization, opened, quiet_options
 from bnfold.equivalence.runtime.torch_reference import ModuleReference
+from tests.float64_operators import GENERATORS, answers
 
 RNG = np.random.default_rng(0)
 
@@ -296,3 +297,15 @@ def test_quantization_is_what_the_runtime_does_at_every_opset(opset: int, kind: 
     with opened(model.SerializeToString(), quiet_options(Optimization.OFF), ["CPUExecutionProvider"]) as session:
         expected = session.run({"x": x})["y"]
     np.testing.assert_allclose(Reference(model).run(None, {"x": x})[0], expected, atol=1e-6)
+
+
+def test_operators_of_every_version_are_what_onnxruntime_computes() -> None:
+    """Windows, normalizations, coordinates, and what flattened its operand once."""
+    found, wrong = answers(0, 5 * len(GENERATORS))
+    assert not wrong
+    assert {name for name, answer in found if answer == "same"} == {*GENERATORS}
+
+
+@pytest.mark.soak
+def test_soak_of_operators() -> None:
+    assert not answers(1_000, 20_000)[1]

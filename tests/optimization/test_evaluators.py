@@ -6,6 +6,7 @@ model in one session.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,19 +52,22 @@ def plant(bug: str, evaluator: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for table in ("CONSTANT_OPERATORS", "OPERATORS"):
             monkeypatch.setattr(kernels, table, [*getattr(kernels, table), kernel])
     else:
-        monkeypatch.setattr(computed_constants, "opened", turned_around)
+        monkeypatch.setattr(computed_constants, "opened", partial(broken_runtime, bug))
 
 
 @contextmanager
-def turned_around(*arguments: Any) -> Iterator[Any]:
-    """A runtime that reads its results backwards."""
+def broken_runtime(bug: str, *arguments: Any) -> Iterator[Any]:
+    """A runtime that reads its results backwards, or rounds them."""
 
-    class Backwards:
+    class Broken:
         def run(self, feed: dict[str, Array]) -> dict[str, Array]:
-            return {name: np.flip(array) for name, array in session.run(feed).items()}
+            made = session.run(feed)
+            if bug == "another axis":
+                return {name: np.flip(array) for name, array in made.items()}
+            return {name: array.astype(np.float16).astype(array.dtype) for name, array in made.items()}
 
     with sessions.opened(*arguments) as session:
-        yield Backwards()
+        yield Broken()
 
 
 def decided(row: Row, **options: Any) -> tuple[bnfold.Result, Any]:

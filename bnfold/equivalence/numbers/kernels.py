@@ -1,4 +1,4 @@
-"""onnx.reference, with what it has slow or wrong in float64 numpy: convolutions, pools, BatchNormalization.
+"""onnx.reference, with what it has slow or wrong in float64 numpy: convolutions, pools, normalizations, Softmax of old.
 
 The reference implementation of grouped ConvTranspose fails, and its pools loop in Python over every position. These
 follow the operators' definitions in the ONNX specification and share nothing with the code that folds.
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_resize import Resize as ReferenceResize
 
 from bnfold.equivalence.numbers.element_types import Array
 from bnfold.lifetime import emptied_at_the_end
@@ -133,6 +134,62 @@ class AveragePool(OpRun):
         return (taps.sum(axis=axes) / counts,)
 
 
+class GlobalMaxPool(OpRun):
+    """The largest value of each channel; the reference takes the channels for positions but in maps of rank 4."""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
+class LRN(OpRun):
+    """x / (bias + alpha / size * sum of squares)^beta, the sum over `size` channels around; the reference's is off."""
+
+    def _run(self, x: Array, *, alpha: float, beta: float, bias: float, size: int) -> tuple[Array]:
+        before, behind = (size - 1) // 2, size - 1 - (size - 1) // 2
+        squares = np.pad(x * x, [(before, behind) if axis == 1 else (0, 0) for axis in range(x.ndim)])
+        sums = sliding_window_view(squares, size, axis=1).sum(axis=-1)
+        return (x / (bias + alpha / size * sums) ** beta,)
+
+
+class _AlongRows(OpRun):
+    """Below opset 13 the value is a matrix, whose rows are all axes from `axis` on; then it is `axis` alone."""
+
+    def _run(self, x: Array, *, axis: int | None = None) -> tuple[Array]:
+        flattens = self.run_params["opsets"][""] < 13
+        given = [attribute.i for attribute in self.onnx_node.attribute if attribute.name == "axis"]
+        axis = given[0] if given else 1 if flattens else -1  # left out, `axis` is the newest version's default
+        if not flattens:
+            return (np.moveaxis(self._of_rows(np.moveaxis(x, axis, -1)), -1, axis),)
+        axis += x.ndim if axis < 0 else 0
+        return (self._of_rows(x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))).reshape(x.shape),)
+
+    def _of_rows(self, x: Array) -> Array:
+        raise NotImplementedError
+
+
+class Softmax(_AlongRows):
+    """exp(x) / sum of exp(x)."""
+
+    def _of_rows(self, x: Array) -> Array:
+        powers = np.exp(x - x.max(axis=-1, keepdims=True, initial=-np.inf))
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+class LogSoftmax(_AlongRows):
+    """x - log(sum of exp(x))."""
+
+    def _of_rows(self, x: Array) -> Array:
+        moved = x - x.max(axis=-1, keepdims=True, initial=-np.inf)
+        return np.asarray(moved - np.log(np.exp(moved).sum(axis=-1, keepdims=True)))
+
+
+class Hardmax(_AlongRows):
+    """1 at the first of the largest, 0 elsewhere."""
+
+    def _of_rows(self, x: Array) -> Array:
+        return np.asarray(np.arange(x.shape[-1]) == x.argmax(axis=-1)[..., np.newaxis], x.dtype)
+
+
 class BatchNormalization(OpRun):
     """Inference alone, in every opset. From 9 to 13 the reference mixes in the batch's statistics, as in training."""
 
@@ -200,6 +257,21 @@ class Shape(OpRun):
         return (np.array(x.shape[first:last] if first < last else (), np.int64),)
 
 
+class Resize(ReferenceResize):  # type: ignore[misc]  # onnx.reference is not typed
+    """The reference's, which aligns corners with a size that is not rounded where `scales` tell it: told in `sizes`."""
+
+    def _run(
+        self, x: Array, roi: Array | None, scales: Array | None = None, sizes: Array | None = None, **attributes: Any
+    ) -> tuple[Array]:
+        corners = attributes.get("coordinate_transformation_mode") == "align_corners"
+        if corners and scales is not None and scales.size and (sizes is None or not sizes.size):
+            along = attributes.get("axes") or range(x.ndim)
+            made = [math.floor(x.shape[axis] * factor) for axis, factor in zip(along, scales, strict=True)]
+            scales, sizes = None, np.array(made)
+        answer: tuple[Array] = super()._run(x, roi, scales, sizes, **attributes)
+        return answer
+
+
 class DequantizeLinear(OpRun):
     """(x - zero point) * scale, one for all or one per position of `axis`; onnx.reference begins at opset 19."""
 
@@ -240,9 +312,10 @@ def _along(scale: Array, x: Array, axis: int | None) -> tuple[int, ...]:
 CONSTANT_OPERATORS: list[type[OpRun]] = [
     *(BatchNormalization, Unsqueeze, Slice, Shape),
     *(DequantizeLinear, QuantizeLinear),
+    *(GlobalMaxPool, LRN, Softmax, LogSoftmax, Hardmax),
 ]
 """Kernels for operators that onnx.reference has wrong or lacks: right in every type."""
-OPERATORS: list[type[OpRun]] = [*CONSTANT_OPERATORS, Conv, ConvTranspose, MaxPool, AveragePool]
+OPERATORS: list[type[OpRun]] = [*CONSTANT_OPERATORS, Conv, ConvTranspose, MaxPool, AveragePool, Resize]
 
 
 class Reference(ReferenceEvaluator):
