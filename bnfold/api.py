@@ -1,6 +1,6 @@
 """The library: `optimize`, `freeze`, `recalibrate`, `inspect`, `verify`: the options people give, put in order.
 
-What is done with them is in `optimization`, where the data flows one way.
+The work is done in `optimization`, where the data flows one way.
 """
 
 import os
@@ -55,7 +55,7 @@ class _Writes(Protocol[_P]):
 
 
 class _WritesFrom(Protocol[_P]):
-    """The same with data behind the model."""
+    """The shape of a function that writes a model from data."""
 
     def __call__(
         self, model: AnyModel, batches: SomeData, output: _Destination = None, *args: _P.args, **options: _P.kwargs
@@ -183,8 +183,8 @@ def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) ->
     named, and with "rollback" the rest is published, verified.
 
     `passes` are run in place of the built-in order: names ("default" stands for that order), pass objects
-    (`bnfold.passes.Pass`), and functions that take a ModelProto, an onnx_graphsurgeon.Graph or an onnx_ir.Model, told
-    by their annotation, and return one, or None where they edited it. Where the result differs, the guilty pass is
+    (`bnfold.passes.Pass`), and functions that take a ModelProto, an onnx_graphsurgeon.Graph or an onnx_ir.Model, as
+    their annotation says, and return one, or None where they edited it. Where the result differs, the guilty pass is
     named, and with `on_mismatch` "rollback" left out. One that raises is a UsageError.
 
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
@@ -343,7 +343,7 @@ def _fed_by(description: Description, graph: Graph) -> str:
 
 @dataclass(frozen=True)
 class _Look:
-    """What is known of a node before anything is edited."""
+    """The facts on a node before anything is edited."""
 
     description: Description
     fed_by: str

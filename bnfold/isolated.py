@@ -104,7 +104,7 @@ class _Process:
             _sweep(self._writes)
 
     def answer(self, request: bytes, progress: Any) -> Any:
-        """What it answers. Raises what it raised."""
+        """The answer of the process. Raises the exception that it raised."""
         with suppress(ConnectionError):  # it died, and is asked no more
             self._near.send_bytes(request)
         while True:
@@ -128,7 +128,7 @@ class _Process:
         return message
 
     def _death(self) -> BaseException:
-        """What to raise where it ended without an answer."""
+        """The error to raise where the process ended without an answer."""
         code = self._process.wait()
         if code >= 0:
             return BnfoldError(f"{self._model}: the isolated process ended with exit code {code} and without a result")

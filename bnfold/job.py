@@ -18,7 +18,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "substitute": ("model",),
     "verify": ("reference", "candidate"),
 }
-"""What each command is about, by the role of its content."""
+"""The roles of the content that each command works on."""
 
 WRITING = frozenset({"optimize", "freeze", "recalibrate", "substitute"})
 """The commands that write a model."""

@@ -85,7 +85,7 @@ def done() -> None:
 
 
 def farewell(interrupt: KeyboardInterrupt) -> tuple[str, int]:
-    """What to say, and the exit code: 128 and the number of the signal, as shells have it."""
+    """The last words, and the exit code: 128 and the number of the signal, as shells have it."""
     if isinstance(interrupt, Terminated):
         return f"stopped by {signal.Signals(interrupt.number).name}", 128 + interrupt.number
     return "interrupted", 128 + signal.SIGINT

@@ -114,7 +114,7 @@ def blamed(*models: AnyModel) -> Iterator[None]:
 
 
 def same_kind(model: AnyModel, file: OnnxFile) -> AnyModel:
-    """What is in `file`, as the kind that `model` is; for a path as a ModelProto."""
+    """The model in `file`, as the kind that `model` is; for a path as a ModelProto."""
     return of_kind(model, to_proto(file))
 
 

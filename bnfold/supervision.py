@@ -30,7 +30,7 @@ _SIZE = 4096
 
 
 class End(NamedTuple):
-    """How a child ended: its exit code, or minus the signal it died of.
+    """The end of a child: its exit code, or minus the signal it died of.
 
     `passed_on`: the signal that it was told to stop by, 0 for none. `late`: it did not stop before its deadline.
     `doing`: what it was doing, in words, "" where it did not say. `folder`: the name of its temporary folder.
@@ -62,7 +62,7 @@ _deadline: mmap.mmap | None = None
 _folder = ""
 _blocked: AbstractSet[int] | None = None
 aftermath: End | None = None
-"""In a parent that has to say why its child ended otherwise than it should: how."""
+"""The end of the child, in a parent that has to explain it."""
 
 
 def supervised() -> bool:
@@ -100,7 +100,7 @@ def split() -> End | None:
 
 
 def listening() -> None:
-    """In the child: its signal handlers are there, and what came meanwhile may come now."""
+    """Unblock signals in the child, when its handlers are set; those that came meanwhile come now."""
     global _blocked
     if _blocked is not None:
         blocked, _blocked = _blocked, None
@@ -108,7 +108,7 @@ def listening() -> None:
 
 
 def limit(seconds: float | None) -> None:
-    """In the child: stop it after so many seconds (None: never), and kill it where it does not stop when asked to.
+    """Have the parent stop this child after so many seconds (None: never), and kill it where it does not stop then.
 
     It is sent SIGUSR1 then, for which it needs a handler.
     """
@@ -118,7 +118,7 @@ def limit(seconds: float | None) -> None:
 
 
 def unhurried() -> None:
-    """In the child: it ends by itself when it is told to, however long that takes, as a service does."""
+    """Let this child end by itself when it is asked to, however long that takes, as a service does."""
     if _deadline is not None:
         _write_deadline(_deadline, math.nan)
 
@@ -129,7 +129,7 @@ def folder_name() -> str:
 
 
 def enter_folder(name: str | None = None) -> None:
-    """In the child: make all temporary files in a folder of its own, which `leave_folder` removes, or the parent.
+    """Make all temporary files of this child in a folder of its own, which `leave_folder` removes, or the parent.
 
     `name` is what the parent calls it, where the child was not made by `split`.
     """
@@ -166,7 +166,7 @@ def leave_folder(name: str | None = None) -> None:
 
 
 def what_killed(end: End, model: str, *, limited: bool = False) -> BaseException:
-    """What to raise for a child that died of a signal while it worked on `model`. `limited`: in memory, as asked."""
+    """The error for a child that died of a signal while it worked on `model`. `limited`: in memory, as asked."""
     if end.stopped_by:
         return KeyboardInterrupt() if end.stopped_by == signal.SIGINT else Terminated(end.stopped_by)
     name = signal.Signals(-end.code).name
@@ -192,7 +192,7 @@ def die_of(number: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Do not outlive the parent, where the system can see to that."""
+    """Die with the parent, where the system can see to that."""
     import ctypes
 
     try:
@@ -246,7 +246,7 @@ class _Waiting:
             yield None if info is None or info.si_signo == signal.SIGCHLD else (info.si_signo, info.si_code > 0)
 
     def _polled(self) -> Iterator[tuple[int, bool] | None]:
-        """The same where no system call waits for signals."""
+        """`_signals` where no system call waits for signals."""
         while True:
             pending = signal.sigpending() & self._forwarded
             for number in pending:

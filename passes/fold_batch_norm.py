@@ -354,7 +354,7 @@ def _into_consumers(run: Run, graph: Graph, search: Callable[[], Search]) -> Rew
 
 
 def _growth(plan: Plan, graph: Graph) -> str:
-    """What the fold does to the file where a weight was stored smaller than it is: float16 behind a Cast."""
+    """The growth of the file by the fold, in words, where a weight was stored smaller: float16 behind a Cast."""
     growths = []
     for node, index, tensor in plan.constants:
         value = node.input[index] if index < len(node.input) else ""
@@ -517,7 +517,7 @@ def _lowered(run: Run, graph: Graph) -> Rewrite:
 
 
 def _saved(run: Run, plan: Plan, graph: Graph) -> int:
-    """How many operators fewer. A BatchNormalization may become an Add, which is less work; nothing else may."""
+    """The number of operators saved. A BatchNormalization may become an Add, which is less work; nothing else may."""
     saved = run.size - len(plan.adds)
     if saved < (0 if run.batch_norms else 1):
         raise Refused(Reason.MORE_NODES, f"{len(plan.adds)} operators of Add for {graph.known_as(run.first.node)}")

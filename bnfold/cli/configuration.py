@@ -60,7 +60,7 @@ class File:
                 self._require(word, known[name], f"{name} has no option")
 
     def settings(self, command: str, words: Collection[str]) -> Iterator[Setting]:
-        """What the file says of the flags of a command that has these words."""
+        """The settings of the file for a command that has these words."""
         own = self.table.get(command, {})
         for name, value in self.table.items():
             if name in words and name not in own and not isinstance(value, dict):
@@ -96,7 +96,7 @@ def nearest() -> File | None:
 
 
 def read(path: Path) -> File:
-    """That file. Raises UsageError where it cannot be read, or has nothing for bnfold."""
+    """Read that file. Raises UsageError where it cannot be read, or has nothing for bnfold."""
     table = _table(path)
     if table is None:
         raise UsageError(f"{path}: has no table [tool.bnfold]")
@@ -104,7 +104,7 @@ def read(path: Path) -> File:
 
 
 def _table(path: Path) -> Mapping[str, Any] | None:
-    """What concerns bnfold; None for a `pyproject.toml` in which nothing does."""
+    """The table for bnfold; None for a `pyproject.toml` that has none."""
     require_regular(path, "the configuration")
     try:
         content = path.read_bytes()
@@ -226,6 +226,6 @@ def file_of(ctx: click.Context) -> File | None:
 
 
 def settings_of(ctx: click.Context) -> Mapping[str, Setting]:
-    """What configuration gave the command, by the name of the parameter."""
+    """The settings that configuration gave the command, by the name of the parameter."""
     found: Mapping[str, Setting] = ctx.meta.get(_SETTINGS, {})
     return found

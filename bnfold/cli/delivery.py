@@ -63,7 +63,7 @@ def refuse_output_over_what_is_read(ctx: click.Context) -> None:
 
 
 def _read_by_command_line(ctx: click.Context) -> "Iterator[Use]":
-    """What the command reads before it calls the api: configuration, the script of a module, and its weights."""
+    """The files that the command reads before it calls the api: configuration, the script of a module, its weights."""
     from bnfold.batches import script_of
     from bnfold.paths import Use
 
@@ -76,7 +76,7 @@ def _read_by_command_line(ctx: click.Context) -> "Iterator[Use]":
 
 
 def _read(ctx: click.Context) -> "Iterator[Use]":
-    """What the api reads for the command."""
+    """The files that the api reads for the command."""
     from bnfold.paths import Use, data_of_model, uses_of, uses_of_model
 
     given = ctx.params
@@ -90,7 +90,7 @@ def _read(ctx: click.Context) -> "Iterator[Use]":
 
 
 def _written(ctx: click.Context) -> "Iterator[Use]":
-    """What the command writes beside its reports."""
+    """The files that the command writes beside its reports."""
     from bnfold.paths import Use, data_of_model, failed_copy, uses_of_output
 
     given = ctx.params

@@ -79,7 +79,7 @@ def command(
 
 
 def _made(script: str) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
-    """What the function of the script returns. Raises UsageError."""
+    """The result of the script's function. Raises UsageError."""
     from bnfold.batches import load_script, script_of
 
     found = script_of(script)

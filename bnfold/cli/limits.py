@@ -1,4 +1,4 @@
-"""How a command ends that does not end by itself: `--timeout`, `--max-memory`, and native code that dies.
+"""The end of a command that does not end by itself: `--timeout`, `--max-memory`, and native code that dies.
 
 The work is done in a child process, see `bnfold.supervision`: a hostile model can make shape inference or onnxruntime
 compute or allocate without end, or crash, deep inside native code where no exception reaches. What has to be said of

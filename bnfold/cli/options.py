@@ -230,7 +230,7 @@ _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Path: lambda _: {"type": click.Path()},
     Text: lambda _: {},
 }
-"""How click reads the kinds that have no settings of their own."""
+"""The settings of click for each kind of option."""
 
 
 def _flag(each: Option) -> Callable[[AnyFunction], AnyFunction]:
@@ -283,7 +283,7 @@ def _layout(external_data: str | None, size_threshold: int | None, *, inline: bo
 
 
 def given_flags(ctx: click.Context, options: type[Options]) -> list[str]:
-    """Those of the flags of `options` that the command line holds."""
+    """The flags of `options` that the command line holds."""
     given = click.core.ParameterSource.COMMANDLINE
     return [each.flag for each in options_of(options) if ctx.get_parameter_source(each.name) is given]
 

@@ -1,4 +1,4 @@
-"""What every command has in common: found by name when needed, and every way to fail has one line and an exit code."""
+"""The frame of every command: found by name when needed, and every way to fail has one line and an exit code."""
 
 import contextlib
 import io

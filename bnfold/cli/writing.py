@@ -1,4 +1,4 @@
-"""What the commands that write a model do alike: check where the result may go, make it, show and write the report."""
+"""The common part of the commands that write a model: check the output, make it, show and write the report."""
 
 import sys
 import tempfile

@@ -1,7 +1,7 @@
 """Verification of what was frozen: against the input model with evaluation semantics, not against what it ran as.
 
 Both sides are written anew where that is needed and compared as any two models are. How far the input's own training
-mode is from that, on the same feeds, is measured as information: nobody wants those numbers back.
+mode is from that, on the same feeds, is measured as information, and decides nothing.
 """
 
 from collections.abc import Collection, Mapping
@@ -112,7 +112,7 @@ def _with_own_statistics(reference: Scopes, candidate: Scopes) -> frozenset[Node
 
 
 def training_distance(evaluated: GivenModel, trained: Path, options: VerifyOptions) -> tuple[Measurement, ...]:
-    """How far the batch's own statistics lead from the stored ones: the largest measurement of each output.
+    """The distance of the outputs in training mode from those in evaluation: the largest measurement of each output.
 
     This is information, not the verdict: where onnxruntime cannot run one of the two it is empty, and where
     training mode makes no difference. A Dropout drops by the seed.

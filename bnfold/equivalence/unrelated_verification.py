@@ -64,7 +64,7 @@ def _paired(names: Mapping[str, str]) -> str:
 
 
 def _of_module(reference: GivenModel | Reference, found: Verification) -> Iterator[str]:
-    """What a PyTorch module does in training mode although it was told to evaluate."""
+    """The part of a PyTorch module that runs in training mode although the module evaluates, in a sentence."""
     if isinstance(reference, ModuleReference) and found.feeds:
         parts = reference.training_parts(found.feeds[0]["shapes"])
         if parts:

@@ -220,7 +220,7 @@ def _ignore_progress(_done: int, _total: int) -> None:
 
 
 def _slack(model: ModelProto) -> float:
-    """How many times coarser than float32 the coarsest type is that a model computes in: what is stored in float32 of
+    """The roundoff of the coarsest type that a model computes in, over that of float32: what is stored in float32 of
     numbers that it rounds to float16 differs by that.
     """
     return max((_COARSER.get(name, 1.0) for name in coarsest(model).values()), default=1.0)
@@ -261,7 +261,7 @@ def _with_changes(measured: Verification, changes: Changes, options: VerifyOptio
 
 
 def _proof_rule(options: VerifyOptions) -> ProofRule:
-    """Who says on which data two models have to agree asks for nothing else, unless proofs were asked for."""
+    """The rule for a broken proof: data of the caller says where models must agree, unless proofs were asked for."""
     if options.proof == "always":
         return ProofRule.ALWAYS
     return ProofRule.BESIDE if options.inputs is not None else ProofRule.WITHOUT_LIMITS

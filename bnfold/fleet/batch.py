@@ -39,7 +39,7 @@ class Workers(Protocol):
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How a batch runs, whatever its command is.
+    """The options of a batch, whatever its command is.
 
     `jobs`: processes at once. `resume`: skip what an earlier run into the same output did with the same content,
     options and versions. `retries`: of a model that crashed its worker. `fail_fast`: begin nothing more after the first

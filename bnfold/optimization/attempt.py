@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 Fold = tuple[str, str]
 """A normalization that a pass takes away: its scope and its label."""
 Suspect = Fold | Step
-"""What can be left out: one fold of a pass of bnfold's own, or another pass as a whole."""
+"""A change that can be left out: one fold of a pass of bnfold's own, or another pass as a whole."""
 
 _FOLDS = {Action.FOLDED, Action.MERGED, Action.LOWERED}
 
 
 def folds_of(suspects: Iterable[Suspect]) -> frozenset[Fold]:
-    """Those of the suspects that are single folds."""
+    """The suspects that are single folds."""
     return frozenset(each for each in suspects if not isinstance(each, Step))
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all attempts share. `file`: the input as it was read, which nobody edits. `asked`: what makes the passes.
+    """The common part of all attempts. `file`: the input as it was read, never edited. `asked`: makes the passes.
 
     `fitted`: how well substitutes were fitted, before and after.
     """
@@ -67,7 +67,7 @@ class Setup:
         return {} if self.calibration is None else self.calibration.statistics
 
     def options(self, forbidden: frozenset[Fold] = frozenset()) -> PassOptions:
-        """What the passes are asked for."""
+        """The options of the passes, without the `forbidden` folds."""
         return replace(self.request.passes, statistics=self.statistics, substitute=self.substitute, forbidden=forbidden)
 
     def passes(self, forbidden: frozenset[Fold] = frozenset()) -> "list[AnyPass]":
@@ -84,7 +84,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What was decided without what is `forbidden`, written, and found.
+    """One attempt without the `forbidden` suspects: its decisions, its file and its verdict.
 
     `input`, `output`: both models in numbers. `looked_late`: whether weights were looked at while they were written.
     `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for. `ran`: what
@@ -111,7 +111,7 @@ class Attempt:
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:
-        """What can be left out: in the order of the passes, folds of bnfold's own, and others that changed anything."""
+        """The suspects in the order of the passes: folds of bnfold's own, and other passes that changed anything."""
         found: dict[Suspect, None] = {}
         for each in self.ran:
             if each.step in self.foreign:
@@ -255,7 +255,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
 
 
 def _costs(passes: "Sequence[AnyPass]", file: OnnxFile) -> Iterator[str]:
-    """What passes cost that are given the whole model, where that is much."""
+    """The costs of passes that get the whole model, where they are high, in one sentence each."""
     for each in passes:
         sentence = each.cost(file) if hasattr(each, "cost") else ""
         if sentence:

@@ -1,4 +1,4 @@
-"""What is said of each pass: its time, what it changed, and its part in the verdict."""
+"""The entry of each pass in the report: its time, its changes, and its part in the verdict."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any

@@ -145,7 +145,7 @@ def _attributed(attribution: "Attribution[Suspect]", made: Attempt, request: Req
 
 
 def failure_message(report: Report, request: Request) -> str:
-    """What is said of a result that is not published."""
+    """The message for a result that is not published."""
     found = "is not equivalent to the input" if report.verdict == "not-equivalent" else "could not be verified"
     left = "" if request.target is None else f"; nothing was written to {os.fspath(request.target)}"
     advice = "" if report.verdict == "not-equivalent" else " (--allow-unverified publishes what nothing speaks against)"

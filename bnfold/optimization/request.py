@@ -1,4 +1,4 @@
-"""What one optimization is asked for, and what it gives back."""
+"""The request of one optimization, and its result."""
 
 import os
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Request:
 
     @property
     def passes(self) -> PassOptions:
-        """What the passes are asked for, without what depends on data."""
+        """The options of the passes, without those that depend on data."""
         options = self.options
         shared = options.shared_with(PassOptions, without=("substitute",))
         return PassOptions(**shared, on_progress=self.stage(Stage.NORMALIZATIONS))
@@ -81,7 +81,7 @@ def refuse_overwriting(request: Request, file: OnnxFile) -> None:
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """What `optimize` made: `model` of the kind that was given, or None where it went to a file; and the report.
+    """The result of `optimize`: `model` of the kind that was given, or None where it went to a file; and the report.
 
     A path that was given without an output path gives a ModelProto.
     """

@@ -43,7 +43,7 @@ _SWITCHED_OFF = "Publish without running the models."
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Calling(Options):
-    """How the library works for who calls it; a command always has a process of its own."""
+    """The options of every function of the library."""
 
     isolate: bool = option(Flag(), False, reported=False)
 
@@ -59,7 +59,7 @@ class _Constants(_Calling):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Comparing(_Constants):
-    """How two models are compared."""
+    """The options of a comparison of two models."""
 
     SECTION: ClassVar[str] = "Verification"
 
@@ -113,19 +113,19 @@ class _Comparing(_Constants):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class VerifyOptions(_Comparing):
-    """What `bnfold.verify` is asked for."""
+    """The options of `bnfold.verify`."""
 
     layers: bool = option(Flag(), False, "Compare values inside the models too, and name the first that diverges.")
 
     @classmethod
     def of(cls, options: _Comparing) -> Self:
-        """What `options` of another command say of the comparison."""
+        """The part of another command's options that concerns the comparison."""
         return cls(**options.shared_with(cls))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Reading(_Constants):
-    """How a model is read, and what is left as it is."""
+    """The options of reading a model, and of leaving parts of it as they are."""
 
     SECTION: ClassVar[str] = "Rewriting"
 
@@ -146,7 +146,7 @@ class _Reading(_Constants):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Rewriting(_Reading):
-    """What `optimize` does, and `inspect` says it would do."""
+    """The options of the rewrites, which `optimize` does and `inspect` predicts."""
 
     freeze: bool = option(Flag(), True, "Leave what runs in training mode as it is, Dropout included.")
     bias_adds: bool = option(
@@ -168,7 +168,7 @@ class _Rewriting(_Reading):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class InspectOptions(_Rewriting):
-    """What `bnfold.inspect` is asked for."""
+    """The options of `bnfold.inspect`."""
 
     explain: str | None = option(
         Text(), None, "Tell the walk of this normalization: what was tried and where it stopped.", metavar="NODE"
@@ -177,7 +177,7 @@ class InspectOptions(_Rewriting):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class CalibrationOptions(Options):
-    """How data is used: to compute statistics, to fit substitutes, for the task accuracy.
+    """The use of data: for statistics, for fitting substitutes, for the task accuracy.
 
     `mode` "exact" reads the data once for each level of normalizations, "fast" once. `statistics` "torch" gives what
     `torch.optim.swa_utils.update_bn` does. `batch_size` is for files and images. `mean`, `std` and `image_layout` say
@@ -210,7 +210,7 @@ class CalibrationOptions(Options):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Writing(_Comparing, _Reading):
-    """What every command that writes a model takes."""
+    """The options of every command that writes a model."""
 
     SECTION: ClassVar[str] = "Output"
 
@@ -228,17 +228,17 @@ class _Writing(_Comparing, _Reading):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class FreezeOptions(_Writing):
-    """What `bnfold.freeze` is asked for."""
+    """The options of `bnfold.freeze`."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DataOptions(CalibrationOptions, _Writing):
-    """What `bnfold.recalibrate` is asked for beside its data."""
+    """The options of `bnfold.recalibrate` beside its data."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RecalibrateOptions(DataOptions):
-    """What `bnfold recalibrate` is asked for: statistics from `data`, or from the file `statistics_from`."""
+    """The options of the command `bnfold recalibrate`: statistics from `data`, or from the file `statistics_from`."""
 
     SECTION: ClassVar[str] = "Data"
 
@@ -256,7 +256,7 @@ class RecalibrateOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class OptimizeOptions(_Rewriting, _Writing):
-    """What `bnfold.optimize` is asked for. `freeze` and `recalibrate` are this with `fold` off."""
+    """The options of `bnfold.optimize`. `freeze` and `recalibrate` are this with `fold` off."""
 
     SECTION: ClassVar[str] = "Data"
 
@@ -312,7 +312,7 @@ class OptimizeOptions(_Rewriting, _Writing):
 
     @classmethod
     def of(cls, options: FreezeOptions | RecalibrateOptions | Self) -> Self:
-        """The same as options of `optimize`."""
+        """These options as options of `optimize`."""
         if isinstance(options, cls):
             return options
         shared = options.shared_with(cls)

@@ -1,4 +1,4 @@
-"""What an option is: a field of a frozen dataclass, which everything else that knows of options is derived from.
+"""An option is a field of a frozen dataclass, from which everything else about it is derived.
 
 One line in a class of options adds the keyword argument of the library, its default and its check, the flag of the
 command line with its help, the key of the report's `options`, and the spelling in the command that makes a run again.
@@ -104,7 +104,7 @@ class Options:
             object.__setattr__(self, each.name, each.kind.checked(each.name, getattr(self, each.name)))
 
     def to_dict(self) -> dict[str, Any]:
-        """What was asked for, as plain JSON: every option that is reported, data of Python as true."""
+        """The options as plain JSON: each that is reported, data of Python as true."""
         return {
             each.name: each.kind.plain(getattr(self, each.name)) for each in options_of(type(self)) if each.reported
         }

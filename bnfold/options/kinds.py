@@ -45,7 +45,7 @@ class Flag(Kind):
     """True or false."""
 
     def checked(self, name: str, value: Any) -> bool:
-        """A bool, nothing that is only true-ish."""
+        """A bool; other values count as wrong, whatever their truth value."""
         if not isinstance(value, bool):
             raise _wrong(name, "true or false", value)
         return value
@@ -144,7 +144,7 @@ class Names(Kind):
     """Any number of names or patterns of names."""
 
     def checked(self, name: str, value: Any) -> tuple[str, ...]:
-        """Every iterable of texts, but no single text, whose letters would be taken for names."""
+        """A tuple from any iterable of texts; a single text is refused, since its letters would be taken for names."""
         found = (value,) if isinstance(value, str | bytes) or not isinstance(value, Iterable) else tuple(value)
         if isinstance(value, str) or not all(isinstance(each, str) for each in found):
             raise _wrong(name, "a list of texts", value)
@@ -177,11 +177,11 @@ class Passes(Kind):
         return found
 
     def plain(self, value: Any) -> list[str] | None:
-        """As a command line names them, by name or ``script.py:function``; what none can name as ``<its own name>``."""
+        """The passes by name or ``script.py:function``; one that has no such name as ``<its own name>``."""
         return None if value is None else [_word(each) for each in value]
 
     def scripts(self, value: Any) -> Iterator[str]:
-        """Those of them that are functions of scripts, without their options."""
+        """The passes among them that are functions of scripts, without their options."""
         for each in self.plain(value) or ():
             script, dot_py, rest = each.partition(".py:")
             if dot_py:
@@ -363,5 +363,5 @@ class Group(Kind):
         return None if value is None else value.to_dict()
 
     def words(self, flag: str, plain: Any) -> Iterator[str]:  # noqa: ARG002 - each has a flag of its own
-        """Those that are not at their default."""
+        """The flags of the options that are not at their default."""
         yield from self.options.words(plain)

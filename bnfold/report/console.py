@@ -28,7 +28,7 @@ _STAYS = (Action.KEPT, Action.MERGED)
 
 
 def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
-    """What `optimize` did: before and after, every normalization that stays and why, the verdict."""
+    """Print the report of `optimize`: before and after, every normalization that stays and why, the verdict."""
     if verbosity < 0:
         return
     if report.output is not None:
@@ -103,7 +103,7 @@ def _accurate(accuracy: Mapping[str, Any]) -> str:
 
 
 def print_comparison(report: ComparisonReport, console: Screen, verbosity: int = 0) -> None:
-    """What `verify` found."""
+    """Print the report of `verify`."""
     if verbosity < 0:
         return
     _print_verdict(report, console, every=verbosity > 0)
@@ -135,7 +135,7 @@ def print_inspection(inspection: Inspection, console: Screen, verbosity: int = 0
 
 
 def print_judged(judged: "Judged", console: Screen, verbosity: int = 0) -> None:
-    """What became of a verdict that was taken again, and which measurements are judged otherwise."""
+    """Print a verdict that was judged again, and the measurements that are judged otherwise."""
     if verbosity < 0:
         return
     for before, after in judged.changes:
@@ -269,7 +269,7 @@ def _print_layers(layers: Mapping[str, Any], console: Screen, *, every: bool) ->
 
 
 def _shown(verification: Mapping[str, Any], *, every: bool) -> Iterable[str]:
-    """What of the changes is proved, where anything was run, and what was compared by running only."""
+    """The sentences on proofs: the changes that are proved, and those that were compared by running only."""
     if verification.get("measurements") and verification.get("shown"):
         yield one_line(str(verification["shown"]))
     for change in verification.get("by_running_only", ()) if every else ():

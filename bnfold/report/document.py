@@ -39,7 +39,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of one normalization; `reason` and `sentence` are "" for one that did not stay."""
+    """The fate of one normalization; `reason` and `sentence` are "" for one that did not stay."""
 
     node: str
     scope: str
@@ -128,7 +128,7 @@ class Comparison:
 
     @property
     def differing(self) -> tuple[Measured, ...]:
-        """What does not agree."""
+        """The measurements that do not agree."""
         return tuple(each for each in self.measured if not each.agrees)
 
     @property
@@ -163,7 +163,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far new statistics are from the stored ones; both None where nothing was stored."""
+    """The distance of new statistics from the stored ones; both None where nothing was stored."""
 
     node: str
     scope: str
@@ -203,7 +203,7 @@ class Recalibration:
 
 @dataclass(frozen=True)
 class Fitted:
-    """How far a substitute is from its normalization, in standard deviations of the output."""
+    """The distance of a substitute from its normalization, in standard deviations of the output."""
 
     node: str
     groups: int
@@ -324,7 +324,7 @@ class Proved:
 
 @dataclass(frozen=True)
 class Placed:
-    """How many nodes ran where, and of which operators, in one session."""
+    """The placement of one session: how many nodes ran where, and of which operators."""
 
     provider: str
     optimization: str
@@ -435,7 +435,7 @@ class Document:
 
     @property
     def standings(self) -> Mapping[str, int]:
-        """How many proofs there are of each standing."""
+        """The number of proofs of each standing."""
         return Counter(proof.standing for proof in self.proofs)
 
 

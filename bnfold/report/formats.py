@@ -39,7 +39,7 @@ _NEEDS = {"jinja2": "Jinja2", "matplotlib": "matplotlib"}
 
 
 def format_of(path: str | os.PathLike[str]) -> Format | None:
-    """What the suffix tells, or None where it tells nothing."""
+    """The format that the suffix names, or None."""
     return SUFFIXES.get(PurePath(path).suffix.lower())
 
 

@@ -142,7 +142,7 @@ def _comparison(document: Document) -> Iterable[str]:
 
 
 def _changes(document: Document) -> Iterable[str]:
-    """What else was done or found."""
+    """The sections on everything else that was done or found."""
     if document.recalibration is not None:
         yield _drifted(document.recalibration)
     if document.fitted:

@@ -1,4 +1,4 @@
-"""What a function did to a model, and nothing else: three structures become one.
+"""The edits of a function on a model, and nothing else: three structures become one.
 
 `before` is the model, `baseline` what the function was given, after the same way there and back with nothing done to
 it, and `after` what it made. What is in `after` as in the baseline was not touched: it is taken from `before`, byte
@@ -65,7 +65,7 @@ class Merger:
         return made
 
     def graphs(self, before: GraphProto, baseline: GraphProto, after: GraphProto) -> GraphProto:
-        """The same of one graph."""
+        """Merge one graph."""
         made = GraphProto()
         made.CopyFrom(before)
         for field in ("name", "doc_string"):
@@ -335,7 +335,7 @@ def _domain(each: Any) -> str:
 
 
 def _made_value(node: NodeProto) -> Any:
-    """What tells a node from the others of its scope: the first value that it makes."""
+    """The first value that a node makes, which identifies it in its scope."""
     return next((output for output in node.output if output), None) or (node.op_type, node.name, tuple(node.input))
 
 

@@ -35,7 +35,7 @@ class Optimizer:
         return self._as_function().rewrite(file)
 
     def cost(self, file: OnnxFile) -> str:
-        """What it costs to give the optimizer a large model, in a sentence; "" where that is little."""
+        """The cost of giving the optimizer a large model, in a sentence; "" where that is little."""
         return self._as_function().cost(file)
 
     def _as_function(self) -> FunctionPass:
@@ -47,7 +47,7 @@ class Optimizer:
 
 
 def missing(optimizer: type[Optimizer]) -> str:
-    """How to install an optimizer that is not; "" for one that is."""
+    """The advice to install an optimizer that is missing; "" for one that is installed."""
     if importlib.util.find_spec(optimizer.module or optimizer.name) is not None:
         return ""
     distribution = optimizer.distribution or optimizer.name
@@ -135,7 +135,7 @@ class OnnxRuntime(Optimizer):
     level: str = "basic"
 
     def optimized(self, model: ModelProto) -> ModelProto:
-        """What onnxruntime writes as its optimized model. Raises UsageError for a level that it does not have."""
+        """The model that onnxruntime writes as optimized. Raises UsageError for a level that it does not have."""
         import onnx
         import onnxruntime
 

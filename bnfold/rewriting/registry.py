@@ -45,7 +45,7 @@ class Listed:
 
 
 def asked_passes(asked: Sequence[Any]) -> list[Asked]:
-    """What makes each of the passes that were asked for: names, pass objects and functions.
+    """The makers of the passes that were asked for: names, pass objects and functions.
 
     Scripts and plugins are loaded here, once. Raises UsageError for a name that nothing has, for options that a pass
     does not have, and for what is no pass.
@@ -132,7 +132,7 @@ def _loaded(point: "EntryPoint") -> Any:
 
 
 def _configured(found: Any, name: str, given: Mapping[str, str]) -> AnyPass:
-    """What was found under a name, with the options that were given behind it."""
+    """The pass found under a name, with the options that were given behind it."""
     what = f"--pass {name}"
     if isinstance(found, type) and _is_pass(found):
         values = values_for(found, given, what)
@@ -182,7 +182,7 @@ def _as_function(function: Callable[..., Any], name: str, options: Mapping[str, 
 
 
 def name_of(function: Any) -> str:
-    """What to call a function: its own name, that of what it is made from, or of its class."""
+    """The name of a function: its own, that of the function it wraps, or of its class."""
     own = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", None)
     return str(own or type(function).__name__)
 

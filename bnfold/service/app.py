@@ -54,7 +54,7 @@ _LARGEST_JSON = 1 << 20
 
 
 class Service:
-    """What the routes share."""
+    """The parts of the service that the routes share."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -447,7 +447,7 @@ def _download(path: Path) -> FileResponse:
 
 
 async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in blocks of at least `_BLOCK`, but for the last."""
+    """The bytes of `chunks` in blocks of at least `_BLOCK`, but for the last."""
     block = bytearray()
     async for chunk in chunks:
         block += chunk

@@ -50,7 +50,7 @@ class RemoteJob:
 
     @property
     def exit_code(self) -> int | None:
-        """What the command returned there; None while it runs, and where it was stopped."""
+        """The exit code of the command there; None while it runs, and where it was stopped."""
         found: int | None = self.facts["exit_code"]
         return found
 

@@ -30,7 +30,7 @@ _STATES = {0: State.SUCCEEDED, 1: State.REJECTED}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished process says. `message`: the last line it wrote for a person."""
+    """The outcome of a finished process. `message`: the last line it wrote for a person."""
 
     state: State
     exit_code: int | None
@@ -151,7 +151,7 @@ class Runner:
         return self._judged(ended, process.returncode, folder)
 
     def _wait(self, job: StoredJob, process: "subprocess.Popen[bytes]", folder: Path) -> str:
-        """How it went: "ended", "late" or "stopped"."""
+        """Wait for the end of the process: "ended", "late" or "stopped"."""
         deadline = time.monotonic() + self._settings.job_timeout + _GRACE
         last = ""
         while True:

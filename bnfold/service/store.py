@@ -1,4 +1,4 @@
-"""What a service keeps: files by their content, models made of them, and jobs; in SQLite and one folder.
+"""The store of a service: files by their content, models made of them, and jobs; in SQLite and one folder.
 
 Everything survives a killed process: rows are written in transactions, files under a temporary name first. A file lies
 once on disk for each model it belongs to, as a plain file, which the strict reader of external data asks for.
@@ -41,7 +41,7 @@ _ATTEMPTS = 2
 
 
 class State(StrEnum):
-    """What became of a job. REJECTED is a verdict: the result is not equivalent, or was not verified."""
+    """The state of a job. REJECTED is a verdict: the result is not equivalent, or was not verified."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -62,7 +62,7 @@ class Unknown(Exception):  # noqa: N818 - what was asked for is not there
 
 
 class Mismatch(Exception):  # noqa: N818 - the sender's mistake
-    """What was sent has another hash than was said."""
+    """The content that was sent has another hash than announced."""
 
 
 class Full(Exception):  # noqa: N818 - a state of the service
@@ -150,7 +150,7 @@ class Store:
     # --- files
 
     def size_of(self, sha256: str) -> int | None:
-        """How large a file that is here is, in bytes; None where it is not here."""
+        """The size of a stored file in bytes; None where it is not here."""
         row = self._row("SELECT size, path FROM files WHERE sha256 = ?", sha256)
         return None if row is None or not (self.root / row["path"]).exists() else int(row["size"])
 
@@ -300,7 +300,7 @@ class Store:
         return [_job(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """How many jobs are in each state."""
+        """The number of jobs in each state."""
         rows = self._rows("SELECT state, COUNT(*) AS number FROM jobs GROUP BY state")
         return {state.value: 0 for state in State} | {row["state"]: row["number"] for row in rows}
 
@@ -322,7 +322,7 @@ class Store:
         return self.job(row["id"])
 
     def tell(self, key: str, stage: str, done: int, total: int) -> None:
-        """How far a running job is."""
+        """Note the progress of a running job."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE jobs SET stage = ?, done = ?, total = ?, revision = revision + 1 "

@@ -28,7 +28,7 @@ _REFUSED = (FindingCode.LAZY,)
 
 @dataclass(frozen=True, repr=False)
 class Exported:
-    """What `export` made: `model` is a ModelProto, or None where it went to a file.
+    """The result of `export`: `model` is a ModelProto, or None where it went to a file.
 
     `findings`: what the module holds that matters. `verification`: of the result against the module, None where
     verification was switched off; `report`: of its optimization.
@@ -127,7 +127,7 @@ def export_with(
 
 @dataclass(frozen=True)
 class _Source:
-    """What was given, as far as it goes: `program` and `onnx` where PyTorch made them already."""
+    """The source of an export: `program` and `onnx` where PyTorch made them already."""
 
     module: Any
     program: Any = None

@@ -180,7 +180,7 @@ def check_overrides(ports: tuple[Port, ...], fixed: Mapping[str, Sequence[int]])
 
 
 def _assign(ports: tuple[Port, ...], fixed: Mapping[str, Sequence[int]], batch: int, side: int, stretch: int) -> Shapes:
-    """The same symbolic name gets the same size everywhere; a size given by the user wins."""
+    """Assign sizes: a symbolic name gets the same size everywhere; a size given by the user wins."""
     symbols: dict[str, int] = {}
     for port in ports:
         for dim, size in zip(port.dims or (), fixed.get(port.name, ()), strict=False):

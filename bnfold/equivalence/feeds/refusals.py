@@ -1,4 +1,4 @@
-"""What a runtime's refusal says about sizes: the numbers in it, which unknowns they may be, and where it happened."""
+"""Refusals of a runtime read for sizes: the numbers in one, the unknowns they may be, and where it happened."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ _GROWTH = 2
 
 
 def numbers(refusal: str) -> list[int]:
-    """Those that stand for sizes: none that is part of a name."""
+    """The numbers that stand for sizes: none that is part of a name."""
     return list(dict.fromkeys(int(found) for found in _NUMBER.findall(_QUOTED.sub("", refusal)) if int(found) > 0))
 
 

@@ -64,7 +64,7 @@ class Unknowns:
         }
 
     def together(self) -> list[tuple[Unknown, ...]]:
-        """Those of one input behind its first two axes, which are often meant to be alike: height and width."""
+        """The unknowns of one input behind its first two axes, which are often meant to be alike: height and width."""
         groups: dict[str, list[Unknown]] = {}
         for (name, axis), unknown in self._at.items():
             if axis >= 2:
@@ -72,7 +72,7 @@ class Unknowns:
         return [tuple(dict.fromkeys(group)) for group in groups.values() if len(set(group)) > 1]
 
     def leading(self) -> list[Unknown]:
-        """Those that stand first somewhere, as a batch does."""
+        """The unknowns that stand first somewhere, as a batch does."""
         return list(dict.fromkeys(unknown for (_, axis), unknown in self._at.items() if axis == 0))
 
     def label(self, unknown: Unknown) -> str:
@@ -270,7 +270,7 @@ class _Inferred:
         self._scopes[0].update(shapes)
 
     def shape(self, value: str, position: int) -> Shape | None:
-        """What a node at `position` sees under the name `value`."""
+        """The shape that a node at `position` sees under the name `value`."""
         return self._scopes[self._trial.nodes[position][0]].get(value)
 
     def misfits(self) -> Iterator[tuple[int, Misfit]]:

@@ -1,4 +1,4 @@
-"""How much is run: what decides most comes first, and a budget of work says how far it goes.
+"""The plan of runs: the runs that decide most come first, and a budget of work ends them.
 
 The budget counts estimated work, never time: a run is the same on every machine. What is proved is run to see that it
 runs and stays finite: at the price of both sessions once, on more feeds as far as a floor lasts that small models never
@@ -20,7 +20,7 @@ LEAN = Setting(optimization=Optimization.ON)
 FLOOR = 4e9
 """The work that every verification may do: about 0.3 s, since small operators do not reach the speed of large ones."""
 BY_RUNNING = 4
-"""How many times the work of both sessions once a comparison by running alone may do."""
+"""A comparison by running alone may do this many times the work of both sessions once."""
 _LARGE_RUN, _LARGE_SESSION = 1e9, 2e9
 _ONE_THREAD = 2e8
 """Below this a second thread takes longer to wake than it saves."""
@@ -49,11 +49,11 @@ class RunPlan:
 
     @property
     def purse(self) -> Purse:
-        """What pays for feeds, full."""
+        """The full purse that pays for feeds."""
         return Purse(self.allowance, self.price)
 
     def settings(self, providers: tuple[Provider, ...]) -> Iterator[Setting]:
-        """Those that the candidate runs in."""
+        """The settings that the candidate runs in."""
         for provider in providers:
             if self.is_lean and provider is CPU:
                 yield self.base
@@ -68,7 +68,7 @@ THOROUGH = RunPlan()
 
 
 def plan_of(work: Work, *, heavy: bool, all_proved: bool, thorough: bool) -> RunPlan:
-    """What fits into the budget; everything where that is asked for, or the floor lasts.
+    """The plan that fits into the budget; everything where that is asked for, or fits into the floor.
 
     `heavy`: the model's inputs are large, so that feeds are few.
     """

@@ -179,7 +179,7 @@ def names_of(output: str) -> Iterator[str]:
 
 
 def owners_of(value: str) -> Iterator[str]:
-    """The same, and for `y.length`, how long a sequence is, `y`: what a part of an output belongs to."""
+    """The outputs that `value` may be a part of: itself, and for `y.length`, the length of a sequence, `y`."""
     yield from names_of(value)
     if value.endswith(".length"):
         yield from names_of(value.removesuffix(".length"))

@@ -1,4 +1,4 @@
-"""What a model computes in real arithmetic, nearly: its graph evaluated in float64 with the parameters it stores.
+"""A model in nearly real arithmetic: its graph evaluated in float64 with the parameters it stores.
 
 onnx.reference computes in whatever type it is fed, so widening every stored number and every cast is enough. It is
 not safe on loops of untrusted models, and slow where it walks over positions in Python: both are refused.

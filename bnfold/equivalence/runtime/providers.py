@@ -167,7 +167,7 @@ def named(names: Sequence[str]) -> tuple[Provider, ...]:
 
 
 def _advice(name: str) -> str:
-    """What follows "is not": the name that was meant, or why there is no such provider."""
+    """The words behind "is not": the name that was meant, or why there is no such provider."""
     plain = name.strip().lower().removesuffix("executionprovider")
     plain = _ALIASES.get(plain, plain)
     if plain in PROVIDERS:

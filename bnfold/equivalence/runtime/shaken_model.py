@@ -61,7 +61,7 @@ def shaken_model(original: OnnxFile, seed: int) -> Iterator[Path]:
 
 
 def shaken_feed(feed: Feed, seed: int) -> Feed:
-    """The same for the floats that a model is fed."""
+    """The feed with every float moved to a neighbour by `seed`."""
     generator = np.random.default_rng([seed, 0xFEED])
     return {name: _shaken(array, generator) for name, array in feed.items()}
 
@@ -98,7 +98,7 @@ def _shake_file(span: Span, kind: int, generator: np.random.Generator) -> None:
 
 
 def _shake_structure(model: ModelProto, generator: np.random.Generator) -> None:
-    """What is small enough to lie in the structure itself."""
+    """Shake the numbers that lie in the structure itself."""
     kept = _kept(model)
     for tensor, name in _stored(model):
         if tensor.data_type in _LARGEST and payload_index(tensor) is None and name not in kept:

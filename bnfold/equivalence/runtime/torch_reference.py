@@ -71,7 +71,7 @@ class ModuleReference:
             yield _Evaluated(self.module, self.candidate)
 
     def training_parts(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
-        """What normalizes with the batch, or drops, although the module is in eval mode: names of functions and parts.
+        """The functions and parts that normalize with the batch, or drop, although the module is in eval mode.
 
         `shapes`: of a feed that the module takes. Empty where it takes no feed of ones of these shapes.
         """

@@ -1,4 +1,4 @@
-"""How much work a model is, estimated from its structure alone: the same on every machine.
+"""The work of a model, estimated from its structure alone: the same on every machine.
 
 The unit is a multiplication of a large product, which a core does some ten billions of in a second. What else takes
 time is counted as so many of them: a node that is set up or run, a number that is loaded, moved or compared.
@@ -51,7 +51,7 @@ def work_of(model: ModelProto) -> Work:
 
 
 class _Walk:
-    """How many positions each value has beside batch and channels, and what is multiplied on the way."""
+    """The positions of each value beside batch and channels, and the multiplications on the way."""
 
     def __init__(self, model: ModelProto) -> None:
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -92,7 +92,7 @@ class _Walk:
             self._positions[name], self._channels[name] = after, channels
 
     def size(self, value: str) -> float:
-        """How many numbers a value holds."""
+        """The number of elements of a value."""
         return self._positions.get(value, 1.0) * self._channels.get(value, 1)
 
     def _growth(self, node: NodeProto) -> float:
