@@ -27,6 +27,8 @@ from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Unc
 
 _MOST_NODES = 1000
 """A larger piece is not that of one rewrite."""
+_FARTHER = 4
+"""How many more operators than the reference has there may be looked at in the candidate to end at the same values."""
 _LOOK_BACK = 8
 _OF_ONE_TYPE = {"Relu", "Identity", "MaxPool", "Add", "Mul"}
 """Operators whose first input and output have one type."""
@@ -351,7 +353,9 @@ class Correspondence:
         if any(each.old not in entering for each in also):
             # The candidate ends nearer, as where it computes once what the reference computes twice.
             with suppress(Uncut):
-                after, also = self._walk_new(pair, rank, entering, farther=True)
+                farther, found_also = self._walk_new(pair, rank, entering, farther=True)
+                if len(farther.nodes) <= len(before.nodes) + _FARTHER:
+                    after, also = farther, found_also
         premises = {Pair(old, self._partner[old]): None for old in entering} | dict.fromkeys(also)
         return Obligation(pair, tuple(premises), before, after, apart=any(each.old not in entering for each in also))
 

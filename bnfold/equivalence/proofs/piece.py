@@ -319,6 +319,8 @@ def _compare(
         terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
         if was.shape != now.shape:
             raise Unknowable(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # as for sizes that do not fit
+        if any(each.shape != was.shape for each in terms):
+            raise Unknowable(f"the terms of {trial.output!r} have another shape than itself")
         blind = blind and was.ndim > 0 and bool(np.all(was == was[:1]))
         share, error = _share(was, now, np.maximum.reduce(terms), trial.allowance)
         largest, used = max(largest, error), max(used, share)
