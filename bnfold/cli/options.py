@@ -6,12 +6,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bnfold.cli.parameters import data_path, input_shape, limit_per_output, numbers, one_shape_per_name, output_limit
+from bnfold.cli.parameters import (
+    data_path,
+    input_shape,
+    limit_per_output,
+    numbers,
+    one_shape_per_name,
+    output_limit,
+    room,
+)
 from bnfold.errors import UsageError
 from bnfold.options import Option, Options, options_of
 from bnfold.options.kinds import (
     DataSet,
     Flag,
+    Folder,
     Group,
     Kind,
     Limit,
@@ -20,6 +29,7 @@ from bnfold.options.kinds import (
     Passes,
     Path,
     Shapes,
+    Size,
     Text,
     Weights,
     Whole,
@@ -201,6 +211,7 @@ _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Numbers: lambda each: {"type": numbers, "default": commas(each.default), "show_default": True},
     DataSet: lambda _: {"type": data_path},
     Path: lambda _: {"type": click.Path()},
+    Folder: lambda _: {"type": click.Path(exists=True, file_okay=False)},
     Text: lambda _: {},
 }
 """How click reads the kinds that have no settings of their own."""
@@ -214,6 +225,8 @@ def _flag(each: Option) -> Callable[[AnyFunction], AnyFunction]:
             settings |= {"is_flag": True, "default": False}
             if each.default:
                 settings["callback"] = lambda _ctx, _param, value: not value
+        case Size():
+            settings |= {"type": room, "default": str(each.default)}
         case Whole(least):
             settings |= {"type": click.IntRange(min=least), "show_default": True}
         case Word(words, ()):

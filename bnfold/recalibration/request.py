@@ -40,7 +40,15 @@ def calibration(
         return statistics_from(weights, model, keep)
     if data is None:
         return None
-    how = RecalibrateOptions(Mode(options.mode), Weighting(options.statistics), tuple(keep), on_progress)
+    how = RecalibrateOptions(
+        Mode(options.mode),
+        Weighting(options.statistics),
+        tuple(keep),
+        on_progress,
+        options.spill,
+        options.spill_limit,
+        options.spill_budget,
+    )
     return calibrate(file, model, _opened(data, model, options), how)
 
 

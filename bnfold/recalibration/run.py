@@ -1,10 +1,11 @@
 """New population statistics for every BatchNormalization, from data that runs through the model.
 
-Exact: one pass over the data for each level of normalizations, so that each sees what the final ones before it make.
+Exact: level by level of normalizations, so that each sees what the final ones before it make; see `exact.py`.
 Fast: one pass in which every normalization uses the statistics of its batch, as training does.
 """
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -14,18 +15,20 @@ from numpy.typing import NDArray
 
 from bnfold.batches import Data, Source
 from bnfold.decisions import NodeKey, Refused
-from bnfold.equivalence import tap
+from bnfold.equivalence import SegmentedModel, tap
 from bnfold.errors import ModelError, UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
 from bnfold.progress import StageProgress
 from bnfold.recalibration.drift import Drift
+from bnfold.recalibration.exact import Beside, ByLevel
+from bnfold.recalibration.kept_values import KeptValues
 from bnfold.recalibration.targets import Target, targets_of
 from bnfold.statistics import Averaged, Merger, Pooled, Statistics, moments_of
 
 
 class Mode(StrEnum):
-    """How often the data is read."""
+    """Which statistics a normalization's data is made with: the final ones, or those of its batch."""
 
     EXACT = "exact"
     FAST = "fast"
@@ -40,17 +43,29 @@ class Weighting(StrEnum):
 
 @dataclass(frozen=True)
 class RecalibrateOptions:
-    """`keep`: shell patterns of node names whose statistics stay. `on_progress`: see `Source`."""
+    """`keep`: shell patterns of node names whose statistics stay. `on_progress`: see `Source`.
+
+    What the exact mode keeps between levels: `spill_limit` bytes in memory, and where `spill` names a folder, what
+    exceeds them in a temporary file of at most `spill_budget` bytes there.
+    """
 
     mode: Mode = Mode.EXACT
     weighting: Weighting = Weighting.POPULATION
     keep: tuple[str, ...] = ()
     on_progress: StageProgress | None = None
+    spill: str | os.PathLike[str] | None = None
+    spill_limit: int = 1 << 30
+    spill_budget: int = 16 << 30
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The new statistics by scope and label, and how they came about."""
+    """The new statistics by scope and label, and how they came about.
+
+    `levels` of normalizations, for which the data was read `passes` times and at most `kept_bytes` were in memory and
+    `spilled_bytes` in a file between two of them; `repeated`: how often a segment of the model was run again for a
+    batch, since what it made did not fit.
+    """
 
     statistics: Mapping[NodeKey, Statistics]
     drifts: tuple[Drift, ...]
@@ -58,6 +73,10 @@ class Calibration:
     weighting: str = ""
     batches: int = 0
     passes: int = 0
+    levels: int = 0
+    kept_bytes: int = 0
+    spilled_bytes: int = 0
+    repeated: int = 0
     left_out: Mapping[NodeKey, Refused] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,6 +86,10 @@ class Calibration:
             "statistics": self.weighting,
             "batches": self.batches,
             "passes": self.passes,
+            "levels": self.levels,
+            "kept_bytes": self.kept_bytes,
+            "spilled_bytes": self.spilled_bytes,
+            "repeated": self.repeated,
             "drift": [drift.to_dict() for drift in self.drifts],
             "left_out": [
                 {"node": node, "scope": scope, "reason": why.reason.code, "detail": why.detail}
@@ -87,22 +110,68 @@ def calibrate(file: OnnxFile, model: Model, data: Data, options: RecalibrateOpti
     if not targets:
         reasons = "; ".join(f"{node}: {why}" for (_, node), why in left_out.items())
         raise ModelError(f"there is no BatchNormalization to recalibrate{f' ({reasons})' if reasons else ''}")
-    fast = torch or options.mode is Mode.FAST
-    levels = [targets] if fast else _by_level(targets)
-    source = Source(data, len(levels), options.on_progress)
+    if torch or options.mode is Mode.FAST:
+        return _fast(file, targets, left_out, data, options)
+    return _exact(file, targets, left_out, data, options)
+
+
+def _fast(
+    file: OnnxFile,
+    targets: Sequence[Target],
+    left_out: Mapping[NodeKey, Refused],
+    data: Data,
+    options: RecalibrateOptions,
+) -> Calibration:
+    """One pass in which each normalization uses its batch; one batch of values is in memory at a time."""
+    gathered = _Gathered([target.place for target in targets], options.weighting)
+    batches = Source(data, 1, options.on_progress).batches()
+    for values in tap(file, gathered.places, batches, known={}, by_batch=True):
+        gathered.take(values)
+    known, drifts = gathered.statistics(targets)
+    told = options.weighting.value
+    return Calibration(known, drifts, Mode.FAST.value, told, gathered.batches, 1, 1, left_out=left_out)
+
+
+def _exact(
+    file: OnnxFile,
+    targets: Sequence[Target],
+    left_out: Mapping[NodeKey, Refused],
+    data: Data,
+    options: RecalibrateOptions,
+) -> Calibration:
+    """Level by level; while one batch runs, the moments of the one before it are computed."""
+    levels = _by_level(targets)
+    places = [[target.place for target in level] for level in levels]
+    source = Source(data, len(levels), options.on_progress, kept=True)
     known: dict[NodeKey, Statistics] = {}
     drifts: dict[NodeKey, Drift] = {}
     batches = 0
-    for level in levels:
-        merged = _gather(file, level, source.batches(), known, options.weighting, by_batch=fast)
-        batches = max(merger.batches for merger in merged.values())
-        for target in level:
-            merger = merged[target.place]
-            known[target.place] = merger.statistics()
-            drifts[target.place] = Drift.of(target, known[target.place], merger.elements)
-    mode = Mode.FAST if fast else Mode.EXACT
-    ordered = tuple(drifts[target.place] for target in targets)
-    return Calibration(known, ordered, mode.value, options.weighting.value, batches, len(levels), left_out)
+    with (
+        KeptValues(options.spill_limit, options.spill, options.spill_budget) as kept,
+        SegmentedModel(file, places) as model,
+    ):
+        by_level = ByLevel(model, len(levels), source, kept)
+        for number, level in enumerate(levels):
+            gathered = _Gathered(places[number], options.weighting)
+            with Beside(gathered.take) as beside:
+                by_level.run(number, known, beside.take)
+            batches = gathered.batches
+            found, moved = gathered.statistics(level)
+            known |= found
+            drifts |= dict(zip(places[number], moved, strict=True))
+    return Calibration(
+        known,
+        tuple(drifts[target.place] for target in targets),
+        Mode.EXACT.value,
+        options.weighting.value,
+        batches,
+        by_level.read,
+        len(levels),
+        kept.most_in_memory,
+        kept.most_in_file,
+        by_level.repeated,
+        left_out,
+    )
 
 
 def _by_level(targets: Iterable[Target]) -> list[list[Target]]:
@@ -112,33 +181,39 @@ def _by_level(targets: Iterable[Target]) -> list[list[Target]]:
     return [levels[level] for level in sorted(levels)]
 
 
-def _gather(
-    file: OnnxFile,
-    targets: list[Target],
-    batches: Iterable[Any],
-    known: Mapping[NodeKey, Statistics],
-    weighting: Weighting,
-    *,
-    by_batch: bool,
-) -> dict[NodeKey, Merger]:
-    """One pass over the data; one batch of values is in memory at a time."""
-    merged: dict[NodeKey, Merger] = {}
-    places = [target.place for target in targets]
-    for values in tap(file, places, batches, known=known, by_batch=by_batch):
-        for place in places:
-            _take(values.pop(place), place, merged, weighting)
-    if not merged or not all(merger.elements for merger in merged.values()):
-        raise UsageError("the data holds no batch: nothing to compute statistics from")
-    return merged
+class _Gathered:
+    """The moments of the data of some normalizations, batch by batch."""
 
+    def __init__(self, places: Sequence[NodeKey], weighting: Weighting) -> None:
+        self.places = tuple(places)
+        self._weighting = weighting
+        self._merged: dict[NodeKey, Merger] = {}
 
-def _take(values: NDArray[Any], place: NodeKey, merged: dict[NodeKey, Merger], weighting: Weighting) -> None:
-    if not np.isfinite(values).all():
-        raise UsageError(f"the data makes values at {place[1]} that are not finite: look for broken rows in it")
-    moments = moments_of(values)
-    if place not in merged:
-        merged[place] = (Averaged if weighting is Weighting.TORCH else Pooled)(moments.channels)
-    try:
-        merged[place].add(moments)
-    except ValueError as why:
-        raise UsageError(f"{place[1]}: {why}; use larger batches, or --statistics population") from why
+    @property
+    def batches(self) -> int:
+        """How many there were."""
+        return max((merger.batches for merger in self._merged.values()), default=0)
+
+    def take(self, values: Mapping[NodeKey, NDArray[Any]]) -> None:
+        """Take the data of one batch. Raises UsageError."""
+        for place in self.places:
+            self._take(place, values[place])
+
+    def statistics(self, targets: Iterable[Target]) -> tuple[dict[NodeKey, Statistics], tuple[Drift, ...]]:
+        """What all batches come to, and how far that is from what was stored. Raises UsageError for no batch."""
+        if not self._merged or not all(merger.elements for merger in self._merged.values()):
+            raise UsageError("the data holds no batch: nothing to compute statistics from")
+        found = {place: merger.statistics() for place, merger in self._merged.items()}
+        drifts = [Drift.of(target, found[target.place], self._merged[target.place].elements) for target in targets]
+        return found, tuple(drifts)
+
+    def _take(self, place: NodeKey, values: NDArray[Any]) -> None:
+        if not np.isfinite(values).all():
+            raise UsageError(f"the data makes values at {place[1]} that are not finite: look for broken rows in it")
+        moments = moments_of(values)
+        if place not in self._merged:
+            self._merged[place] = (Averaged if self._weighting is Weighting.TORCH else Pooled)(moments.channels)
+        try:
+            self._merged[place].add(moments)
+        except ValueError as why:
+            raise UsageError(f"{place[1]}: {why}; use larger batches, or --statistics population") from why
