@@ -21,7 +21,8 @@ import onnxruntime
 from benchmarks import models
 from bnfold.graph import Model
 from bnfold.onnxfile import read
-from bnfold.recalibration import Calibration, Mode, RecalibrateOptions, calibrate
+from bnfold.options import CalibrationOptions
+from bnfold.recalibration import Calibration, calibrate
 
 IMAGES = 32
 TURNS = 3
@@ -38,7 +39,7 @@ def forward(path: Path, feeds: list[np.ndarray], *, optimized: bool) -> None:
         session.run(None, {session.get_inputs()[0].name: feed})
 
 
-def recalibrated(path: Path, feeds: list[np.ndarray], options: RecalibrateOptions, *, once: bool) -> Calibration:
+def recalibrated(path: Path, feeds: list[np.ndarray], options: CalibrationOptions, *, once: bool) -> Calibration:
     """New statistics; `once`: from an iterator."""
     file = read(path)
     return calibrate(file, Model(file), iter(feeds) if once else feeds, options)
@@ -58,14 +59,14 @@ def main(count: int, name: str) -> None:
         models.save(name, path)
         generator = np.random.default_rng(0)
         feeds = [generator.normal(size=(1, 3, 224, 224)).astype(np.float32) for _ in range(count)]
-        spilling = RecalibrateOptions(spill=folder, spill_limit=0)
-        nothing = RecalibrateOptions(spill_limit=0)
+        spilling = CalibrationOptions(spill=folder, spill_limit=0)
+        nothing = CalibrationOptions(spill_limit=0)
         runs: dict[str, Callable[[], object]] = {
             "forward pass": lambda: forward(path, feeds, optimized=True),
             "forward pass without optimizations": lambda: forward(path, feeds, optimized=False),
-            "exact": lambda: recalibrated(path, feeds, RecalibrateOptions(), once=True),
+            "exact": lambda: recalibrated(path, feeds, CalibrationOptions(), once=True),
             "exact, all in a file": lambda: recalibrated(path, feeds, spilling, once=True),
-            "fast": lambda: recalibrated(path, feeds, RecalibrateOptions(Mode.FAST), once=True),
+            "fast": lambda: recalibrated(path, feeds, CalibrationOptions(mode="fast"), once=True),
         }
         seconds: dict[str, list[float]] = {each: [] for each in runs}
         spent: dict[str, list[float]] = {each: [] for each in runs}

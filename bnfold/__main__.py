@@ -6,12 +6,16 @@ import sys
 
 from bnfold import streams
 
+ON_WINDOWS = "bnfold: Windows has neither the forks nor the file locks that bnfold is made with; run it in WSL"
+
 _NOT_FLUSHED = 120  # what Python itself ends with
 
 
 def run() -> None:
     """Run the command line. Ctrl-C while that is still being imported is no traceback either."""
     streams.repair()
+    if sys.platform == "win32":
+        sys.exit(ON_WINDOWS)
     from bnfold import supervision
 
     end = supervision.split()

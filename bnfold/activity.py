@@ -1,4 +1,4 @@
-"""What this process is doing, in words, for whoever has to tell why it ended: a note in memory that a parent shares."""
+"""The current activity of this process, in words: a note in memory that a parent shares, and reads after a crash."""
 
 import mmap
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ _stack: list[str] = []
 
 
 def share(note: mmap.mmap) -> None:
-    """Write what is being done to `note` from now on."""
+    """Write the activity to `note` from now on."""
     global _note
     _note = note
 
 
 def read(note: mmap.mmap) -> str:
-    """What was written last, "" for nothing."""
+    """The text that was written last, "" for none."""
     return note[:].split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Say that the block does `what`, a part of whatever is being done around it. Costs nothing where nobody asks."""
+    """Note that the block does `what`, as a part of the activity around it. Without a shared note it costs nothing."""
     if _note is None:
         yield
         return

@@ -1,6 +1,6 @@
 """The library: `optimize`, `freeze`, `recalibrate`, `inspect`, `verify`: the options people give, put in order.
 
-What is done with them is in `optimization`, where the data flows one way.
+The work is done in `optimization`, where the data flows one way.
 """
 
 import os
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 from onnx import NodeProto
 
 from bnfold import optimization
+from bnfold.addresses import Staging, is_address, staged
 from bnfold.decisions import Decision, Refused
-from bnfold.errors import UsageError
+from bnfold.errors import ReportedError, UsageError
 from bnfold.graph import Graph, Model
 from bnfold.lifetime import gives_back
-from bnfold.optimization import Request, Result, comparison, input_summary, notes_on, unmatched
+from bnfold.optimization import Request, Result, input_summary, notes_on, unmatched
 from bnfold.options import (
     DataOptions,
     FreezeOptions,
@@ -34,7 +35,7 @@ from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Description, Mode, describe, is_batch_norm
 from bnfold.paths import require_utf8
 from bnfold.pipeline import run_on
-from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo
+from bnfold.report import Diagnosed, Inspection, ModelSummary, NormalizationInfo, Report
 from bnfold.sources import AnyModel, as_proto, blamed, is_foreign, is_path, of_kind, read_model
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class _Writes(Protocol[_P]):
 
 
 class _WritesFrom(Protocol[_P]):
-    """The same with data behind the model."""
+    """The shape of a function that writes a model from data."""
 
     def __call__(
         self, model: AnyModel, batches: SomeData, output: _Destination = None, *args: _P.args, **options: _P.kwargs
@@ -102,6 +103,8 @@ def optimize_with(
     model: AnyModel, output: _Destination, options: OptimizeOptions | FreezeOptions | RecalibrateOptions
 ) -> Result:
     """Do what `optimize`, `freeze` or `recalibrate` does with these options."""
+    if is_address(model) or is_address(output):
+        return _optimized_away(model, output, options)
     if options.isolate:
         from bnfold.isolated import isolated
 
@@ -111,12 +114,52 @@ def optimize_with(
         return optimization.optimize(Request(model, output, OptimizeOptions.of(options)))
 
 
+def _optimized_away(
+    model: AnyModel, output: _Destination, options: OptimizeOptions | FreezeOptions | RecalibrateOptions
+) -> Result:
+    """The same where the model, its output or both have addresses. Raises also UsageError where it cannot be opened."""
+    if options.keep_failed and is_address(output):
+        raise UsageError("--keep-failed writes beside OUTPUT: name a file, not an address")
+    with staged() as staging:
+        local = staging.fetched(model) if is_address(model) else model
+        target = output
+        if isinstance(output, str) and is_address(output):
+            target = staging.path(output)
+            if not options.dry_run:
+                staging.require_free(output, overwrite=options.overwrite)
+        try:
+            made = optimize_with(local, target, options)
+        except ReportedError as error:
+            error.report = _addressed(error.report, staging)
+            raise
+        if isinstance(output, str) and target != output and made.report.published is not None:
+            staging.send(output, overwrite=options.overwrite)
+        return replace(made, report=_addressed(made.report, staging))
+
+
+def _addressed(report: Report, staging: Staging) -> Report:
+    """The report with addresses in place of the paths where files were meanwhile."""
+    return replace(
+        report,
+        input=_with_address(report.input, staging),
+        output=None if report.output is None else _with_address(report.output, staging),
+        published=None if report.published is None else staging.told(report.published),
+        explanation=staging.told(report.explanation),
+        notes=tuple(map(staging.told, report.notes)),
+    )
+
+
+def _with_address(summary: ModelSummary, staging: Staging) -> ModelSummary:
+    return replace(summary, path=None if summary.path is None else staging.told(summary.path))
+
+
 @_writes(OptimizeOptions)
 def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) -> Result:
     """Freeze and fold every BatchNormalization of `model` that can be, verify the result, and publish it at `output`.
 
-    `model` is a path, bytes, a ModelProto, an onnx_graphsurgeon.Graph, an onnx_ir.Model or a torch.onnx.ONNXProgram,
-    and is never modified. Without `output` the result comes back as the same kind (of an ONNXProgram as a ModelProto).
+    `model` is a path, an address that fsspec opens (``s3://bucket/m.onnx``; the extra `remote`), bytes, a ModelProto,
+    an onnx_graphsurgeon.Graph, an onnx_ir.Model or a torch.onnx.ONNXProgram, and is never modified. `output` is a path
+    or an address. Without `output` the result comes back as the same kind (of an ONNXProgram as a ModelProto).
     `dry_run` does everything but publish. `inputs` are feeds: one (name -> array), any iterable of them, or the path of
     an .npz file, of a folder of them or of .npy files, or `script.py:function`; otherwise seeded random feeds are used.
     `rtol` and `atol` replace the limits by dtype: numbers, or numbers by output name, where "" stands for all that are
@@ -140,8 +183,8 @@ def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) ->
     named, and with "rollback" the rest is published, verified.
 
     `passes` are run in place of the built-in order: names ("default" stands for that order), pass objects
-    (`bnfold.passes.Pass`), and functions that take a ModelProto, an onnx_graphsurgeon.Graph or an onnx_ir.Model, told
-    by their annotation, and return one, or None where they edited it. Where the result differs, the guilty pass is
+    (`bnfold.passes.Pass`), and functions that take a ModelProto, an onnx_graphsurgeon.Graph or an onnx_ir.Model, as
+    their annotation says, and return one, or None where they edited it. Where the result differs, the guilty pass is
     named, and with `on_mismatch` "rollback" left out. One that raises is a UsageError.
 
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
@@ -201,6 +244,10 @@ def inspect(model: AnyModel, options: InspectOptions) -> Inspection:
 @gives_back
 def inspect_with(model: AnyModel, options: InspectOptions) -> Inspection:
     """Do what `inspect` does with these options."""
+    if is_address(model):
+        with staged() as staging:
+            made = inspect_with(staging.fetched(model), options)
+            return replace(made, model=_with_address(made.model, staging))
     if options.isolate:
         from bnfold.isolated import isolated
 
@@ -253,6 +300,10 @@ def verify(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> 
 @gives_back
 def verify_with(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) -> "Verification":
     """Do what `verify` does with these options."""
+    if is_address(reference) or is_address(candidate):
+        with staged() as staging:
+            first, second = (staging.fetched(each) if is_address(each) else each for each in (reference, candidate))
+            return verify_with(first, second, options)
     if options.isolate:
         from bnfold.isolated import isolated
 
@@ -269,10 +320,8 @@ def _verified(reference: AnyModel, candidate: AnyModel, options: VerifyOptions) 
             require_utf8(model, what)
     if equivalence.is_module(reference):
         given = _sound(candidate)
-        return equivalence.verify_unrelated(
-            equivalence.ModuleReference.of(reference, given), given, comparison(options)
-        )
-    return equivalence.verify_unrelated(_sound(reference), _sound(candidate), comparison(options))
+        return equivalence.verify_unrelated(equivalence.ModuleReference.of(reference, given), given, options)
+    return equivalence.verify_unrelated(_sound(reference), _sound(candidate), options)
 
 
 def _sound(model: AnyModel) -> "GivenModel":
@@ -296,7 +345,7 @@ def _fed_by(description: Description, graph: Graph) -> str:
 
 @dataclass(frozen=True)
 class _Look:
-    """What is known of a node before anything is edited."""
+    """The facts on a node before anything is edited."""
 
     description: Description
     fed_by: str

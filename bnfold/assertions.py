@@ -25,7 +25,7 @@ class NotEquivalentError(AssertionError):
         self.verification = verification
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """As every error of bnfold pickles."""
+        """Pickle as every error of bnfold does."""
         return restored, (type(self), self.args, self.__dict__)
 
 
@@ -113,7 +113,7 @@ def _call(reference: Any, candidate: Any, options: Mapping[str, Any]) -> str:
 
 @cache
 def _version(package: str) -> str:
-    """That of an installed package, "" where it is not. Each look leaves objects behind that refer to each other."""
+    """The version of an installed package, or ""; cached, since each look-up leaves a cycle of objects behind."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -3,6 +3,7 @@
 Models, their data and reports are all written so.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -11,6 +12,23 @@ from pathlib import Path
 
 SUFFIX = ".bnfold"
 """The end of every hidden name."""
+
+_MOST_LINKS = 40
+
+
+def place_of(path: str | os.PathLike[str]) -> Path:
+    """The file that a write to `path` makes or replaces, links followed: absolute, in a directory that is there.
+
+    A directory of `path` that does not exist raises FileNotFoundError, as opening the file would. `os.path.realpath`
+    takes `missing/../name` for `name`, so that nobody who asks the system whether two paths are one file would know.
+    """
+    place = Path(path)
+    for _ in range(_MOST_LINKS):
+        place = Path(os.path.realpath(place.parent, strict=True)) / place.name
+        if not place.is_symlink():
+            return place
+        place = place.parent / place.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
 
 
 def hidden_name(name: str, tail: str) -> str:

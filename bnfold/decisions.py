@@ -1,4 +1,4 @@
-"""What became of each normalization, and the words for it.
+"""The fate of each normalization, and the words for it.
 
 Every normalization of the input ends in exactly one `Decision`. One that stays carries a `Reason`: a stable code that
 scripts may match on and one plain sentence. Code that finds a precondition broken raises `Refused` with the reason.
@@ -15,7 +15,7 @@ NodeKey = tuple[str, str]
 
 
 class Action(StrEnum):
-    """What was done with a normalization."""
+    """The action taken on a normalization."""
 
     FOLDED = "folded"
     FROZEN = "frozen"
@@ -28,7 +28,7 @@ class Action(StrEnum):
 
 
 class Coded(Enum):
-    """Something that is said of a normalization: a stable code for scripts and a sentence for people."""
+    """A statement on a normalization: a stable code for scripts and a sentence for people."""
 
     @property
     def code(self) -> str:
@@ -37,7 +37,7 @@ class Coded(Enum):
 
     @property
     def sentence(self) -> str:
-        """What it means, in plain words."""
+        """The meaning in plain words."""
         value: str = self.value
         return value
 
@@ -45,7 +45,7 @@ class Coded(Enum):
 class Reason(Coded):
     """Why a normalization stays. The name is the stable code; the value is the sentence for people."""
 
-    # What it is.
+    # The node itself.
     TRAIN_MODE = "It runs in training mode, so it normalizes with the statistics of each batch."
     SPATIAL_ZERO = (
         "It has spatial = 0, which normalizes every position on its own and which onnxruntime does not run; "
@@ -77,7 +77,7 @@ class Reason(Coded):
     ONE_VALUE_PER_CHANNEL = "Each channel of each image has one value, which normalized by itself is always zero."
     STATISTICS_NOT_FOUND = "The file of weights has no statistics for it, by name or by the values of its parameters."
     DECIDED_AT_RUN_TIME = "Whether it runs in training mode is decided while the model runs."
-    # What surrounds it.
+    # Its surroundings.
     GRAPH_INPUT = (
         "Its input comes straight from the graph's inputs, and no linear operator follows that could take it up."
     )
@@ -101,7 +101,7 @@ class Reason(Coded):
     OLD_OPSET = "It would need a broadcasting Add, which this operator set version does not have."
     NAME_TAKEN = "A body nested beside it has something of its own by the name that a value on the way would go by."
     NOT_ALL_ABSORB = "It would have to be folded into several places, and one of them cannot take it up."
-    # What it would be folded into.
+    # The operator it would be folded into.
     WEIGHT_NOT_CONSTANT = (
         "The weight it would be folded into is computed while the model runs, or a caller may replace it."
     )
@@ -120,7 +120,7 @@ class Reason(Coded):
 
 
 class Diagnosis(Coded):
-    """What a person should know about a normalization. The name is the stable code; the value is the sentence."""
+    """A symptom of a normalization. The name is the stable code; the value is the sentence for people."""
 
     EXPORTED_IN_TRAINING_MODE = (
         "It was exported without .eval(): what it computes depends on the other images of the batch or on chance. "
@@ -177,7 +177,7 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
         closed_at_the_end(self)
 
     def close(self) -> None:
-        """Forget where it was raised: who keeps the nearest of several refusals stands in the traceback of it."""
+        """Drop the traceback, which refers to the frame that keeps the nearest of several refusals: a cycle."""
         self.__traceback__ = self.__context__ = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -186,7 +186,7 @@ class Refused(Exception):  # noqa: N818 - a refusal is an answer, not an error
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of one normalization.
+    """The fate of one normalization.
 
     `node` is the node's name, or its first output where it has none (`label` of the graph room), `scope` the path of
     the scope that holds it ("" for the main graph), `target` the nodes whose parameters took it up. `walk` tells line

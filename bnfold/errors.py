@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code each kind of failure has in the shell."""
+"""The kinds of failure, and the exit code of each in the shell."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -7,7 +7,7 @@ LONGEST_MESSAGE = 2000  # characters: a name out of a model may have millions
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """Which of the names that are known was probably meant by one that is not; None where none is near."""
+    """The known name that an unknown one probably means; None where none is near."""
     import difflib
 
     return next(iter(difflib.get_close_matches(name, list(known), 1)), None)
@@ -78,7 +78,7 @@ class ResourceLimitError(BnfoldError):
 
 
 class ReportedError(BnfoldError):
-    """A run that came to its end with a finding, so that nothing was published.
+    """A run ended with a finding, so that nothing was published.
 
     `report` is the `bnfold.report.Report` of the run.
     """
@@ -99,4 +99,4 @@ class VerificationError(ReportedError):
 
 
 class ModelWarning(UserWarning):
-    """Something about a model that is not as it should be, and that bnfold works around."""
+    """A model has a fault that bnfold works around."""

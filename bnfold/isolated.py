@@ -44,10 +44,10 @@ def isolated(
     `writes` is the path of its output. Raises ModelError or ResourceLimitError where the process dies of a signal, and
     UsageError where something cannot be pickled.
     """
-    told = getattr(options, "progress", None)
-    options = replace(cast("Any", options), isolate=False, **({} if told is None else {"progress": None}))
+    progress = getattr(options, "progress", None)
+    options = replace(cast("Any", options), isolate=False, **({} if progress is None else {"progress": None}))
     try:
-        request = pickle.dumps((function, arguments, options, told is not None))
+        request = pickle.dumps((function, arguments, options, progress is not None))
     except Exception as error:  # whatever the classes of the caller raise
         raise UsageError(
             f"isolate hands everything to another process, and something here cannot be pickled ({error}); "
@@ -56,7 +56,7 @@ def isolated(
     first = arguments[0]
     model = os.fsdecode(first) if isinstance(first, str | os.PathLike) else "the model"
     with _Process(model, writes) as process:
-        return cast("_R", process.answer(request, told))
+        return cast("_R", process.answer(request, progress))
 
 
 class _Process:
@@ -103,14 +103,14 @@ class _Process:
             supervision.leave_folder(self._folder)
             _sweep(self._writes)
 
-    def answer(self, request: bytes, told: Any) -> Any:
-        """What it answers. Raises what it raised."""
+    def answer(self, request: bytes, progress: Any) -> Any:
+        """The answer of the process. Raises the exception that it raised."""
         with suppress(ConnectionError):  # it died, and is asked no more
             self._near.send_bytes(request)
         while True:
             kind, *content = self._next_message()
             if kind == "progress":
-                told(*content)
+                progress(*content)
             elif kind == "warning":
                 warnings.warn(content[0], stacklevel=5)
             else:
@@ -128,7 +128,7 @@ class _Process:
         return message
 
     def _death(self) -> BaseException:
-        """What to raise where it ended without an answer."""
+        """The error to raise where the process ended without an answer."""
         code = self._process.wait()
         if code >= 0:
             return BnfoldError(f"{self._model}: the isolated process ended with exit code {code} and without a result")
@@ -180,7 +180,7 @@ def _done(request: bytes, answers: "connection.Connection[Any, Any]") -> bytes:
     except Exception as error:  # noqa: BLE001 - a class or a function that only the caller's script has
         return _raised(UsageError(f"isolate hands everything to another process, which cannot read it there: {error}"))
     if tells:
-        options = replace(options, progress=lambda *told: answers.send_bytes(pickle.dumps(("progress", *told))))
+        options = replace(options, progress=lambda *counts: answers.send_bytes(pickle.dumps(("progress", *counts))))
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

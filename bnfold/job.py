@@ -18,7 +18,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "substitute": ("model",),
     "verify": ("reference", "candidate"),
 }
-"""What each command is about, by the role of its content."""
+"""The roles of the content that each command works on."""
 
 WRITING = frozenset({"optimize", "freeze", "recalibrate", "substitute"})
 """The commands that write a model."""
@@ -48,13 +48,13 @@ class Job:
     @property
     def key(self) -> str:
         """32 hexadecimal digits: the hash of command, contents, options and the versions that decide about numbers."""
-        told = {
+        identity = {
             "command": self.command,
             "contents": dict(self.contents),
             "options": dict(self.options),
             "versions": versions(),
         }
-        text = json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

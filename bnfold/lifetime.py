@@ -58,7 +58,7 @@ def gives_back(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 @contextmanager
 def given_back() -> Iterator[None]:
-    """What the block opens is closed at its end."""
+    """Close at the end of the block everything that it opened."""
     taken: list[ReferenceType[object]] = []
     token = _taken.set(taken)
     error: BaseException | None = None

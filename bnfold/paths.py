@@ -53,7 +53,7 @@ def is_same(one: Path, other: Path) -> bool:
 
 
 def uses_of(options: "Options") -> Iterator[Use]:
-    """What the options name to be read: files, folders, and scripts."""
+    """The files, folders and scripts that the options name to be read."""
     from bnfold.batches import script_of
 
     for option, text in options.paths_read():

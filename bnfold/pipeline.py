@@ -30,7 +30,7 @@ class Rewrite(Protocol):
 
     @property
     def preserves(self) -> Preserves:
-        """What the rewrite promises."""
+        """The promise of the rewrite."""
 
     def rewrite(self, file: OnnxFile) -> OnnxFile:
         """The model in `file` as it is after the pass; `file` is left as it is, and its payloads keep their places."""
@@ -49,7 +49,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Ran:
-    """What one pass did. `preserves` is its word. `skipped`: it was left out, and why. `decisions`: its own."""
+    """The work of one pass. `preserves` is its promise. `skipped`: it was left out, and why. `decisions`: its own."""
 
     step: Step
     preserves: str
@@ -67,7 +67,7 @@ class UnsoundResultError(Exception):
 
 
 class UnsoundStepError(Exception):
-    """The same, with the step that the pass is."""
+    """A pass made an unsound model; with the step that the pass is."""
 
     def __init__(self, problem: str, of: Step = NO_STEP) -> None:
         super().__init__(problem)
@@ -238,7 +238,7 @@ def _done(decisions: Iterable[Decision]) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of all passes: the edited `model`, whether anything was changed in it, and what each pass did."""
+    """The outcome of all passes: the edited `model`, whether anything was changed in it, and the work of each pass."""
 
     model: Model
     modified: bool
@@ -307,7 +307,7 @@ def run_all(
 
 
 def _nobody_looks(_model: Model) -> None:
-    """Nobody wants to see the model between two passes."""
+    """The callback where the caller looks at no model between two passes."""
 
 
 def _run_alone(each: Pass | Rewrite, file: OnnxFile, reading: dict[str, Any]) -> tuple[Model, tuple[Decision, ...]]:

@@ -12,7 +12,7 @@ _BETWEEN_COLLECTIONS = 20_000
 
 
 def own() -> None:
-    """This process is bnfold's: set what suits it."""
+    """Set up a process that is bnfold's own."""
     global _owned
     _owned = True
     gc.set_threshold(_BETWEEN_COLLECTIONS, 20, 20)

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """What is being counted."""
+    """The stages of a run: what a progress callback counts."""
 
     BATCHES = "batches"
     NORMALIZATIONS = "normalizations"
@@ -17,4 +17,4 @@ Progress = Callable[[Stage, int, int], None]
 """Is called now and then with the stage, how much of it is done, and about how much there is (0: not known)."""
 
 StageProgress = Callable[[int, int], None]
-"""The same for one stage."""
+"""A progress callback of one stage: (done, total)."""

@@ -55,7 +55,7 @@ def assert_equivalent(request: pytest.FixtureRequest) -> "Callable[..., Verifica
 
 
 def _defaults(config: pytest.Config) -> dict[str, Any]:
-    """What the command line asks for, by the names of `bnfold.verify`. Raises pytest.UsageError."""
+    """The options of the command line, by the names of `bnfold.verify`. Raises pytest.UsageError."""
     found: dict[str, Any] = {}
     if config.getoption("bnfold_provider"):
         found["providers"] = tuple(config.getoption("bnfold_provider"))

@@ -12,6 +12,9 @@ _ONCE = 0.5  # seconds
 _interrupted = -_ONCE
 _done = False
 
+NUDGE = signal.SIGURG
+"""Does nothing, and ignored by default; but a system call returns, and the handlers of earlier signals run."""
+
 # What shells say of a process that a signal ended: 128 and its number.
 HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143
 
@@ -35,6 +38,9 @@ def listen() -> None:
         with contextlib.suppress(ValueError):  # not the main thread: whoever runs that listens
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, handler)
+    with contextlib.suppress(ValueError):
+        if signal.getsignal(NUDGE) is signal.SIG_DFL:
+            signal.signal(NUDGE, lambda _number, _frame: None)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -79,7 +85,7 @@ def done() -> None:
 
 
 def farewell(interrupt: KeyboardInterrupt) -> tuple[str, int]:
-    """What to say, and the exit code: 128 and the number of the signal, as shells have it."""
+    """The last words, and the exit code: 128 and the number of the signal, as shells have it."""
     if isinstance(interrupt, Terminated):
         return f"stopped by {signal.Signals(interrupt.number).name}", 128 + interrupt.number
     return "interrupted", 128 + signal.SIGINT

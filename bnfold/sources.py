@@ -45,11 +45,21 @@ def _onnx_ir() -> Any:
     return importlib.import_module("onnx_ir")
 
 
+def _from_onnx_ir(model: Any) -> ModelProto:
+    """An onnx_ir.Model with all of its weights: a proto says of weights in other files only their names."""
+    ir = _onnx_ir()
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    if any(isinstance(value.const_value, ir.ExternalTensor) for value in values):
+        model = ir.external_data.load_to_model(model.clone())
+    proto: ModelProto = ir.to_proto(model)
+    return proto
+
+
 _KINDS = (
     _Kind(
         "onnx_graphsurgeon", "Graph", lambda m: _graphsurgeon().export_onnx(m), lambda p: _graphsurgeon().import_onnx(p)
     ),
-    _Kind("onnx_ir", "Model", lambda m: _onnx_ir().to_proto(m), lambda p: _onnx_ir().from_proto(p)),
+    _Kind("onnx_ir", "Model", _from_onnx_ir, lambda p: _onnx_ir().from_proto(p)),
     _Kind("torch", "ONNXProgram", lambda m: m.model_proto, lambda p: p),
 )
 
@@ -104,7 +114,7 @@ def blamed(*models: AnyModel) -> Iterator[None]:
 
 
 def same_kind(model: AnyModel, file: OnnxFile) -> AnyModel:
-    """What is in `file`, as the kind that `model` is; for a path as a ModelProto."""
+    """The model in `file`, as the kind that `model` is; for a path as a ModelProto."""
     return of_kind(model, to_proto(file))
 
 

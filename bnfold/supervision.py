@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 from bnfold import activity
 from bnfold.errors import ModelError, ResourceLimitError
-from bnfold.signals import Terminated
+from bnfold.signals import NUDGE, Terminated
 
 _GRACE = 2.0  # seconds to clean up in, after being asked to stop and before being killed
+_NUDGE_AFTER = 0.05  # seconds after a signal, and twice as long each time
 _LOOK_EVERY = 0.02  # seconds, where the system does not tell who sent a signal
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
@@ -29,7 +30,7 @@ _SIZE = 4096
 
 
 class End(NamedTuple):
-    """How a child ended: its exit code, or minus the signal it died of.
+    """The end of a child: its exit code, or minus the signal it died of.
 
     `passed_on`: the signal that it was told to stop by, 0 for none. `late`: it did not stop before its deadline.
     `doing`: what it was doing, in words, "" where it did not say. `folder`: the name of its temporary folder.
@@ -61,7 +62,7 @@ _deadline: mmap.mmap | None = None
 _folder = ""
 _blocked: AbstractSet[int] | None = None
 aftermath: End | None = None
-"""In a parent that has to say why its child ended otherwise than it should: how."""
+"""The end of the child, in a parent that has to explain it."""
 
 
 def supervised() -> bool:
@@ -78,9 +79,9 @@ def split() -> End | None:
     memory, note = mmap.mmap(-1, _SIZE), mmap.mmap(-1, _SIZE)
     _write_deadline(memory, math.nan)
     parent, folder = os.getpid(), folder_name()
-    told = {number for number in (*_PASSED_ON, signal.SIGTSTP) if signal.getsignal(number) is not signal.SIG_IGN}
+    forwarded = {number for number in (*_PASSED_ON, signal.SIGTSTP) if signal.getsignal(number) is not signal.SIG_IGN}
     children = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, told | {signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, forwarded | {signal.SIGCHLD})
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     child = os.fork()
@@ -91,7 +92,7 @@ def split() -> End | None:
         activity.share(note)
         return None
     try:
-        code, passed_on, late = _Waiting(child, memory, told).until_the_end()
+        code, passed_on, late = _Waiting(child, memory, forwarded).until_the_end()
     finally:
         signal.signal(signal.SIGCHLD, children)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -99,7 +100,7 @@ def split() -> End | None:
 
 
 def listening() -> None:
-    """In the child: its signal handlers are there, and what came meanwhile may come now."""
+    """Unblock signals in the child, when its handlers are set; those that came meanwhile come now."""
     global _blocked
     if _blocked is not None:
         blocked, _blocked = _blocked, None
@@ -107,7 +108,7 @@ def listening() -> None:
 
 
 def limit(seconds: float | None) -> None:
-    """In the child: stop it after so many seconds (None: never), and kill it where it does not stop when asked to.
+    """Have the parent stop this child after so many seconds (None: never), and kill it where it does not stop then.
 
     It is sent SIGUSR1 then, for which it needs a handler.
     """
@@ -116,13 +117,19 @@ def limit(seconds: float | None) -> None:
     os.kill(os.getppid(), signal.SIGCHLD)  # so that the parent looks
 
 
+def unhurried() -> None:
+    """Let this child end by itself when it is asked to, however long that takes, as a service does."""
+    if _deadline is not None:
+        _write_deadline(_deadline, math.nan)
+
+
 def folder_name() -> str:
     """A name for the folder of a child's temporary files."""
     return f"bnfold-{os.getpid()}-{time.monotonic_ns():x}"
 
 
 def enter_folder(name: str | None = None) -> None:
-    """In the child: make all temporary files in a folder of its own, which `leave_folder` removes, or the parent.
+    """Make all temporary files of this child in a folder of its own, which `leave_folder` removes, or the parent.
 
     `name` is what the parent calls it, where the child was not made by `split`.
     """
@@ -159,7 +166,7 @@ def leave_folder(name: str | None = None) -> None:
 
 
 def what_killed(end: End, model: str, *, limited: bool = False) -> BaseException:
-    """What to raise for a child that died of a signal while it worked on `model`. `limited`: in memory, as asked."""
+    """The error for a child that died of a signal while it worked on `model`. `limited`: in memory, as asked."""
     if end.stopped_by:
         return KeyboardInterrupt() if end.stopped_by == signal.SIGINT else Terminated(end.stopped_by)
     name = signal.Signals(-end.code).name
@@ -185,7 +192,7 @@ def die_of(number: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Do not outlive the parent, where the system can see to that."""
+    """Die with the parent, where the system can see to that."""
     import ctypes
 
     try:
@@ -203,13 +210,15 @@ def _write_deadline(memory: mmap.mmap, moment: float) -> None:
 class _Waiting:
     """The parent: passes signals on and stops a child that takes too long."""
 
-    def __init__(self, child: int, memory: mmap.mmap, told: AbstractSet[int]) -> None:
+    def __init__(self, child: int, memory: mmap.mmap, forwarded: AbstractSet[int]) -> None:
         self._child = child
         self._memory = memory
-        self._told = told
+        self._forwarded = forwarded
         self._passed_on = 0
         self._late = False
         self._kill_at = math.inf
+        self._nudge_at = math.inf
+        self._nudge_after = _NUDGE_AFTER
 
     def until_the_end(self) -> tuple[int, int, bool]:
         """The exit code or minus the signal, the signal that was passed on, and whether the child was late."""
@@ -226,7 +235,7 @@ class _Waiting:
         """Signals as they come, each with whether the kernel sent it to the child too; None to look at the time."""
         if not hasattr(signal, "sigtimedwait"):
             yield from self._polled()
-        numbers = self._told | {signal.SIGCHLD}
+        numbers = self._forwarded | {signal.SIGCHLD}
         while True:
             moment = self._next_moment()
             info: signal.struct_siginfo | None = None
@@ -237,17 +246,20 @@ class _Waiting:
             yield None if info is None or info.si_signo == signal.SIGCHLD else (info.si_signo, info.si_code > 0)
 
     def _polled(self) -> Iterator[tuple[int, bool] | None]:
-        """The same where no system call waits for signals."""
+        """`_signals` where no system call waits for signals."""
         while True:
-            pending = signal.sigpending() & self._told
+            pending = signal.sigpending() & self._forwarded
             for number in pending:
                 yield signal.sigwait({number}), number in (signal.SIGINT, signal.SIGTSTP)
             yield None
             time.sleep(_LOOK_EVERY)
 
     def _next_moment(self) -> float:
+        return min(self._kill_at, self._nudge_at, self._late_at())
+
+    def _late_at(self) -> float:
         (deadline,) = struct.unpack("d", self._memory[:8])
-        return min(self._kill_at, math.inf if math.isnan(deadline) or self._late or self._passed_on else deadline)
+        return math.inf if math.isnan(deadline) or self._late or self._passed_on else deadline
 
     def _pass_on(self, number: int, by_kernel: bool) -> None:
         if number == signal.SIGTSTP:
@@ -256,6 +268,8 @@ class _Waiting:
         if not (by_kernel and number == signal.SIGINT):  # of a hang-up only a session's leader may hear
             self._kill(number)
         self._passed_on = number
+        self._nudge_after = _NUDGE_AFTER
+        self._nudge_at = time.monotonic() + self._nudge_after
         (deadline,) = struct.unpack("d", self._memory[:8])
         if not math.isnan(deadline):
             self._kill_at = min(self._kill_at, time.monotonic() + 2 * _GRACE)
@@ -274,10 +288,23 @@ class _Waiting:
         if now >= self._kill_at:
             self._kill_at = math.inf
             self._kill(signal.SIGKILL)
-        elif now >= self._next_moment():
+        elif now >= self._nudge_at:
+            self._nudge()
+        elif now >= self._late_at():
             self._late = True
             self._kill_at = now + _GRACE
             self._kill(signal.SIGUSR1)
+
+    def _nudge(self) -> None:
+        """Interrupt what the child waits for.
+
+        Python's handlers run between two steps of its interpreter: a signal that comes after the last step before a
+        system call is noted, and waits with it. Where another thread wants the interpreter, like rich's that draws
+        bars, the main one gives it up in between, and under load that takes a while.
+        """
+        self._nudge_after *= 2
+        self._nudge_at = time.monotonic() + self._nudge_after
+        self._kill(NUDGE)
 
     def _kill(self, number: int) -> None:
         os.kill(self._child, number)  # it was not waited for, so the number is still its own

@@ -86,7 +86,7 @@ def alone(moves: Moves, node: NodeProto, affine: Affine, graph: Graph) -> Affine
 
 
 def leaving_the_rest(moves: Sequence[Move]) -> list[Move]:
-    """The same moves where what they do not read is somebody else's."""
+    """The moves where the elements that they do not read belong to other readers."""
     return [replace(move, alone=True) if isinstance(move, Taken) else move for move in moves]
 
 
@@ -483,7 +483,7 @@ def output_concat(node: NodeProto, _output: int, affine: Affine, graph: Graph) -
 
 
 def input_concat(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
-    """What the other branches give passes unchanged."""
+    """Concat: the elements of the other branches pass unchanged."""
     if len(node.input) == 1:
         return [pass_on((0, affine))]
     axis = joined_axis(node, 1, node.output[0], graph)
@@ -498,7 +498,7 @@ def joined_axis(node: NodeProto, default: int, value: str, graph: Graph) -> int:
 
 
 def output_split(node: NodeProto, output: int, affine: Affine, graph: Graph) -> list[Step]:
-    """What the other outputs show passes unchanged."""
+    """Split: the elements of the other outputs pass unchanged."""
     if len(node.output) == 1:
         return [pass_on((0, affine))]
     axis = joined_axis(node, 0, node.input[0], graph)

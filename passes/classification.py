@@ -1,4 +1,4 @@
-"""What a BatchNormalization or Dropout really is, whichever way its opset spells it.
+"""The kind of a BatchNormalization or Dropout, whichever way its opset spells it.
 
 A BatchNormalization in training mode is one of: a forgotten `.eval()` with stored statistics worth using; one whose
 statistics were never updated; a computation on constants (weight standardization); an InstanceNormalization between two
@@ -35,7 +35,7 @@ _AVERAGES = frozenset({"ReduceMean", "ReduceSum", "ReduceSumSquare", "GlobalAver
 
 
 class Kind(StrEnum):
-    """What a normalization is."""
+    """The kind of a normalization."""
 
     INFERENCE = "inference"
     TRAIN = "train"
@@ -129,7 +129,7 @@ def _are_those_of(node: NodeProto, shape: Sequence[int | str | None], trial: int
 
 
 def _computed_from(value: str, data: str, numbers_: Array, graph: Graph) -> Array | None:
-    """What `value` is, in the dtype of these numbers, where `data` holds them; None where that cannot be told."""
+    """The number `value` in the dtype of these numbers, where `data` holds them; None where that cannot be told."""
     known: dict[str, Array | None] = {data: numbers_}
     waiting = [value]
     while waiting:

@@ -1,4 +1,4 @@
-"""What a person should know about a normalization before anything is done with it: symptoms with stable codes.
+"""Symptoms of a normalization, with stable codes, diagnosed before anything is done with it.
 
 Nothing here decides what a pass does; the passes refuse by `Reason`, and these say what went wrong earlier.
 """

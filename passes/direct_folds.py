@@ -120,7 +120,7 @@ def _parts(pairs: Sequence[ConvBatchNorm]) -> Iterator[Sequence[ConvBatchNorm]]:
 
 
 def _folds(pairs: Sequence[ConvBatchNorm], graph: Graph) -> Iterator[DirectFold]:
-    """What the table says to all channels of all `pairs`, for each pair. Nothing where it refuses one of them."""
+    """The folds of `pairs` as the table makes them, each with all of its channels; none where it refuses one."""
     scale = np.concatenate([pair.affine.scale for pair in pairs], axis=1)
     shift = np.concatenate([pair.affine.shift for pair in pairs], axis=1)
     constants = {"weight": _stacked([pair.weight for pair in pairs])}

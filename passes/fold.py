@@ -181,7 +181,7 @@ class Search:
         raise refusal or Refused(Reason.MALFORMED, f"{graph.known_as(node)} reads nothing")
 
     def _complete(self, node: NodeProto, graph: Graph, step: Step, *, toward_producer: bool) -> Plan:
-        """What `step` does to `node`, and what becomes of the maps it passes on."""
+        """The plan of `step` on `node`, completed by the plans of the maps that it passes on."""
         plan = Plan(list(step.constants), list(step.attributes))
         if step.add is not None:
             plan.adds.append(NewAdd(node, step.add))
@@ -235,7 +235,7 @@ def _ask(handler: Handler, node: NodeProto, index: int, affine: Affine, graph: G
 
 
 def _shared_maker(node: NodeProto, index: int, step: Step, graph: Graph) -> NodeProto | None:
-    """What makes a value that `node` alone reads, more than once, where `step` wants the same map of it each time."""
+    """The maker of a value that `node` alone reads, more than once, where `step` wants the same map of it each time."""
     value = node.input[index]
     wanted = [rest for position, rest in step.passes_on if node.input[position] == value]
     if len(wanted) < 2 or len(graph.readers(value)) != len(wanted) or graph.is_output(value):

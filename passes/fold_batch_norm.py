@@ -183,9 +183,9 @@ class FoldBatchNorm:
         if not rewrite.nodes:  # c - x is one operator, and the shift alone would be another
             return []
         target = rewrite.apply()
-        detail, told = rewrite.detail or "a gain or bias beside a linear operator", tuple(walk or ())
+        detail, steps = rewrite.detail or "a gain or bias beside a linear operator", tuple(walk or ())
         where, partly = graph.scope, rewrite.partly
-        decision = Decision(label or "", run.op_types, where, rewrite.action, target, None, detail, told, partly)
+        decision = Decision(label or "", run.op_types, where, rewrite.action, target, None, detail, steps, partly)
         return [] if label is None else [decision]
 
     def _decide(self, run: Run, graph: Graph, original: Mapping[int, str], seen: set[int]) -> list[Decision]:
@@ -206,10 +206,10 @@ class FoldBatchNorm:
         for sibling in rewrite.siblings:
             seen.update(map(id, sibling.nodes))
             labels += _labels_of(sibling, original)
-        told, partly, obstacle = tuple(walk or ()), rewrite.partly, rewrite.obstacle
+        steps, partly, obstacle = tuple(walk or ()), rewrite.partly, rewrite.obstacle
         reason, detail = (None, rewrite.detail) if obstacle is None else (obstacle.reason, obstacle.detail)
         return [
-            Decision(label, op, graph.scope, rewrite.action, target, reason, detail, told, partly)
+            Decision(label, op, graph.scope, rewrite.action, target, reason, detail, steps, partly)
             for label, op in labels
         ]
 
@@ -237,9 +237,9 @@ def _unreadable(node: NodeProto, graph: Graph, refused: Refused, original: Mappi
 def _kept(
     labels: list[tuple[str, str]], graph: Graph, refused: Refused, walk: Sequence[str] | None = None
 ) -> list[Decision]:
-    told = tuple(walk or ())
+    steps = tuple(walk or ())
     return [
-        Decision(label, op_type, graph.scope, Action.KEPT, reason=refused.reason, detail=refused.detail, walk=told)
+        Decision(label, op_type, graph.scope, Action.KEPT, reason=refused.reason, detail=refused.detail, walk=steps)
         for label, op_type in labels
     ]
 
@@ -288,10 +288,10 @@ def _nearest_miss(up: Refused, down: Refused) -> Refused:
     nothing_there = (Reason.GRAPH_INPUT, Reason.NO_PRODUCER)
     nearest = down if up.reason in nothing_there and down.reason not in _NOWHERE else up
     places = [("before it", up), ("behind it", down)]
-    return Refused(nearest.reason, "; ".join(f"{place}: {_told(miss, nearest)}" for place, miss in places))
+    return Refused(nearest.reason, "; ".join(f"{place}: {_detail(miss, nearest)}" for place, miss in places))
 
 
-def _told(miss: Refused, nearest: Refused) -> str:
+def _detail(miss: Refused, nearest: Refused) -> str:
     """The detail of a miss, with its code where that is another one than the decision's."""
     if miss.reason is nearest.reason:
         return miss.detail or "the same"
@@ -354,8 +354,8 @@ def _into_consumers(run: Run, graph: Graph, search: Callable[[], Search]) -> Rew
 
 
 def _growth(plan: Plan, graph: Graph) -> str:
-    """What the fold does to the file where a weight was stored smaller than it is: float16 behind a Cast."""
-    told = []
+    """The growth of the file by the fold, in words, where a weight was stored smaller: float16 behind a Cast."""
+    growths = []
     for node, index, tensor in plan.constants:
         value = node.input[index] if index < len(node.input) else ""
         maker = graph.producer(value) if value else None
@@ -363,8 +363,8 @@ def _growth(plan: Plan, graph: Graph) -> str:
             continue
         before = graph.model.owner(node).stored_bytes(value)
         if 0 < before < tensor.nbytes:
-            told.append(f"{value!r} was computed from {before:,} bytes and is stored in {tensor.nbytes:,}")
-    return "; ".join(told)
+            growths.append(f"{value!r} was computed from {before:,} bytes and is stored in {tensor.nbytes:,}")
+    return "; ".join(growths)
 
 
 def _with_siblings(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewrite:
@@ -517,7 +517,7 @@ def _lowered(run: Run, graph: Graph) -> Rewrite:
 
 
 def _saved(run: Run, plan: Plan, graph: Graph) -> int:
-    """How many operators fewer. A BatchNormalization may become an Add, which is less work; nothing else may."""
+    """The number of operators saved. A BatchNormalization may become an Add, which is less work; nothing else may."""
     saved = run.size - len(plan.adds)
     if saved < (0 if run.batch_norms else 1):
         raise Refused(Reason.MORE_NODES, f"{len(plan.adds)} operators of Add for {graph.known_as(run.first.node)}")

@@ -219,7 +219,7 @@ class _Group:
 
 
 class _Plan:
-    """What would be stored, and which nodes and initializers that makes dead."""
+    """The values that would be stored, and the nodes and initializers that die with it."""
 
     def __init__(self, model: Model, known: _Known, refused: set[_Value], *, only_small: bool = False) -> None:
         self._known = known
@@ -349,7 +349,7 @@ class FoldConstants:
 
 
 def _planned(model: Model) -> _Plan:
-    """What is stored: without what is too large, and so with what computes that where it is small."""
+    """The values to store: in place of one that is too large, the small values that it is computed from."""
     known, refused = _Known(model), set[_Value]()
     rounds = 0
     while True:

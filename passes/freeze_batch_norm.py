@@ -112,7 +112,7 @@ class FreezeBatchNorm:
 
 
 def _with_batch_statistics(node: NodeProto, graph: Graph) -> Decision:
-    """It stays; in training mode it may read the same statistics as stored ones, which every provider runs."""
+    """Keep the node; in training mode it may read the same statistics as stored ones, which every provider runs."""
     detail = ""
     if mode(node, graph) is Mode.TRAIN and not _read(node.output[1:], graph) and are_batch_statistics(node, graph):
         set_inference_mode(node, graph)

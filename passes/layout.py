@@ -134,7 +134,7 @@ class Unsqueezed:
 
 @dataclass(frozen=True)
 class Relaid:
-    """The same elements, in row-major order, in another shape: Reshape, Flatten, Squeeze, Unsqueeze."""
+    """A move that keeps the elements in row-major order, in another shape: Reshape, Flatten, Squeeze, Unsqueeze."""
 
     source: Dims
     target: Dims
@@ -210,7 +210,7 @@ def _matched(source: Dims, target: Dims) -> list[tuple[int, int]]:
 
 
 def _next(source: Dims, target: Dims) -> tuple[int, int] | None:
-    """How many axes of each side make the shortest piece at the front; None where sizes that are unknown hide it."""
+    """The numbers of axes of each side that make the shortest piece at the front; None where unknown sizes hide it."""
     i, j = 1, 1
     while i <= len(source) and j <= len(target):
         if None in source[:i] or None in target[:j] or 0 in source[:i] or 0 in target[:j]:

@@ -23,7 +23,7 @@ from bnfold.passes.weights import FloatWeight, read_weight
 
 
 class Window(NamedTuple):
-    """What a kernel reads along one spatial axis of length L.
+    """The window that a kernel reads along one spatial axis of length L.
 
     Tap n at output position p reads p * stride + first + n * step. `reach`: the padding behind the axis, counted from
     the last tap at position 0, so that (L - 1 + reach) // stride + 1 positions come out.
@@ -184,7 +184,7 @@ def _places(part: Window, whole: Window) -> slice:
 
 
 def identity(channels: int, axes: int) -> Kernel:
-    """What changes nothing: a Dirac kernel, each channel a group of its own where there are spatial axes."""
+    """The kernel that changes nothing: a Dirac kernel, each channel a group of its own where there are spatial axes."""
     if not axes:
         return _kernel(np.eye(channels), np.zeros(channels), 1, (), 0)
     return _kernel(np.ones((channels, *[1] * (axes + 1))), np.zeros(channels), channels, (Window(),) * axes, 0)

@@ -60,18 +60,18 @@ class Operand(NamedTuple):
 
     @property
     def key(self) -> tuple[int, int]:
-        """What tells it from all others."""
+        """The identity of the operand."""
         return id(self.node), self.position
 
     @property
     def value(self) -> str:
-        """What is read there."""
+        """The value that is read there."""
         return self.node.input[self.position]
 
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """What computes one operand of a sum: `nodes` in order, the first of which reads `source`; none where it is that.
+    """One operand of a sum: computed by `nodes` in order, the first of which reads `source`; none where it is that.
 
     `read_at`: the input at which each of them reads the one before.
     """
@@ -137,7 +137,7 @@ class MergeBranches:
                 return found, before > start
 
     def _lowered(self, model: Model) -> list[Decision]:
-        """What stays is written as Mul and Add last: before, it might have been a branch."""
+        """Write the normalizations that stay as Mul and Add last: before, one might have been a branch."""
         return FoldBatchNorm(self._folding).run(model) if self._folding is not None and self._folding.lower else []
 
     def _scope(self, graph: Graph) -> Iterator[Decision]:
@@ -223,7 +223,7 @@ class MergeBranches:
 
 
 def label_of(node: NodeProto, graph: Graph) -> str:
-    """How the node was called in the input, or is called where a pass has made it."""
+    """The label of the node in the input, or its own where a pass has made it."""
     return (graph.model.first_labels or {}).get(id(node)) or graph.label(node)
 
 
@@ -306,7 +306,7 @@ def _data_input(node: NodeProto, graph: Graph) -> int | None:
 
 
 def _kind(branch: Branch) -> str | None:
-    """What the linear operators of a branch are; only those of one kind can be one. None where there is none."""
+    """The kind of a branch's linear operators, which can be merged within one kind only; None where there is none."""
     kinds = [
         _kind_of(node, at) for node, at in zip(branch.nodes, branch.read_at, strict=True) if node.op_type in LINEAR
     ]
@@ -323,7 +323,7 @@ def _kind_of(node: NodeProto, read_at: int) -> str:
 
 
 def _kernel_of(branch: Branch, kind: str, alike: Sequence[Branch], graph: Graph) -> Kernel:
-    """What a branch computes of its source. Raises `Refused` where that is no kernel."""
+    """The kernel that a branch applies to its source. Raises `Refused` where it is none."""
     kernel: Kernel | None = None
     for node in branch.nodes:
         if node.op_type in LINEAR:
@@ -380,7 +380,7 @@ class Part(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What makes the operator of `survivor` the one: its new constants and attributes; `add` holds its shift."""
+    """The change of the operator of `survivor`: its new constants and attributes; `add` holds its shift."""
 
     survivor: Branch
     linear: NodeProto
@@ -397,7 +397,7 @@ class Cluster(NamedTuple):
     change: Change | None
 
     def joined_by(self, part: Part, graph: Graph) -> "Cluster":
-        """This one and another branch. Raises `Refused` where they cannot be one operator."""
+        """Join this branch with another. Raises `Refused` where they cannot be one operator."""
         kernel = self.kernel.plus(part.kernel)
         parts = (*self.parts, part)
         return Cluster(parts, kernel, _change(parts, kernel, graph))
@@ -419,7 +419,7 @@ def _take_in(part: Part, clusters: list[Cluster], graph: Graph) -> Refused | Non
 
 
 def _change(parts: Sequence[Part], kernel: Kernel, graph: Graph) -> Change:
-    """How one of `parts` computes `kernel`. Raises `Refused` where that has no room."""
+    """The change by which one of `parts` computes `kernel`. Raises `Refused` where none has room."""
     linear = [part for part in parts if part.branch.linear is not None]
     dtypes = {_weight(part.branch, graph).dtype for part in linear}
     if len(dtypes) > 1:
@@ -478,7 +478,7 @@ def _magnitudes(kernel: Kernel, dtype: np.dtype) -> Tensor:
 
 
 def _fitness(part: Part, kernel: Kernel) -> tuple[bool, ...]:
-    """What makes a branch the one whose operator stays: room for a shift, then as little to change as can be."""
+    """The fitness of a branch to be the one whose operator stays: room for a shift, then few changes."""
     branch = part.branch
     assert branch.linear is not None
     room = branch.linear.op_type != "MatMul" or _add_behind(branch) is not None
@@ -507,7 +507,7 @@ def _shift(node: NodeProto, position: int, bias: Vector, dtype: np.dtype) -> tup
 
 
 def _window_attributes(node: NodeProto, kernel: Kernel, graph: Graph) -> Iterator[NewAttribute]:
-    """What a Conv has to say otherwise, to read the windows of `kernel`."""
+    """The attributes that a Conv needs to read the windows of `kernel`."""
     now = read_windows(node, stored_weight(node, 1, graph).shape[2:], graph)
     if number(node, "group", 1) != kernel.group:
         yield NewAttribute(node, "group", kernel.group)
@@ -598,13 +598,13 @@ def _decisions(cluster: Cluster, change: Change, summing: Summing, graph: Graph)
     target, detail = (label_of(change.linear, graph),), f"a branch of {label_of(root, graph)}"
     for part in cluster.parts:
         nodes = [node for node in part.branch.nodes if not is_transparent(node, graph)]
-        told = False
+        has_decision = False
         for node in nodes:
             if node is not change.linear and (is_batch_norm(node) or node.op_type in LINEAR):
                 action = Action.FOLDED if is_batch_norm(node) else Action.MERGED
                 yield Decision(label_of(node, graph), node.op_type, graph.scope, action, target, detail=detail)
-                told = True
-        if not told and part.branch is not change.survivor:
+                has_decision = True
+        if not has_decision and part.branch is not change.survivor:
             node, op_types = (nodes[0], "+".join(each.op_type for each in nodes)) if nodes else (root, root.op_type)
             yield Decision(label_of(node, graph), op_types, graph.scope, Action.MERGED, target, detail=detail)
 

@@ -22,7 +22,7 @@ PARAMETERS = ("scale", "B", "input_mean", "input_var")
 
 
 class Mode(StrEnum):
-    """What the operator normalizes with: its stored statistics, or those of the batch."""
+    """The statistics that the operator normalizes with: the stored ones, or those of the batch."""
 
     INFERENCE = "inference"
     TRAIN = "train"
@@ -45,7 +45,7 @@ def mode(node: NodeProto, graph: Graph) -> Mode:
 
 @dataclass(frozen=True)
 class Description:
-    """What a person asks of one normalization. `data` is the value it normalizes.
+    """The facts on one normalization that people ask for. `data` is the value it normalizes.
 
     `channels` is None where the parameters do not tell; `epsilon` and `momentum` (the share of the old statistic that
     stays) are None for operators that have none.

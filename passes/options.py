@@ -1,4 +1,4 @@
-"""What a user may ask of the passes as a whole; each pass has options of its own, made from these."""
+"""The options of the passes as a whole; each pass has options of its own, made from these."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

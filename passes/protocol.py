@@ -1,4 +1,4 @@
-"""What the pipeline asks of a pass."""
+"""The protocol of a pass, as the pipeline asks for it."""
 
 from enum import StrEnum
 from typing import Protocol
@@ -8,7 +8,7 @@ from bnfold.graph import Model
 
 
 class Preserves(StrEnum):
-    """What stays the same, and so what the result is compared with.
+    """The promise of a pass, which decides what the result is compared with.
 
     Every bit; the function in real arithmetic (rounding differs); what the model computes in evaluation, with the
     statistics that it has or is given; or nothing: another function that was asked for, whose change is measured.
@@ -47,7 +47,7 @@ class Pass(Protocol):
 
     @property
     def preserves(self) -> Preserves:
-        """What the rewrite promises: one of `Preserves`, or its word."""
+        """The promise of the rewrite: one of `Preserves`, or its word."""
 
     def run(self, model: Model) -> list[Decision]:
         """Edit `model` through its graphs; one decision per normalization that the pass dealt with, or none at all."""

@@ -58,13 +58,13 @@ class Run:
 
     @property
     def sure_nodes(self) -> list[NodeProto]:
-        """Those of its nodes from which a run would end where this one does: up to the last that fixes the axis."""
+        """The nodes from which a run would end where this one does: up to the last that fixes the axis."""
         placed = [number for number, member in enumerate(self.members) if _place(member)]
         return self.nodes[: placed[-1] + 1] if placed else self.nodes
 
     @property
     def op_types(self) -> str:
-        """What it is made of, as in "Sub+Div+Mul+Add"."""
+        """The operators of the run, as in "Sub+Div+Mul+Add"."""
         return "+".join(member.node.op_type for member in self.members if member.affine is not IDENTITY)
 
 

@@ -38,7 +38,7 @@ class NewAttribute(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What becomes of one node so that its output (or input) is mapped, and what is left to its neighbours.
+    """The change of one node so that its output (or input) is mapped, and the maps left to its neighbours.
 
     `passes_on` holds (index, map) pairs: input indices where the walk goes toward the producers, output indices where
     it goes toward the consumers. `add` is a constant to be added to the node's first output by an Add of its own.
@@ -74,7 +74,7 @@ def constant_input(node: NodeProto, index: int, graph: Graph, reason: Reason = R
 
 
 def optional_constant_input(node: NodeProto, index: int, graph: Graph, reason: Reason) -> Tensor | None:
-    """The same for an input that may be absent (or ""): None then."""
+    """The constant at an input that may be absent (or ""): None then."""
     if index >= len(node.input) or not node.input[index]:
         return None
     return constant_input(node, index, graph, reason)

@@ -242,7 +242,7 @@ def check_range(weight: Tensor, scaled: Tensor, axes: tuple[int, ...]) -> None:
 
 
 def _check_source(weight: Tensor, scaled: Tensor, largest: Vector) -> None:
-    """The same, from the largest values of the source along an axis that both are scaled along."""
+    """Check the overflow by the largest values of the source along an axis that both are scaled along."""
     _check_axis(weight.dtype, scaled.times_factors(largest), partial(weight.times_factors, largest))
 
 

@@ -9,8 +9,8 @@ one that must not: `text.good()` and `text.bad()` are the two.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,11 @@ CONSTANTS: Mapping[str, Array] = {
     **batch_norm(4, "_2", seed=10),
     **{f"{name}3": array for name, array in batch_norm(3, "").items()},
 }
+
+
+def int64(*values: int) -> Array:
+    """What an operator reads as a shape, axes, pads or indices: int64 [len(values)]."""
+    return np.array(values, np.int64)
 
 
 PLAIN = FoldBatchNormOptions()
@@ -104,6 +109,13 @@ class Row:
             opset=self.opset,
             ir=self.ir,
         )
+
+
+def completing(inputs: Mapping[str, str], constants: Mapping[str, Array]) -> Callable[[Row], Row]:
+    """What completes a row of a table whose rows share these inputs and constants; the row's own come first."""
+    return lambda row: replace(
+        row, inputs={**inputs, **(row.inputs or {})}, constants={**constants, **(row.constants or {})}
+    )
 
 
 @dataclass(frozen=True)

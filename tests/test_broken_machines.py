@@ -22,10 +22,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold.documentation import page_of_exit_code
+
 # Without compiled modules: Python would leave half of one where files may not grow, and every later run read it.
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1"}
 COMMAND = [sys.executable, "-m", "bnfold", "optimize", "--no-verify", "in.onnx"]
-ELSEWHERE = "choose another output\n"
+ELSEWHERE = f"choose another output (see {page_of_exit_code(4)})\n"
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -25,8 +25,30 @@ ASKED = {
     "recalibrate": ([*BNFOLD, "recalibrate", "in.onnx", "out.onnx", "--data", "data.npz"], {"out.onnx"}),
     "with a limit": ([*BNFOLD, "optimize", "in.onnx", "out.onnx", "--timeout", "300"], {"out.onnx"}),
     "the library": ([*LIBRARY, "import bnfold; bnfold.optimize('in.onnx', 'out.onnx')"], {"out.onnx"}),
+    "the library, isolated": (
+        [*LIBRARY, "import bnfold; bnfold.optimize('in.onnx', 'out.onnx', isolate=True)"],
+        {"out.onnx"},
+    ),
+    "export": (
+        [*BNFOLD, "export", "module.py:make", "out.onnx", "--accept-initial-statistics", "--report", "r.md"],
+        {"out.onnx", "r.md"},
+    ),
+    "batch": (
+        [*BNFOLD, "batch", "optimize", "in.onnx", "--output", "all"],
+        {"all", "all/in.onnx", "all/bnfold-batch", "all/bnfold-batch/manifest.jsonl", "all/bnfold-batch/reports"}
+        | {"all/bnfold-batch/reports/in.onnx.json"}
+        | {f"all/bnfold-batch/report.{form}" for form in ("json", "html", "md", "xml")},
+    ),
     "the plugin": ([*PYTEST, *PLUGIN, "test_model.py"], set()),
 }
+
+
+MODULE = """
+import torch
+
+def make():
+    return torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3)), (torch.zeros(1, 2, 5, 4),)
+"""
 
 
 @pytest.fixture
@@ -36,6 +58,7 @@ def account(tmp_path: Path) -> Path:
     work = tmp_path / "work"
     (work / "in.onnx").write_bytes((REPOSITORY / "models/digits_cnn.onnx").read_bytes())
     np.savez(work / "data.npz", images=np.random.default_rng(0).random((64, 1, 8, 8), np.float32))
+    (work / "module.py").write_text(MODULE)
     (work / "test_model.py").write_text("def test(assert_equivalent):\n    assert_equivalent('in.onnx', 'in.onnx')\n")
     return tmp_path
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import bnfold
+from bnfold.documentation import DOCUMENTATION
 
 REPOSITORY = Path(__file__).parents[1]
 LEFT_OUT = shutil.ignore_patterns(
@@ -68,7 +69,8 @@ def test_the_wheel_names_its_license_entry_point_and_extras(built: Path) -> None
     metadata = HeaderParser().parsestr(files["METADATA"])
     assert metadata["License-Expression"] == "Apache-2.0"
     assert files["licenses/LICENSE"] == (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
-    extras = {"cpu", "gpu", "benchmarks", "dask", "dev", "graphsurgeon", "images", "pytorch", "report", "serve"}
+    extras = {"cpu", "gpu", "benchmarks", "dask", "dev", "docs", "graphsurgeon", "images", "pytorch", "remote"}
+    extras |= {"report", "serve"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert "bnfold = bnfold.__main__:run" in files["entry_points.txt"]
     assert "bnfold = bnfold.pytest_plugin" in files["entry_points.txt"]
@@ -102,6 +104,11 @@ def test_the_sdist_holds_what_the_wheel_and_its_tests_need(built: Path) -> None:
 def test_the_version_stands_once_in_meaning() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["version"] == bnfold.__version__
+
+
+def test_the_address_of_the_documentation_stands_once_in_meaning() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["urls"]["Documentation"] == DOCUMENTATION
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from onnx import parser
 
 REPOSITORY = Path(__file__).parents[1]
 INSTALLED = any(point.value == "bnfold.pytest_plugin" for point in entry_points(group="pytest11", name="bnfold"))
+# `-p` takes the place of the entry point where the installed metadata is older than this checkout.
+PLUGIN = () if INSTALLED else ("-p", "bnfold.pytest_plugin")
 
 
 @pytest.fixture
@@ -30,13 +34,33 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`-p` takes the place of the entry point where the installed metadata is older than this checkout."""
-    command = [sys.executable, "-m", "pytest", *([] if INSTALLED else ["-p", "bnfold.pytest_plugin"]), *arguments]
+    command = [sys.executable, "-m", "pytest", *PLUGIN, *arguments]
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))}
     return subprocess.run(
         command, cwd=folder, env=environment | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    text: str
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """The same inside this process, where bnfold, onnx and onnxruntime are imported already."""
+    monkeypatch.chdir(folder)
+    for name in [name for name in os.environ if name.startswith("PYTEST")]:
+        monkeypatch.delenv(name)
+
+    def run_here(*arguments: str) -> Ran:
+        sys.modules.pop("test_models", None)
+        code = pytest.main([*PLUGIN, "-p", "no:xdist", "--capture=sys", "--import-mode=importlib", *arguments])
+        return Ran(int(code), "".join(capsys.readouterr()))
+
+    return run_here
 
 
 def test_the_fixture_passes_and_fails_and_shows_the_report(folder: Path) -> None:
@@ -50,27 +74,27 @@ def test_the_fixture_passes_and_fails_and_shows_the_report(folder: Path) -> None
     assert "assertions.py" not in done.stdout  # the traceback ends in the test
 
 
-def test_options_of_the_command_line_are_the_defaults(folder: Path) -> None:
-    assert run(folder, "--bnfold-rtol", "1.0").returncode == 0
-    assert run(folder, "--bnfold-rtol", "y:1.0", "--bnfold-seed", "5").returncode == 0
-    done = run(folder, "--bnfold-seed", "5", "--bnfold-atol", "y:1e-9")
-    assert done.returncode == 1
-    assert "seed=5" in done.stdout
-    done = run(folder, "--bnfold-provider", "cuda")
-    assert "2 failed" in done.stdout
-    assert "ProviderError" in done.stdout
+def test_options_of_the_command_line_are_the_defaults(here: Callable[..., Ran]) -> None:
+    assert here("--bnfold-rtol", "1.0").code == 0
+    assert here("--bnfold-rtol", "y:1.0", "--bnfold-seed", "5").code == 0
+    done = here("--bnfold-seed", "5", "--bnfold-atol", "y:1e-9")
+    assert done.code == 1
+    assert "seed=5" in done.text
+    done = here("--bnfold-provider", "cuda")
+    assert "2 failed" in done.text
+    assert "ProviderError" in done.text
 
 
-def test_a_test_overrules_the_command_line(folder: Path) -> None:
+def test_a_test_overrules_the_command_line(folder: Path, here: Callable[..., Ran]) -> None:
     text = "def test_wrong(assert_equivalent):\n    assert_equivalent('a.onnx', 'c.onnx', rtol=1.0)\n"
     (folder / "test_models.py").write_text(text)
-    assert run(folder, "--bnfold-rtol", "1e-9").returncode == 0
+    assert here("--bnfold-rtol", "1e-9").code == 0
 
 
-def test_a_wrong_option_is_a_usage_error_of_pytest(folder: Path) -> None:
-    done = run(folder, "--bnfold-rtol", "much")
-    assert "--bnfold-rtol: 'much' is not a number" in done.stdout + done.stderr
-    assert done.returncode != 0
+def test_a_wrong_option_is_a_usage_error_of_pytest(here: Callable[..., Ran]) -> None:
+    done = here("--bnfold-rtol", "much")
+    assert "--bnfold-rtol: 'much' is not a number" in done.text
+    assert done.code != 0
 
 
 def test_loading_the_plugin_imports_nothing_heavy(folder: Path) -> None:
@@ -85,9 +109,9 @@ def test_loading_the_plugin_imports_nothing_heavy(folder: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_help_names_the_options_and_the_fixture(folder: Path) -> None:
-    assert "--bnfold-provider" in run(folder, "--help").stdout
-    assert "assert_equivalent" in run(folder, "--fixtures").stdout
+def test_the_help_names_the_options_and_the_fixture(here: Callable[..., Ran]) -> None:
+    assert "--bnfold-provider" in here("--help").text
+    assert "assert_equivalent" in here("--fixtures").text
 
 
 def test_the_entry_point_is_declared() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from bnfold.documentation import page_of_exit_code
 from tests.fold_models import Row
 
 REPOSITORY = Path(__file__).parents[1]
@@ -109,7 +110,8 @@ def test_standard_output_that_is_full_is_said_and_the_model_is_published(tmp_pat
     (tmp_path / "in.onnx").write_bytes(MODEL.SerializeToString())
     done = start(Environment('"$@" >/dev/full'), tmp_path, "optimize", "in.onnx", "out.onnx")
     assert (done.returncode, done.stdout) == (4, b"")
-    assert done.stderr == b"bnfold: cannot write to standard output: No space left on device\n"
+    told = f"bnfold: cannot write to standard output: No space left on device (see {page_of_exit_code(4)})\n"
+    assert done.stderr == told.encode()
     assert (tmp_path / "out.onnx").read_bytes() == expected
 
 

@@ -115,12 +115,12 @@ def test_the_parent_imports_next_to_nothing() -> None:
     assert not loaded & {"onnx", "onnxruntime", "numpy", "google", "click", "rich", "tempfile", "asyncio", "ctypes"}
 
 
-SLEEPING = "print('at work', flush=True); time.sleep(60)"
+SLEEPING = "print('at work', flush=True); time.sleep(600)"
 
 
-def started(*, group: bool = False, beside: bool = False) -> subprocess.Popen[bytes]:
+def started(what: str = SLEEPING, *, group: bool = False, beside: bool = False) -> subprocess.Popen[bytes]:
     """`group`: in a session of its own. `beside`: in a group of its own, in the session of these tests."""
-    program = textwrap.dedent(DYING).format(act=SLEEPING)
+    program = textwrap.dedent(DYING).format(act=what)
     process = subprocess.Popen([sys.executable, "-c", program, "optimize", "in.onnx", "out/o.onnx"], env=ENVIRONMENT,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=group,
                                process_group=0 if beside else None)  # fmt: skip
@@ -173,13 +173,12 @@ def test_both_stop_and_go_on_together(temporary: Path) -> None:
     check_nothing_is_left(temporary)
 
 
-def at_a_terminal(act_on: str) -> tuple[int, str]:
+def at_a_terminal(act_on: str, *, patience: int = 0) -> tuple[int, str]:
     """A command whose standard streams are a terminal: what it ends with and what is to be seen there.
 
-    One that is hung up on shows its bars from the beginning, as where the work takes long.
+    By default it shows its bars from the beginning, as where the work takes long.
     """
     program = textwrap.dedent(DYING).format(act=SLEEPING)
-    patience = 0 if act_on == "hang up" else 1000
     program = f"import bnfold.cli.waiting\nbnfold.cli.waiting.PATIENCE = {patience}\n{program}"
     child, terminal = pty.fork()
     if child == 0:
@@ -203,10 +202,44 @@ def at_a_terminal(act_on: str) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), seen.decode()
 
 
-def test_ctrl_c_at_a_terminal_is_one_line(temporary: Path) -> None:
-    code, seen = at_a_terminal("ctrl-c")
+@pytest.mark.parametrize("patience", [0, 1000])
+def test_ctrl_c_at_a_terminal_is_one_line(patience: int, temporary: Path) -> None:
+    code, seen = at_a_terminal("ctrl-c", patience=patience)
     assert code == 130
     assert seen.count("bnfold: interrupted") == 1
+    check_nothing_is_left(temporary)
+
+
+# The kernel may give a signal to any thread; Python's handlers run in the main one, when that comes back from its call.
+ELSEWHERE = (
+    "import threading; threading.Thread(target=time.sleep, args=(600,), daemon=True).start();"
+    " signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP});"
+    f" import atexit; atexit.register(open, 'unwound', 'w'); {SLEEPING}"
+)
+
+
+@pytest.mark.parametrize(("number", "code", "words"), SIGNALS)
+def test_a_signal_that_does_not_end_the_call_that_waits_is_heard(
+    number: signal.Signals, code: int, words: str, temporary: Path
+) -> None:
+    with started(ELSEWHERE, group=True) as process:
+        process.send_signal(number)
+        assert process.communicate(timeout=60)[1].decode() == f"bnfold: {words}\n"
+    assert process.returncode == code
+    assert Path("unwound").exists()
+    check_nothing_is_left(temporary)
+
+
+DEAF = f"signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); {SLEEPING}"
+
+
+@pytest.mark.parametrize(("number", "code", "words"), SIGNALS)
+def test_a_child_that_hears_nothing_is_ended(number: signal.Signals, code: int, words: str, temporary: Path) -> None:
+    """As while native code computes in the main thread."""
+    with started(DEAF, group=True) as process:
+        process.send_signal(number)
+        assert process.communicate(timeout=120)[1].decode() == f"bnfold: {words}\n"
+    assert process.returncode == code
     check_nothing_is_left(temporary)
 
 

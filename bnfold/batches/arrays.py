@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bnfold.errors import UsageError
 
 _LONE = ""
-"""What the array of an .npy file is called."""
+"""The name of the array of an .npy file."""
 
 
 class Rows:
@@ -88,7 +88,7 @@ def _check_is_archive(file: Path) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """How many rows run together, and whether the model takes no other number."""
+    """The number of rows that run together, and whether the model takes no other number."""
 
     rows: int
     fixed: bool = False

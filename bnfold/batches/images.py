@@ -16,7 +16,7 @@ Size = tuple[int, int, int]
 
 
 def image_size(name: str, shape: Shape, options: ImageOptions) -> Size:
-    """What the model's input asks of an image. Raises UsageError where it does not say, or means no image."""
+    """The size of an image (height, width) for the model's input. Raises UsageError where its shape means no image."""
     if len(shape) != 4:
         raise UsageError(f"input {name!r} of shape {list(shape)} takes no images")
     channels, height, width = shape[1:] if options.layout == "NCHW" else (shape[3], shape[1], shape[2])

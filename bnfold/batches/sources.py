@@ -20,14 +20,14 @@ from bnfold.progress import StageProgress
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 DATA_SUFFIXES = (".npy", ".npz", *IMAGE_SUFFIXES)
-"""What a folder of data is read for; other files in it are left alone."""
+"""The suffixes of data in a folder; other files in it are left alone."""
 Data = Iterable[Any] | Callable[[], Iterable[Any]]
 Shape = tuple[int | str | None, ...]
 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """How an image becomes numbers: ((value / 255) - mean) / std per channel, laid out as `layout` ("NCHW", "NHWC")."""
+    """The preparation of images: ((value / 255) - mean) / std per channel, laid out as `layout` ("NCHW", "NHWC")."""
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -75,7 +75,7 @@ def can_be_read_once(data: Data) -> bool:
 def data_source(
     path: str | os.PathLike[str], shapes: Mapping[str, Shape], batch: int | None, images: ImageOptions, labels: str = ""
 ) -> Callable[[], Iterable[Any]]:
-    """What `path` names: an .npz file, a folder of .npy and .npz files or of images, or `script.py:function`.
+    """The data that `path` names: an .npz file, a folder of .npy and .npz files or of images, or `script.py:function`.
 
     `shapes` are those of the model's inputs; where the first dim is fixed it is the batch, otherwise `batch` is. An
     array of .npz files that is called `labels` comes with the inputs, cut alike. With `batch` None each file is one
@@ -115,7 +115,7 @@ def _function(script: Path, name: str) -> Callable[[], Iterable[Any]]:
 
 
 def load_script(script: Path, name: str) -> Any:
-    """What `script` calls `name`, None where it has nothing of that name. Raises UsageError for what it raises."""
+    """The object `name` of `script`, or None. Raises UsageError for an exception of the script."""
     with _of_script(script):
         return getattr(_loaded(script), name, None)
 

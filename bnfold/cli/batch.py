@@ -102,7 +102,7 @@ def _follow(ctx: click.Context, running: "Batch", *, as_json: bool) -> None:
                 if as_json:
                     write_out(json.dumps(row.to_dict()) + "\n")
                 elif not row.good or verbosity_of(ctx) > 0 or (wants_progress(ctx) and verbosity_of(ctx) >= 0):
-                    write_out(_told(row))
+                    write_out(_line(row))
         except KeyboardInterrupt:
             if running.cancelled:
                 running.cancel(now=True)
@@ -114,7 +114,7 @@ def _follow(ctx: click.Context, running: "Batch", *, as_json: bool) -> None:
         return
 
 
-def _told(row: "Row") -> str:
+def _line(row: "Row") -> str:
     from bnfold.report.text import inert, one_line
 
     said = row.verdict or ("done" if row.good else f"exit code {row.exit_code}")

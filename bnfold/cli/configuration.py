@@ -19,7 +19,9 @@ from typing import Any
 import click
 
 from bnfold.cli.parameters import data_path
+from bnfold.cli.sections import PROCESS, SectionedOption
 from bnfold.errors import UsageError, nearest_name
+from bnfold.paths import require_regular
 
 NAMES = ("bnfold.toml", "pyproject.toml")
 PREFIX = "BNFOLD_"
@@ -58,7 +60,7 @@ class File:
                 self._require(word, known[name], f"{name} has no option")
 
     def settings(self, command: str, words: Collection[str]) -> Iterator[Setting]:
-        """What the file says of the flags of a command that has these words."""
+        """The settings of the file for a command that has these words."""
         own = self.table.get(command, {})
         for name, value in self.table.items():
             if name in words and name not in own and not isinstance(value, dict):
@@ -94,7 +96,7 @@ def nearest() -> File | None:
 
 
 def read(path: Path) -> File:
-    """That file. Raises UsageError where it cannot be read, or has nothing for bnfold."""
+    """Read that file. Raises UsageError where it cannot be read, or has nothing for bnfold."""
     table = _table(path)
     if table is None:
         raise UsageError(f"{path}: has no table [tool.bnfold]")
@@ -102,7 +104,8 @@ def read(path: Path) -> File:
 
 
 def _table(path: Path) -> Mapping[str, Any] | None:
-    """What concerns bnfold; None for a `pyproject.toml` in which nothing does."""
+    """The table for bnfold; None for a `pyproject.toml` that has none."""
+    require_regular(path, "the configuration")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -174,8 +177,6 @@ def _from_toml(option: click.Option, setting: Setting, folder: Path) -> Any:
 
 def with_configuration(command: click.Command, known: Callable[[], Words]) -> click.Command:
     """The command with `--config` and `--isolated`; `known` imports every command to answer."""
-    if any(option.name == "isolated" for option in command.params):
-        return command  # it has them already
 
     def isolate(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
         if value and _SETTINGS in ctx.meta:
@@ -195,21 +196,23 @@ def with_configuration(command: click.Command, known: Callable[[], Words]) -> cl
         ctx.default_map = {name: setting.value for name, setting in found.items()}
 
     command.params += [
-        click.Option(
+        SectionedOption(
             ["--isolated"],
             is_flag=True,
             is_eager=True,
             expose_value=False,
             callback=isolate,
+            section=PROCESS,
             help="Read no configuration: no bnfold.toml, no [tool.bnfold], no variables BNFOLD_*.",
         ),
-        click.Option(
+        SectionedOption(
             ["--config"],
             type=click.Path(),
             metavar="FILE",
             is_eager=True,
             expose_value=False,
             callback=configure,
+            section=PROCESS,
             help="The configuration to read, in place of the nearest bnfold.toml or [tool.bnfold].",
         ),
     ]
@@ -223,6 +226,6 @@ def file_of(ctx: click.Context) -> File | None:
 
 
 def settings_of(ctx: click.Context) -> Mapping[str, Setting]:
-    """What configuration gave the command, by the name of the parameter."""
+    """The settings that configuration gave the command, by the name of the parameter."""
     found: Mapping[str, Setting] = ctx.meta.get(_SETTINGS, {})
     return found

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bnfold.addresses import is_address, require_remote
+from bnfold.cli.configuration import file_of
 from bnfold.cli.options import asked_reports, values_of
 from bnfold.errors import BnfoldError, ModelError, OutputError, UsageError
 from bnfold.options import COMMANDS
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from bnfold.report.lines import Screen
 
 _DESTINATIONS = "bnfold.report.destinations"
+
+_OPTIONS_OF = {"export": "optimize"}
+"""The commands that take the options of another one."""
 
 
 @dataclass(frozen=True)
@@ -43,24 +48,55 @@ def reserve_reports(ctx: click.Context) -> None:
     if paths or form:
         from bnfold.paths import Use, refuse_conflicts
 
-        refuse_conflicts(_used(ctx), [Use("--report", Path(path)) for path in paths if path != "-"])
+        used = [*_read_by_command_line(ctx), *_read(ctx), *_written(ctx)]
+        refuse_conflicts(used, [Use("--report", Path(path)) for path in paths if path != "-"])
         ctx.meta[_DESTINATIONS] = list(_destinations(paths, form))
 
 
-def _used(ctx: click.Context) -> "Iterator[Use]":
-    """What the command reads and writes beside its reports."""
-    from bnfold.paths import Use, data_of_model, failed_copy, uses_of, uses_of_model, uses_of_output
+def refuse_output_over_what_is_read(ctx: click.Context) -> None:
+    """Raise UsageError where OUTPUT is a file that the command line itself reads; of the others the api knows."""
+    from bnfold.paths import refuse_conflicts
+
+    read = list(_read_by_command_line(ctx))
+    for use in _written(ctx) if read else ():  # one by one: of the names that its data may get some may be the same
+        refuse_conflicts(read, [use])
+
+
+def _read_by_command_line(ctx: click.Context) -> "Iterator[Use]":
+    """The files that the command reads before it calls the api: configuration, the script of a module, its weights."""
+    from bnfold.batches import script_of
+    from bnfold.paths import Use
+
+    if (file := file_of(ctx)) is not None:
+        yield Use("the configuration", file.path)
+    if (script := script_of(ctx.params.get("model") or "")) is not None:
+        yield Use("the script of MODEL", script[0])
+    if ctx.params.get("checkpoint") is not None:
+        yield Use("the data of --checkpoint", Path(ctx.params["checkpoint"]))
+
+
+def _read(ctx: click.Context) -> "Iterator[Use]":
+    """The files that the api reads for the command."""
+    from bnfold.paths import Use, data_of_model, uses_of, uses_of_model
 
     given = ctx.params
-    data = {name: data_of_model(given[name]) for name in ("model", "reference", "candidate") if name in given}
-    for name, names in data.items():
-        yield from uses_of_model(given[name], name.upper(), names)
+    for name in ("model", "reference", "candidate"):
+        if name in given:
+            yield from uses_of_model(given[name], name.upper(), data_of_model(given[name]))
     if "report" in given:
         yield Use("REPORT", Path(given["report"]))
-    if ctx.info_name in COMMANDS:
-        yield from uses_of(values_of(COMMANDS[ctx.info_name], given))
-    if given.get("output") is not None:
-        yield from uses_of_output(given["output"], given["external_data"], given["model"], data["model"])
+    if (options := COMMANDS.get(_OPTIONS_OF.get(str(ctx.info_name), str(ctx.info_name)))) is not None:
+        yield from uses_of(values_of(options, given))
+
+
+def _written(ctx: click.Context) -> "Iterator[Use]":
+    """The files that the command writes beside its reports."""
+    from bnfold.paths import Use, data_of_model, failed_copy, uses_of_output
+
+    given = ctx.params
+    if given.get("output") not in {None, "-"}:
+        data = data_of_model(given["model"])
+        yield from uses_of_output(given["output"], given.get("external_data"), given["model"], data)
         yield Use("the failed result", failed_copy(given["output"]))
 
 
@@ -78,8 +114,8 @@ def _destinations(paths: tuple[str, ...], asked: str | None) -> "Iterator[_Desti
             form = form_for(path)  # raises where the suffix is that of something else
         require(form)
         yield _Destination(ReportFile(path), form, alone=path == "-")
-    told = [format_of(path) for path in paths]
-    if asked is None or None in told or default in told:
+    by_suffix = [format_of(path) for path in paths]
+    if asked is None or None in by_suffix or default in by_suffix:
         return
     if paths and default is not Format.GITHUB:
         form_for(paths[0], default)  # raises: no file is left that this format could be meant for
@@ -117,9 +153,9 @@ def write_report(ctx: click.Context, report: "AnyReport | Mapping[str, Any]") ->
 
 
 def require_file(model: str, command: str) -> None:
-    """Raise ModelError for what people name in a model's place: a folder, and an address."""
-    if "://" in model:
-        raise ModelError(f"{model} is an address, and models are read from files: download it first")
+    """Raise ModelError for a folder in a model's place, UsageError for an address that nothing installed can open."""
+    if is_address(model):
+        require_remote(model)
     if os.path.isdir(model):  # noqa: PTH112 - no more imports than needed
         raise ModelError(
             f"{model} is a directory; pass a file, or let bnfold batch {command} {model} --output FOLDER do the same "

@@ -8,6 +8,7 @@ import click
 
 from bnfold.cli.mistakes import say
 from bnfold.cli.options import flags_of, model_and_output, progress_option, report_option, verbosity_options
+from bnfold.cli.sections import SectionedCommand
 from bnfold.cli.writing import delivered, prepared
 from bnfold.errors import UsageError
 from bnfold.options import OptimizeOptions
@@ -15,7 +16,11 @@ from bnfold.options import OptimizeOptions
 _MAKES = "it makes the module and the arguments of one call: (module, args) or (module, args, kwargs)"
 
 
-@click.command("export", short_help="Export a PyTorch module, optimize it, and verify the file against the module.")
+@click.command(
+    "export",
+    cls=SectionedCommand,
+    short_help="Export a PyTorch module, optimize it, and verify the file against the module.",
+)
 @model_and_output
 @click.option("--checkpoint", type=click.Path(), metavar="FILE", help="Weights for it: .safetensors, or a state_dict.")
 @click.option("--opset", type=click.IntRange(min=18), metavar="NUMBER", help="Of the file; the exporter's if left out.")
@@ -74,7 +79,7 @@ def command(
 
 
 def _made(script: str) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
-    """What the function of the script returns. Raises UsageError."""
+    """The result of the script's function. Raises UsageError."""
     from bnfold.batches import load_script, script_of
 
     found = script_of(script)

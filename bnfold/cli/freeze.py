@@ -6,11 +6,16 @@ import click
 
 from bnfold.cli.options import flags_of, model_and_output, progress_option, report_option, verbosity_options
 from bnfold.cli.remote import server_option
+from bnfold.cli.sections import SectionedCommand
 from bnfold.cli.writing import deliver, prepared
 from bnfold.options import FreezeOptions
 
 
-@click.command("freeze", short_help="Give a model exported in training mode the meaning it has in evaluation.")
+@click.command(
+    "freeze",
+    cls=SectionedCommand,
+    short_help="Give a model exported in training mode the meaning it has in evaluation.",
+)
 @model_and_output
 @flags_of(FreezeOptions)
 @report_option

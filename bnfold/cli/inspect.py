@@ -9,12 +9,16 @@ from bnfold.cli.delivery import model_from, require_file, show, write_out
 from bnfold.cli.mistakes import say
 from bnfold.cli.options import flags_of, values_of, verbosity_of, verbosity_options
 from bnfold.cli.parameters import known_codes
+from bnfold.cli.sections import SectionedCommand
 from bnfold.cli.shell import fail
+from bnfold.documentation import page_of_reason
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.options import InspectOptions
 
 
-@click.command("inspect", short_help="List every normalization and what optimize would do with it, and why.")
+@click.command(
+    "inspect", cls=SectionedCommand, short_help="List every normalization and what optimize would do with it, and why."
+)
 @click.argument("models", type=click.Path(allow_dash=True), nargs=-1, required=True, metavar="MODEL...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text, of one model.")
 @click.option(
@@ -40,7 +44,7 @@ def command(
     if as_json and len(models) > 1:
         raise UsageError("--json prints one model: inspect them one by one")
     options = values_of(InspectOptions, given)
-    found: list[str] = []
+    found: list[tuple[str, str]] = []
     failures: list[BnfoldError] = []
     for model in models:
         try:
@@ -56,8 +60,9 @@ def command(
             write_out(to_json(inspection))
         else:
             show(ctx, partial(print_inspection, inspection, verbosity=verbosity_of(ctx)))
-        found += [f"{model}: {code}" for code in sorted(inspection.codes & set(fail_on))]
+        found += [(model, code) for code in sorted(inspection.codes & set(fail_on))]
     if failures:
         fail(ctx, f"{len(failures)} of {len(models)} models could not be read", failures[0].exit_code)
     if found:
-        fail(ctx, "; ".join(found), BnfoldError.exit_code)
+        told = "; ".join(f"{model}: {code}" for model, code in found)
+        fail(ctx, told, BnfoldError.exit_code, page_of_reason(found[0][1]))

@@ -1,4 +1,4 @@
-"""How a command ends that does not end by itself: `--timeout`, `--max-memory`, and native code that dies.
+"""The end of a command that does not end by itself: `--timeout`, `--max-memory`, and native code that dies.
 
 The work is done in a child process, see `bnfold.supervision`: a hostile model can make shape inference or onnxruntime
 compute or allocate without end, or crash, deep inside native code where no exception reaches. What has to be said of
@@ -20,6 +20,7 @@ import click
 
 from bnfold import supervision
 from bnfold.cli.parameters import seconds, size
+from bnfold.cli.sections import PROCESS, SectionedOption
 from bnfold.errors import BnfoldError, ResourceLimitError
 
 _LIMITS = "bnfold.limits"
@@ -36,7 +37,7 @@ class CommandLimits:
 def with_limits(command: click.Command, answered: Callable[[click.Context, Callable[[], Any]], Any]) -> click.Command:
     """The command with both options added; `answered` turns what the work raises into a message and `Exit`."""
     if any(option.name == "max_memory" for option in command.params):
-        return command  # it has them already
+        return command  # as batch, which has limits of its own: for each model
     callback = command.callback
     assert callback is not None
 
@@ -46,33 +47,35 @@ def with_limits(command: click.Command, answered: Callable[[click.Context, Calla
         limits: CommandLimits = ctx.meta.get(_LIMITS) or CommandLimits()
         if supervision.aftermath is not None:
             _conclude(ctx, limits, supervision.aftermath)
-        work = partial(_limited, ctx, limits, partial(callback, *args, **kwargs))
+        work = partial(callback, *args, **kwargs)
         if supervision.supervised():
             supervision.enter_folder()
-            return work()
+            return _limited(ctx, limits, work)
         if _LIMITS not in ctx.meta:
             return work()
         end = supervision.split()
         if end is None:
-            _live(partial(answered, ctx, work))
+            _live(partial(answered, ctx, partial(_limited, ctx, limits, work)))
         supervision.leave_folder(end.folder)
         return _conclude(ctx, limits, end)
 
     command.params += [
-        click.Option(
+        SectionedOption(
             ["--timeout"],
             type=seconds,
             metavar="SECONDS",
             expose_value=False,
             callback=_remember,
+            section=PROCESS,
             help="Stop after this time, with exit code 6, whatever is going on.",
         ),
-        click.Option(
+        SectionedOption(
             ["--max-memory"],
             type=size,
             metavar="SIZE",
             expose_value=False,
             callback=_remember,
+            section=PROCESS,
             help="Stop, with exit code 6, where more memory than this is needed, like 2G.",
         ),
     ]
@@ -102,9 +105,7 @@ def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _limited(ctx: click.Context, limits: CommandLimits, work: Callable[[], Any]) -> Any:
-    """Work under the limits, in the child that they need, or without any."""
-    if limits == CommandLimits():
-        return work()
+    """Work in a child, under the limits: where there are none, it still has to stop soon when it is told to."""
     signal.signal(signal.SIGUSR1, _give_up)
     supervision.limit(limits.timeout)
     if limits.max_memory is not None:

@@ -21,7 +21,7 @@ COMMANDS_MEANT = {
     "show": "inspect",
     "simplify": "optimize",
 }
-"""By what other tools call a command: what it is called here."""
+"""The command here for the name of one in other tools."""
 
 OPTIONS_MEANT = {
     "--cuda": "--provider cuda",
@@ -44,7 +44,7 @@ OPTIONS_MEANT = {
     "-f": "--overwrite",
     "-y": "--overwrite",
 }
-"""The same of options. Only what the command has is suggested."""
+"""Options of other tools, and the ones meant. Only an option that the command has is suggested."""
 
 
 _CONFIGURED = (None, click.core.ParameterSource.DEFAULT_MAP)

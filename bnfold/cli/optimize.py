@@ -14,12 +14,17 @@ from bnfold.cli.options import (
     verbosity_options,
 )
 from bnfold.cli.remote import server_option
+from bnfold.cli.sections import SectionedCommand
 from bnfold.cli.writing import deliver, prepared
 from bnfold.errors import UsageError
 from bnfold.options import CalibrationOptions, OptimizeOptions
 
 
-@click.command("optimize", short_help="Fold every BatchNormalization that can be, verify, and write the result.")
+@click.command(
+    "optimize",
+    cls=SectionedCommand,
+    short_help="Fold every BatchNormalization that can be, verify, and write the result.",
+)
 @model_and_output
 @flags_of(OptimizeOptions)
 @report_option

@@ -1,11 +1,13 @@
 """Options that several commands share, with the same words and the same meaning in each."""
 
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bnfold.addresses import is_address
 from bnfold.cli.parameters import (
     data_path,
     input_shape,
@@ -15,10 +17,12 @@ from bnfold.cli.parameters import (
     output_limit,
     room,
 )
+from bnfold.cli.sections import MESSAGES, OUTPUT, SectionedOption
 from bnfold.errors import UsageError
 from bnfold.options import Option, Options, options_of
 from bnfold.options.kinds import (
     DataSet,
+    Feeds,
     Flag,
     Folder,
     Group,
@@ -98,6 +102,8 @@ verbosity_options = _applied(
         default=0,
         expose_value=False,
         callback=_set_verbosity,
+        cls=SectionedOption,
+        section=MESSAGES,
         help="Print only what failed.",
     ),
     click.option(
@@ -106,11 +112,13 @@ verbosity_options = _applied(
         count=True,
         expose_value=False,
         callback=_set_verbosity,
+        cls=SectionedOption,
+        section=MESSAGES,
         help="Print every decision and measurement; -vv also the traceback of an error.",
     ),
 )
 
-REPORT_FORMATS = ("json", "html", "markdown", "junit", "github")
+REPORT_FORMATS = ("json", "html", "markdown", "junit", "github", "sarif")
 
 _REPORT_PATHS, _REPORT_FORMAT = "bnfold.report.paths", "bnfold.report.format"
 
@@ -136,8 +144,10 @@ report_option = _applied(
         metavar="FILE",
         expose_value=False,
         callback=_remember(_REPORT_PATHS),
-        help="Write a report, also when the run fails: .json, .html, .md, or .xml for JUnit. - is standard output. "
-        "Repeatable.",
+        cls=SectionedOption,
+        section=MESSAGES,
+        help="Write a report, also when the run fails: .json, .html, .md, .xml for JUnit, .sarif for code scanning. "
+        "- is standard output. Repeatable.",
     ),
     click.option(
         "--report-format",
@@ -145,6 +155,8 @@ report_option = _applied(
         type=click.Choice(REPORT_FORMATS),
         expose_value=False,
         callback=_remember(_REPORT_FORMAT),
+        cls=SectionedOption,
+        section=MESSAGES,
         help="Of reports whose name does not tell, json if left out; without --report of one on standard output. "
         "github adds annotations to the text there.",
     ),
@@ -156,13 +168,23 @@ _LAYOUT = (
         is_flag=False,
         flag_value="",
         metavar="[NAME]",
+        cls=SectionedOption,
+        section=OUTPUT,
         help="Put the weights into the file NAME beside OUTPUT, OUTPUT.data by default. Write --external-data=NAME.",
     ),
-    click.option("--inline", is_flag=True, help="Put all weights into OUTPUT itself, which can hold 2 GiB."),
+    click.option(
+        "--inline",
+        is_flag=True,
+        cls=SectionedOption,
+        section=OUTPUT,
+        help="Put all weights into OUTPUT itself, which can hold 2 GiB.",
+    ),
     click.option(
         "--size-threshold",
         type=click.IntRange(min=0),
         metavar="BYTES",
+        cls=SectionedOption,
+        section=OUTPUT,
         help="With --external-data: tensors below this size stay in OUTPUT.  [default: 1024]",
     ),
 )
@@ -175,6 +197,8 @@ progress_option = _applied(
         default="bar",
         expose_value=False,
         callback=_set_progress,
+        cls=SectionedOption,
+        section=MESSAGES,
         help="Progress on standard error: a bar where that is a terminal, or lines of JSON.  [default: bar]",
     ),
     click.option(
@@ -182,6 +206,8 @@ progress_option = _applied(
         is_flag=True,
         expose_value=False,
         callback=_set_no_progress,
+        cls=SectionedOption,
+        section=MESSAGES,
         help="Show no bar on standard error, where one would be shown to a terminal.",
     ),
 )
@@ -210,11 +236,12 @@ _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Limit: lambda _: {"type": output_limit, "multiple": True, "default": (), "callback": limit_per_output},
     Numbers: lambda each: {"type": numbers, "default": commas(each.default), "show_default": True},
     DataSet: lambda _: {"type": data_path},
+    Feeds: lambda _: {"type": data_path},
     Path: lambda _: {"type": click.Path()},
     Folder: lambda _: {"type": click.Path(exists=True, file_okay=False)},
     Text: lambda _: {},
 }
-"""How click reads the kinds that have no settings of their own."""
+"""The settings of click for each kind of option."""
 
 
 def _flag(each: Option) -> Callable[[AnyFunction], AnyFunction]:
@@ -237,7 +264,7 @@ def _flag(each: Option) -> Callable[[AnyFunction], AnyFunction]:
             settings |= {"default": None, "callback": lambda _ctx, _param, value: chosen[value]}
         case kind:
             settings |= _SETTINGS[type(kind)](each)
-    return click.option(flag, each.name, **settings)
+    return click.option(flag, each.name, cls=SectionedOption, section=each.section, **settings)
 
 
 def values_of(options: type[AnyOptions], given: Mapping[str, Any]) -> AnyOptions:
@@ -269,7 +296,7 @@ def _layout(external_data: str | None, size_threshold: int | None, *, inline: bo
 
 
 def given_flags(ctx: click.Context, options: type[Options]) -> list[str]:
-    """Those of the flags of `options` that the command line holds."""
+    """The flags of `options` that the command line holds."""
     given = click.core.ParameterSource.COMMANDLINE
     return [each.flag for each in options_of(options) if ctx.get_parameter_source(each.name) is given]
 
@@ -278,16 +305,18 @@ _OUTPUT = "bnfold.output"
 
 
 def _place_of_output(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """OUTPUT, or --output; in an existing folder the file of the model's name."""
+    """OUTPUT, or --output; in a folder, there or not, the file of the model's name."""
     named: str | None = ctx.meta.get(_OUTPUT)
     if named is not None and value is not None:
         raise click.BadParameter("it is given twice, as OUTPUT and with --output", ctx=ctx)
     place = value if named is None else named
-    if place is None or place == "-" or not pathlib.Path(place).is_dir():
+    if place is None or place == "-" or not (place.endswith(("/", os.sep)) or pathlib.Path(place).is_dir()):
         return place
     model = ctx.params.get("model")
     if model is None or model == "-" or ".py:" in model:
         raise click.BadParameter(f"{place} is a folder: name the file in it", ctx=ctx)
+    if is_address(place):
+        return place + pathlib.PurePosixPath(model).name
     inside = pathlib.Path(place, pathlib.Path(model).name)
     if inside.exists() and inside.samefile(model):
         raise click.BadParameter(f"{place} is the folder of {model} itself: name the file in it", ctx=ctx)
@@ -306,6 +335,8 @@ model_and_output = _applied(
         is_eager=True,
         expose_value=False,
         callback=_remember(_OUTPUT),
+        cls=SectionedOption,
+        section=OUTPUT,
         help="The same as OUTPUT: a file, a folder for a file of the model's name, or - for standard output.",
     ),
 )

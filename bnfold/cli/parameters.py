@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from bnfold.addresses import is_address
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 Shape = tuple[int, ...]
@@ -73,6 +75,8 @@ def data_path(text: str) -> str:
     """A file or folder that exists, or ``script.py:function`` where the script does."""
     from bnfold.batches import script_of
 
+    if is_address(text):
+        raise click.BadParameter(f"{text} is an address, and data is read from files: download it")
     script = script_of(text)
     if not (Path(text) if script is None else script[0]).exists():
         raise click.BadParameter(f"{text!r} does not exist: name an .npz file, a folder, or script.py:function")

@@ -28,8 +28,8 @@ def command() -> None:
 
 
 def _lines(listed: "Listed") -> Iterator[str]:
-    told = f"preserves {listed.preserves}" if listed.preserves else "cannot be loaded"
-    yield f"{listed.name}: {told}, from {listed.source}"
+    promise = f"preserves {listed.preserves}" if listed.preserves else "cannot be loaded"
+    yield f"{listed.name}: {promise}, from {listed.source}"
     if listed.summary:
         yield listed.summary
     if listed.options:

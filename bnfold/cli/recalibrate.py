@@ -12,12 +12,17 @@ from bnfold.cli.options import (
     report_option,
     verbosity_options,
 )
+from bnfold.cli.sections import SectionedCommand
 from bnfold.cli.writing import deliver, prepared
 from bnfold.errors import UsageError
 from bnfold.options import CalibrationOptions, RecalibrateOptions
 
 
-@click.command("recalibrate", short_help="Compute the statistics of every BatchNormalization anew, from data.")
+@click.command(
+    "recalibrate",
+    cls=SectionedCommand,
+    short_help="Compute the statistics of every BatchNormalization anew, from data.",
+)
 @model_and_output
 @flags_of(RecalibrateOptions)
 @report_option

@@ -2,19 +2,31 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from bnfold.cli.delivery import owed_report, show, write_report
 from bnfold.cli.options import verbosity_of
+from bnfold.cli.sections import PROCESS, SectionedOption
 from bnfold.cli.shell import fail
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.options import FreezeOptions, OptimizeOptions, options_of
 
 TOKEN = "BNFOLD_TOKEN"  # noqa: S105 - the name of a variable
 _LOCAL = frozenset(
-    {"dry_run", "keep_failed", "checksums", "distributions", "progress", "fold", "calibration", "strict_external_data"}
+    {
+        "dry_run",
+        "keep_failed",
+        "checksums",
+        "distributions",
+        "progress",
+        "fold",
+        "calibration",
+        "strict_external_data",
+        "overwrite",
+    }
 )
 _ANSWER = "bnfold.server"
 
@@ -28,6 +40,8 @@ server_option = click.option(
     metavar="URL",
     expose_value=False,
     callback=_remember,
+    cls=SectionedOption,
+    section=PROCESS,
     help=f"A service (bnfold serve) does the work; its token is that in {TOKEN}.",
 )
 
@@ -45,24 +59,36 @@ def deliver_from(
 
     Raises UsageError for options that only this machine can serve, and ServiceError.
     """
+    from bnfold.optimization import Request
+    from bnfold.optimization.made_elsewhere import publish_made
     from bnfold.report import render
-    from bnfold.service.client import Client, ServiceError
+    from bnfold.service.client import Client, RemoteJob, ServiceError
 
     if output is None:
         raise UsageError("--server writes its result: name OUTPUT, and leave out --dry-run")
     command = str(ctx.info_name)
     client = Client(url, os.environ.get(TOKEN))
-    job = client.wait(client.submit(command, _asked(options), model=client.upload(model)).id)
+    job: RemoteJob | None = None
     report: dict[str, Any] | None = None
-    try:
-        report = json.loads(client.report(job.id))
-    except ServiceError:
-        if not job.message:
-            raise
-    if job.state == "succeeded":
-        client.download(job.id, output)
+
+    def make(folder: Path) -> Path | None:
+        nonlocal job, report
+        job = client.wait(client.submit(command, asked, model=client.upload(model)).id)
+        try:
+            report = json.loads(client.report(job.id))
+        except ServiceError:
+            if not job.message:
+                raise
+        if job.state != "succeeded":
+            return None
+        return client.download(job.id, folder / Path(output).name)[0]
+
+    asked = _asked(options)
+    publish_made(Request(model, output, OptimizeOptions.of(options)), make)
+    assert job is not None
     if report is not None:
-        show(ctx, lambda console: console.print(render(report, "markdown") if verbosity_of(ctx) > 0 else _told(report)))
+        text = render(report, "markdown") if verbosity_of(ctx) > 0 else _summary(report)
+        show(ctx, lambda console: console.print(text))
         if owed_report(ctx):
             write_report(ctx, report)
     if job.exit_code is None:
@@ -82,7 +108,7 @@ def _asked(options: FreezeOptions | OptimizeOptions) -> dict[str, Any]:
     return asked
 
 
-def _told(report: dict[str, Any]) -> str:
+def _summary(report: dict[str, Any]) -> str:
     before, after = report.get("input") or {}, report.get("output") or {}
     change = f"{before.get('nodes')} nodes -> {after.get('nodes')}" if after else f"{before.get('nodes')} nodes"
     normalizations = f"BatchNormalization {before.get('batch_normalizations')} -> {after.get('batch_normalizations')}"

@@ -17,13 +17,14 @@ def command() -> None:
     """Show a report that was saved as JSON in another form, or judge its measurements again."""
 
 
-@command.command("render", short_help="Write a saved report as HTML, Markdown, JUnit XML or annotations.")
+@command.command("render", short_help="Write a saved report as HTML, Markdown, JUnit XML, SARIF or annotations.")
 @click.argument("report", type=click.Path())
 @click.argument("output", type=click.Path(allow_dash=True))
 @click.option("--report-format", type=click.Choice(REPORT_FORMATS), help="Where the name of OUTPUT does not tell.")
 @verbosity_options
 def render_command(report: str, output: str, report_format: str | None) -> None:
-    """Write the JSON report REPORT to OUTPUT, in the form that its name tells: .html, .md, or .xml for JUnit.
+    """Write the JSON report REPORT to OUTPUT, in the form that its name tells: .html, .md, .xml for JUnit, or
+    .sarif.
 
     - is standard output, and needs --report-format.
     """

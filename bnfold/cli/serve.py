@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from bnfold import supervision
 from bnfold.cli.parameters import nbytes, seconds, size
 from bnfold.errors import UsageError
 
@@ -74,4 +75,5 @@ def command(
         job_timeout=job_timeout,
         job_memory=job_memory,
     )
+    supervision.unhurried()
     serve(settings, json_log=log_format == "json")

@@ -1,4 +1,4 @@
-"""What every command has in common: found by name when needed, and every way to fail has one line and an exit code."""
+"""The frame of every command: found by name when needed, and every way to fail has one line and an exit code."""
 
 import contextlib
 import io
@@ -17,7 +17,8 @@ from bnfold import supervision
 from bnfold.cli.configuration import with_configuration, words_of
 from bnfold.cli.limits import with_limits
 from bnfold.cli.mistakes import Group, in_one_line, say, say_as_it_is
-from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError
+from bnfold.documentation import page_of_exit_code, page_of_reason
+from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError, StatisticsError
 from bnfold.signals import farewell
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
@@ -32,6 +33,7 @@ class Shell(Group):
     def __init__(self, *args: Any, commands_in: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, usual="optimize", suffix=".onnx", **kwargs)
         self._commands_in = commands_in
+        self._commands: dict[str, click.Command] = {}
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a process of its own, and exit. A full disk under standard output can be met before any command."""
@@ -41,7 +43,8 @@ class Shell(Group):
             from bnfold.cli.delivery import discard_standard_output
 
             discard_standard_output()
-            say_as_it_is(f"bnfold: cannot write to standard output: {error.strerror or error}")
+            page = page_of_exit_code(OutputError.exit_code)
+            say_as_it_is(f"bnfold: cannot write to standard output: {error.strerror or error} (see {page})")
             sys.exit(OutputError.exit_code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -52,18 +55,25 @@ class Shell(Group):
         """The command of that name, imported now."""
         if cmd_name not in self._commands_in:
             return None
-        command: click.Command = import_module(self._commands_in[cmd_name]).command
-        if not isinstance(command, click.Group):
-            return with_configuration(with_limits(command, answered), self.known)
-        if supervision.aftermath is not None:
+        command = self._imported(cmd_name)
+        if isinstance(command, click.Group) and supervision.aftermath is not None:
             raise supervision.what_killed(supervision.aftermath, f"bnfold {cmd_name}")
         return command
 
+    def _imported(self, name: str) -> click.Command:
+        """The command, with the options that every command has, which are added once."""
+        if name not in self._commands:
+            command: click.Command = import_module(self._commands_in[name]).command
+            if not isinstance(command, click.Group):
+                command = with_configuration(with_limits(command, answered), self.known)
+            self._commands[name] = command
+        return self._commands[name]
+
     def known(self) -> dict[str, frozenset[str]]:
         """The words of each command that can be configured."""
-        commands = {name: import_module(place).command for name, place in self._commands_in.items()}
+        commands = {name: self._imported(name) for name in self._commands_in}
         return {
-            name: frozenset(words_of(with_limits(command, answered)))
+            name: frozenset(words_of(command))
             for name, command in commands.items()
             if not isinstance(command, click.Group)
         }
@@ -71,7 +81,7 @@ class Shell(Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with the exit code of whatever it raises."""
         _escape_what_cannot_be_encoded()
-        with _warnings_told(), in_one_line():
+        with _warnings_said(), in_one_line():
             return answered(ctx, partial(super().invoke, ctx))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
@@ -85,7 +95,8 @@ def answered(ctx: click.Context, work: Callable[[], Any]) -> Any:
     try:
         return work()
     except BnfoldError as error:
-        fail(ctx, str(error), error.exit_code)
+        page = page_of_reason("INITIAL_STATISTICS") if isinstance(error, StatisticsError) else None
+        fail(ctx, str(error), error.exit_code, page)
     except KeyboardInterrupt as interrupt:
         fail(ctx, *farewell(interrupt))
     except MemoryError:
@@ -100,8 +111,11 @@ def answered(ctx: click.Context, work: Callable[[], Any]) -> Any:
         fail(ctx, f"this is a bug in bnfold, please report it with the output of -vv: {what}", INTERNAL_ERROR)
 
 
-def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
-    """Say what went wrong in one line on standard error, and leave; a report that is still owed tells of it too."""
+def fail(ctx: click.Context, message: str, exit_code: int, page: str | None = None) -> NoReturn:
+    """Say what went wrong in one line on standard error, and leave; a report that is still owed tells of it too.
+
+    The line ends with the address of `page`, by default that of the exit code.
+    """
     from bnfold.cli.delivery import owed_report, write_report
     from bnfold.cli.options import verbosity_of
     from bnfold.report.text import one_line
@@ -109,7 +123,8 @@ def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
     error = sys.exception()
     if verbosity_of(ctx) > 1 and error is not None:
         say_as_it_is("".join(traceback.format_exception(error)).rstrip())
-    say(message)
+    page = page or page_of_exit_code(exit_code)
+    say(message if page is None else f"{message} (see {page})")
     if owed_report(ctx):
         from bnfold.report import FailureReport
 
@@ -122,17 +137,17 @@ def fail(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _warnings_told() -> Iterator[None]:
+def _warnings_said() -> Iterator[None]:
     """Say what bnfold warns of in one line, once, whatever Python makes of other warnings."""
-    told: set[str] = set()
+    said: set[str] = set()
     with warnings.catch_warnings():
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if not issubclass(category, ModelWarning):
                 others(message, category, *where, **more)
-            elif (text := str(message)) not in told:
-                told.add(text)
+            elif (text := str(message)) not in said:
+                said.add(text)
                 say(text)
 
         warnings.simplefilter("always", ModelWarning)

@@ -7,12 +7,13 @@ import click
 
 from bnfold.cli.delivery import model_from, owed_report, require_file, reserve_reports, show, write_report
 from bnfold.cli.options import flags_of, report_option, values_of, verbosity_of, verbosity_options
+from bnfold.cli.sections import SectionedCommand
 from bnfold.cli.shell import fail
 from bnfold.errors import UsageError
 from bnfold.options import VerifyOptions
 
 
-@click.command("verify", short_help="Compare two models on the same feeds.")
+@click.command("verify", cls=SectionedCommand, short_help="Compare two models on the same feeds.")
 @click.argument("reference", type=click.Path(allow_dash=True))
 @click.argument("candidate", type=click.Path(allow_dash=True))
 @flags_of(VerifyOptions)

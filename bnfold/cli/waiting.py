@@ -29,7 +29,7 @@ _TEXT = {
 
 @contextmanager
 def bars(*, wanted: bool) -> Iterator[Progress | None]:
-    """What to tell of a run's progress; None where standard error is no terminal, or bars are not wanted."""
+    """A callback that shows progress as bars; None where standard error is no terminal, or bars are not wanted."""
     if not wanted or not sys.stderr.isatty():
         yield None
         return
@@ -42,7 +42,7 @@ def bars(*, wanted: bool) -> Iterator[Progress | None]:
 
 @contextmanager
 def shown(ctx: click.Context) -> Iterator[Progress | None]:
-    """What to tell of the progress of the run of this command, as its flags ask for it."""
+    """The progress callback of this command, as its flags ask for it."""
     if wants_json_progress(ctx):
         yield _Lines().tell
         return

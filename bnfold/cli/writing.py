@@ -1,4 +1,4 @@
-"""What the commands that write a model do alike: check where the result may go, make it, show and write the report."""
+"""The common part of the commands that write a model: check the output, make it, show and write the report."""
 
 import sys
 import tempfile
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bnfold.addresses import is_address
 from bnfold.cli.delivery import (
     model_from,
     owed_report,
+    refuse_output_over_what_is_read,
     require_file,
     reserve_reports,
     show,
@@ -45,8 +47,12 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
     if output is None and not made.dry_run:
         name = ctx.info_name
         raise UsageError(f"say where the result goes: bnfold {name} MODEL OUTPUT, or add --dry-run to write nothing")
-    if "-" in {output, ctx.params["model"]}:
+    named = {output, ctx.params["model"]}
+    if server_of(ctx) is not None and any(each == "-" or is_address(each) for each in named):
+        raise UsageError("a service is given files: name MODEL and OUTPUT as paths of this machine")
+    if "-" in named:
         _check_streams(ctx, output, made)
+    refuse_output_over_what_is_read(ctx)
     reserve_reports(ctx)
     require_file(ctx.params["model"], str(ctx.info_name))
     return replace(made, checksums=owed_report(ctx), distributions=owed_report(ctx))
@@ -56,8 +62,6 @@ def _check_streams(
     ctx: click.Context, output: str | None, options: FreezeOptions | OptimizeOptions | RecalibrateOptions
 ) -> None:
     """Raise UsageError for what cannot be read from standard input, or written to standard output."""
-    if server_of(ctx) is not None:
-        raise UsageError("a service is given files: name MODEL and OUTPUT, not -")
     if output != "-":
         return
     if sys.stdout.isatty():

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from bnfold.equivalence.judging.tolerance import Limits as Limits
     from bnfold.equivalence.judging.tolerance import Rule as Rule
     from bnfold.equivalence.judging.tolerance import Tolerance as Tolerance
-    from bnfold.equivalence.options import Proving as Proving
-    from bnfold.equivalence.options import VerifyOptions as VerifyOptions
     from bnfold.equivalence.proofs.model import prove as prove
     from bnfold.equivalence.proofs.piece import Proof as Proof
     from bnfold.equivalence.proofs.piece import Standing as Standing
@@ -51,6 +49,8 @@ if TYPE_CHECKING:
     from bnfold.equivalence.verdict import Verdict as Verdict
     from bnfold.equivalence.verdict import Verification as Verification
     from bnfold.equivalence.verification import verify as verify
+    from bnfold.options import Proving as Proving
+    from bnfold.options import VerifyOptions as VerifyOptions
 
 # Where each name is. Resolved on first use: few of these modules are needed by any one command.
 _HOME = {
@@ -62,7 +62,6 @@ _HOME = {
     **dict.fromkeys(("HISTOGRAM_EDGES", "Measurement", "Where", "measure"), "bnfold.equivalence.judging.measurement"),
     "Noise": "bnfold.equivalence.judging.noise",
     **dict.fromkeys(("Judgement", "Limit", "Limits", "Rule", "Tolerance"), "bnfold.equivalence.judging.tolerance"),
-    **dict.fromkeys(("Proving", "VerifyOptions"), "bnfold.equivalence.options"),
     "prove": "bnfold.equivalence.proofs.model",
     **dict.fromkeys(("Proof", "Standing"), "bnfold.equivalence.proofs.piece"),
     "contradictions": "bnfold.equivalence.runtime.computed_constants",
@@ -80,6 +79,7 @@ _HOME = {
     "verify_unrelated": "bnfold.equivalence.unrelated_verification",
     **dict.fromkeys(("Verdict", "Verification"), "bnfold.equivalence.verdict"),
     "verify": "bnfold.equivalence.verification",
+    **dict.fromkeys(("Proving", "VerifyOptions"), "bnfold.options"),
 }
 
 __all__ = sorted(_HOME)

@@ -1,7 +1,7 @@
 """Verification of what was frozen: against the input model with evaluation semantics, not against what it ran as.
 
 Both sides are written anew where that is needed and compared as any two models are. How far the input's own training
-mode is from that, on the same feeds, is measured as information: nobody wants those numbers back.
+mode is from that, on the same feeds, is measured as information, and decides nothing.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from bnfold.decisions import NodeKey
 from bnfold.equivalence.judging.measurement import Measurement, Where, measure
 from bnfold.equivalence.numbers.batch_statistics import places_with_their_own_statistics
-from bnfold.equivalence.options import VerifyOptions
 from bnfold.equivalence.runtime.opening import Setting, running
 from bnfold.equivalence.runtime.reference_answers import Answer, run_seeded_feeds, run_user_feeds
 from bnfold.equivalence.runtime.sessions import RunFailed, Session
@@ -30,6 +29,8 @@ from bnfold.equivalence.structure.training_mode import (
 )
 from bnfold.equivalence.verdict import Verification
 from bnfold.equivalence.verification import verify
+from bnfold.options import VerifyOptions
+from bnfold.progress import StageProgress
 from bnfold.statistics import Statistics
 
 
@@ -52,11 +53,12 @@ def verify_frozen(
     stays: Collection[NodeKey] = (),
     statistics: Mapping[NodeKey, Statistics] | None = None,
     assume_spatial: bool = False,
+    on_progress: StageProgress | None = None,
 ) -> FrozenVerification:
     """Compare `candidate` with `reference` under evaluation semantics.
 
     `stays` are the normalizations that were left in training mode; `statistics` those that were computed anew;
-    `assume_spatial`: what says spatial = 0 was meant to say 1. Raises what `verify` raises.
+    `assume_spatial`: what says spatial = 0 was meant to say 1. `on_progress` and what is raised: as of `verify`.
     """
     options = options or VerifyOptions()
     constants = options.assume_constant_initializers
@@ -64,7 +66,7 @@ def verify_frozen(
     index = reference.index(assume_constant_initializers=constants)
     in_training = has_training_nodes(index)
     if not in_training and not statistics and not assume_spatial:
-        return FrozenVerification(verify(reference, candidate, options))
+        return FrozenVerification(verify(reference, candidate, options, on_progress=on_progress))
     result = candidate.index(assume_constant_initializers=constants)
     own = _with_own_statistics(index, result) & frozenset(stays)
     with TemporaryDirectory(prefix="bnfold-evaluation-") as folder:
@@ -92,7 +94,7 @@ def verify_frozen(
                 "What stays in training mode was compared with the statistics of the batch computed by operators, "
                 "and with Dropout switched off."
             )
-        verification = verify(evaluated, candidate, options)
+        verification = verify(evaluated, candidate, options, on_progress=on_progress)
         measured = bool(verification.measurements)
         distance = training_distance(evaluated, trained, options) if trained and measured else ()
     return FrozenVerification(replace(verification, notes=(*verification.notes, *notes)), distance)
@@ -110,7 +112,7 @@ def _with_own_statistics(reference: Scopes, candidate: Scopes) -> frozenset[Node
 
 
 def training_distance(evaluated: GivenModel, trained: Path, options: VerifyOptions) -> tuple[Measurement, ...]:
-    """How far the batch's own statistics lead from the stored ones: the largest measurement of each output.
+    """The distance of the outputs in training mode from those in evaluation: the largest measurement of each output.
 
     This is information, not the verdict: where onnxruntime cannot run one of the two it is empty, and where
     training mode makes no difference. A Dropout drops by the seed.
@@ -125,7 +127,9 @@ def training_distance(evaluated: GivenModel, trained: Path, options: VerifyOptio
             if options.inputs is not None:
                 answers = run_user_feeds(options.inputs, signature, session.run).answers
             else:
-                answers = run_seeded_feeds(model, signature, options.input_shapes, options.seed, session.run).answers
+                answers = run_seeded_feeds(
+                    model, signature, options.input_shapes or {}, options.seed, session.run
+                ).answers
         with running(trained, Setting()) as session:
             for answer in answers:
                 for found in _distances(answer, session):

@@ -1,4 +1,4 @@
-"""What each ONNX operator does, as far as judging two models needs to know it: one row each.
+"""The ONNX operators, as far as judging two models needs to know them: one row each.
 
 A row says what is true of the operator by its specification, not what a fold does with it: nothing here is read by
 `passes`, and nothing here reads `passes`, so that a mistake there is not repeated here. An operator without a row is
@@ -14,7 +14,7 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 class Magnitude(StrEnum):
-    """What to run on absolute values for a bound of an operator's rounding errors.
+    """The computation on absolute values that bounds an operator's rounding errors.
 
     SAME: the operator itself, which is linear in its data or monotone with slope at most 1. PRODUCT: the same, where at
     most one factor is computed. ADDED: the sum, for a difference. SLOPED: nothing, where no slope is above 1. SHAPES:
@@ -30,7 +30,7 @@ class Magnitude(StrEnum):
 
 
 class Part(StrEnum):
-    """What of its inputs an operator reads. SHAPE: the sizes, or the type, alone. SOME: some elements of the first."""
+    """The part of its inputs that an operator reads. SHAPE: sizes, or the type, alone. SOME: elements of the first."""
 
     ALL = "all"
     SOME = "some"

@@ -67,7 +67,7 @@ def _used(proof: Mapping[str, Any]) -> float:
 
 
 def _evidence(before: Judgement, noise: Noise | None) -> Evidence:
-    """What was known of a measurement, as far as its judgement tells."""
+    """The evidence on a measurement, as far as its judgement shows it."""
     stands = before.rule if before.agrees else None
     return Evidence(
         untouched=stands is Rule.UNTOUCHED,

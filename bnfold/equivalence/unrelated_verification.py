@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 
 from onnx import ModelProto
 
-from bnfold.equivalence.options import VerifyOptions
 from bnfold.equivalence.runtime.references import Reference
 from bnfold.equivalence.runtime.torch_reference import ModuleReference
 from bnfold.equivalence.structure.copies import copied
@@ -22,6 +21,7 @@ from bnfold.equivalence.structure.output_names import rename_outputs, renamed_ou
 from bnfold.equivalence.structure.signature import Source, signature_of
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.equivalence.verification import verify
+from bnfold.options import VerifyOptions
 
 
 def verify_unrelated(
@@ -58,13 +58,13 @@ def _structure(reference: GivenModel | Reference) -> ModelProto | None:
 
 
 def _paired(names: Mapping[str, str]) -> str:
-    told = [f"{old!r} with {new!r}" for old, new in list(names.items())[:3]]
+    pairs = [f"{old!r} with {new!r}" for old, new in list(names.items())[:3]]
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"Outputs of other names were paired by position (candidate with reference): {', '.join(told)}{more}."
+    return f"Outputs of other names were paired by position (candidate with reference): {', '.join(pairs)}{more}."
 
 
 def _of_module(reference: GivenModel | Reference, found: Verification) -> Iterator[str]:
-    """What a PyTorch module does in training mode although it was told to evaluate."""
+    """The part of a PyTorch module that runs in training mode although the module evaluates, in a sentence."""
     if isinstance(reference, ModuleReference) and found.feeds:
         parts = reference.training_parts(found.feeds[0]["shapes"])
         if parts:

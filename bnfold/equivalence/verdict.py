@@ -22,7 +22,7 @@ _MOST_ROWS = 20
 
 
 class Verdict(StrEnum):
-    """What may be said of the candidate. Only the first and the last allow publishing it."""
+    """The verdict on the candidate. Only the first and the last allow publishing it."""
 
     EQUIVALENT = "equivalent"
     NOT_EQUIVALENT = "not-equivalent"

@@ -20,11 +20,10 @@ from bnfold.equivalence.judging.changes import Changes, are_same_files, find_cha
 from bnfold.equivalence.judging.evidence import ProofRule, overrules
 from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
 from bnfold.equivalence.judging.judge import Judge
-from bnfold.equivalence.judging.plan import LEAN, THOROUGH, Plan, plan_of
+from bnfold.equivalence.judging.run_plan import LEAN, THOROUGH, RunPlan, plan_of
 from bnfold.equivalence.judging.sentences import sentence
 from bnfold.equivalence.judging.tolerance import Tolerance
 from bnfold.equivalence.numbers.precision import coarsest
-from bnfold.equivalence.options import VerifyOptions
 from bnfold.equivalence.runtime.opening import Ahead, Setting, running
 from bnfold.equivalence.runtime.providers import CPU, Placement, Precision, check, named, placement
 from bnfold.equivalence.runtime.reference_answers import Answers, conditions, run_seeded_feeds, run_user_feeds
@@ -37,16 +36,23 @@ from bnfold.equivalence.structure.signature import Signature, Source, difference
 from bnfold.equivalence.structure.work import work_of
 from bnfold.equivalence.verdict import Verdict, Verification
 from bnfold.errors import UsageError
+from bnfold.options import VerifyOptions
+from bnfold.progress import StageProgress
 
 _COARSER = {"float16": 2.0**13, "bfloat16": 2.0**16}
 
 
 def verify(
-    reference: GivenModel | Source | Reference, candidate: GivenModel | Source, options: VerifyOptions | None = None
+    reference: GivenModel | Source | Reference,
+    candidate: GivenModel | Source,
+    options: VerifyOptions | None = None,
+    *,
+    on_progress: StageProgress | None = None,
 ) -> Verification:
     """Compare `candidate` with `reference`, each a path (external data resolves beside it), bytes, or what was read.
 
-    `reference` may also be a `Reference`, such as a `ModuleReference`.
+    `reference` may also be a `Reference`, such as a `ModuleReference`. `on_progress` is called with how many feeds were
+    compared, and how many there are in all settings.
 
     Raises UsageError for feeds, shapes or provider names that do not fit, ModelError for what is not a model,
     ProviderError for a provider that is missing or did not run the nodes, BnfoldError where onnxruntime is not
@@ -55,7 +61,7 @@ def verify(
     options = options or VerifyOptions()
     runtime()
     with spending(options.threads) as counted:
-        found = _verified(_as_reference(reference), GivenModel.of(candidate), options)
+        found = _verified(_as_reference(reference), GivenModel.of(candidate), options, on_progress or _ignore_progress)
     counts = {"proofs": len(found.proofs)} if found.proofs else {}
     return replace(found, spent={**counts, **counted})
 
@@ -66,7 +72,13 @@ def _as_reference(reference: GivenModel | Source | Reference) -> Reference:
     return reference
 
 
-def _verified(reference: Reference, candidate: GivenModel, options: VerifyOptions) -> Verification:
+def _tolerance(options: VerifyOptions) -> Tolerance:
+    return Tolerance.of(options.rtol, options.atol)
+
+
+def _verified(
+    reference: Reference, candidate: GivenModel, options: VerifyOptions, on_progress: StageProgress
+) -> Verification:
     providers = named(options.providers)
     for provider in providers:
         provider.attach(quiet_options(Optimization.OFF), Precision.STRICT)  # what is missing is said before the work
@@ -77,22 +89,22 @@ def _verified(reference: Reference, candidate: GivenModel, options: VerifyOption
     with Ahead() as ahead:
         model, other, changes, plan = _read(reference, candidate, options, ahead)
         signature = signature_of(model)
-        check_overrides(signature.inputs, options.input_shapes)
-        options.tolerance.check_outputs(port.name for port in signature.outputs)
+        check_overrides(signature.inputs, options.input_shapes or {})
+        _tolerance(options).check_outputs(port.name for port in signature.outputs)
         contract = difference(signature, signature_of(other))
         if contract:
             return _stopped(Verdict.NOT_EQUIVALENT, contract, Answers(), options)
         if not plan.is_lean:
             ahead.drop()
         with few_threads(plan.threads):
-            measured = _measured(reference, candidate, model, other, changes, plan, options)
+            measured = _measured(reference, candidate, model, other, changes, plan, options, on_progress)
         estimate(plan.work.session, plan.work.run)
     return _with_changes(measured, changes, options, model)
 
 
 def _read(
     reference: Reference, candidate: GivenModel, options: VerifyOptions, ahead: Ahead
-) -> tuple[ModelProto, ModelProto, Changes, Plan]:
+) -> tuple[ModelProto, ModelProto, Changes, RunPlan]:
     """Both structures, what the files alone tell of the changes between them, and how much to run.
 
     Where proofs can make it enough to run the models as users do, those sessions are made beside the proofs.
@@ -120,7 +132,7 @@ def _read(
     return before.model, after.model, changes, planned(all_proved=changes.all_proved)
 
 
-def _planning(model: ModelProto, options: VerifyOptions) -> Callable[..., Plan]:
+def _planning(model: ModelProto, options: VerifyOptions) -> Callable[..., RunPlan]:
     """`plan_of` for this model, that needs to know yet whether all is proved."""
     sizes = [
         math.prod(dim if isinstance(dim, int) else 1 for dim in port.dims or ()) for port in signature_of(model).inputs
@@ -135,15 +147,15 @@ def _measured(
     model: ModelProto,
     other: ModelProto,
     changes: Changes,
-    plan: Plan,
+    plan: RunPlan,
     options: VerifyOptions,
+    on_progress: StageProgress,
 ) -> Verification:
     """Run both models on all feeds in all settings, and judge what they answer."""
     signature = signature_of(model)
     if options.assume_constant_initializers:
         signature = signature.without_overrides()
-    progress = options.on_progress or _ignore_progress
-    progress(0, 0)
+    on_progress(0, 0)
     pairs: Mapping[str, Sources] = {}
     if reference.given is not None and not plan.is_lean:
         constants = options.assume_constant_initializers
@@ -156,12 +168,12 @@ def _measured(
     if not answers.answers:
         return _stopped(Verdict.NOT_VERIFIED, answers.refusal, answers, options)
     types = {} if reference.source is None else coarsest(model)
-    comparing = Comparing(options.tolerance, changes, types, options.distributions)
+    comparing = Comparing(_tolerance(options), changes, types, options.distributions)
     findings: list[Finding] = []
     placements: list[Placement] = []
     settings, feeds = list(plan.settings(named(options.providers))), len(answers.answers)
     for number, setting in enumerate(settings):
-        progress(number * feeds, len(settings) * feeds)
+        on_progress(number * feeds, len(settings) * feeds)
         try:
             found, place = _candidate(candidate.source, setting, answers, signature, sources, comparing, options)
         except RunFailed as failure:
@@ -179,6 +191,7 @@ def _measured(
             continue
         findings += found
         placements += place
+    findings = _where_steady(findings, reference, plan, answers)
     judge = Judge(reference, candidate.source, comparing, sources, plan=plan)
     findings += judge.settle([finding for finding in findings if _decides(finding)])
     judge.settle([finding for finding in findings if not _decides(finding)])
@@ -202,7 +215,7 @@ def _ignore_progress(_done: int, _total: int) -> None:
 
 
 def _slack(model: ModelProto) -> float:
-    """How many times coarser than float32 the coarsest type is that a model computes in: what is stored in float32 of
+    """The roundoff of the coarsest type that a model computes in, over that of float32: what is stored in float32 of
     numbers that it rounds to float16 differs by that.
     """
     return max((_COARSER.get(name, 1.0) for name in coarsest(model).values()), default=1.0)
@@ -217,8 +230,8 @@ def _with_changes(measured: Verification, changes: Changes, options: VerifyOptio
     compared = bool(measured.measurements)
     rule = _proof_rule(options)
     differs = verdict is not Verdict.EQUIVALENT
-    slack = _slack(model) if changes.broken else 1.0
-    overruling = [each for each in changes.broken if differs or overrules(each.used / slack, rule, options.tolerance)]
+    slack, limits = _slack(model) if changes.broken else 1.0, _tolerance(options)
+    overruling = [each for each in changes.broken if differs or overrules(each.used / slack, rule, limits)]
     if overruling:
         verdict = Verdict.NOT_EQUIVALENT
         more = f" (and {len(overruling) - 1} more)" if len(overruling) > 1 else ""
@@ -243,7 +256,7 @@ def _with_changes(measured: Verification, changes: Changes, options: VerifyOptio
 
 
 def _proof_rule(options: VerifyOptions) -> ProofRule:
-    """Who says on which data two models have to agree asks for nothing else, unless proofs were asked for."""
+    """The rule for a broken proof: data of the caller says where models must agree, unless proofs were asked for."""
     if options.proof == "always":
         return ProofRule.ALWAYS
     return ProofRule.BESIDE if options.inputs is not None else ProofRule.WITHOUT_LIMITS
@@ -266,7 +279,7 @@ def _answers(
     signature: Signature,
     sources: Mapping[str, Sources],
     options: VerifyOptions,
-    plan: Plan,
+    plan: RunPlan,
     *,
     beside: ModelProto,
     tapping: bool = True,
@@ -283,7 +296,7 @@ def _answers(
     def all_feeds(session: Runner) -> Answers:
         if options.inputs is not None:
             return run_user_feeds(options.inputs, signature, session.run, taps)
-        shapes, seed, purse = options.input_shapes, options.seed, plan.purse
+        shapes, seed, purse = options.input_shapes or {}, options.seed, plan.purse
         return run_seeded_feeds(model, signature, shapes, seed, session.run, taps, [beside], purse=purse)
 
     try:
@@ -364,7 +377,7 @@ def _judged(
     answers: Answers,
     reference: Reference,
     comparing: Comparing,
-    plan: Plan,
+    plan: RunPlan,
     options: VerifyOptions,
 ) -> Verification:
     deciding = [finding for finding in findings if _decides(finding)]
@@ -401,7 +414,7 @@ def _judged(
         sizes=tuple(answers.sizes),
         placements=tuple(placements),
         seed=options.seed,
-        tolerance=options.tolerance,
+        tolerance=comparing.tolerance,
     )
 
 
@@ -457,6 +470,41 @@ def _fickle(reference: Reference, finding: Finding, base: Setting) -> bool:
     )
 
 
+def _where_steady(findings: list[Finding], reference: Reference, plan: RunPlan, answers: Answers) -> list[Finding]:
+    """Without those of a setting in which the reference answers otherwise from run to run, though not in its first.
+
+    With its optimizations on, onnxruntime may store equal initializers once, and a BatchNormalization in training mode
+    writes its running statistics into what another operator reads (onnxruntime#29790).
+    """
+    doubtful: dict[Setting, list[Finding]] = {}
+    for finding in findings:
+        if finding.setting != plan.base and not finding.judgement.agrees:
+            doubtful.setdefault(finding.setting, []).append(finding)
+    for setting, some in doubtful.items():
+        if _drifts(reference, worst(some), answers):
+            answers.notes.append(
+                f"onnxruntime answers the same feed otherwise each time it runs the reference ({setting}), as where "
+                "normalizations in training mode write into what its optimizer has merged: there nothing was compared."
+            )
+            findings = [finding for finding in findings if finding.setting != setting]
+    return findings
+
+
+def _drifts(reference: Reference, finding: Finding, answers: Answers) -> bool:
+    """Whether the reference answers otherwise after other feeds than before, where the candidate disagrees with it."""
+    try:
+        with reference.running(finding.setting) as session:
+            first = session.run(finding.answer.feed())
+            for other in answers.answers:
+                session.run(other.feed())
+            again = session.run(finding.answer.feed())
+    except RunFailed:
+        return False
+    answer = replace(finding.answer, outputs=first, contract=frozenset(first))
+    found = compare(answer, again, finding.setting, Comparing(Tolerance()), {})
+    return any(not other.judgement.agrees for other in found)
+
+
 def _is_off(reference: Reference, finding: Finding) -> bool:
     """Whether the reference, run where the candidate disagrees with it, disagrees with itself as well."""
     tolerance = Tolerance()
@@ -470,5 +518,10 @@ def _is_off(reference: Reference, finding: Finding) -> bool:
 
 
 def _stopped(verdict: Verdict, explanation: str, answers: Answers, options: VerifyOptions) -> Verification:
-    notes = tuple(answers.notes)
-    return Verification(verdict, explanation=explanation, notes=notes, seed=options.seed, tolerance=options.tolerance)
+    return Verification(
+        verdict,
+        explanation=explanation,
+        notes=tuple(answers.notes),
+        seed=options.seed,
+        tolerance=_tolerance(options),
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from bnfold.batches import script_of
 from bnfold.errors import ModelError, UsageError
 from bnfold.fleet import manifest
 from bnfold.fleet.finding import FOLDER, Models, copy_others, found
@@ -17,7 +18,8 @@ from bnfold.fleet.local import LocalWorkers
 from bnfold.fleet.task import COMMANDS, Row, Task, worst
 from bnfold.job import WRITING, Job
 from bnfold.options import COMMANDS as OPTIONS
-from bnfold.options import options_of
+from bnfold.options import is_from_python, options_of
+from bnfold.paths import is_same
 
 _CHUNK = 1 << 20
 
@@ -37,7 +39,7 @@ class Workers(Protocol):
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How a batch runs, whatever its command is.
+    """The options of a batch, whatever its command is.
 
     `jobs`: processes at once. `resume`: skip what an earlier run into the same output did with the same content,
     options and versions. `retries`: of a model that crashed its worker. `fail_fast`: begin nothing more after the first
@@ -62,17 +64,30 @@ class Batch:
     """
 
     def __init__(
-        self, command: str, what: str, output: Path, options: Mapping[str, Any], how: BatchOptions, workers: Workers
+        self,
+        command: str,
+        what: str,
+        output: Path,
+        options: Mapping[str, Any],
+        how: BatchOptions,
+        workers: Workers,
+        scripts: Mapping[str, str],
     ) -> None:
         self.folder = output / FOLDER
         self.codes: Counter[int] = Counter()
         self.skipped = 0
         self._command = command
-        self._models: Models = found(what)
+        self._models: Models = found(what, output)
+        if command in WRITING and not options.get("overwrite") and is_same(self._models.root, output):
+            raise UsageError(
+                f"{output}: is the folder of the models themselves; choose another output, or pass --overwrite to "
+                "replace each by its result"
+            )
         self._output = output
         self._options = options
         self._how = how
         self._workers = workers
+        self._scripts = scripts
         self._rows: queue.Queue[Row | BaseException | None] = queue.Queue(maxsize=64)
         self._ended = threading.Event()
         self._cancelled = False
@@ -190,7 +205,7 @@ class Batch:
             str(self.folder / "reports" / f"{relative}.json"),
             self._options,
             reference,
-            Job(self._command, contents, self._options).key,
+            Job(self._command, contents, {**self._options, **self._scripts}).key,
         )
 
 
@@ -206,9 +221,10 @@ def content_of(path: Path) -> str:
     elif path.is_dir():
         places = sorted(each for each in path.rglob("*") if each.is_file())
     for place in places:
-        with suppress(OSError), place.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
+        if place.is_file():
+            with suppress(OSError), place.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    digest.update(chunk)
         digest.update(b"\0")
     return digest.hexdigest()
 
@@ -250,7 +266,12 @@ def batch(
     kind = OPTIONS[command]
     if any(each.name == "threads" for each in options_of(kind)):
         options.setdefault("threads", 1)
-    plain = kind.from_dict(options).changed()
+    given = kind.from_dict(options)
+    plain = given.changed()
+    for name in filter(is_from_python, plain.get("passes") or ()):
+        raise UsageError(f"the pass {name} is of this process alone: name it as script.py:function for a batch")
+    named = [script_of(path) for _, path in given.paths_read()]
+    scripts = {str(script[0]): content_of(script[0]) for script in named if script is not None}
     how = BatchOptions(jobs, resume, retries, fail_fast, timeout, max_memory, copy_others, reference)
     workers: Workers
     if scheduler is None:
@@ -259,4 +280,4 @@ def batch(
         from bnfold.fleet.cluster import ClusterWorkers
 
         workers = ClusterWorkers(scheduler, timeout=timeout, max_memory=max_memory, retries=retries)
-    return Batch(command, models, Path(output).absolute(), plain, how, workers)
+    return Batch(command, models, Path(output).absolute(), plain, how, workers, scripts)

@@ -18,13 +18,25 @@ _MAGIC = frozenset("*?[")
 
 @dataclass(frozen=True)
 class Models:
-    """`root`: what the paths in the mirrored tree are relative to."""
+    """`root`: what the paths in the mirrored tree are relative to. `output`: where that tree goes.
+
+    What lies in an output below the root is the result of an earlier model, and none of the models.
+    """
 
     root: Path
     what: str
+    output: Path | None = None
 
     def __iter__(self) -> Iterator[Path]:
         """The models, in the order of their paths within each folder. Raises UsageError for a list that names none."""
+        results = None if self.output is None else Path(os.path.realpath(self.output))
+        root = Path(os.path.realpath(self.root))
+        below = results is not None and results != root and results.is_relative_to(root)
+        for path in self._named():
+            if not (below and results is not None and Path(os.path.realpath(path.parent)).is_relative_to(results)):
+                yield path
+
+    def _named(self) -> Iterator[Path]:
         source = Path(self.what)
         if source.is_dir():
             yield from _below(source.absolute())
@@ -40,27 +52,30 @@ class Models:
         return path.relative_to(self.root).as_posix()
 
 
-def found(what: str) -> Models:
+def found(what: str, output: Path | None = None) -> Models:
     """The models that `what` names: a folder, a pattern with * ? [ or **, a .txt list of paths, or one model.
 
     Raises UsageError where there is no such thing.
     """
+    return Models(_root(what), what, output)
+
+
+def _root(what: str) -> Path:
     path = Path(what)
     if path.is_dir():
-        return Models(path.absolute(), what)
+        return path.absolute()
     if path.is_file():
         if path.suffix == SUFFIX:
-            return Models(path.absolute().parent, what)
+            return path.absolute().parent
         places = list(_listed(path))
-        common = Path(os.path.commonpath([place.parent for place in places])) if places else path.absolute().parent
-        return Models(common, what)
+        return Path(os.path.commonpath([place.parent for place in places])) if places else path.absolute().parent
     if _MAGIC & set(what):
         fixed = []
         for part in path.absolute().parts[:-1]:
             if _MAGIC & set(part):
                 break
             fixed.append(part)
-        return Models(Path(*fixed), what)
+        return Path(*fixed)
     raise UsageError(f"{what}: there is no such folder or file; a pattern needs quotes, like 'models/**/*.onnx'")
 
 

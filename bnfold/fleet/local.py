@@ -137,7 +137,7 @@ class LocalWorkers:
         return _Worker(process, tasks_write, rows_read)
 
     def _ready(self, busy: list[_Worker]) -> list[_Worker]:
-        """Those that have answered, died, or worked too long."""
+        """The workers that have answered, died, or worked too long."""
         readable, _, _ = select.select([worker.rows for worker in busy], [], [], _LOOK_EVERY)
         found = []
         for worker in busy:
@@ -151,7 +151,7 @@ class LocalWorkers:
         return found
 
     def _row(self, worker: _Worker) -> Row | None:
-        """What the worker answered; None where it did not."""
+        """The answer of the worker; None where it gave none."""
         if not worker.answer.endswith(b"\n"):
             return None
         return replace(Row.from_dict(json.loads(worker.answer)), attempts=worker.attempt)

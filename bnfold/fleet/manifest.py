@@ -49,7 +49,7 @@ class Manifest:
 
 
 def rows(folder: Path) -> Iterator[Row]:
-    """What a manifest says, the last word on each model alone, in the order of their paths."""
+    """The rows of a manifest, of each model the last alone, in the order of their paths."""
     places: dict[str, int] = {}
     try:
         stream = (folder / NAME).open("rb")

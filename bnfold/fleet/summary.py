@@ -55,7 +55,7 @@ def write_all(output: Path, rows: Rows) -> list[Path]:
 
 
 def counts(rows: Iterable[Row]) -> Counter[int]:
-    """How many models ended with each exit code."""
+    """The number of models that ended with each exit code."""
     return Counter(row.exit_code for row in rows)
 
 

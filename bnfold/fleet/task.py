@@ -40,7 +40,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one model. `seconds`: of work, in its worker. `attempts`: how often it was begun.
+    """The outcome of one model. `seconds`: of work, in its worker. `attempts`: how often it was begun.
 
     `nodes` and `normalizations`: before and after, None where that is not known.
     """

@@ -1,4 +1,4 @@
-"""What differs between two structures of one model: nodes added, removed, rewired or changed, and weights."""
+"""The differences between two structures of one model: nodes added, removed, rewired or changed, and weights."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Changes:
-    """What a pass changed, by what people call it, with the scope where that is not the main graph.
+    """The changes of a pass, by the names that people use, with the scope where that is not the main graph.
 
     `added`, `removed`, `rewired` (other inputs or outputs), `changed` (another operator or other attributes): nodes.
     `weights`: constants that are new, gone or hold other numbers. `other`: what else a model holds.
@@ -57,7 +57,7 @@ class Changes:
 
     @classmethod
     def of_edits(cls, edits: Iterable[Edit]) -> "Changes":
-        """What edits through the door of `Graph` come to. What one pass puts in and takes out again is no change."""
+        """The sum of edits made through `Graph`. A node that one pass inserts and removes again is no change."""
         found: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
         for edit in edits:
             found[_KINDS[edit.kind]][_placed(edit.node, edit.scope)] = None
@@ -86,7 +86,7 @@ class _Place(NamedTuple):
 
 
 def changes_between(before: ModelProto, after: ModelProto) -> Changes:
-    """What became of `before`. Both are structures over the same payloads."""
+    """The changes from `before` to `after`. Both are structures over the same payloads."""
     old, new = _Contents(before), _Contents(after)
     added = {place: node for place, node in new.nodes.items() if place not in old.nodes}
     removed = {place: node for place, node in old.nodes.items() if place not in new.nodes}
@@ -103,9 +103,9 @@ def changes_between(before: ModelProto, after: ModelProto) -> Changes:
     weights += [place for place in old.weights if place not in new.weights]
     added = {place: node for place, node in added.items() if place not in moved.values()}
     removed = {place: node for place, node in removed.items() if place not in moved}
-    told = {**removed, **added, **{place: new.nodes[place] for place in (*rewired, *changed)}}
+    shown = {**removed, **added, **{place: new.nodes[place] for place in (*rewired, *changed)}}
     touched = {place.value for place in weights}
-    for node in told.values():
+    for node in shown.values():
         touched.update((node.name, *node.output))
     for place in (*moved, *rewired, *changed):
         touched.update(old.nodes[place].output if place in old.nodes else ())
@@ -125,7 +125,7 @@ def changes_between(before: ModelProto, after: ModelProto) -> Changes:
 
 
 def _others(before: ModelProto, after: ModelProto) -> Iterator[str]:
-    """What of the interface and the versions is another."""
+    """The differences of the interface and of the versions."""
     if before.graph.input != after.graph.input:
         yield "inputs"
     if before.graph.output != after.graph.output:

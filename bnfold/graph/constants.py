@@ -1,4 +1,4 @@
-"""What a value is before the model runs: initializers, Constant nodes, and whatever is computed from constants alone.
+"""Values that are known before the model runs: initializers, Constant nodes, and expressions of constants.
 
 Exporters hide weights behind operators: Identity where two layers share one, Expand and CastLike where a bias is
 missing, Transpose in front of a MatMul, ConstantOfShape instead of stored zeros, ReduceL2 and Div for a weight norm,
@@ -163,7 +163,7 @@ def _evaluated(graph: "Graph", node: NodeProto) -> Sequence[Tensor | None]:
 
 
 def _agreed(graph: "Graph", node: NodeProto, operands: Sequence[Operand]) -> Sequence[Tensor | None]:
-    """What `node` makes of `operands` where both evaluators say the same; what is known only in part is noted."""
+    """The value that both evaluators compute for `node` from `operands`; a value known only in part is noted."""
     arrays = [operand.values if isinstance(operand, PartlyKnown) else operand for operand in operands]
     read = sum(array.nbytes for array in arrays if array is not None)
     if read > LARGEST_RESULT_BYTES and node.op_type not in _SIZES:
@@ -205,7 +205,7 @@ def _is_agreed(
 
 
 def _operand(graph: "Graph", node: NodeProto, position: int) -> Operand:
-    """What input `position` is: an array, integers that are known in part, or None where it is absent."""
+    """The operand at `position`: an array, integers that are known in part, or None where it is absent."""
     name = node.input[position]
     if not name:
         return None

@@ -179,7 +179,7 @@ class Graph:
             return settle(home, value)
 
     def dispute(self, value: str) -> str | None:
-        """What the evaluators of constants do not agree on, where `value` is computed from constants alone; else None.
+        """The disagreement of the evaluators about `value`, where that is computed from constants alone; else None.
 
         Nothing may be made of such a value: one of them is wrong.
         """
@@ -189,7 +189,7 @@ class Graph:
         return home._disputes.get(value)
 
     def stored_bytes(self, value: str) -> int:
-        """How many bytes of the file constant `value` is computed from; each tensor counts once."""
+        """The number of bytes of the file that constant `value` is computed from; each tensor counts once."""
         waiting, seen, total = [(self, value)], set[tuple[int, str]](), 0
         while waiting:
             graph, name = waiting.pop()
@@ -331,17 +331,17 @@ class Graph:
         return self._defined.union(self._outputs, (node.name for node in self._nodes.values()), described)
 
     def label(self, node: NodeProto) -> str:
-        """How people may call `node`: its name, or its first output where it has none of its own."""
+        """The label of `node` for people: its name, or its first output where it has none of its own."""
         return label(node, self.shared_names)
 
     # ------------------------------------------------------------------ the door
 
     def known_as(self, node: NodeProto) -> str:
-        """What a person knows `node` by: one that an edit made stands for the operator of the input it came from."""
+        """The label of `node` in the input: a node that an edit made stands for the operator it came from."""
         return self.model.made_from.get(id(node)) or self.label(node)
 
     def known_value(self, value: str) -> str:
-        """What a person knows `value` by: one that an edit made has the name of that of the input it came from."""
+        """The name of `value` in the input: a value that an edit made has the name of the one it came from."""
         return self.model.known_value(value)
 
     def set_constant(self, node: NodeProto, index: int, tensor: Tensor, suffix: str = "folded") -> None:

@@ -198,11 +198,11 @@ class Model:
         return self._settled.setdefault(id(graph), {})
 
     def noted_type(self, graph: Graph, value: str) -> TypeProto | None:
-        """What inference says of `value`, once `settled_types` has been asked."""
+        """The inferred type of `value`; valid after `settled_types`."""
         return None if self._types is None else self._types[id(graph)].get(value)
 
     def believed(self, graph: Graph, value: str, found: TypeProto | None) -> TypeProto | None:
-        """What was `found` to be the type of `value`, with what the file declares where that does not contradict it."""
+        """The type of `value` that was `found`, completed by what the file declares where the two agree."""
         declared = self._declared.get(id(graph), {}).get(value)
         if declared is None or (found is not None and contradicts(declared, found)):
             return found

@@ -14,7 +14,7 @@ from bnfold.onnxfile import label, shared_names
 
 
 def malformed_node(model: ModelProto) -> str | None:
-    """What the first node that is not as its operator's schema asks for lacks, in words; None where all are."""
+    """The fault of the first node that breaks its operator's schema, in words; None where there is none."""
     defined = {(function.domain, function.name) for function in model.functions}
     bodies: list[ModelProto | FunctionProto] = [model, *model.functions]
     for holder in bodies:

@@ -1,4 +1,4 @@
-"""What operators compute from arrays, written by the text of the ONNX operator changelog for each operator set version.
+"""Operators on arrays, by the text of the ONNX operator changelog for each operator set version.
 
 The first of two evaluators of constant expressions; `bnfold.graph.witness` asks onnx.reference, which shares nothing
 with it. Everything here is deterministic, and linear in what it reads and makes. Results are rounded as a runtime does:
@@ -253,7 +253,7 @@ def _expand(call: Call) -> Array:
 
 
 def _tile(call: Call) -> Array:
-    """How exporters repeat the parameters of an InstanceNormalization for each row of the batch."""
+    """Tile, with which exporters repeat the parameters of an InstanceNormalization for each row of the batch."""
     data, repeats = call.operand(), call.integers(1)
     if call.opset < 6 or repeats is None or len(repeats) != data.ndim or min(repeats, default=0) < 0:
         raise NoValueError

@@ -102,7 +102,7 @@ def known_sizes(found: TypeProto | None) -> list[int | None] | None:
 
 
 def merged(declared: TypeProto | None, found: TypeProto | None) -> TypeProto | None:
-    """What both say together, where they do not contradict each other: numbers first, then the names of the file."""
+    """Both types together, where they do not contradict each other: numbers first, then the names of the file."""
     if declared is None or found is None:
         return found if declared is None else declared
     if not (found.HasField("tensor_type") and declared.HasField("tensor_type")):
@@ -177,7 +177,7 @@ def _outputs(model: "Model", graph: "Graph", node: NodeProto) -> dict[str, TypeP
 
 
 def _asked(graph: "Graph", node: NodeProto, operands: Sequence[TypeProto | None]) -> dict[str, TypeProto]:
-    """What onnx's inference says of this one operator; constants it reads are shown to it."""
+    """The result of onnx's inference for this one operator, which is shown the constants that the operator reads."""
     if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
         return {}
     asked = NodeProto()

@@ -1,4 +1,4 @@
-"""What a model's structure must satisfy before anybody asks it a question: names, order, functions, versions.
+"""The conditions on a model's structure that every other question relies on: names, order, functions, versions.
 
 The rules are those of the ONNX specification (docs/IR.md of onnx 1.23) as onnxruntime 1.32 takes them: nodes may stand
 in any order, a body may give one of its inputs or initializers a name that a scope around it uses, and nodes of a scope

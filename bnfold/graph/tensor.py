@@ -319,7 +319,7 @@ class _Largest:
 
 
 class Seen:
-    """What those who look at a tensor get to see, when all of its `parts` have been written, in whatever order."""
+    """A view of a tensor's numbers, complete when all of its `parts` have been written, in any order."""
 
     def __init__(self, tensor: Tensor, parts: int) -> None:
         self._tensor = tensor
@@ -328,7 +328,7 @@ class Seen:
         self._largest = self.nothing()
 
     def nothing(self) -> list["_Largest"]:
-        """What a part has seen before it begins: one for each who looks."""
+        """The start values of a part, one for each observer."""
         return [_Largest(self._tensor.shape, axis) for axis, _ in self._tensor.looks]
 
     def add(self, part: list["_Largest"]) -> None:
@@ -360,7 +360,7 @@ class TensorPayload:
         return _bytes(self.tensor.stored(blocks, 0, Seen(self.tensor, 1)))
 
     def parts(self, nbytes: int) -> Sequence[Payload]:
-        """The same in parts of about so many bytes, which may be made in any order, side by side."""
+        """This tensor in parts of about `nbytes`, which may be made in any order, side by side."""
         count = self.nbytes // nbytes
         if not isinstance(self.tensor.source, Span) or count < 2:
             return [self]
@@ -394,7 +394,7 @@ def _bytes(arrays: Iterable[NDArray[Any]]) -> Iterator[memoryview]:
 
 
 def _part(factor: NDArray[np.float64], block: Block) -> NDArray[np.float64]:
-    """What of `factor` meets that block of the array it is broadcast to."""
+    """The part of `factor` that meets that block of the array it is broadcast to."""
     return factor[tuple(s if f > 1 else slice(None) for s, f in zip(block, factor.shape, strict=False))]
 
 

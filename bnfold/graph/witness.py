@@ -25,7 +25,7 @@ _SHOWN_BYTES = 4096
 
 
 class Evaluation(NamedTuple):
-    """What one operator, in `scope`, made of constants: None is an operand that is left out.
+    """One evaluation of an operator, in `scope`, on constants; None stands for an operand that is left out.
 
     `known` marks the elements of the first value that count, all where it is None.
     """
@@ -40,7 +40,7 @@ class Evaluation(NamedTuple):
 
 @dataclass
 class Evaluations:
-    """What was believed of constants, for a third opinion.
+    """The evaluations that were believed, kept for a third evaluator.
 
     `contradicted`: what that opinion has against outputs of operators, by scope and name; they are in dispute.
     """
@@ -52,7 +52,7 @@ class Evaluations:
 def objection(
     node: NodeProto, operands: Sequence[Array | None], made: Sequence[Array], opset: int, known: Array | None = None
 ) -> str | None:
-    """What speaks against `made`, the values that `node` makes of `operands`; None where everything agrees.
+    """The objection to `made`, the values computed for `node` from `operands`; None where everything agrees.
 
     `known` marks the elements of the first value that count, all where it is None.
     """

@@ -20,7 +20,7 @@ from bnfold.onnxfile.weight_layout import Arrangement, DataFile, Layout, Weights
 
 @dataclass(frozen=True)
 class Written:
-    """What `Publication.write` wrote: the model file, its size in bytes and sha256, and the data files beside it.
+    """The files that `Publication.write` wrote: the model, its size in bytes and sha256, and the data files beside it.
 
     `sha256` is "" where it was not wanted. `moved` is true if weights went to external data because the model file
     would have passed 2 GiB. `exchange`: how the data gets the name that the old data has, which the model has in it.

@@ -1,4 +1,4 @@
-"""What a node is called: its own name, unless another node of its scope has the same one, else its first output.
+"""The label of a node: its own name, unless another node of its scope has the same one, else its first output.
 
 Names of nodes need not differ, and exporters write many of one name; names of values must.
 """
@@ -19,7 +19,7 @@ def shared_names(nodes: Iterable[NodeProto]) -> frozenset[str]:
 
 
 def label(node: NodeProto, shared: AbstractSet[str]) -> str:
-    """How people may call `node` in a scope with these shared names; the operator's where it has no name at all."""
+    """The label of `node` in a scope with these shared names; its operator where it has no name at all."""
     own = node.name
     if own and own not in shared:
         return own

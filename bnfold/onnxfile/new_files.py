@@ -1,4 +1,4 @@
-"""What is being made for one output, so that all of it can be taken back until the moment it is published."""
+"""The files being made for one output, all of which can be removed until the moment of publication."""
 
 import errno
 import os
@@ -120,11 +120,11 @@ class NewFiles:
             sync(folder)
 
     def forget(self, path: Path) -> None:
-        """What is at `path` is not to be taken back any more."""
+        """Keep the file at `path`, whatever happens."""
         self._named = [each for each in self._named if each[0] != path]
 
     def keep(self) -> None:
-        """It is published: nothing is to be taken back any more."""
+        """Keep all files, since they are published."""
         self._hidden, self._named, self._folders = [], [], []
         self._lock.forget()
 

@@ -19,7 +19,7 @@ Identity = tuple[int, int]  # device and inode
 
 
 def identity(status: os.stat_result) -> Identity:
-    """What tells one file from another of the same name."""
+    """The identity of a file, which differs from that of another file of the same name."""
     return status.st_dev, status.st_ino
 
 
@@ -61,7 +61,7 @@ class OutputLock:
         os.write(self._descriptor, entry.encode("utf-8", "surrogateescape") + b"\n")
 
     def leftovers(self) -> list[Path]:
-        """What a killed process announced and left. Only names that it could have made are believed."""
+        """The files that a killed process announced and left. Only names that it could have made are believed."""
         status = os.fstat(self._descriptor)
         if status.st_uid != os.geteuid():
             return []

@@ -20,7 +20,7 @@ class Payload(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """How many bytes `chunks` yields in total."""
+        """The number of bytes that `chunks` yields in total."""
 
     def chunks(self) -> Iterator[bytes | bytearray | memoryview]:
         """All bytes, in order, in pieces of a few MiB at most. Each is used before the next is asked for."""
@@ -31,7 +31,7 @@ class Divisible(Payload, Protocol):
     """A payload that more than one thread can make."""
 
     def parts(self, nbytes: int) -> Sequence[Payload]:
-        """The same bytes as payloads of about `nbytes` that follow each other and may be made in any order."""
+        """This payload as payloads of about `nbytes` that follow each other and may be made in any order."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bnfold.atomic import sync
+from bnfold.atomic import place_of, sync
 from bnfold.errors import OutputError
 from bnfold.onnxfile.assembly import Assembly, Written
 from bnfold.onnxfile.marks import SOURCE, set_mark
@@ -33,7 +33,10 @@ class Publication:
         if "\0" in os.fspath(self._named):
             raise OutputError(f"{str(self._named)!r}: cannot be written: there is a zero byte in the name")
         with self._errors():
-            self.target = Path(os.path.realpath(self._named))
+            try:
+                self.target = place_of(self._named)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise OutputError(f"{self._named}: there is no directory {error.filename}; create it first") from None
             self._old = self._inspect()
         self._lock: OutputLock | None = None
         self._made: NewFiles | None = None

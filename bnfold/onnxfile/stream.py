@@ -60,7 +60,7 @@ class Writer:
 
     @property
     def nbytes(self) -> int:
-        """How many bytes were appended so far."""
+        """The number of bytes appended so far."""
         return self._handed_over + self._filled
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

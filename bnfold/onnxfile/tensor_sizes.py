@@ -1,4 +1,4 @@
-"""How many bytes a tensor of a given shape and type takes, and whether it has them.
+"""The number of bytes of a tensor by its shape and type, and whether it has them.
 
 Sources: onnx.proto of onnx 1.23 (TensorProto.DataType; the packing of the 2-, 4- and 6-bit types behind raw_data and
 int32_data).

@@ -30,7 +30,7 @@ class Weights(StrEnum):
 
 @dataclass(frozen=True)
 class Layout:
-    """What the user asked for.
+    """The placement of weights that the user asks for.
 
     With EXTERNAL, every initializer of `size_threshold` bytes or more goes to the file `name` (default: the output's
     name and ".data"), and smaller ones go inline. The two other fields mean nothing otherwise. Raises UsageError for a
@@ -58,7 +58,7 @@ class DataFile:
     alignment_small: int = ALIGNMENT_SMALL
 
     def alignment(self, payload: Payload) -> int:
-        """What the payload's offset must be a multiple of, in bytes."""
+        """The alignment of the payload's offset, in bytes."""
         return self.alignment_big if payload.nbytes >= BIG else self.alignment_small
 
 

@@ -15,8 +15,9 @@ from bnfold.graph import Evaluations, Model, paused_collector
 from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.optimization.existing_output import ExistingOutput, existing_output
 from bnfold.optimization.notes import note_on_data, notes_on
-from bnfold.optimization.request import Request, comparison, refuse_overwriting
+from bnfold.optimization.request import Request, refuse_overwriting
 from bnfold.optimization.summary import input_summary, output_summary, stored_values
+from bnfold.options import VerifyOptions
 from bnfold.passes import PassOptions, Preserves, default_passes
 from bnfold.paths import require_utf8
 from bnfold.pipeline import Ran, Step, UnsoundStepError, is_own, run_all
@@ -34,19 +35,19 @@ if TYPE_CHECKING:
 Fold = tuple[str, str]
 """A normalization that a pass takes away: its scope and its label."""
 Suspect = Fold | Step
-"""What can be left out: one fold of a pass of bnfold's own, or another pass as a whole."""
+"""A change that can be left out: one fold of a pass of bnfold's own, or another pass as a whole."""
 
 _FOLDS = {Action.FOLDED, Action.MERGED, Action.LOWERED}
 
 
 def folds_of(suspects: Iterable[Suspect]) -> frozenset[Fold]:
-    """Those of the suspects that are single folds."""
+    """The suspects that are single folds."""
     return frozenset(each for each in suspects if not isinstance(each, Step))
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What all attempts share. `file`: the input as it was read, which nobody edits. `asked`: what makes the passes.
+    """The common part of all attempts. `file`: the input as it was read, never edited. `asked`: makes the passes.
 
     `fitted`: how well substitutes were fitted, before and after.
     """
@@ -66,7 +67,7 @@ class Setup:
         return {} if self.calibration is None else self.calibration.statistics
 
     def options(self, forbidden: frozenset[Fold] = frozenset()) -> PassOptions:
-        """What the passes are asked for."""
+        """The options of the passes, without the `forbidden` folds."""
         return replace(self.request.passes, statistics=self.statistics, substitute=self.substitute, forbidden=forbidden)
 
     def passes(self, forbidden: frozenset[Fold] = frozenset()) -> "list[AnyPass]":
@@ -83,7 +84,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What was decided without what is `forbidden`, written, and found.
+    """One attempt without the `forbidden` suspects: its decisions, its file and its verdict.
 
     `input`, `output`: both models in numbers. `looked_late`: whether weights were looked at while they were written.
     `has_bug`: whether the proof of a fold is broken, here or in the attempt that this one makes up for. `ran`: what
@@ -110,7 +111,7 @@ class Attempt:
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:
-        """What can be left out: in the order of the passes, folds of bnfold's own, and others that changed anything."""
+        """The suspects in the order of the passes: folds of bnfold's own, and other passes that changed anything."""
         found: dict[Suspect, None] = {}
         for each in self.ran:
             if each.step in self.foreign:
@@ -254,11 +255,11 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
 
 
 def _costs(passes: "Sequence[AnyPass]", file: OnnxFile) -> Iterator[str]:
-    """What passes cost that are given the whole model, where that is much."""
+    """The costs of passes that get the whole model, where they are high, in one sentence each."""
     for each in passes:
-        told = each.cost(file) if hasattr(each, "cost") else ""
-        if told:
-            yield told
+        sentence = each.cost(file) if hasattr(each, "cost") else ""
+        if sentence:
+            yield sentence
 
 
 def _contradict(evaluations: Evaluations) -> bool:
@@ -295,7 +296,7 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
     made.file.release()
     promised = {each.preserves for each in made.ran if not each.skipped}
     foreign = any(each.step in made.foreign and each.changes for each in made.ran)
-    options = replace(comparison(setup.request.options), on_progress=setup.request.stage(Stage.FEEDS))
+    options, on_progress = VerifyOptions.of(setup.request.options), setup.request.stage(Stage.FEEDS)
     if Preserves.NOTHING in promised:
         options = replace(options, proof="never")  # another function, on purpose
     elif options.proof == "auto" and not foreign:
@@ -312,11 +313,12 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
             stays=stays,
             statistics=setup.statistics,
             assume_spatial=setup.request.options.assume_spatial,
+            on_progress=on_progress,
         )
         found = frozen.verification
         distance = tuple(measurement.to_dict() for measurement in frozen.training_distance)
     else:
-        found = equivalence.verify(source, candidate, options)
+        found = equivalence.verify(source, candidate, options, on_progress=on_progress)
     if setup.request.check is not None and found.verdict.value in GOOD:
         origin = setup.request.check(candidate)
         found = found if origin.verdict.value in GOOD else origin

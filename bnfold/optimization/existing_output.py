@@ -37,7 +37,7 @@ class ExistingOutput:
 
 
 def existing_output(request: Request, file: OnnxFile) -> ExistingOutput | None:
-    """What stands at the output and has to be looked at again when there is a result; None where nothing has to be.
+    """The file at the output that has to be looked at again when there is a result, or None.
 
     `file` is the input, not edited. Raises UsageError for a model that cannot have been made from it.
     """
@@ -69,7 +69,7 @@ def _undecided(path: Path, request: Request, file: OnnxFile) -> ModelProto | Non
 
 
 def source_mark(request: Request) -> bytes | None:
-    """What marks an output as made from this input; None for a model that is no file."""
+    """The mark of an output that was made from this input; None for a model that is no file."""
     if not is_path(request.model):
         return None
     return hashlib.sha256(os.fsencode(os.path.realpath(request.model))).hexdigest()[:32].encode()

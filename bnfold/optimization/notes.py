@@ -50,7 +50,7 @@ def note_on_data(layout: Layout | None, written: Written) -> Iterator[str]:
 
 
 def _without_batch_norm(model: Model) -> Iterator[str]:
-    """What normalizations there are instead, and why nothing is left of those that may have been."""
+    """Notes on a model without BatchNormalization: the normalizations it has, and why others may be gone."""
     found = Counter(_kind(node, graph) for graph in model.graphs for node in graph.nodes())
     found.pop("", None)
     if found:

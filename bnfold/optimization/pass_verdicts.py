@@ -1,4 +1,4 @@
-"""What is said of each pass: its time, what it changed, and its part in the verdict."""
+"""The entry of each pass in the report: its time, its changes, and its part in the verdict."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ def passes_of(
     guilty = {} if attribution is None else dict.fromkeys(attribution.guilty)
     proofs = () if made.verification is None else made.verification.proofs
     shares = _shared_out(made.ran, proofs)
-    told = []
+    verdicts = []
     for each, own in zip(made.ran, shares, strict=True):
         blamed = each.step in guilty or each.step in made.unsound or any(_key(one) in guilty for one in each.decisions)
         if each.skipped or each.step in made.unsound:
@@ -36,7 +36,7 @@ def passes_of(
             verdict, detail = "guilty", ""
         else:
             verdict, detail = _verdict(made, each, own)
-        told.append(
+        verdicts.append(
             {
                 "name": each.step.name,
                 "preserves": each.preserves,
@@ -46,7 +46,7 @@ def passes_of(
                 "detail": detail,
             }
         )
-    return tuple(told)
+    return tuple(verdicts)
 
 
 def _key(decision: Any) -> tuple[str, str]:

@@ -92,21 +92,23 @@ def _accuracy(setup: Setup, made: Attempt) -> "Accuracy | None":
 
 def _explanation(made: Attempt, attribution: "Attribution[Suspect] | None", request: Request) -> str:
     report_it = f" {_BUG}" if made.has_bug else ""
-    told = "".join(f"The pass {step.name} made what is no sound model: {why}. " for step, why in made.unsound.items())
+    unsound = "".join(
+        f"The pass {step.name} made what is no sound model: {why}. " for step, why in made.unsound.items()
+    )
     if _takes_back(request) and (made.forbidden or made.unsound):
         left_out = tuple(sorted(made.forbidden, key=str))
         blamed = f"{_doing(left_out, capital=True)} made the result differ; that" if left_out else "It"
         rest = "published" if made.unsound or any(isinstance(each, Step) for each in left_out) else "folded"
-        return f"{told}{blamed} was rolled back, the rest is {rest}.{report_it}"
+        return f"{unsound}{blamed} was rolled back, the rest is {rest}.{report_it}"
     if made.verification is None:
-        return f"{told}Verification was switched off."
+        return f"{unsound}Verification was switched off."
     if made.verdict == "substituted":
         return _SUBSTITUTED
     found = made.verification.explanation
     if made.verdict != "not-equivalent":
         return found
     if made.unsound:
-        return f"{told}To publish the rest, pass --on-mismatch rollback."
+        return f"{unsound}To publish the rest, pass --on-mismatch rollback."
     return f"{found}{_blame(made, attribution, request)}{report_it}"
 
 
@@ -143,7 +145,7 @@ def _attributed(attribution: "Attribution[Suspect]", made: Attempt, request: Req
 
 
 def failure_message(report: Report, request: Request) -> str:
-    """What is said of a result that is not published."""
+    """The message for a result that is not published."""
     found = "is not equivalent to the input" if report.verdict == "not-equivalent" else "could not be verified"
     left = "" if request.target is None else f"; nothing was written to {os.fspath(request.target)}"
     advice = "" if report.verdict == "not-equivalent" else " (--allow-unverified publishes what nothing speaks against)"

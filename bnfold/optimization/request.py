@@ -1,4 +1,4 @@
-"""What one optimization is asked for, and what it gives back."""
+"""The request of one optimization, and its result."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold.onnxfile import OnnxFile
-from bnfold.options import OptimizeOptions, VerifyOptions
+from bnfold.options import OptimizeOptions
 from bnfold.passes import PassOptions
 from bnfold.paths import Use, failed_copy, is_same, refuse_conflicts, uses_of
 from bnfold.progress import Stage
@@ -45,7 +45,7 @@ class Request:
 
     @property
     def passes(self) -> PassOptions:
-        """What the passes are asked for, without what depends on data."""
+        """The options of the passes, without those that depend on data."""
         options = self.options
         shared = options.shared_with(PassOptions, without=("substitute",))
         return PassOptions(**shared, on_progress=self.stage(Stage.NORMALIZATIONS))
@@ -79,17 +79,9 @@ def refuse_overwriting(request: Request, file: OnnxFile) -> None:
         refuse_conflicts(reads if model is None else [*reads, model], [Use("the failed result", request.failed_copy)])
 
 
-def comparison(options: OptimizeOptions | VerifyOptions) -> "equivalence.VerifyOptions":
-    """What is asked of verification."""
-    from bnfold import equivalence
-
-    shared = options.shared_with(equivalence.VerifyOptions)
-    return equivalence.VerifyOptions(**shared, tolerance=equivalence.Tolerance.of(options.rtol, options.atol))
-
-
 @dataclass(frozen=True, repr=False)
 class Result:
-    """What `optimize` made: `model` of the kind that was given, or None where it went to a file; and the report.
+    """The result of `optimize`: `model` of the kind that was given, or None where it went to a file; and the report.
 
     A path that was given without an output path gives a ModelProto.
     """

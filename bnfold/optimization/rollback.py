@@ -56,7 +56,7 @@ def _unsound_alone(failed: Attempt) -> "Attribution[Suspect]":
 def _guilty(
     failed: Attempt, suspects: tuple[Suspect, ...], without: "Callable[[frozenset[Suspect]], Attempt]", most: int
 ) -> "Attribution[Suspect]":
-    """What the result agrees without: looked for first among folds whose proof is broken, then among all suspects."""
+    """The suspects without which the result agrees: first among folds whose proof is broken, then among all."""
     from bnfold.equivalence import attribute
 
     def agrees_without(forbidden: frozenset[Suspect]) -> bool:

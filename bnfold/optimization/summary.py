@@ -10,7 +10,7 @@ from bnfold.sources import AnyModel, is_path
 
 
 def input_summary(model: Model, source: AnyModel, *, checksums: bool = True) -> ModelSummary:
-    """What a model, which came from `source`, is before anything is done with it."""
+    """The summary of the input, which came from `source`, before anything is done with it."""
     file = model.file
     nbytes = file.nbytes + sum(data.nbytes for data in file.data_files)
     path = os.fspath(source) if is_path(source) else None
@@ -18,7 +18,7 @@ def input_summary(model: Model, source: AnyModel, *, checksums: bool = True) -> 
 
 
 def output_summary(model: Model, written: Written, output: str | os.PathLike[str] | None) -> ModelSummary:
-    """What was made of a model and written, whatever path it is to have."""
+    """The summary of the written result, whatever path it is to have."""
     nbytes = written.nbytes + sum(path.stat().st_size for path in written.data_files)
     return _summary(model, None if output is None else os.fspath(output), written.sha256 or None, nbytes)
 

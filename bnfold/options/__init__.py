@@ -15,6 +15,7 @@ from bnfold.options.commands import (
     VerifyOptions,
 )
 from bnfold.options.fields import Option, Options, keywords, option, options_of
+from bnfold.options.kinds import is_from_python
 
 __all__ = [
     "COMMANDS",
@@ -31,6 +32,7 @@ __all__ = [
     "RecalibrateOptions",
     "SomeData",
     "VerifyOptions",
+    "is_from_python",
     "keywords",
     "option",
     "options_of",

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bnfold.options.fields import Options, option
 from bnfold.options.kinds import (
     Callback,
     DataSet,
+    Feeds,
     Flag,
     Folder,
     Group,
@@ -44,7 +45,7 @@ _SWITCHED_OFF = "Publish without running the models."
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Calling(Options):
-    """How the library works for who calls it; a command always has a process of its own."""
+    """The options of every function of the library."""
 
     isolate: bool = option(Flag(), False, reported=False)
 
@@ -60,7 +61,9 @@ class _Constants(_Calling):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Comparing(_Constants):
-    """How two models are compared."""
+    """The options of a comparison of two models."""
+
+    SECTION: ClassVar[str] = "Verification"
 
     seed: int = option(Whole(), 0, "Seed of the random feeds.", metavar="NUMBER")
     input_shapes: Mapping[str, Sequence[int]] | None = option(
@@ -71,7 +74,7 @@ class _Comparing(_Constants):
         metavar="NAME:DIMS",
     )
     inputs: SomeData | None = option(
-        DataSet(),
+        Feeds(),
         None,
         "Compare on these inputs, not on random feeds: an .npz file, a folder of them, or script.py:function.",
         metavar="DATA",
@@ -112,14 +115,21 @@ class _Comparing(_Constants):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class VerifyOptions(_Comparing):
-    """What `bnfold.verify` is asked for."""
+    """The options of `bnfold.verify`."""
 
     layers: bool = option(Flag(), False, "Compare values inside the models too, and name the first that diverges.")
+
+    @classmethod
+    def of(cls, options: _Comparing) -> Self:
+        """The part of another command's options that concerns the comparison."""
+        return cls(**options.shared_with(cls))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Reading(_Constants):
-    """How a model is read, and what is left as it is."""
+    """The options of reading a model, and of leaving parts of it as they are."""
+
+    SECTION: ClassVar[str] = "Rewriting"
 
     keep: Sequence[str] = option(
         Names(),
@@ -138,7 +148,7 @@ class _Reading(_Constants):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Rewriting(_Reading):
-    """What `optimize` does, and `inspect` says it would do."""
+    """The options of the rewrites, which `optimize` does and `inspect` predicts."""
 
     freeze: bool = option(Flag(), True, "Leave what runs in training mode as it is, Dropout included.")
     bias_adds: bool = option(
@@ -160,7 +170,7 @@ class _Rewriting(_Reading):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class InspectOptions(_Rewriting):
-    """What `bnfold.inspect` is asked for."""
+    """The options of `bnfold.inspect`."""
 
     explain: str | None = option(
         Text(), None, "Tell the walk of this normalization: what was tried and where it stopped.", metavar="NODE"
@@ -169,7 +179,7 @@ class InspectOptions(_Rewriting):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class CalibrationOptions(Options):
-    """How data is used: to compute statistics, to fit substitutes, for the task accuracy.
+    """The use of data: for statistics, for fitting substitutes, for the task accuracy.
 
     `mode` "exact" lets each normalization see what the final ones before it make, "fast" lets each use its batch. Exact
     runs the model in segments and keeps what the next one needs: `spill_limit` bytes in memory, beyond them at most
@@ -178,6 +188,8 @@ class CalibrationOptions(Options):
     for files and images. `mean`, `std` and `image_layout` say how images become numbers. `labels`: the array that holds
     labels (None: "labels", where there is one; "": none).
     """
+
+    SECTION: ClassVar[str] = "Data"
 
     mode: str = option(
         Word(("exact", "fast")),
@@ -220,12 +232,16 @@ class CalibrationOptions(Options):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Writing(_Comparing, _Reading):
-    """What every command that writes a model takes."""
+    """The options of every command that writes a model."""
 
-    verify: bool = option(Flag(), True, _SWITCHED_OFF)
+    SECTION: ClassVar[str] = "Output"
+
+    verify: bool = option(Flag(), True, _SWITCHED_OFF, section="Verification")
     dry_run: bool = option(Flag(), False, "Do everything but write OUTPUT, which may then be left out.")
     overwrite: bool = option(Flag(), False, "Replace OUTPUT also where it is a model that was not made from MODEL.")
-    allow_unverified: bool = option(Flag(), False, "Publish also what could not be run and so not compared.")
+    allow_unverified: bool = option(
+        Flag(), False, "Publish also what could not be run and so not compared.", section="Verification"
+    )
     keep_failed: bool = option(Flag(), False, "Write a result that failed beside OUTPUT, as NAME.failed.onnx.")
     layout: "Layout | None" = option(Weights(), None)
     checksums: bool = option(Flag(), True, reported=False)
@@ -234,17 +250,19 @@ class _Writing(_Comparing, _Reading):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class FreezeOptions(_Writing):
-    """What `bnfold.freeze` is asked for."""
+    """The options of `bnfold.freeze`."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DataOptions(CalibrationOptions, _Writing):
-    """What `bnfold.recalibrate` is asked for beside its data."""
+    """The options of `bnfold.recalibrate` beside its data."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RecalibrateOptions(DataOptions):
-    """What `bnfold recalibrate` is asked for: statistics from `data`, or from the file `statistics_from`."""
+    """The options of the command `bnfold recalibrate`: statistics from `data`, or from the file `statistics_from`."""
+
+    SECTION: ClassVar[str] = "Data"
 
     data: SomeData | None = option(
         DataSet(),
@@ -260,7 +278,9 @@ class RecalibrateOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class OptimizeOptions(_Rewriting, _Writing):
-    """What `bnfold.optimize` is asked for. `freeze` and `recalibrate` are this with `fold` off."""
+    """The options of `bnfold.optimize`. `freeze` and `recalibrate` are this with `fold` off."""
+
+    SECTION: ClassVar[str] = "Data"
 
     passes: Sequence[Any] | None = option(
         Passes(),
@@ -270,12 +290,14 @@ class OptimizeOptions(_Rewriting, _Writing):
         flag="--pass",
         metavar="NAME",
         remote=False,
+        section="Rewriting",
     )
     fold: bool = option(Flag(), True)
     on_mismatch: OnMismatch = option(
         Word(("fail", "rollback")),
         "fail",
         "Where the result differs: publish nothing, or take back the guilty folds and publish the rest.",
+        section="Verification",
     )
     recalibrate: SomeData | None = option(
         DataSet(),
@@ -293,12 +315,14 @@ class OptimizeOptions(_Rewriting, _Writing):
         None,
         "Another normalization instead: group-norm, group-norm:G, instance-norm or layer-norm. Changes the function.",
         metavar="KIND",
+        section="Rewriting",
     )
     substitute_only: Sequence[str] = option(
         Names(),
         (),
         "Substitute only the normalizations whose node name matches this shell pattern. Repeatable.",
         metavar="PATTERN",
+        section="Rewriting",
     )
     data: SomeData | None = option(
         DataSet(),
@@ -310,7 +334,7 @@ class OptimizeOptions(_Rewriting, _Writing):
 
     @classmethod
     def of(cls, options: FreezeOptions | RecalibrateOptions | Self) -> Self:
-        """The same as options of `optimize`."""
+        """These options as options of `optimize`."""
         if isinstance(options, cls):
             return options
         shared = options.shared_with(cls)

@@ -1,4 +1,4 @@
-"""What an option is: a field of a frozen dataclass, which everything else that knows of options is derived from.
+"""An option is a field of a frozen dataclass, from which everything else about it is derived.
 
 One line in a class of options adds the keyword argument of the library, its default and its check, the flag of the
 command line with its help, the key of the report's `options`, and the spelling in the command that makes a run again.
@@ -15,10 +15,13 @@ from bnfold.options.kinds import DataSet, Folder, Group, Kind, Passes, Path
 
 _OPTION = "bnfold.option"
 
+SECTIONS = ("Rewriting", "Verification", "Data", "Output", "Reports and messages", "Process")
+"""The sections of a command's help, in order."""
+
 
 @dataclass(frozen=True)
 class Option:
-    """One option, as `option` declares it. `flag` is "" where the command line has none."""
+    """One option, as `option` declares it. `flag` is "" where the command line has none; help lists it in `section`."""
 
     name: str
     kind: Kind
@@ -28,6 +31,7 @@ class Option:
     metavar: str
     remote: bool
     reported: bool
+    section: str
 
     @property
     def is_read(self) -> bool:
@@ -44,32 +48,36 @@ def option(
     metavar: str = "",
     remote: bool = True,
     reported: bool = True,
+    section: str = "",
 ) -> Any:
     """Declare a field of `Options`.
 
     `flag` is derived from the field's name, with "no" before that of one that is on by default; "" is none. Without
     `help` the command line does not have the option at all. `remote`: whether it may come from another machine, which
     the path of a file, code to run or room to take here may not. `reported`: whether it is part of what was asked for.
+    `section`: one of `SECTIONS`, that of the class if left out.
     """
     metadata = {_OPTION: {"kind": kind, "help": help, "flag": flag, "metavar": metavar, "remote": remote,
-                          "reported": reported}}  # fmt: skip
+                          "reported": reported, "section": section}}  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def options_of(options: "type[Options]") -> tuple[Option, ...]:
     """The options of a class, what it declares itself before what it inherits."""
     lineage = [vars(each).get("__annotations__", {}) for each in options.__mro__]
+    floors = {
+        each.name: next(n for n, own in enumerate(lineage) if each.name in own) for each in dataclasses.fields(options)
+    }
     found = []
-    for each in sorted(
-        dataclasses.fields(options), key=lambda field: next(n for n, own in enumerate(lineage) if field.name in own)
-    ):
-        told = dict(each.metadata[_OPTION])
+    for each in sorted(dataclasses.fields(options), key=lambda field: floors[field.name]):
+        declared = dict(each.metadata[_OPTION])
+        declared["section"] = declared["section"] or getattr(options.__mro__[floors[each.name]], "SECTION", SECTIONS[0])
         word = each.name.replace("_", "-")
-        if told["flag"] is None:
-            told["flag"] = f"--no-{word}" if each.default is True else f"--{word}"
-        if not told["help"]:
-            told["flag"] = ""
-        found.append(Option(name=each.name, default=each.default, **told))
+        if declared["flag"] is None:
+            declared["flag"] = f"--no-{word}" if each.default is True else f"--{word}"
+        if not declared["help"]:
+            declared["flag"] = ""
+        found.append(Option(name=each.name, default=each.default, **declared))
     return tuple(found)
 
 
@@ -81,8 +89,8 @@ class Options:
     """
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in dataclasses.fields(self))
-        return f"{type(self).__name__}({told})"
+        values = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in dataclasses.fields(self))
+        return f"{type(self).__name__}({values})"
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(other) == vars(self)
@@ -96,7 +104,7 @@ class Options:
             object.__setattr__(self, each.name, each.kind.checked(each.name, getattr(self, each.name)))
 
     def to_dict(self) -> dict[str, Any]:
-        """What was asked for, as plain JSON: every option that is reported, data of Python as true."""
+        """The options as plain JSON: each that is reported, data of Python as true."""
         return {
             each.name: each.kind.plain(getattr(self, each.name)) for each in options_of(type(self)) if each.reported
         }

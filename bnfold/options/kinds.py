@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from operator import index
@@ -44,7 +45,7 @@ class Flag(Kind):
     """True or false."""
 
     def checked(self, name: str, value: Any) -> bool:
-        """A bool, nothing that is only true-ish."""
+        """A bool; other values count as wrong, whatever their truth value."""
         if not isinstance(value, bool):
             raise _wrong(name, "true or false", value)
         return value
@@ -138,11 +139,20 @@ class DataSet(Kind):
         return os.fspath(value) if isinstance(value, str | os.PathLike) else value is not None
 
 
+class Feeds(DataSet):
+    """Data that is read more than once."""
+
+    def checked(self, name: str, value: Any) -> Any:
+        """A list of what an iterator gives."""
+        checked = super().checked(name, value)
+        return list(checked) if isinstance(checked, Iterator) else checked
+
+
 class Names(Kind):
     """Any number of names or patterns of names."""
 
     def checked(self, name: str, value: Any) -> tuple[str, ...]:
-        """Every iterable of texts, but no single text, whose letters would be taken for names."""
+        """A tuple from any iterable of texts; a single text is refused, since its letters would be taken for names."""
         found = (value,) if isinstance(value, str | bytes) or not isinstance(value, Iterable) else tuple(value)
         if isinstance(value, str) or not all(isinstance(each, str) for each in found):
             raise _wrong(name, "a list of texts", value)
@@ -175,25 +185,48 @@ class Passes(Kind):
         return found
 
     def plain(self, value: Any) -> list[str] | None:
-        """Their names; what only Python can pass by its own."""
-        return None if value is None else [self._word(each) for each in value]
+        """The passes by name or ``script.py:function``; one that has no such name as ``<its own name>``."""
+        return None if value is None else [_word(each) for each in value]
 
     def scripts(self, value: Any) -> Iterator[str]:
-        """Those of them that are functions of scripts, without their options."""
+        """The passes among them that are functions of scripts, without their options."""
         for each in self.plain(value) or ():
             script, dot_py, rest = each.partition(".py:")
             if dot_py:
                 yield f"{script}{dot_py}{rest.partition(':')[0]}"
 
-    def _word(self, each: Any) -> str:
-        if isinstance(each, str | os.PathLike):
-            return os.fspath(each)
-        return str(getattr(each, "name", None) or getattr(each, "__name__", type(each).__name__))
-
     def words(self, flag: str, plain: Any) -> Iterator[str]:
         """The flag once for each."""
         for each in plain:
             yield from (flag, str(each))
+
+
+def is_from_python(word: str) -> bool:
+    """Whether a pass, in its plain form, is one that no command line can name."""
+    return word.startswith("<")
+
+
+def _word(each: Any) -> str:
+    if isinstance(each, str | os.PathLike):
+        return os.fspath(each)
+    if type(each).__module__.partition(".")[0] == "bnfold" and hasattr(each, "name"):
+        options = getattr(each, "options", each)
+        kind: Any = type(options)
+        if hasattr(kind, "__dataclass_fields__") and options == kind():
+            return str(each.name)
+    name = str(getattr(each, "__name__", None) or getattr(each, "name", None) or type(each).__name__)
+    module = sys.modules.get(str(getattr(each, "__module__", None)))
+    script = getattr(module, "__file__", None) or ""
+    stands_alone = script.endswith(".py") and not getattr(module, "__package__", None)
+    if stands_alone and getattr(module, name, None) is each:
+        return f"{_shortest(script)}:{name}"
+    return f"<{name.strip('<>')}>"
+
+
+def _shortest(path: str) -> str:
+    """`path` as it is, or below the current folder where it is there."""
+    full, here = os.path.realpath(path), os.path.realpath(os.curdir)
+    return os.path.relpath(full, here) if os.path.commonpath([full, here]) == here else full
 
 
 class Shapes(Kind):
@@ -338,5 +371,5 @@ class Group(Kind):
         return None if value is None else value.to_dict()
 
     def words(self, flag: str, plain: Any) -> Iterator[str]:  # noqa: ARG002 - each has a flag of its own
-        """Those that are not at their default."""
+        """The flags of the options that are not at their default."""
         yield from self.options.words(plain)

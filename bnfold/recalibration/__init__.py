@@ -5,7 +5,7 @@ from bnfold.recalibration.accuracy import Accuracy
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.fitting import Fitted
 from bnfold.recalibration.request import accuracy, calibration, substitution
-from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
+from bnfold.recalibration.run import Calibration, calibrate
 from bnfold.recalibration.targets import Target, targets_of
 
 __all__ = [
@@ -14,10 +14,7 @@ __all__ = [
     "Drift",
     "Fitted",
     "ImageOptions",
-    "Mode",
-    "RecalibrateOptions",
     "Target",
-    "Weighting",
     "accuracy",
     "calibrate",
     "calibration",

@@ -35,7 +35,7 @@ DEFAULT_LABELS = "labels"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of `labels` each model answers rightly by `output`.
+    """The number of `labels` that each model answers rightly by `output`.
 
     Models are `before` (the input in evaluation), `recalibrated` (with new statistics, before substitution), `unfitted`
     (substituted, with scale and bias of BatchNormalization) and `after` (the result). Where labels were found that
@@ -48,7 +48,7 @@ class Accuracy:
     problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As the JSON report writes it."""
+        """The accuracy as the JSON report writes it."""
         right = None if self.right is None else dict(self.right)
         return {"output": self.output, "labels": self.labels, "right": right, "problem": self.problem}
 
@@ -58,7 +58,7 @@ class _Incomparable(Exception):  # noqa: N818 - a finding about data, which is a
 
 
 def labels_of(data: Data, signature: Signature, labels: str | None) -> str:
-    """What the labels are called where a batch is a mapping; "" where there are none. Reads the first batch.
+    """The name of the labels where a batch is a mapping; "" where there are none. Reads the first batch.
 
     `labels` None takes those called "labels", if there are any, and "" never takes any. Raises UsageError where labels
     were asked for by name and are not there, or `data` cannot be read once more.

@@ -1,4 +1,4 @@
-"""How far new statistics are from those that were stored: what tells stale ones."""
+"""The distance of new statistics from the stored ones, which shows stale ones."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -43,7 +43,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Fitted:
-    """How far a substitute is from its BatchNormalization, before and after fitting.
+    """The distance of a substitute from its BatchNormalization, before and after fitting.
 
     The root of the mean squared difference over all values, as a share of the standard deviation of the output.
     """
@@ -54,7 +54,7 @@ class Fitted:
     after: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As the JSON report writes it."""
+        """The distance as the JSON report writes it."""
         return {"node": self.node, "groups": self.groups, "before": self.before, "after": self.after}
 
 

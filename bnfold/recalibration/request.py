@@ -1,4 +1,4 @@
-"""What a caller asks for, as one thing: data or a file of weights, and how to use it."""
+"""Recalibration, substitution and accuracy from data, or from a file of weights, as the options ask for it."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from bnfold.passes.substitute_batch_norm import KINDS
 from bnfold.progress import StageProgress
 from bnfold.recalibration.accuracy import DEFAULT_LABELS, Accuracy, labels_of, task_accuracy
 from bnfold.recalibration.fitting import Fitted, fit
-from bnfold.recalibration.run import Calibration, Mode, RecalibrateOptions, Weighting, calibrate
+from bnfold.recalibration.run import Calibration, calibrate
 from bnfold.recalibration.weights import statistics_from
 from bnfold.statistics import Statistics
 
@@ -40,16 +40,7 @@ def calibration(
         return statistics_from(weights, model, keep)
     if data is None:
         return None
-    how = RecalibrateOptions(
-        Mode(options.mode),
-        Weighting(options.statistics),
-        tuple(keep),
-        on_progress,
-        options.spill,
-        options.spill_limit,
-        options.spill_budget,
-    )
-    return calibrate(file, model, _opened(data, model, options), how)
+    return calibrate(file, model, _opened(data, model, options), options, keep=keep, on_progress=on_progress)
 
 
 def substitution(
@@ -64,7 +55,7 @@ def substitution(
     keep: Iterable[str] = (),
     on_progress: StageProgress | None = None,
 ) -> tuple[SubstituteBatchNormOptions, tuple[Fitted, ...]]:
-    """What `kind` ("group-norm", "group-norm:8", "instance-norm", "layer-norm") asks for, fitted to `data` if given.
+    """Options of the substitute `kind` ("group-norm", "group-norm:8", "instance-norm", "layer-norm"), fitted to `data`.
 
     `statistics` are those that BatchNormalization gets first. Raises UsageError.
     """
@@ -88,7 +79,7 @@ def accuracy(
     *,
     on_progress: StageProgress | None = None,
 ) -> Accuracy | None:
-    """What the labels in `data` say of the model in `original`, which is edited, and of what `passes` made of it.
+    """The accuracy by the labels in `data` of the model in `original`, which is edited, and of the result of `passes`.
 
     None where `data` is None or has no labels. Raises UsageError.
     """

@@ -4,10 +4,8 @@ Exact: level by level of normalizations, so that each sees what the final ones b
 Fast: one pass in which every normalization uses the statistics of its batch, as training does.
 """
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,43 +17,13 @@ from bnfold.equivalence import SegmentedModel, tap
 from bnfold.errors import ModelError, UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
+from bnfold.options import CalibrationOptions
 from bnfold.progress import StageProgress
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.exact import Beside, ByLevel
 from bnfold.recalibration.kept_values import KeptValues
 from bnfold.recalibration.targets import Target, targets_of
 from bnfold.statistics import Averaged, Merger, Pooled, Statistics, moments_of
-
-
-class Mode(StrEnum):
-    """Which statistics a normalization's data is made with: the final ones, or those of its batch."""
-
-    EXACT = "exact"
-    FAST = "fast"
-
-
-class Weighting(StrEnum):
-    """What the statistics are of: the population of all values, or what PyTorch's `update_bn` gives."""
-
-    POPULATION = "population"
-    TORCH = "torch"
-
-
-@dataclass(frozen=True)
-class RecalibrateOptions:
-    """`keep`: shell patterns of node names whose statistics stay. `on_progress`: see `Source`.
-
-    What the exact mode keeps between levels: `spill_limit` bytes in memory, and where `spill` names a folder, what
-    exceeds them in a temporary file of at most `spill_budget` bytes there.
-    """
-
-    mode: Mode = Mode.EXACT
-    weighting: Weighting = Weighting.POPULATION
-    keep: tuple[str, ...] = ()
-    on_progress: StageProgress | None = None
-    spill: str | os.PathLike[str] | None = None
-    spill_limit: int = 1 << 30
-    spill_budget: int = 16 << 30
 
 
 @dataclass(frozen=True)
@@ -98,51 +66,56 @@ class Calibration:
         }
 
 
-def calibrate(file: OnnxFile, model: Model, data: Data, options: RecalibrateOptions | None = None) -> Calibration:
+def calibrate(
+    file: OnnxFile,
+    model: Model,
+    data: Data,
+    options: CalibrationOptions | None = None,
+    *,
+    keep: Iterable[str] = (),
+    on_progress: StageProgress | None = None,
+) -> Calibration:
     """Run `data` through the model of `file` and gather the statistics of each BatchNormalization of its main graph.
 
-    `model` is the same file as a graph, not edited yet. Raises UsageError for data that does not fit or cannot be read
-    as often as needed, ModelError where there is nothing to compute.
+    `model` is the same file as a graph, not edited yet. `keep` are shell patterns of node names whose statistics stay;
+    `on_progress`: see `Source`. Raises UsageError for data that does not fit or cannot be read as often as needed,
+    ModelError where there is nothing to compute.
     """
-    options = options or RecalibrateOptions()
-    torch = options.weighting is Weighting.TORCH
-    targets, left_out = targets_of(model, options.keep)
+    options = options or CalibrationOptions()
+    by_torch = options.statistics == "torch"
+    targets, left_out = targets_of(model, tuple(keep))
     if not targets:
         reasons = "; ".join(f"{node}: {why}" for (_, node), why in left_out.items())
         raise ModelError(f"there is no BatchNormalization to recalibrate{f' ({reasons})' if reasons else ''}")
-    if torch or options.mode is Mode.FAST:
-        return _fast(file, targets, left_out, data, options)
-    return _exact(file, targets, left_out, data, options)
+    if by_torch or options.mode == "fast":
+        found = _fast(file, targets, data, by_torch=by_torch, on_progress=on_progress)
+    else:
+        found = _exact(file, targets, data, options, on_progress)
+    return replace(found, weighting=options.statistics, left_out=left_out)
 
 
 def _fast(
-    file: OnnxFile,
-    targets: Sequence[Target],
-    left_out: Mapping[NodeKey, Refused],
-    data: Data,
-    options: RecalibrateOptions,
+    file: OnnxFile, targets: Sequence[Target], data: Data, *, by_torch: bool, on_progress: StageProgress | None
 ) -> Calibration:
     """One pass in which each normalization uses its batch; one batch of values is in memory at a time."""
-    gathered = _Gathered([target.place for target in targets], options.weighting)
-    batches = Source(data, 1, options.on_progress).batches()
-    for values in tap(file, gathered.places, batches, known={}, by_batch=True):
+    gathered = _Gathered([target.place for target in targets], by_torch=by_torch)
+    for values in tap(file, gathered.places, Source(data, 1, on_progress).batches(), known={}, by_batch=True):
         gathered.take(values)
     known, drifts = gathered.statistics(targets)
-    told = options.weighting.value
-    return Calibration(known, drifts, Mode.FAST.value, told, gathered.batches, 1, 1, left_out=left_out)
+    return Calibration(known, drifts, "fast", batches=gathered.batches, passes=1, levels=1)
 
 
 def _exact(
     file: OnnxFile,
     targets: Sequence[Target],
-    left_out: Mapping[NodeKey, Refused],
     data: Data,
-    options: RecalibrateOptions,
+    options: CalibrationOptions,
+    on_progress: StageProgress | None,
 ) -> Calibration:
     """Level by level; while one batch runs, the moments of the one before it are computed."""
     levels = _by_level(targets)
     places = [[target.place for target in level] for level in levels]
-    source = Source(data, len(levels), options.on_progress, kept=True)
+    source = Source(data, len(levels), on_progress, kept=True)
     known: dict[NodeKey, Statistics] = {}
     drifts: dict[NodeKey, Drift] = {}
     batches = 0
@@ -152,7 +125,7 @@ def _exact(
     ):
         by_level = ByLevel(model, len(levels), source, kept)
         for number, level in enumerate(levels):
-            gathered = _Gathered(places[number], options.weighting)
+            gathered = _Gathered(places[number])
             with Beside(gathered.take) as beside:
                 by_level.run(number, known, beside.take)
             batches = gathered.batches
@@ -162,15 +135,13 @@ def _exact(
     return Calibration(
         known,
         tuple(drifts[target.place] for target in targets),
-        Mode.EXACT.value,
-        options.weighting.value,
-        batches,
-        by_level.read,
-        len(levels),
-        kept.most_in_memory,
-        kept.most_in_file,
-        by_level.repeated,
-        left_out,
+        "exact",
+        batches=batches,
+        passes=by_level.read,
+        levels=len(levels),
+        kept_bytes=kept.most_in_memory,
+        spilled_bytes=kept.most_in_file,
+        repeated=by_level.repeated,
     )
 
 
@@ -184,9 +155,9 @@ def _by_level(targets: Iterable[Target]) -> list[list[Target]]:
 class _Gathered:
     """The moments of the data of some normalizations, batch by batch."""
 
-    def __init__(self, places: Sequence[NodeKey], weighting: Weighting) -> None:
+    def __init__(self, places: Sequence[NodeKey], *, by_torch: bool = False) -> None:
         self.places = tuple(places)
-        self._weighting = weighting
+        self._by_torch = by_torch
         self._merged: dict[NodeKey, Merger] = {}
 
     @property
@@ -212,7 +183,7 @@ class _Gathered:
             raise UsageError(f"the data makes values at {place[1]} that are not finite: look for broken rows in it")
         moments = moments_of(values)
         if place not in self._merged:
-            self._merged[place] = (Averaged if self._weighting is Weighting.TORCH else Pooled)(moments.channels)
+            self._merged[place] = (Averaged if self._by_torch else Pooled)(moments.channels)
         try:
             self._merged[place].add(moments)
         except ValueError as why:

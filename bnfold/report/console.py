@@ -28,7 +28,7 @@ _STAYS = (Action.KEPT, Action.MERGED)
 
 
 def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
-    """What `optimize` did: before and after, every normalization that stays and why, the verdict."""
+    """Print the report of `optimize`: before and after, every normalization that stays and why, the verdict."""
     if verbosity < 0:
         return
     if report.output is not None:
@@ -61,7 +61,7 @@ def _print_passes(report: Report, console: Screen, *, every: bool) -> None:
         return
     from bnfold.report.document import PassRun
 
-    for each in (PassRun.of(told) for told in report.passes if told.get("verdict")):
+    for each in (PassRun.of(run) for run in report.passes if run.get("verdict")):
         what = f": {changed(each)}" if each.counts else ""
         _line(console, f"pass {each.name} ({took(each)}){what}: {pass_verdict(each)}")
 
@@ -106,7 +106,7 @@ def _accurate(accuracy: Mapping[str, Any]) -> str:
 
 
 def print_comparison(report: ComparisonReport, console: Screen, verbosity: int = 0) -> None:
-    """What `verify` found."""
+    """Print the report of `verify`."""
     if verbosity < 0:
         return
     _print_verdict(report, console, every=verbosity > 0)
@@ -138,7 +138,7 @@ def print_inspection(inspection: Inspection, console: Screen, verbosity: int = 0
 
 
 def print_judged(judged: "Judged", console: Screen, verbosity: int = 0) -> None:
-    """What became of a verdict that was taken again, and which measurements are judged otherwise."""
+    """Print a verdict that was judged again, and the measurements that are judged otherwise."""
     if verbosity < 0:
         return
     for before, after in judged.changes:
@@ -272,7 +272,7 @@ def _print_layers(layers: Mapping[str, Any], console: Screen, *, every: bool) ->
 
 
 def _shown(verification: Mapping[str, Any], *, every: bool) -> Iterable[str]:
-    """What of the changes is proved, where anything was run, and what was compared by running only."""
+    """The sentences on proofs: the changes that are proved, and those that were compared by running only."""
     if verification.get("measurements") and verification.get("shown"):
         yield one_line(str(verification["shown"]))
     for change in verification.get("by_running_only", ()) if every else ():

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from bnfold.errors import UsageError
 from bnfold.report.report import GOOD
-from bnfold.report.reproduction import reproduction
+from bnfold.report.reproduction import reproduction, why_none
 from bnfold.report.text import one_line, printable
 
 Data = Mapping[str, Any]
@@ -39,7 +39,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of one normalization; `reason` and `sentence` are "" for one that did not stay."""
+    """The fate of one normalization; `reason` and `sentence` are "" for one that did not stay."""
 
     node: str
     scope: str
@@ -57,8 +57,8 @@ class Fate:
         texts = {key: _text(data[key]) for key in ("node", "scope", "op_type", "action", "detail")}
         if data.get("partly"):
             texts["action"] = f"partly {texts['action']}"
-        told = {"reason": _text(reason["code"]), "sentence": _text(reason["sentence"])}
-        return cls(**texts, **told, target=tuple(map(_text, data["target"])))
+        why = {"reason": _text(reason["code"]), "sentence": _text(reason["sentence"])}
+        return cls(**texts, **why, target=tuple(map(_text, data["target"])))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Comparison:
 
     @property
     def differing(self) -> tuple[Measured, ...]:
-        """What does not agree."""
+        """The measurements that do not agree."""
         return tuple(each for each in self.measured if not each.agrees)
 
     @property
@@ -163,7 +163,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far new statistics are from the stored ones; both None where nothing was stored."""
+    """The distance of new statistics from the stored ones; both None where nothing was stored."""
 
     node: str
     scope: str
@@ -203,7 +203,7 @@ class Recalibration:
 
 @dataclass(frozen=True)
 class Fitted:
-    """How far a substitute is from its normalization, in standard deviations of the output."""
+    """The distance of a substitute from its normalization, in standard deviations of the output."""
 
     node: str
     groups: int
@@ -324,7 +324,7 @@ class Proved:
 
 @dataclass(frozen=True)
 class Placed:
-    """How many nodes ran where, and of which operators, in one session."""
+    """The placement of one session: how many nodes ran where, and of which operators."""
 
     provider: str
     optimization: str
@@ -348,8 +348,8 @@ class Document:
 
     `subject` names the model or models, `file` is the path of the one that the verdict is about. `before` and `after`
     are None where there is none. `largest` is the worst measurement. `command` reproduces the run, "" where no command
-    can. `actions` counts the fates. `divergence` says which
-    of the `layers`, the values inside the models, is the first that diverges.
+    can; `no_command` says why, where passes are the cause. `actions` counts the fates. `divergence` says which of the
+    `layers`, the values inside the models, is the first that diverges.
     """
 
     kind: str
@@ -382,6 +382,7 @@ class Document:
     seed: int | None = None
     environment: tuple[tuple[str, str], ...] = ()
     command: str = ""
+    no_command: str = ""
     error: str = ""
     actions: Mapping[str, int] = field(default_factory=dict)
 
@@ -434,7 +435,7 @@ class Document:
 
     @property
     def standings(self) -> Mapping[str, int]:
-        """How many proofs there are of each standing."""
+        """The number of proofs of each standing."""
         return Counter(proof.standing for proof in self.proofs)
 
 
@@ -451,6 +452,7 @@ def _fields(data: Data) -> dict[str, Any]:
         "environment": (*_environment(data.get("environment") or {}), *_passes(data.get("passes") or ())),
         "published": _text(data.get("published")),
         "command": one_line(reproduction(data)),
+        "no_command": one_line(why_none(data)),
         "error": _text(data.get("error")),
     }
     decisions = data.get("decisions", ())
@@ -502,9 +504,9 @@ def _subject(data: Data) -> str:
 
 def _passes(passes: Iterable[Data]) -> Iterator[tuple[str, str]]:
     """The passes that ran, as one more thing that the result was made with."""
-    told = [f"{_text(each['name'])} (preserves {_text(each['preserves'])})" for each in passes]
-    if told:
-        yield "passes", ", ".join(told)
+    listed = [f"{_text(each['name'])} (preserves {_text(each['preserves'])})" for each in passes]
+    if listed:
+        yield "passes", ", ".join(listed)
 
 
 def _environment(data: Data) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,4 @@
-"""What a run was made with: what decides about rounding and speed, and nothing that names a machine or a person."""
+"""The environment of a run: all that decides about rounding and speed, nothing that names a machine or a person."""
 
 import platform
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-ep-openvino", "onnxruntime-ep-webgpu")
-"""The distributions whose versions are told, where they are installed; none of them is imported for it."""
+"""The distributions whose versions are reported, where they are installed; none of them is imported for it."""
 
 
 @cache

@@ -7,7 +7,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from bnfold.atomic import create, hidden_name
+from bnfold.addresses import is_address, require_remote, send_text
+from bnfold.atomic import create, hidden_name, place_of
 from bnfold.errors import OutputError
 
 
@@ -16,18 +17,21 @@ class ReportFile:
 
     A regular file is written beside its place and moved there, so a reader sees the old report or the new one.
     A device or pipe (``/dev/stdout``) is written directly; the path ``-`` stands for standard output, which is the
-    caller's to write. Raises `OutputError` where that cannot work.
+    caller's to write. An address (``s3://``) is written at the end. Raises `OutputError` where that cannot work.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.is_standard_output = os.fspath(path) == "-"
-        if self.is_standard_output:
+        self._address = os.fspath(path) if is_address(path) else ""
+        if self._address:
+            require_remote(self._address)
+        if self.is_standard_output or self._address:
             return
         try:
             self._special = _is_special(self.path)
             # A link is followed, so that the file it names is what gets replaced.
-            self._target = self.path if self._special else Path(os.path.realpath(self.path))
+            self._target = self.path if self._special else place_of(self.path)
             if not self._special:
                 handle, probe = self._beside()
                 os.close(handle)
@@ -37,6 +41,9 @@ class ReportFile:
 
     def write(self, text: str) -> None:
         """Put the text there, encoded as UTF-8. Raises `OutputError`; what was there before is then untouched."""
+        if self._address:
+            send_text(self._address, text)
+            return
         try:
             if self._special:
                 with self._target.open("w", encoding="utf-8") as stream:

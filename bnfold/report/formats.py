@@ -22,6 +22,7 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
     JUNIT = "junit"
     GITHUB = "github"
+    SARIF = "sarif"
 
 
 SUFFIXES = {
@@ -31,25 +32,27 @@ SUFFIXES = {
     ".md": Format.MARKDOWN,
     ".markdown": Format.MARKDOWN,
     ".xml": Format.JUNIT,
+    ".sarif": Format.SARIF,
 }
 
 _NEEDS = {"jinja2": "Jinja2", "matplotlib": "matplotlib"}
 
 
 def format_of(path: str | os.PathLike[str]) -> Format | None:
-    """What the suffix tells, or None where it tells nothing."""
+    """The format that the suffix names, or None."""
     return SUFFIXES.get(PurePath(path).suffix.lower())
 
 
 def form_for(path: str | os.PathLike[str], asked: Format | None = None) -> Format:
     """The format of a file, from its suffix or as `asked`. Raises UsageError where they differ or neither tells."""
-    told = format_of(path)
-    if told is not None and asked not in (None, told):
-        raise UsageError(f"{os.fspath(path)} is named like {told}, and --report-format asks for {asked}")
-    form = told or asked
+    by_suffix = format_of(path)
+    if by_suffix is not None and asked not in (None, by_suffix):
+        raise UsageError(f"{os.fspath(path)} is named like {by_suffix}, and --report-format asks for {asked}")
+    form = by_suffix or asked
     if form is None:
         raise UsageError(
-            f"{os.fspath(path)}: the name tells no format; use .json, .html, .md or .xml, or add --report-format"
+            f"{os.fspath(path)}: the name tells no format; "
+            "use .json, .html, .md, .xml or .sarif, or add --report-format"
         )
     return form
 
@@ -62,7 +65,8 @@ def require(form: Format) -> None:
 
 
 def render(report: AnyReport | Inspection | Mapping[str, Any], form: Format | str) -> str:
-    """The report, or the data of one, in that form: a `Format`, or "json", "html", "markdown", "junit" or "github".
+    """The report, or the data of one, in that form: a `Format`, or "json", "html", "markdown", "junit", "github" or
+    "sarif".
 
     Raises UsageError for data that is no report, and where the extra that HTML needs is not installed.
     """
@@ -88,3 +92,7 @@ def render(report: AnyReport | Inspection | Mapping[str, Any], form: Format | st
             from bnfold.report.annotations import to_annotations
 
             return to_annotations(document)
+        case Format.SARIF:
+            from bnfold.report.sarif import to_sarif
+
+            return to_sarif(document)

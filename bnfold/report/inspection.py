@@ -1,4 +1,4 @@
-"""What `inspect` found: every normalization of a model, and what `optimize` would do with it."""
+"""The findings of `inspect`: every normalization of a model, and what `optimize` would do with it."""
 
 from dataclasses import dataclass
 from typing import Any

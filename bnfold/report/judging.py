@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bnfold.report.document import Measured
 
 _FOUND = ("notes", "feeds", "sizes", "placements", "proofs", "shown", "by_running_only", "spent", "layers", "seed")
-"""What the models showed when they ran, which no tolerance changes."""
+"""The observations of the runs, which no tolerance changes."""
 
 
 @dataclass(frozen=True)

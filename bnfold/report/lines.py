@@ -16,7 +16,7 @@ class Screen(Protocol):
 
     @property
     def width(self) -> int:
-        """How many characters stand beside each other."""
+        """The number of characters in a line."""
 
     def print(self, *objects: Any, **how: Any) -> None:
         """Print one line; `style` is that of the whole line."""
@@ -32,7 +32,7 @@ class Lines:
 
     @classmethod
     def for_standard_output(cls) -> "Lines":
-        """As wide as the terminal; coloured where standard output is one, as NO_COLOR and FORCE_COLOR have it."""
+        """A screen as wide as the terminal; in colour on a terminal, subject to NO_COLOR and FORCE_COLOR."""
         wanted = sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
         wanted = wanted or bool(os.environ.get("FORCE_COLOR"))
         return cls(shutil.get_terminal_size().columns, coloured=wanted and not os.environ.get("NO_COLOR"))

@@ -142,7 +142,7 @@ def _comparison(document: Document) -> Iterable[str]:
 
 
 def _changes(document: Document) -> Iterable[str]:
-    """What else was done or found."""
+    """The sections on everything else that was done or found."""
     if document.recalibration is not None:
         yield _drifted(document.recalibration)
     if document.fitted:
@@ -205,7 +205,8 @@ def _made(document: Document) -> str:
     versions = (("bnfold", document.version), *document.environment)
     facts = ", ".join(f"{inert(key)} {inert(value)}" for key, value in versions)
     command = f"\n\n<pre>{html.escape(shortened(document.command, 2000))}</pre>" if document.command else ""
-    return f"<sub>{facts}</sub>{command}"
+    why = f"\n\n{inert(document.no_command, 400)}" if document.no_command and not document.command else ""
+    return f"<sub>{facts}</sub>{command}{why}"
 
 
 def _folded(title: str, body: str) -> str:

@@ -1,4 +1,4 @@
-"""What one run of bnfold did, as data: everything the renderers show, and nothing they would have to compute."""
+"""One run of bnfold as data: everything the renderers show, and nothing they would have to compute."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ GOOD = ("equivalent", "proved")
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What a model is, in the numbers a person compares before and after.
+    """A model in the numbers that a person compares before and after.
 
     `path` is None for a model that was never a file. `nbytes` counts the model file and its external data;
     `sha256` (lower-case hex) is that of the model file alone, None where it was not computed. `nodes` and
@@ -51,7 +51,7 @@ class ModelSummary:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What one optimization did.
+    """The report of one optimization.
 
     `verdict` is the word of `bnfold.equivalence.Verdict`, `explanation` one sentence on it ("" where it needs none).
     `output` describes the optimized model even where it was not published; `published` is the path it was published
@@ -125,7 +125,7 @@ class Report:
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """What one comparison of two models found; `verification` is `Verification.to_dict()`."""
+    """The report of one comparison; `verification` is `Verification.to_dict()`."""
 
     kind: ClassVar[str] = "verify"
 

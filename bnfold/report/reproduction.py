@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from bnfold.options import COMMANDS, OptimizeOptions, Options, options_of
+from bnfold.options import COMMANDS, OptimizeOptions, Options, is_from_python, options_of
 
 _FROM_PYTHON = ("inputs", "recalibrate", "data")
 
@@ -21,10 +21,24 @@ def reproduction(report: Mapping[str, Any]) -> str:
             options["dry_run"] = True
     else:
         return ""
-    if any(options.get(name) is True for name in _FROM_PYTHON):
+    if any(options.get(name) is True for name in _FROM_PYTHON) or _passes_from_python(options):
         return ""
     command = _command(report["kind"], options)
     return shlex.join(["bnfold", command, *models, *COMMANDS[command].words(options)])
+
+
+def why_none(report: Mapping[str, Any]) -> str:
+    """A sentence where passes are why no command makes a run again, "" elsewhere."""
+    found = _passes_from_python(report.get("options") or {})
+    if not found:
+        return ""
+    are = "is a function or an object" if len(found) == 1 else "are functions or objects"
+    names = ", ".join(dict.fromkeys(found))
+    return f"No command makes it again: {names} {are} of Python that no script.py:function names."
+
+
+def _passes_from_python(options: Mapping[str, Any]) -> list[str]:
+    return [str(each) for each in options.get("passes") or () if is_from_python(str(each))]
 
 
 def _command(kind: str, options: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ def by_reason(document: "Document") -> "dict[tuple[str, str], list[Fate]]":
 
 
 def blamed(attribution: "Attribution") -> str:
-    """What came before the names of the guilty: whether they explain the difference, and what was done."""
+    """The words before the names of the guilty: whether they explain the difference, and what was done."""
     what = "passes" if attribution.passes and not attribution.guilty else "folds"
     if attribution.passes and attribution.guilty:
         what = "folds and passes"

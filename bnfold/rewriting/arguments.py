@@ -17,7 +17,7 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     str: (str, "a text"),
     tuple[str, ...]: (lambda text: tuple(filter(None, text.split("+"))), "texts with + between them"),
 }
-"""How a text is read as each type of field, and what such a text is."""
+"""The reader of a text for each type of field, and a description of such a text."""
 
 
 def split_options(text: str, what: str) -> dict[str, str]:
@@ -81,15 +81,15 @@ def values_for(made: Any, given: Mapping[str, str], what: str) -> dict[str, Any]
 
 
 def _value(kind: Any, text: str, what: str) -> Any:
-    read, told = _READERS[kind]
+    read, wanted = _READERS[kind]
     try:
         return read(text)
     except (ValueError, KeyError):
-        raise UsageError(f"{what} is {told}, not {text!r}") from None
+        raise UsageError(f"{what} is {wanted}, not {text!r}") from None
 
 
 def keywords_for(function: Any, given: Mapping[str, str], what: str) -> dict[str, Any]:
-    """The same for a function, whose options are its further parameters: read as what their defaults are."""
+    """The values for a function, whose options are its further parameters, each read as the type of its default."""
     if not given:
         return {}
     parameters = dict(list(inspect.signature(function).parameters.items())[1:])

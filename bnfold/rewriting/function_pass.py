@@ -48,7 +48,7 @@ class FunctionPass:
         return form_of(self.function)
 
     def cost(self, file: OnnxFile) -> str:
-        """What it costs to give the function a large model, in a sentence; "" where that is little."""
+        """The cost of giving the function a large model, in a sentence; "" where that is little."""
         nbytes = sum(stored.payload.nbytes for stored in file.payloads)
         if self.form is not Form.PROTO or nbytes < _LARGE:
             return ""
@@ -82,7 +82,7 @@ class FunctionPass:
 
 
 def form_of(function: Callable[..., Any]) -> Form:
-    """What a function takes a model as, by the annotation of its first parameter, or else of what it returns."""
+    """The form in which a function takes a model: the annotation of its first parameter, or else of its result."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

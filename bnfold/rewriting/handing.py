@@ -1,4 +1,4 @@
-"""How a model is handed to a function and taken back: large weights stay in their file until the function asks for one.
+"""A model handed to a function and taken back: large weights stay in their file until the function asks for one.
 
 A weight that stays is external data of the root of the file system, `base_dir` "/": one name for every file there is.
 What comes back under the same name, offset and length is the same weight, and its bytes need not be looked at.
@@ -26,11 +26,11 @@ BASE = "/"
 """The `base_dir` of every weight that stays in its file."""
 
 _INLINE_BYTES = 1 << 20
-"""What was computed and is smaller is handed over in the model itself; the rest goes to a temporary file."""
+"""Computed tensors that are smaller are handed over in the model itself; others go to a temporary file."""
 
 
 class Form(StrEnum):
-    """What a function takes a model as."""
+    """The form in which a function takes a model."""
 
     PROTO = "onnx.ModelProto"
     EXTERNAL = "onnx.ModelProto and base_dir"
@@ -139,7 +139,7 @@ class Handed:
     # ------------------------------------------------------------------ and back
 
     def came_back(self, result: Any) -> tuple[ModelProto, OnnxFile]:
-        """What the function made, as a structure over the payloads of a file. Raises TypeError for what is no model."""
+        """The function's result, as a structure over the payloads of a file. Raises TypeError where it is no model."""
         made = self.given if result is None else result
         kind = type(made).__module__.partition(".")[0]
         if isinstance(made, ModelProto):

@@ -1,4 +1,4 @@
-"""What a function did to a model, and nothing else: three structures become one.
+"""The edits of a function on a model, and nothing else: three structures become one.
 
 `before` is the model, `baseline` what the function was given, after the same way there and back with nothing done to
 it, and `after` what it made. What is in `after` as in the baseline was not touched: it is taken from `before`, byte
@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from bnfold.graph.sameness import domain_of, same_function, same_node, same_sparse_tensor, same_tensor
+from bnfold.rewriting.training_statistics import part_statistics
 
 _M = TypeVar("_M", bound=Message)
 _Key = Callable[[Any], Any]
@@ -51,6 +52,8 @@ class Merger:
             self._functions,
         )
         made.graph.CopyFrom(self.graphs(before.graph, baseline.graph, after.graph))
+        if self.forgetful:
+            part_statistics(made, before)
         if self.forgetful and made.ir_version < _INITIALIZERS_ARE_NO_INPUTS:
             _list_initializers(made.graph, before.graph)
         called = {(node.domain, node.op_type) for node in _every_node([made.graph, *functions])}
@@ -64,7 +67,7 @@ class Merger:
         return made
 
     def graphs(self, before: GraphProto, baseline: GraphProto, after: GraphProto) -> GraphProto:
-        """The same of one graph."""
+        """Merge one graph."""
         made = GraphProto()
         made.CopyFrom(before)
         for field in ("name", "doc_string"):
@@ -92,9 +95,8 @@ class Merger:
         _set(made.sparse_initializer, sparse)
         defaults = {tensor.name for tensor in made.initializer} | {each.values.name for each in made.sparse_initializer}
         keep = _as_before if self.forgetful else None  # what callers see is not for another tool to change
-        inputs = self._list(
-            before.input, baseline.input, after.input, _name, keep, alive=defaults, forgetful=self.forgetful
-        )
+        fed = {value.name for value in before.input} if self.forgetful else defaults
+        inputs = self._list(before.input, baseline.input, after.input, _name, keep, alive=fed, forgetful=self.forgetful)
         _set(made.input, inputs)
         _set(made.output, self._list(before.output, baseline.output, after.output, _name, keep))
         makers = {output: node for node in made.node for output in node.output}
@@ -315,7 +317,7 @@ def _domain(each: Any) -> str:
 
 
 def _made_value(node: NodeProto) -> Any:
-    """What tells a node from the others of its scope: the first value that it makes."""
+    """The first value that a node makes, which identifies it in its scope."""
     return next((output for output in node.output if output), None) or (node.op_type, node.name, tuple(node.input))
 
 

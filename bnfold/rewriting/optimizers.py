@@ -20,11 +20,11 @@ from bnfold.rewriting.function_pass import FunctionPass
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Another optimizer. `distribution` is what to install, `module` what it is imported as."""
+    """Another optimizer. `distribution` is what to install, `module` what is imported: where empty, `name`."""
 
     name: ClassVar[str]
-    distribution: ClassVar[str]
-    module: ClassVar[str]
+    distribution: ClassVar[str] = ""
+    module: ClassVar[str] = ""
     preserves: ClassVar[Preserves] = Preserves.ALGEBRAIC
 
     def rewrite(self, file: OnnxFile) -> OnnxFile:
@@ -35,7 +35,7 @@ class Optimizer:
         return self._as_function().rewrite(file)
 
     def cost(self, file: OnnxFile) -> str:
-        """What it costs to give the optimizer a large model, in a sentence; "" where that is little."""
+        """The cost of giving the optimizer a large model, in a sentence; "" where that is little."""
         return self._as_function().cost(file)
 
     def _as_function(self) -> FunctionPass:
@@ -47,11 +47,11 @@ class Optimizer:
 
 
 def missing(optimizer: type[Optimizer]) -> str:
-    """How to install an optimizer that is not; "" for one that is."""
-    package = optimizer.module.partition(".")[0]
-    if importlib.util.find_spec(package) is not None:
+    """The advice to install an optimizer that is missing; "" for one that is installed."""
+    if importlib.util.find_spec(optimizer.module or optimizer.name) is not None:
         return ""
-    return f"needs the package {optimizer.distribution}: pip install {optimizer.distribution}"
+    distribution = optimizer.distribution or optimizer.name
+    return f"needs the package {distribution}: pip install {distribution}"
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,6 @@ class OnnxSim(Optimizer):
     """onnxsim: constant folding with onnxruntime, and the passes of onnxoptimizer."""
 
     name: ClassVar = "onnxsim"
-    distribution: ClassVar = "onnxsim"
-    module: ClassVar = "onnxsim"
     skip_fuse_bn: bool = False
     skip_constant_folding: bool = False
     skip_shape_inference: bool = False
@@ -85,8 +83,6 @@ class OnnxSlim(Optimizer):
     """onnxslim: fusions, constant folding and shape inference."""
 
     name: ClassVar = "onnxslim"
-    distribution: ClassVar = "onnxslim"
-    module: ClassVar = "onnxslim"
     no_shape_infer: bool = False
     skip_fusion_patterns: tuple[str, ...] = ()
 
@@ -105,8 +101,6 @@ class OnnxScript(Optimizer):
     """onnxscript: its optimizer, and the rewrite rules that it applies by default."""
 
     name: ClassVar = "onnxscript"
-    distribution: ClassVar = "onnxscript"
-    module: ClassVar = "onnxscript"
     rewrites: bool = True
     inline: bool = True
 
@@ -123,8 +117,6 @@ class OnnxOptimizer(Optimizer):
     """onnxoptimizer: its fusions and eliminations."""
 
     name: ClassVar = "onnxoptimizer"
-    distribution: ClassVar = "onnxoptimizer"
-    module: ClassVar = "onnxoptimizer"
     passes: tuple[str, ...] = ()
     fixed_point: bool = False
 
@@ -140,12 +132,10 @@ class OnnxRuntime(Optimizer):
     """onnxruntime: its offline graph optimizations, of level "basic" or "extended"."""
 
     name: ClassVar = "onnxruntime"
-    distribution: ClassVar = "onnxruntime"
-    module: ClassVar = "onnxruntime"
     level: str = "basic"
 
     def optimized(self, model: ModelProto) -> ModelProto:
-        """What onnxruntime writes as its optimized model. Raises UsageError for a level that it does not have."""
+        """The model that onnxruntime writes as optimized. Raises UsageError for a level that it does not have."""
         import onnx
         import onnxruntime
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold.batches import script_of
 from bnfold.batches.sources import load_script
 from bnfold.errors import BnfoldError, UsageError, nearest_name
+from bnfold.options import is_from_python
 from bnfold.passes import ORDER, Pass, PassOptions, Preserves, default_passes
 from bnfold.pipeline import Rewrite
 from bnfold.rewriting.arguments import described_options, keywords_for, options_holder, split_options, values_for
@@ -44,7 +45,7 @@ class Listed:
 
 
 def asked_passes(asked: Sequence[Any]) -> list[Asked]:
-    """What makes each of the passes that were asked for: names, pass objects and functions.
+    """The makers of the passes that were asked for: names, pass objects and functions.
 
     Scripts and plugins are loaded here, once. Raises UsageError for a name that nothing has, for options that a pass
     does not have, and for what is no pass.
@@ -69,6 +70,8 @@ def _by_text(text: str | os.PathLike[str]) -> Asked:
     for point in _plugins():
         if point.name == name:
             return _fixed(_configured(_loaded(point), name, given))
+    if is_from_python(name):
+        raise UsageError(f"the pass {name} came from Python: name it as script.py:function to run it elsewhere")
     known = [DEFAULT, *own, *OPTIMIZERS, *(point.name for point in _plugins())]
     near = nearest_name(name, known)
     hint = f"did you mean {near}?" if near else "`bnfold passes` lists those there are, script.py:function is one too"
@@ -129,7 +132,7 @@ def _loaded(point: "EntryPoint") -> Any:
 
 
 def _configured(found: Any, name: str, given: Mapping[str, str]) -> AnyPass:
-    """What was found under a name, with the options that were given behind it."""
+    """The pass found under a name, with the options that were given behind it."""
     what = f"--pass {name}"
     if isinstance(found, type) and _is_pass(found):
         values = values_for(found, given, what)
@@ -179,7 +182,7 @@ def _as_function(function: Callable[..., Any], name: str, options: Mapping[str, 
 
 
 def name_of(function: Any) -> str:
-    """What to call a function: its own name, that of what it is made from, or of its class."""
+    """The name of a function: its own, that of the function it wraps, or of its class."""
     own = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", None)
     return str(own or type(function).__name__)
 

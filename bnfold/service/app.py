@@ -29,10 +29,11 @@ from bnfold.service.bodies import (
     ModelRequest,
     of_job,
 )
+from bnfold.service.names import checked_hash, checked_name
 from bnfold.service.problems import Problem, documented
 from bnfold.service.runner import Runner
 from bnfold.service.settings import Settings
-from bnfold.service.store import Full, Mismatch, State, Store, Unknown, checked_hash, checked_name
+from bnfold.service.store import Full, Mismatch, State, Store, Unknown
 
 _LONGEST_WAIT = 60.0
 _BLOCK = 256 << 10  # bytes of a body on its way, kept for each connection
@@ -53,7 +54,7 @@ _LARGEST_JSON = 1 << 20
 
 
 class Service:
-    """What the routes share."""
+    """The parts of the service that the routes share."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -62,18 +63,19 @@ class Service:
         self.stopping = asyncio.Event()
 
     def files_of(self, key: str, state: State) -> list[str]:
-        """The names of what a job published, the model first."""
+        """The names of what a job published, as paths from the model's folder, the model first."""
         folder = self.store.folder_of(key) / "result"
         if state is not State.SUCCEEDED or not folder.is_dir():
             return []
         model = self.name_of(key)
-        return sorted((path.name for path in folder.iterdir()), key=lambda name: (name != model, name))
+        names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        return sorted(names, key=lambda name: (name != model, name))
 
     def name_of(self, key: str) -> str:
         """The name of the model that a job published."""
         return Path(self.store.model(self.store.job(key).contents["model"]).model).name
 
-    def told(self, key: str) -> JobAnswer:
+    def answer(self, key: str) -> JobAnswer:
         """A job as JSON. Raises Unknown."""
         job = self.store.job(key)
         return of_job(job, self.files_of(key, job.state))
@@ -298,7 +300,7 @@ def _jobs(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
         else:
             response.status_code = 200
         response.headers["Location"] = f"/v1/jobs/{stored.id}"
-        return await run_in_threadpool(service.told, stored.id)
+        return await run_in_threadpool(service.answer, stored.id)
 
     @router.get("", responses=documented(400, 401, 403, 422))
     async def get_jobs(
@@ -315,15 +317,15 @@ def _jobs(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
     @router.get("/{key}", responses=documented(400, 401, 403, 404, 422))
     async def get_job(key: Key, wait: Annotated[float, Query(ge=0, le=_LONGEST_WAIT)] = 0.0) -> JobAnswer:
         """A job as it stands; with `wait`, as it stands when it has ended or after that many seconds."""
-        told = await _told(service, key)
+        job = await _answer(service, key)
         deadline = asyncio.get_running_loop().time() + wait
-        while not told.state.final and not service.stopping.is_set():
+        while not job.state.final and not service.stopping.is_set():
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 break
             await asyncio.sleep(min(left, _LOOK_EVERY))
-            told = await _told(service, key)
-        return told
+            job = await _answer(service, key)
+        return job
 
     @router.get(
         "/{key}/events",
@@ -335,7 +337,7 @@ def _jobs(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
     )
     async def get_events(key: Key) -> StreamingResponse:
         """Server-sent events: `job` with the job's JSON whenever it changes, until it has ended."""
-        await _told(service, key)
+        await _answer(service, key)
         return StreamingResponse(_events(service, key), media_type="text/event-stream")
 
     @router.get(
@@ -348,11 +350,11 @@ def _jobs(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
     )
     async def get_report(key: Key, form: str) -> FileResponse:
         """The report of a job that has ended: json, html, md, or xml for JUnit."""
-        told = await _told(service, key)
+        job = await _answer(service, key)
         path = store.folder_of(key) / REPORTS.get(form, "none")
         if (
             form not in REPORTS
-            or told.state not in {State.SUCCEEDED, State.REJECTED, State.FAILED}
+            or job.state not in {State.SUCCEEDED, State.REJECTED, State.FAILED}
             or not path.is_file()
         ):
             raise Problem(404, f"this job has no report.{form[:20]}")
@@ -370,31 +372,31 @@ def _jobs(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
     )
     async def get_model(key: Key) -> FileResponse:
         """The model that a job published; ranges are served."""
-        told = await _told(service, key)
-        files = service.files_of(key, told.state)
+        job = await _answer(service, key)
+        files = service.files_of(key, job.state)
         if not files:
             raise Problem(404, "this job has published no model")
         return _download(store.folder_of(key) / "result" / files[0])
 
     @router.get(
-        "/{key}/files/{name}",
+        "/{key}/files/{name:path}",
         response_class=FileResponse,
         responses={**binary, 206: binary[200], **documented(400, 401, 403, 404, 416, 422)},
     )
     async def get_file(key: Key, name: str) -> FileResponse:
         """One file of what a job published: the model or its external data."""
-        told = await _told(service, key)
-        if name not in service.files_of(key, told.state):
+        job = await _answer(service, key)
+        if name not in service.files_of(key, job.state):
             raise Problem(404, "this job has published no such file")
         return _download(store.folder_of(key) / "result" / name)
 
     @router.delete("/{key}", responses=documented(400, 401, 403, 404, 422))
     async def delete_job(key: Key) -> JobAnswer:
         """Cancel a job that waits or runs; one that has ended stays as it is."""
-        await _told(service, key)
+        await _answer(service, key)
         await run_in_threadpool(store.cancel, key)
         service.runner.notify()
-        return await _told(service, key)
+        return await _answer(service, key)
 
     return router
 
@@ -410,9 +412,9 @@ def _title(store: Store, job: Job) -> str:
     return " ".join(store.model(job.contents[role]).model for role in COMMANDS[job.command] if role != "data")
 
 
-async def _told(service: Service, key: str) -> JobAnswer:
+async def _answer(service: Service, key: str) -> JobAnswer:
     try:
-        return await run_in_threadpool(service.told, key)
+        return await run_in_threadpool(service.answer, key)
     except Unknown as error:
         raise Problem(404, str(error)) from error
 
@@ -420,15 +422,15 @@ async def _told(service: Service, key: str) -> JobAnswer:
 async def _events(service: Service, key: str) -> AsyncIterator[str]:
     said, silent = "", 0.0
     while not service.stopping.is_set():
-        told = await _told(service, key)
-        text = told.model_dump_json()
+        job = await _answer(service, key)
+        text = job.model_dump_json()
         if text != said:
             said, silent = text, 0.0
             yield f"event: job\ndata: {text}\n\n"
         elif silent > 15:
             silent = 0.0
             yield ": still here\n\n"
-        if told.state.final:
+        if job.state.final:
             return
         await asyncio.sleep(_LOOK_EVERY)
         silent += _LOOK_EVERY
@@ -445,7 +447,7 @@ def _download(path: Path) -> FileResponse:
 
 
 async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in blocks of at least `_BLOCK`, but for the last."""
+    """The bytes of `chunks` in blocks of at least `_BLOCK`, but for the last."""
     block = bytearray()
     async for chunk in chunks:
         block += chunk

@@ -14,7 +14,7 @@ REPORTS = {"json": "report.json", "html": "report.html", "md": "report.md", "xml
 
 _FIXED = {"strict_external_data": True}
 _OF_A_SLOT = {"threads": 1}
-"""What an option is where the job does not say: jobs run side by side."""
+"""Defaults of a job's options that differ from the command line's: jobs run side by side."""
 _LEFT_OUT = frozenset({"dry_run", "keep_failed", "checksums", "distributions", "progress", "fold", "calibration"})
 PRINTING = frozenset({"inspect"})
 """The commands whose report is what they print."""
@@ -86,7 +86,7 @@ def arguments_of(
     folder: Path,
     settings: Settings,
 ) -> list[str]:
-    """What follows `bnfold`: the command, its models, its options, limits, and where its reports go."""
+    """The words behind `bnfold`: the command, its models, its options, limits, and the paths of its reports."""
     kind = options_class(command)
     own = {name: value for name, value in _FIXED.items() if _has(kind, name)}
     slot = {name: value for name, value in _OF_A_SLOT.items() if _has(kind, name)}

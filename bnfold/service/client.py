@@ -15,6 +15,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from bnfold.errors import BnfoldError, OutputError, UsageError
 from bnfold.job import COMMANDS
+from bnfold.paths import require_regular
+from bnfold.service.names import checked_name
 
 _CHUNK = 1 << 20
 _TIMEOUT = 120.0  # seconds without an answer
@@ -48,7 +50,7 @@ class RemoteJob:
 
     @property
     def exit_code(self) -> int | None:
-        """What the command returned there; None while it runs, and where it was stopped."""
+        """The exit code of the command there; None while it runs, and where it was stopped."""
         found: int | None = self.facts["exit_code"]
         return found
 
@@ -129,7 +131,7 @@ class Client:
             return _checked(answer)
 
     def download(self, key: str, output: str | os.PathLike[str]) -> list[Path]:
-        """Write what a job published: the model at `output`, external data beside it. The files that were written.
+        """Write what a job published: the model at `output`, external data where it looks for it. The files written.
 
         Each file appears whole or not at all. Raises OutputError.
         """
@@ -138,10 +140,12 @@ class Client:
         names = [link.removeprefix("files/") for link in job.facts["links"] if link.startswith("files/")]
         if not names:
             raise ServiceError(f"job {key} has published no model: {job.message or job.state}")
+        for name in names:
+            checked_name(name)
         published = names[0]
         places = {name: target if name == published else target.parent / name for name in names}
         for name in reversed(names):  # the model last: what it names is there then
-            self._fetch(f"/v1/jobs/{key}/files/{quote(name)}", places[name])
+            self._fetch(f"/v1/jobs/{key}/files/{quote(name)}", places[name], above=target.parent)
         return list(places.values())
 
     def run(self, command: str, output: str | os.PathLike[str] | None = None, **given: Any) -> RemoteJob:
@@ -164,8 +168,11 @@ class Client:
 
     # --- requests
 
-    def _fetch(self, address: str, place: Path) -> None:
+    def _fetch(self, address: str, place: Path, *, above: Path) -> None:
+        """Write what is at `address` to `place`, in folders that are made below the folder `above`."""
         try:
+            if place.parent != above:
+                place.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=place.parent, prefix=f".{place.name}.", delete=False) as stream:
                 temporary = Path(stream.name)
                 try:
@@ -248,6 +255,7 @@ def _job(facts: dict[str, Any]) -> RemoteJob:
 
 
 def _hash(path: Path) -> str:
+    require_regular(path, "what is to be sent")
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -32,7 +32,7 @@ def sandbox() -> str | None:
 
 
 def described() -> str:
-    """How jobs are isolated, for people."""
+    """The isolation of jobs, in words."""
     if sandbox() is None:
         return "limits only: install bubblewrap, so that jobs have no network and see no other model"
     return "bubblewrap: no network, a read-only file system, nothing of other jobs"
@@ -90,7 +90,7 @@ def _namespaces() -> list[str]:
 
 
 def _packages() -> list[str]:
-    """What lies under /tmp and is needed to run: an interpreter or packages that were installed there."""
+    """The folders under /tmp that are needed to run: an interpreter or packages that were installed there."""
     places = {Path(sys.executable).parent.parent, *(Path(each) for each in sys.path if each)}
     hidden = sorted(place for place in places if place.is_relative_to("/tmp") and place.exists())  # noqa: S108
     return [word for place in hidden for word in ("--ro-bind", str(place), str(place))]

@@ -1,4 +1,4 @@
-"""What Prometheus reads: jobs by state, and the disk."""
+"""The metrics for Prometheus: jobs by state, and the disk."""
 
 import shutil
 

@@ -13,7 +13,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemDetails(BaseModel):
-    """What went wrong, by RFC 9457: `title` names the kind, `detail` says it in a sentence."""
+    """A problem by RFC 9457: `title` names the kind, `detail` says it in a sentence."""
 
     type: str = "about:blank"
     title: str
@@ -47,7 +47,7 @@ async def of_problem(_request: Request, problem: Exception) -> JSONResponse:
 
 
 async def of_http(_request: Request, error: Exception) -> JSONResponse:
-    """What the framework itself refuses, as an unknown path."""
+    """The answer to a request that the framework itself refuses, as of an unknown path."""
     assert isinstance(error, HTTPException)
     return answer(error.status_code, str(error.detail), dict(error.headers or {}))
 
@@ -55,8 +55,8 @@ async def of_http(_request: Request, error: Exception) -> JSONResponse:
 async def of_validation(_request: Request, error: Exception) -> JSONResponse:
     """A request whose form is wrong."""
     assert isinstance(error, RequestValidationError)
-    told = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
-    return answer(422, told)
+    faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+    return answer(422, faults)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

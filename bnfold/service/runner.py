@@ -30,7 +30,7 @@ _STATES = {0: State.SUCCEEDED, 1: State.REJECTED}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished process says. `message`: the last line it wrote for a person."""
+    """The outcome of a finished process. `message`: the last line it wrote for a person."""
 
     state: State
     exit_code: int | None
@@ -151,9 +151,9 @@ class Runner:
         return self._judged(ended, process.returncode, folder)
 
     def _wait(self, job: StoredJob, process: "subprocess.Popen[bytes]", folder: Path) -> str:
-        """How it went: "ended", "late" or "stopped"."""
+        """Wait for the end of the process: "ended", "late" or "stopped"."""
         deadline = time.monotonic() + self._settings.job_timeout + _GRACE
-        told = ""
+        last = ""
         while True:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=_LOOK_EVERY)
@@ -163,8 +163,8 @@ class Runner:
             if self._stopping or self._store.job(job.id).state is not State.RUNNING:
                 return "stopped"
             now = _progress(folder)
-            if now is not None and now != told:
-                told = now
+            if now is not None and now != last:
+                last = now
                 with suppress(ValueError, KeyError, TypeError):
                     found = json.loads(now)
                     self._store.tell(job.id, str(found["stage"]), int(found["done"]), int(found["total"]))

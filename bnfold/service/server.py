@@ -33,21 +33,21 @@ class _JsonLines(logging.Formatter):
     """One JSON object a line: time, level, message, and what belongs to a job. Names of models are never in it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
             **{name: value for name, value in vars(record).items() if name in _OWN},
         }
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        told = " ".join(f"{name}={value}" for name, value in vars(record).items() if name in _OWN)
-        return f"{super().format(record)} {told}".rstrip()
+        fields = " ".join(f"{name}={value}" for name, value in vars(record).items() if name in _OWN)
+        return f"{super().format(record)} {fields}".rstrip()
 
 
 def serve(settings: Settings, *, json_log: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What a service is told when it starts."""
+"""The settings of a service."""
 
 import secrets
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bnfold.errors import UsageError
+from bnfold.paths import require_regular
 
 _GIBIBYTE = 1 << 30
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -58,6 +59,7 @@ def read_tokens(path: Path) -> dict[str, str]:
 
     Raises UsageError for a file that cannot be read, a line without a name, and a token shorter than 16 characters.
     """
+    require_regular(path, "the file of --token-file")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

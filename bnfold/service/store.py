@@ -1,4 +1,4 @@
-"""What a service keeps: files by their content, models made of them, and jobs; in SQLite and one folder.
+"""The store of a service: files by their content, models made of them, and jobs; in SQLite and one folder.
 
 Everything survives a killed process: rows are written in transactions, files under a temporary name first. A file lies
 once on disk for each model it belongs to, as a plain file, which the strict reader of external data asks for.
@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from bnfold.errors import UsageError
 from bnfold.job import Job
+from bnfold.service.names import checked_hash, checked_name
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -36,12 +37,11 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, created);
 """
 
-_LONGEST_NAME = 255
 _ATTEMPTS = 2
 
 
 class State(StrEnum):
-    """What became of a job. REJECTED is a verdict: the result is not equivalent, or was not verified."""
+    """The state of a job. REJECTED is a verdict: the result is not equivalent, or was not verified."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -62,7 +62,7 @@ class Unknown(Exception):  # noqa: N818 - what was asked for is not there
 
 
 class Mismatch(Exception):  # noqa: N818 - the sender's mistake
-    """What was sent has another hash than was said."""
+    """The content that was sent has another hash than announced."""
 
 
 class Full(Exception):  # noqa: N818 - a state of the service
@@ -100,32 +100,6 @@ class StoredJob:
     verdict: str | None
     message: str
     revision: int
-
-
-def checked_name(name: str) -> str:
-    """A relative name of a file of a model. Raises UsageError for one that leaves its folder or cannot be a file."""
-    parts = PurePosixPath(name).parts
-    sound = (
-        name
-        and len(name.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME
-        and name.isprintable()
-        and "\\" not in name
-        and str(PurePosixPath(name)) == name
-        and not name.startswith("/")
-        and ".." not in parts
-        and not any(part.startswith(".") for part in parts)
-    )
-    if not sound:
-        shown = name if len(name) <= 60 else f"{name[:60]}..."
-        raise UsageError(f"{shown!r} is no name of a model's file: a relative path of at most 255 printable characters")
-    return name
-
-
-def checked_hash(text: str) -> str:
-    """A SHA-256 in 64 lower-case hexadecimal digits. Raises UsageError for anything else."""
-    if len(text) != 64 or any(digit not in "0123456789abcdef" for digit in text):
-        raise UsageError("a content hash is a SHA-256 in 64 lower-case hexadecimal digits")
-    return text
 
 
 class Store:
@@ -176,7 +150,7 @@ class Store:
     # --- files
 
     def size_of(self, sha256: str) -> int | None:
-        """How large a file that is here is, in bytes; None where it is not here."""
+        """The size of a stored file in bytes; None where it is not here."""
         row = self._row("SELECT size, path FROM files WHERE sha256 = ?", sha256)
         return None if row is None or not (self.root / row["path"]).exists() else int(row["size"])
 
@@ -216,8 +190,8 @@ class Store:
         if len(files) > 10_000:
             raise UsageError("a model has at most 10,000 files")
         named = {checked_name(name): checked_hash(sha256) for name, sha256 in files.items()}
-        told = json.dumps({"model": model, "files": named}, sort_keys=True)
-        key = hashlib.sha256(told.encode()).hexdigest()
+        content = json.dumps({"model": model, "files": named}, sort_keys=True)
+        key = hashlib.sha256(content.encode()).hexdigest()
         stored = StoredModel(key, model, named)
         with self._lock:
             if self._row("SELECT 1 FROM models WHERE id = ?", key) is not None:
@@ -326,7 +300,7 @@ class Store:
         return [_job(row) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """How many jobs are in each state."""
+        """The number of jobs in each state."""
         rows = self._rows("SELECT state, COUNT(*) AS number FROM jobs GROUP BY state")
         return {state.value: 0 for state in State} | {row["state"]: row["number"] for row in rows}
 
@@ -348,7 +322,7 @@ class Store:
         return self.job(row["id"])
 
     def tell(self, key: str, stage: str, done: int, total: int) -> None:
-        """How far a running job is."""
+        """Note the progress of a running job."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE jobs SET stage = ?, done = ?, total = ?, revision = revision + 1 "

@@ -84,7 +84,7 @@ class Averaged:
         self._variances.add(moments.m2 / (moments.count - 1))
 
     def statistics(self) -> Statistics:
-        """What PyTorch's cumulative average comes to, without its rounding."""
+        """PyTorch's cumulative average, without its rounding."""
         if not self.batches:
             raise ValueError("there is no data")
         mean, variance = (

@@ -11,7 +11,7 @@ _BLOCK_ELEMENTS = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What a BatchNormalization normalizes with: mean and variance, float64 of shape [C] each."""
+    """The statistics of a BatchNormalization: mean and variance, float64 of shape [C] each."""
 
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]

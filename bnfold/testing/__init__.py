@@ -1,4 +1,4 @@
-"""What the author of a pass tests it with: models from text, what becomes of them, and random models.
+"""Tests of a pass for its author: models from text, assertions on their results, and random models.
 
 >>> from bnfold.testing import assert_folds, assert_left_alone, build, numbers
 >>> nodes = "c = Conv(x, w) y = BatchNormalization(c, s, b, m, v)"

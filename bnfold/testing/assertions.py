@@ -37,10 +37,10 @@ def assert_left_alone(
     """Assert that `passes` leave every byte of a model; with `reason`, that a decision says so by this code."""
     result = _ran(model, passes)
     same = result.model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True)
-    told = [decision for decision in result.report.decisions if decision.action is Action.KEPT]
+    kept = [decision for decision in result.report.decisions if decision.action is Action.KEPT]
     _require(same, f"the model was changed: {_changes(result)}", result.model)
     code = reason.code if isinstance(reason, Reason) else reason
-    codes = [decision.reason.code for decision in told if decision.reason is not None]
+    codes = [decision.reason.code for decision in kept if decision.reason is not None]
     _require(code is None or code in codes, f"the reasons are {', '.join(codes) or 'none'}, not {code}", model)
     return result
 

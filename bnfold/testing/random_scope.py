@@ -49,7 +49,7 @@ class Value:
 
 @dataclass
 class Setting:
-    """What holds for the whole model."""
+    """The facts that hold for the whole model."""
 
     dice: Dice
     opset: int

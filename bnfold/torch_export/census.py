@@ -1,4 +1,4 @@
-"""What a PyTorch module holds that matters for its export, by the path of each part."""
+"""The census of a PyTorch module: the parts that matter for its export, by their paths."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class FindingCode(StrEnum):
-    """What was found. The value is the name that reports and messages use."""
+    """The kind of a finding. The value is the name that reports and messages use."""
 
     TRAINING_MODE = "TRAINING_MODE"
     LAZY = "LAZY"
@@ -52,12 +52,12 @@ class Finding:
         return f"{self.module or 'the module'} {_SENTENCES[self.code].format(what=self.what)}"
 
     def to_dict(self) -> dict[str, str]:
-        """As JSON-able data."""
+        """The finding as JSON-able data."""
         return {"code": self.code.value, "module": self.module, "text": self.text}
 
 
 def census(module: "Module") -> list[Finding]:
-    """What is found in the module, in the order of its parts; a part that is used twice is found once."""
+    """The findings on the module, in the order of its parts; a part that is used twice is found once."""
     return [finding for path, part in module.named_modules() for finding in _findings(path, part)]
 
 

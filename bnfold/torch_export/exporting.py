@@ -11,10 +11,11 @@ import numpy as np
 from onnx import ModelProto
 
 from bnfold import optimization
+from bnfold.addresses import is_address
 from bnfold.errors import ModelError, UsageError
 from bnfold.lifetime import gives_back
 from bnfold.optimization import Request
-from bnfold.options import OptimizeOptions
+from bnfold.options import OptimizeOptions, VerifyOptions
 from bnfold.report import Report
 from bnfold.torch_export.census import Finding, FindingCode, census
 from bnfold.torch_export.program import captured, name_by_modules, refuse_training, remove_traces, to_onnx
@@ -27,7 +28,7 @@ _REFUSED = (FindingCode.LAZY,)
 
 @dataclass(frozen=True, repr=False)
 class Exported:
-    """What `export` made: `model` is a ModelProto, or None where it went to a file.
+    """The result of `export`: `model` is a ModelProto, or None where it went to a file.
 
     `findings`: what the module holds that matters. `verification`: of the result against the module, None where
     verification was switched off; `report`: of its optimization.
@@ -117,6 +118,8 @@ def export_with(
     if strip_traces:
         remove_traces(model)
     check = _Check(_in_order(source.module, program), model, _examples(program, model, options.seed), options)
+    if is_address(output):
+        raise UsageError(f"{output} is an address, and export writes to files: name one, and upload it")
     request = Request(model, output, options, check=check if options.verify else None)
     result = optimization.optimize(request)
     return Exported(None if output is not None else result.model, result.report, findings, check.found)
@@ -124,7 +127,7 @@ def export_with(
 
 @dataclass(frozen=True)
 class _Source:
-    """What was given, as far as it goes: `program` and `onnx` where PyTorch made them already."""
+    """The source of an export: `program` and `onnx` where PyTorch made them already."""
 
     module: Any
     program: Any = None
@@ -182,9 +185,8 @@ class _Check:
     def __call__(self, candidate: Any) -> "Verification":
         """Raises what `bnfold.verify` raises."""
         from bnfold import equivalence
-        from bnfold.optimization import comparison
 
-        options = comparison(self._options)
+        options = VerifyOptions.of(self._options)
         if options.inputs is None and self._feeds:
             options = replace(options, inputs=self._feeds)
         reference = equivalence.ModuleReference(self._module, self._model)

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 import bnfold
 from bnfold.cli import COMMANDS, main
 from bnfold.decisions import Action, Decision, Reason
+from bnfold.documentation import page_of_exit_code, page_of_reason
 from bnfold.errors import (
     BnfoldError,
     ModelError,
@@ -38,6 +39,11 @@ SUMMARY = ModelSummary("in.onnx", "a" * 64, 41_234, 17, 3, 18, 9)
 KEPT = Decision("bn", "BatchNormalization", "", Action.KEPT, reason=Reason.BARRIER)
 EQUIVALENT = Report("equivalent", 0, (KEPT,), SUMMARY, SUMMARY, "out.onnx", {"measurements": [], "largest": None})
 DIFFERENT = Report("not-equivalent", 1, (), SUMMARY, SUMMARY, None, {"largest": None}, "Output y is off by 1.")
+
+
+def see(exit_code: int) -> str:
+    """The end of the line that tells of a failure."""
+    return f" (see {page_of_exit_code(exit_code)})"
 
 
 class FakeApi(ModuleType):
@@ -273,7 +279,7 @@ def test_a_failure_is_one_line_and_its_exit_code(
 
 def test_a_failure_gives_no_orders_to_a_ci_service(api: FakeApi) -> None:
     api.outcome = ModelError("node 'n##[stop-commands]x' is odd")
-    assert run("inspect", "in.onnx").stderr == "bnfold: node 'n##\\[stop-commands]x' is odd\n"
+    assert run("inspect", "in.onnx").stderr == f"bnfold: node 'n##\\[stop-commands]x' is odd{see(3)}\n"
 
 
 @pytest.mark.parametrize(("error", "code", "message"), FAILURES, ids=IDS)
@@ -306,7 +312,7 @@ def test_a_failed_verification_is_reported_like_a_good_one(api: FakeApi) -> None
     result = run("optimize", "in.onnx", "out.onnx", "--report", "report.json")
     assert result.exit_code == 1
     assert "not-equivalent" in result.stdout
-    assert result.stderr == "bnfold: out.onnx was not written: output y is off by 1\n"
+    assert result.stderr == f"bnfold: out.onnx was not written: output y is off by 1{see(1)}\n"
     assert json.loads(Path("report.json").read_text())["kind"] == "optimize"
     assert json.loads(Path("report.json").read_text())["verdict"] == "not-equivalent"
 
@@ -315,7 +321,7 @@ def test_a_report_that_is_not_good_decides_the_exit_code(api: FakeApi) -> None:
     api.outcome = DIFFERENT
     result = run("optimize", "in.onnx", "--dry-run")
     assert result.exit_code == 1
-    assert result.stderr == "bnfold: Output y is off by 1.\n"
+    assert result.stderr == f"bnfold: Output y is off by 1.{see(1)}\n"
 
 
 @pytest.mark.parametrize("command", ARGUMENTS)
@@ -328,7 +334,7 @@ def test_quiet_says_nothing_of_success(api: FakeApi, command: str) -> None:
 def test_quiet_says_what_failed(api: FakeApi) -> None:
     api.outcome = VerificationError("output y is off by 1", DIFFERENT)
     result = run("optimize", "in.onnx", "out.onnx", "-q")
-    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "bnfold: output y is off by 1\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"bnfold: output y is off by 1{see(1)}\n")
 
 
 @pytest.mark.parametrize(
@@ -339,7 +345,7 @@ def test_verify_exits_1_unless_equivalent(api: FakeApi, verdict: str, found: str
     result = run("verify", "in.onnx", "out.onnx", "--report", "report.json")
     assert result.exit_code == 1
     assert result.stdout.startswith(verdict)
-    assert result.stderr == f"bnfold: out.onnx {found} in.onnx: They differ.\n"
+    assert result.stderr == f"bnfold: out.onnx {found} in.onnx: They differ.{see(1)}\n"
     content = json.loads(Path("report.json").read_text())
     assert (content["kind"], content["verdict"], content["exit_code"]) == ("verify", verdict, 1)
 
@@ -357,7 +363,7 @@ def test_a_report_lost_at_the_end_is_said_after_what_was_done(api: FakeApi) -> N
     result = run("optimize", "in.onnx", "out.onnx", "--report", "/dev/full")
     assert result.exit_code == 4
     assert "written: out.onnx" in result.stdout
-    assert result.stderr == "bnfold: the report cannot be written to /dev/full: No space left on device\n"
+    assert result.stderr == f"bnfold: the report cannot be written to /dev/full: No space left on device{see(4)}\n"
     assert len(api.calls) == 1
 
 
@@ -373,7 +379,7 @@ def test_a_dash_gives_the_report_alone_on_standard_output(api: FakeApi, command:
 def test_inspect_fails_on_what_it_is_asked_to(api: FakeApi) -> None:
     result = run("inspect", "in.onnx", "in.onnx", "--fail-on", "BARRIER", "--fail-on", "TINY_VARIANCE")
     assert (result.exit_code, len(api.calls)) == (1, 2)
-    assert result.stderr == "bnfold: in.onnx: BARRIER; in.onnx: BARRIER\n"
+    assert result.stderr == f"bnfold: in.onnx: BARRIER; in.onnx: BARRIER (see {page_of_reason('BARRIER')})\n"
     assert run("inspect", "in.onnx", "--fail-on", "TINY_VARIANCE").exit_code == 0
 
 

@@ -1,5 +1,6 @@
 """Usage errors: one line, exit code 2, and what was probably meant."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from click.testing import CliRunner, Result
 
 from bnfold.cli import COMMANDS, main
 from bnfold.cli.mistakes import COMMANDS_MEANT, OPTIONS_MEANT
+from bnfold.documentation import page_of_exit_code
+from bnfold.options.fields import SECTIONS
 
 TIMEOUT = (
     "invalid value for '--timeout': '5x' is not a number of seconds, like 60, or 5m or 2h; "
@@ -66,17 +69,34 @@ def test_a_folder_points_to_batch(tmp_path: Path, command: str) -> None:
     assert (result.exit_code, f"bnfold batch {command} {tmp_path} --output FOLDER" in result.stderr) == (3, True)
 
 
-def test_an_address_is_told_from_a_file(tmp_path: Path) -> None:
-    result = run("optimize", "https://example.org/a/m.onnx", tmp_path / "o.onnx")
-    assert (result.exit_code, "https://example.org/a/m.onnx is an address" in result.stderr) == (3, True)
-
-
 def test_inspect_goes_on_after_a_bad_model(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     result = run("inspect", tmp_path / "bad.onnx", MODEL)
     assert result.exit_code == 3
     assert "5 normalizations" in result.stdout
-    assert result.stderr.splitlines()[-1] == "bnfold: 1 of 2 models could not be read"
+    assert result.stderr.splitlines()[-1] == f"bnfold: 1 of 2 models could not be read (see {page_of_exit_code(3)})"
+
+
+def test_an_error_ends_with_the_page_that_says_more(tmp_path: Path) -> None:
+    result = run("inspect", tmp_path / "none.onnx")
+    assert result.stderr.endswith(f" (see {page_of_exit_code(3)})\n")
+    result = run("inspect", MODEL, "--fail-on", "INITIAL_STATISTICS")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_wrong_usage_names_no_page(tmp_path: Path) -> None:
+    assert "(see " not in run("optimize", MODEL, tmp_path / "o.onnx", "--size-threshold", 3).stderr
+
+
+@pytest.mark.parametrize("command", ["optimize", "export", "freeze", "recalibrate", "verify", "inspect"])
+def test_help_lists_every_option_once_in_sections(command: str) -> None:
+    text = run(command, "--help").stdout
+    headings = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith((" ", "Usage"))]
+    assert [each for each in ("Options", *SECTIONS) if each in headings] == headings
+    assert len(headings) > 2
+    listed = re.findall(r"^  (?:-[a-z], )?(--[a-z-]+)", text, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert {name for name in _options(command) if name.startswith("--")} <= set(listed)
 
 
 # ---------------------------------------------------------------------- where the result goes

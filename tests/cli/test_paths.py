@@ -141,6 +141,56 @@ def test_what_is_read_is_never_written(command: str, read: str, written: str, fo
                 Path(link).unlink()
 
 
+@pytest.mark.parametrize(
+    "words", [["in.onnx", "none/../w.bin"], ["in.onnx", "none/"], ["in.onnx", "o.onnx", "--report", "none/../in.json"]]
+)
+def test_a_place_in_a_folder_that_is_not_there_is_refused(words: list[str], folder: Path) -> None:
+    before = content(folder)
+    result = run("optimize", *words)
+    assert result.exit_code == 4, result.stderr
+    assert content(folder) == before
+
+
+MODULE = """
+import torch
+
+def make():
+    return torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3)), (torch.zeros(1, 2, 5, 4),)
+"""
+
+
+@pytest.mark.parametrize("read", ["module.py", "weights.pth", "d.npz", "s.py", "bnfold.toml"])
+def test_what_an_export_reads_is_never_written(read: str, folder: Path) -> None:
+    torch = pytest.importorskip("torch")
+    (folder / "module.py").write_text(MODULE)
+    (folder / "bnfold.toml").write_text("")
+    torch.save({"0.weight": torch.zeros(3, 2, 3, 3)}, folder / "weights.pth")
+    words = {"d.npz": ["--inputs", "d.npz"], "s.py": ["--pass", "s.py:f"]}.get(read, ["--checkpoint", "weights.pth"])
+    for spelling in LINKS.values():
+        named = spelling(Path(read))
+        before = content(folder)
+        for outputs in ([named], ["new.onnx", "--report", named, "--report-format", "json"]):
+            result = run("export", "module.py:make", *outputs, "--accept-initial-statistics", *words)
+            assert (result.exit_code, "would be written over" in result.stderr) == (2, True), (named, result.stderr)
+            assert content(folder) == before
+        for link in ("folder", f"link{Path(read).suffix}"):
+            if os.path.lexists(link):
+                Path(link).unlink()
+
+
+@pytest.mark.parametrize("command", ["optimize", "freeze", "recalibrate", "verify"])
+def test_a_configuration_is_never_written(command: str, folder: Path) -> None:
+    (folder / "bnfold.toml").write_text("")
+    before = content(folder)
+    words = ["--data", "d.npz"] if command == "recalibrate" else []
+    for paths in (["other.onnx", "--report", "bnfold.toml", "--report-format", "json"], ["bnfold.toml"]):
+        if command == "verify" and len(paths) == 1:
+            continue
+        result = run(command, "in.onnx", *paths, *words)
+        assert (result.exit_code, "over the configuration" in result.stderr) == (2, True), result.stderr
+        assert content(folder) == before
+
+
 @pytest.mark.parametrize("command", ["optimize", "freeze"])
 def test_a_failed_copy_is_never_written_over_the_model(command: str, folder: Path) -> None:
     shutil.copy("in.onnx", "m.failed.onnx")
@@ -236,6 +286,17 @@ def test_statistics_from_a_pipe_are_not_waited_for(folder: Path) -> None:
     os.mkfifo("pipe")
     result = run("optimize", "in.onnx", "out.onnx", "--statistics-from", "pipe")
     assert (result.exit_code, "is not a regular file" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "fifo"])
+def test_what_may_never_end_is_no_configuration_and_no_list_of_tokens(path: str, folder: Path) -> None:
+    os.mkfifo("fifo")
+    for words in (
+        ["optimize", "in.onnx", "out.onnx", "--config", path],
+        ["serve", "--host", "0.0.0.0", "--token-file", path],
+    ):
+        result = run(*words)
+        assert (result.exit_code, "is not a regular file" in result.stderr) == (2, True), result.stderr
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "fifo", "."])

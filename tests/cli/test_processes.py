@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import bnfold
+from bnfold.documentation import page_of_exit_code
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL = REPOSITORY / "models/digits_cnn.onnx"
@@ -181,7 +182,7 @@ def test_a_full_disk_under_standard_output_is_exit_4(arguments: list[str]) -> No
         done = subprocess.run([*MODULE, *arguments], stdout=full, stderr=subprocess.PIPE, check=False, env=ENVIRONMENT)
     assert done.returncode == 4
     assert done.stderr.startswith(b"bnfold: ")
-    assert done.stderr.endswith(b"No space left on device\n")
+    assert done.stderr.endswith(f"No space left on device (see {page_of_exit_code(4)})\n".encode())
     assert done.stderr.count(b"\n") == 1
 
 

@@ -16,6 +16,7 @@ import bnfold
 from bnfold.cli import main
 from bnfold.cli.options import REPORT_FORMATS
 from bnfold.decisions import Action, Decision, Reason
+from bnfold.documentation import page_of_exit_code
 from bnfold.errors import ModelError
 from bnfold.report import Format, ModelSummary, Report, formats
 from bnfold.report.schema import schema
@@ -148,7 +149,7 @@ def test_annotations_come_after_the_text(outcome: list[Any], files: list[str]) -
         ),
         (["--report", "r.md", "--report-format", "junit"], "r.md is named like markdown, and --report-format asks for"),
         (["--report", "-", "--report", "-"], "only one report can go to standard output"),
-        (["--report-format", "sarif"], "'sarif' is not one of"),
+        (["--report-format", "yaml"], "'yaml' is not one of"),
     ],
 )
 def test_a_contradiction_is_refused_before_the_work(outcome: list[Any], arguments: list[str], message: str) -> None:
@@ -180,7 +181,8 @@ def test_html_without_its_extra_is_refused_before_the_work(
 def test_one_report_that_cannot_be_written_does_not_lose_the_others() -> None:
     result = optimized("--report", "/dev/full", "--report", "r.md")
     assert result.exit_code == 4
-    assert result.stderr == "bnfold: the report cannot be written to /dev/full: No space left on device\n"
+    told = f"the report cannot be written to /dev/full: No space left on device (see {page_of_exit_code(4)})"
+    assert result.stderr == f"bnfold: {told}\n"
     assert form_of(Path("r.md").read_text()) == "markdown"
 
 

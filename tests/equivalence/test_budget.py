@@ -8,7 +8,7 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 from bnfold.equivalence.judging.measurement import Where, measure
-from bnfold.equivalence.judging.plan import BY_RUNNING, FLOOR, LEAN, plan_of
+from bnfold.equivalence.judging.run_plan import BY_RUNNING, FLOOR, LEAN, plan_of
 from bnfold.equivalence.judging.tolerance import Tolerance
 from bnfold.equivalence.runtime.opening import Ahead, Setting, running
 from bnfold.equivalence.runtime.sessions import RunFailed

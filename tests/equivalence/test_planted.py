@@ -1,12 +1,13 @@
 """The planted-bug suite: hundreds of wrong models, all detected, and hundreds of right ones, none accused.
 
 Each candidate is folded by a folder of the tests' own (`planted`). The default run covers every network in float32 and
-float16, each kind of bug at the first site that has room for it; `-m soak` covers every site, and the real graphs of
-the onnx wheel.
+float16, each kind of bug at the first site that has room for it, of the dearer ones every second or third; `-m soak`
+covers every kind at every site, and the real graphs of the onnx wheel.
 """
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 from onnx import ModelProto
@@ -35,10 +36,10 @@ def wrong_models(base: ModelProto, sites: int) -> Iterator[tuple[str, ModelProto
         yield bug, candidate, ""
 
 
-def assert_detected(base: ModelProto, sites: int) -> int:
+def assert_detected(base: ModelProto, sites: int, first: int = 0, step: int = 1) -> int:
     """Each is detected; what a proof calls wrong where a fold was planted is that fold."""
     number = 0
-    for what, candidate, output in wrong_models(base, sites):
+    for what, candidate, output in islice(wrong_models(base, sites), first, None, step):
         number += 1
         found = check(base, candidate)
         assert found.verdict is Verdict.NOT_EQUIVALENT, (what, found.verdict, found.explanation, found.largest)
@@ -71,9 +72,15 @@ NAMES = sorted(name for name in NAMES if name != "super_resolution")
 BOTH = [*NAMES, *(f"{name} in float16" for name in NAMES)]
 
 
+# To verify these takes several times as long as the others.
+DEAR = ("conformer", "digits_autoencoder", "digits_cnn", "digits_preact", "gan_generator", "mobilenet_v2", "unet")
+
+
 @pytest.mark.parametrize("name", BOTH)
-def test_every_planted_bug_is_detected(name: str) -> None:
-    counted["wrong"] += assert_detected(planted.bases()[name], 1)
+def test_planted_bugs_are_detected(name: str) -> None:
+    """Of every second or third kind, from another one on in each network: together these are all kinds."""
+    step = 3 if name.endswith("in float16") else 2 if name in DEAR else 1
+    counted["wrong"] += assert_detected(planted.bases()[name], 1, BOTH.index(name) % step, step)
 
 
 @pytest.mark.parametrize("name", BOTH)

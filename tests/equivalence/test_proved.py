@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
-from bnfold.equivalence import Proving, Tolerance, Verdict, VerifyOptions, verify
+from bnfold.equivalence import Proving, Verdict, VerifyOptions, verify
 from bnfold.equivalence.proofs.piece_sizes import InputShapes
 
 W = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
@@ -52,7 +52,7 @@ def test_a_broken_proof_overrules_outputs_that_agree() -> None:
     assert found.verdict is Verdict.NOT_EQUIVALENT
     assert found.measurements
     # Who says how close is close enough is asked no more, unless the proof was asked for.
-    lenient = VerifyOptions(tolerance=Tolerance(rtol=0.1))
+    lenient = VerifyOptions(rtol=0.1)
     loose = verify(before, after, lenient)
     assert loose.verdict is Verdict.EQUIVALENT
     assert any("is no rounding" in note for note in loose.notes)

@@ -318,9 +318,9 @@ def test_the_names_of_onnxruntime_are_names_too() -> None:
 def test_names_are_checked_before_any_work_and_repeated_ones_count_once() -> None:
     assert named(("cpu", "cpu")) == (CPU,)
     with pytest.raises(UsageError, match="no provider"):
-        VerifyOptions(providers=())
+        verify(b"", b"", VerifyOptions(providers=()))
     with pytest.raises(UsageError, match="tensorrt"):
-        VerifyOptions(providers=("tensorrt",))
+        verify(b"", b"", VerifyOptions(providers=("tensorrt",)))
 
 
 def test_the_gpu_wheel_without_its_libraries_is_no_verification(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,7 +257,7 @@ def test_strict_placement_reaches_the_providers(monkeypatch: pytest.MonkeyPatch,
 
     seen: list[bool] = []
 
-    def verify(*given: Any) -> equivalence.Verification:
+    def verify(*given: Any, **_: Any) -> equivalence.Verification:
         seen.append(given[2].strict_placement)
         return equivalence.Verification(Verdict.EQUIVALENT)
 

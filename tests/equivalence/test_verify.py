@@ -108,7 +108,7 @@ def test_a_new_nan_fails_whatever_the_tolerance() -> None:
     wrong = text_model(
         "agraph (float[N,4] x) => (float[N,4] y) { r = Relu(x) z = Div(r, r) s = Mul(z, r) y = Identity(s) }"
     )
-    found = verify(right, wrong, VerifyOptions(tolerance=Tolerance(rtol=1e9, atol=1e9)))
+    found = verify(right, wrong, VerifyOptions(rtol=1e9, atol=1e9))
     assert found.verdict is Verdict.NOT_EQUIVALENT
     assert "NaN or infinite" in found.explanation
 

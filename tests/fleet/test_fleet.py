@@ -112,6 +112,23 @@ def test_other_options_are_another_job(tree: Path, done: Path, tmp_path: Path) -
     assert again == {"vision/1/model.onnx", "bad.onnx", "large.onnx"}
 
 
+def test_passes_by_name_and_of_scripts(tree: Path, tmp_path: Path) -> None:
+    script = tmp_path / "own.py"
+    script.write_text("def stamp(model, word='a'):\n    model.doc_string = word\n", "utf-8")
+
+    def run() -> list[Row]:
+        passes = [f"{script}:stamp:word=b", "default"]
+        return list(batch("optimize", str(tree), tmp_path / "out", jobs=2, passes=passes))
+
+    assert {row.relative: row.exit_code for row in run()} == {"vision/1/model.onnx": 0, "bad.onnx": 3, "large.onnx": 0}
+    assert {load(tmp_path / "out" / name).doc_string for name in ("vision/1/model.onnx", "large.onnx")} == {"b"}
+    assert run() == []
+    script.write_text("def stamp(model, word='a'):\n    model.doc_string = word * 2\n", "utf-8")
+    assert len(run()) == 3, "another content of the script is another job"
+    with pytest.raises(UsageError, match=r"the pass <lambda> is of this process alone: name it as script\.py:function"):
+        batch("optimize", str(tree), tmp_path / "other", passes=[lambda _: None])
+
+
 def test_one_report_of_all(done: Path) -> None:
     written = write_all(done, lambda: manifest.rows(done / "bnfold-batch"))
     texts = {path.suffix: path.read_text(encoding="utf-8") for path in written}
@@ -213,6 +230,32 @@ def test_a_folder_without_models_says_so(tmp_path: Path) -> None:
         list(running)
     with pytest.raises(UsageError, match="no such folder"):
         found("nowhere/at/all")
+
+
+def test_results_among_the_models_are_none_of_them(tree: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(tree, folder)
+    (folder / "out" / "vision").mkdir(parents=True)
+    shutil.copy(folder / "large.onnx", folder / "out" / "large.onnx")
+    (tmp_path / "link").symlink_to(folder / "out")
+    for what in (str(folder), str(folder / "**" / "*.onnx")):
+        for output in (folder / "out", tmp_path / "link"):
+            models = found(what, output)
+            assert [models.relative(path) for path in models] == ["bad.onnx", "large.onnx", "vision/1/model.onnx"]
+    assert len(list(found(str(folder / "vision"), folder))) == 1  # an output above the models
+
+
+def test_models_are_not_replaced_unless_asked(tree: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    shutil.copytree(tree, folder)
+    (tmp_path / "link").symlink_to(folder)
+    for output in (folder, tmp_path / "link", folder / "vision" / ".."):
+        with pytest.raises(UsageError, match="folder of the models themselves"):
+            batch("optimize", str(folder), output)
+    assert batch("inspect", str(folder), folder).result() == 3  # bad.onnx
+    before = (folder / "large.onnx").read_bytes()
+    assert batch("optimize", str(folder / "large.onnx"), folder, overwrite=True, verify=False).result() == 0
+    assert (folder / "large.onnx").read_bytes() != before
 
 
 def test_patterns_and_lists(tree: Path, tmp_path: Path) -> None:

@@ -102,39 +102,48 @@ KILLED = """
     import os, signal, sys
     from bnfold.onnxfile import Layout, Publication, Weights, read
     from tests.onnxfile.test_write import changed
-    path, last = sys.argv[1], int(sys.argv[2])
-    done = 0
-    def count(event, _):
-        global done
-        if event in ("os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"):
-            done += 1
-            if done == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-    with Publication(path) as publication:
-        sys.addaudithook(count)
-        publication.write(changed(read(path)), untouched=False, layout=Layout(Weights.EXTERNAL, "m.onnx_data"))
-        publication.publish()
+    def publish(path, last):
+        done = 0
+        def count(event, _):
+            nonlocal done
+            if event in ("os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"):
+                done += 1
+                if done == last:
+                    os.kill(os.getpid(), signal.SIGKILL)
+        with Publication(path) as publication:
+            sys.addaudithook(count)
+            publication.write(changed(read(path)), untouched=False, layout=Layout(Weights.EXTERNAL, "m.onnx_data"))
+            publication.publish()
+    for step, path in enumerate(sys.argv[1:], 1):
+        child = os.fork()
+        if child == 0:
+            publish(path, step)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
+MOST_STEPS = 30
 
 
 def test_a_kill_at_any_step_leaves_a_whole_model_and_the_next_run_tidies_up(tmp_path: Path) -> None:
-    states, steps = set(), 0
-    while True:
-        steps += 1
-        path = model_in(tmp_path / str(steps))
-        words = [sys.executable, "-c", textwrap.dedent(KILLED), str(path), str(steps)]
-        code = subprocess.run(words, check=False, timeout=120, cwd=Path(__file__).parents[2]).returncode
+    """One process imports everything, and forks a child for each step that is killed there."""
+    paths = [model_in(tmp_path / str(step)) for step in range(MOST_STEPS)]
+    words = [sys.executable, "-c", textwrap.dedent(KILLED), *map(str, paths)]
+    done = subprocess.run(
+        words, check=True, timeout=300, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True
+    )
+    codes = list(map(int, done.stdout.split()))
+    killed = codes.index(0)
+    assert codes == [-signal.SIGKILL] * killed + [0] * (MOST_STEPS - killed)
+    assert killed >= 8
+    states = set()
+    for step, path in enumerate(paths[: killed + 1], 1):
         states.add(doubled(path))
-        assert code in (0, -signal.SIGKILL)
         with Publication(path):
             pass
         assert len(names(path.parent)) in (2, 3)  # between two steps there may be the old data, too
-        assert not list(path.parent.glob(".*")), steps
+        assert not list(path.parent.glob(".*")), step
         loaded(path)  # by onnx, which refuses data of two names
-        if code == 0:
-            break
     assert states == {False, True}
-    assert steps > 8
 
 
 def test_optimize_keeps_the_folder_of_a_model(tmp_path: Path) -> None:

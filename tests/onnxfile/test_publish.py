@@ -58,9 +58,14 @@ def test_what_could_never_be_written_is_refused_before_any_work(tmp_path: Path) 
     assert "not a regular file" in refused("/dev/full")
     (tmp_path / "loop").symlink_to("loop")
     assert "loop" in refused(tmp_path / "loop")
+    # The system finds no such file, whatever `os.path.realpath` makes of it.
+    assert "there is no directory" in refused(f"{tmp_path}/none/../file")
+    (tmp_path / "far").symlink_to("none/../file")
+    assert f"there is no directory {tmp_path}/none" in refused(tmp_path / "far")
+    assert (tmp_path / "file").read_bytes() == b"x"
     assert "File name too long" in refused(tmp_path / ("x" * 300))
     assert "cannot be written" in refused("a\0b")
-    assert names(tmp_path) == {"file", "fifo", "loop"}
+    assert names(tmp_path) == {"far", "file", "fifo", "loop"}
 
 
 def test_read_only_places_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from bnfold.options import (
     RecalibrateOptions,
     VerifyOptions,
     keywords,
+    kinds,
     option,
     options_of,
 )
-from bnfold.options.kinds import Flag, Folder, Group, Kind, Names, Size, Whole
+from bnfold.options.kinds import DataSet, Flag, Folder, Group, Kind, Names, Size, Whole
 from bnfold.options.kinds import Weights as WeightsKind
 from bnfold.passes import PassOptions
 
@@ -270,7 +272,27 @@ def test_freeze_and_recalibrate_are_optimize_without_folds() -> None:
     assert made == OptimizeOptions(fold=False, statistics_from="w.safetensors")
 
 
+OF_A_COMPARISON = {
+    "seed": 3, "input_shapes": {"x": (1, 3)}, "inputs": "feeds.npz", "rtol": 0.1, "atol": {"y": 0.2},
+    "providers": ("cuda",), "strict_placement": True, "proof": "always", "thorough": True, "threads": 2,
+    "distributions": False, "assume_constant_initializers": True, "isolate": True,
+}  # fmt: skip
+
+
+def test_an_option_of_the_comparison_reaches_it_from_every_command() -> None:
+    assert {each.name for each in options_of(VerifyOptions)} == {*OF_A_COMPARISON, "layers"}
+    expected = VerifyOptions(**OF_A_COMPARISON)
+    assert all(getattr(expected, name) != getattr(VerifyOptions(), name) for name in OF_A_COMPARISON)
+    for options in (OptimizeOptions, FreezeOptions, DataOptions):
+        assert VerifyOptions.of(options(**OF_A_COMPARISON)) == expected
+
+
+def test_what_an_iterator_gives_is_kept_where_it_is_read_more_than_once() -> None:
+    assert VerifyOptions(inputs=iter([{"x": 1}])).inputs == [{"x": 1}]
+    assert isinstance(OptimizeOptions(recalibrate=iter([])).recalibrate, Iterator)
+
+
 def test_every_kind_is_known_to_the_command_line() -> None:
     used = {type(each.kind) for options in COMMANDS.values() for each in options_of(options)}
-    assert used <= set(Kind.__subclasses__())
+    assert used <= {each for kind in (Kind, DataSet, kinds.Path, Whole) for each in kind.__subclasses__()}
     assert {Names, WeightsKind} <= used

@@ -7,7 +7,7 @@ from bnfold.decisions import Action, Refused
 from bnfold.graph import Model
 from bnfold.onnxfile import read
 from bnfold.passes.affine_ops import read_affine
-from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, fold, numbers
+from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, completing, fold, numbers
 
 _INPUTS = {
     "wide": "float[N,3,6,4]",  # as many columns as channels
@@ -50,13 +50,9 @@ _CONSTANTS = {
     "s_wide": numbers(1, 4, 4, 5, seed=4),
     **batch_norm(1, "1"),
 }
+_row = completing(_INPUTS, _CONSTANTS)
 _POOL = "AveragePool<kernel_shape=[1,1]>"  # lets every map pass, and ends a run
 _BN = "BatchNormalization"
-
-
-def _row(row: Row) -> Row:
-    inputs, constants = {**_INPUTS, **(row.inputs or {})}, {**_CONSTANTS, **(row.constants or {})}
-    return Row(row.text, inputs, constants, row.outputs, row.opset)
 
 
 # What is a map: each is folded into the convolution before it.

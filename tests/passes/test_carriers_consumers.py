@@ -9,7 +9,7 @@ import pytest
 from bnfold.decisions import Action, Refused
 from bnfold.passes.layout import relaid
 from bnfold.passes.step import Dims
-from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, feeds, fold, numbers
+from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, completing, feeds, fold, int64, numbers
 from tests.oracle import evaluate
 
 _INPUTS = {
@@ -30,10 +30,6 @@ _INPUTS = {
     "loose_number": "float",
     "narrow": "float[N,4,6,1]",
 }
-
-
-def _list(*dims: int) -> np.ndarray:
-    return np.array(dims, np.int64)
 
 
 _CONSTANTS = {
@@ -73,39 +69,35 @@ _CONSTANTS = {
     "half": np.array(0.5, np.float32),
     "value": np.array(-0.75, np.float32),
     "zero": np.array(0.0, np.float32),
-    "to_rows": _list(-1, 1, 6, 7),
-    "scalar": _list(),
-    "pads_one": _list(0, 1, 1, 0, 0, 0, 0, 2),
-    "to_line": _list(-1, 4, 42),
-    "to_mixed": _list(-1, 6, 28, 1),
-    "to_mixed4": _list(-1, 6, 7, 4),
-    "at0": _list(0),
-    "at1": _list(1),
-    "at2": _list(2),
-    "at3": _list(3),
-    "start": _list(1),
-    "end": _list(3),
-    "huge": _list(2**62),
-    "step2": _list(2),
-    "minus_one": _list(-1),
-    "far_back": _list(-100),
-    "halves": _list(2, 2),
-    "halves6": _list(3, 3),
-    "spatial": _list(2, 3),
+    "to_rows": int64(-1, 1, 6, 7),
+    "scalar": int64(),
+    "pads_one": int64(0, 1, 1, 0, 0, 0, 0, 2),
+    "to_line": int64(-1, 4, 42),
+    "to_mixed": int64(-1, 6, 28, 1),
+    "to_mixed4": int64(-1, 6, 7, 4),
+    "at0": int64(0),
+    "at1": int64(1),
+    "at2": int64(2),
+    "at3": int64(3),
+    "start": int64(1),
+    "end": int64(3),
+    "huge": int64(2**62),
+    "step2": int64(2),
+    "minus_one": int64(-1),
+    "far_back": int64(-100),
+    "halves": int64(2, 2),
+    "halves6": int64(3, 3),
+    "spatial": int64(2, 3),
     "scales": np.array([1, 1, 2, 1.5], np.float32),
     "scales_sly": np.array([1, 1.2, 1, 1], np.float32),
-    "pads": _list(0, 0, 1, 0, 0, 0, 0, 2),
-    "pads_channels": _list(0, 1, 1, 0, 0, 1, 0, 2),
+    "pads": int64(0, 0, 1, 0, 0, 0, 0, 2),
+    "pads_channels": int64(0, 1, 1, 0, 0, 1, 0, 2),
     "constant": numbers(2, 2, 6, 7),
 }
+_row = completing(_INPUTS, _CONSTANTS)
 N = "n = BatchNormalization(p, g, h, m, v)"
 SCALE = "n = BatchNormalization(p, g_positive, o, o, v)"
 SHIFT = "n = BatchNormalization<epsilon=0.0>(p, ones, h, o, ones)"
-
-
-def _row(row: Row) -> Row:
-    inputs, constants = {**_INPUTS, **(row.inputs or {})}, {**_CONSTANTS, **(row.constants or {})}
-    return Row(row.text, inputs, constants, row.outputs, row.opset)
 
 
 DOWN = {
@@ -364,7 +356,7 @@ NOT_DOWN = {
     "SHAPE_UNKNOWN: Transpose of unknown rank": Row(
         f"{N} d = Reshape(n, /to_same|loose_shape/) c = Identity(d) y = Conv(c, u)",
         {"loose_shape": "int64[D]"},
-        {"to_same": _list(-1, 4, 6, 7)},
+        {"to_same": int64(-1, 4, 6, 7)},
     ),
     "MALFORMED: Add that says by attributes how it broadcasts": Row(
         "n = BatchNormalization<is_test=1, epsilon=0.0>(/p|tall/, ones, h, o, ones)"
@@ -449,12 +441,12 @@ def test_what_has_to_be_known_of_a_reshape(name: str) -> None:
         "none_before": "float[0,4,5]",
     }
     constants = {
-        "four1": _list(4),
-        "to_thin": _list(-1, 4, 1),
-        "to_eight": _list(1, 8, 3),
-        "to_twelve": _list(12, 2),
-        "two_four_zero": _list(2, 4, 0),
-        "zero_four": _list(0, 4),
+        "four1": int64(4),
+        "to_thin": int64(-1, 4, 1),
+        "to_eight": int64(1, 8, 3),
+        "to_twelve": int64(12, 2),
+        "two_four_zero": int64(2, 4, 0),
+        "zero_four": int64(0, 4),
         "u8_line": numbers(5, 8, 1),
         "k12": numbers(12, 5),
     }
@@ -496,7 +488,7 @@ def test_one_number_for_all_passes_whatever_the_shape() -> None:
     original = row.model()
     done = fold(original)
     assert done.operators == ["Reshape", "Transpose", "ReduceMean", "Reshape", "Conv"]
-    fed = feeds(original, 2) | {"form": _list(2, 42), "index": _list(0), "image": _list(1, 1, 1, 2)}
+    fed = feeds(original, 2) | {"form": int64(2, 42), "index": int64(0), "image": int64(1, 1, 1, 2)}
     np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=1e-5)
 
 
@@ -524,7 +516,7 @@ def test_one_number_for_all_passes_without_a_shape(name: str) -> None:
     original = _row(Row(text, inputs, constants)).model()
     done = fold(original)
     assert done.operators == [node.op_type for node in original.graph.node][1:], done.decisions
-    fed = feeds(original, 2) | {"form": _list(2, 4, 6, 8), "image": _list(-1, 1, 1, 1)}
+    fed = feeds(original, 2) | {"form": int64(2, 4, 6, 8), "image": int64(-1, 1, 1, 1)}
     fed = {name: fed[name] for name in fed if name in {value.name for value in original.graph.input}}
     np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=0, atol=1e-5)
 

@@ -9,7 +9,7 @@ import pytest
 
 from bnfold.decisions import Action
 from bnfold.passes import fold as fold_module
-from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, feeds, fold, numbers
+from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, completing, feeds, fold, int64, numbers
 from tests.oracle import evaluate
 
 _INPUTS = {
@@ -31,10 +31,6 @@ _INPUTS = {
     "one_channel": "float[N,1,4,6]",
     "one_row": "float[N,4,1,6]",
 }
-
-
-def _shape(*dims: int) -> np.ndarray:
-    return np.array(dims, np.int64)
 
 
 _CONSTANTS = {
@@ -63,67 +59,67 @@ _CONSTANTS = {
     "negative": np.array(-0.75, np.float32),
     "negative_list": np.array([-0.75], np.float32),
     "to_gate": np.array([-1, 4, 1, 1]),
-    "to_picture": _shape(-1, 3, 6, 7),
-    "to_single": _shape(-1, 1, 1, 1),
-    "to_rows": _shape(-1, 4, 20),
-    "to_image": _shape(-1, 4, 4, 5),
-    "to_flat": _shape(-1, 80),
-    "to_two": _shape(-1, 2, 40),
-    "to_square": _shape(-1, 4, 10, 2),
-    "to_turned": _shape(-1, 4, 4, 5),
-    "to_mixed": _shape(-1, 5, 4, 4),
-    "to_groups": _shape(-1, 2, 2, 4, 5),
-    "at1": _shape(1),
-    "at2": _shape(2),
-    "at0": _shape(0),
-    "at3": _shape(3),
-    "last": _shape(-1),
-    "spatial": _shape(2, 3),
-    "spatial_negative": _shape(-1, -2),
-    "channels_too": _shape(1, 2, 3),
-    "nothing": _shape(),
+    "to_picture": int64(-1, 3, 6, 7),
+    "to_single": int64(-1, 1, 1, 1),
+    "to_rows": int64(-1, 4, 20),
+    "to_image": int64(-1, 4, 4, 5),
+    "to_flat": int64(-1, 80),
+    "to_two": int64(-1, 2, 40),
+    "to_square": int64(-1, 4, 10, 2),
+    "to_turned": int64(-1, 4, 4, 5),
+    "to_mixed": int64(-1, 5, 4, 4),
+    "to_groups": int64(-1, 2, 2, 4, 5),
+    "at1": int64(1),
+    "at2": int64(2),
+    "at0": int64(0),
+    "at3": int64(3),
+    "last": int64(-1),
+    "spatial": int64(2, 3),
+    "spatial_negative": int64(-1, -2),
+    "channels_too": int64(1, 2, 3),
+    "nothing": int64(),
     "scales": np.array([1, 1, 2, 1.5], np.float32),
     "scales_channels": np.array([1, 2, 1, 1], np.float32),
     "scales_sly": np.array([1, 1.2, 1, 1], np.float32),
-    "sizes": _shape(2, 4, 9, 11),
-    "sizes_wide": _shape(2, 8, 9, 11),
-    "sizes_sly": _shape(2, 4, 4, 5),
-    "nine_eleven": _shape(9, 11),
-    "pads": _shape(0, 0, 1, 0, 0, 0, 0, 2),
-    "pads_crop": _shape(0, 0, 0, -1, 0, 0, -1, 0),
-    "pads_none": _shape(0, 0, 0, 0, 0, 0, 0, 0),
-    "pads_channels": _shape(0, 1, 1, 0, 0, 0, 0, 2),
-    "pads_crop_channels": _shape(0, -1, 1, 0, 0, 1, 0, 2),
-    "pads_two": _shape(1, 0, 0, 2),
-    "two_three": _shape(2, 3),
-    "minus_two_one": _shape(-2, 1),
-    "one_two": _shape(1, 2),
-    "split": _shape(3, 4),
-    "halves": _shape(2, 2),
-    "start": _shape(1),
-    "end": _shape(3),
-    "back": _shape(3),
-    "far_back": _shape(-100),
-    "huge": _shape(2**62),
-    "minus_one": _shape(-1),
-    "minus_three": _shape(-3),
-    "step2": _shape(2),
+    "sizes": int64(2, 4, 9, 11),
+    "sizes_wide": int64(2, 8, 9, 11),
+    "sizes_sly": int64(2, 4, 4, 5),
+    "nine_eleven": int64(9, 11),
+    "pads": int64(0, 0, 1, 0, 0, 0, 0, 2),
+    "pads_crop": int64(0, 0, 0, -1, 0, 0, -1, 0),
+    "pads_none": int64(0, 0, 0, 0, 0, 0, 0, 0),
+    "pads_channels": int64(0, 1, 1, 0, 0, 0, 0, 2),
+    "pads_crop_channels": int64(0, -1, 1, 0, 0, 1, 0, 2),
+    "pads_two": int64(1, 0, 0, 2),
+    "two_three": int64(2, 3),
+    "minus_two_one": int64(-2, 1),
+    "one_two": int64(1, 2),
+    "split": int64(3, 4),
+    "halves": int64(2, 2),
+    "start": int64(1),
+    "end": int64(3),
+    "back": int64(3),
+    "far_back": int64(-100),
+    "huge": int64(2**62),
+    "minus_one": int64(-1),
+    "minus_three": int64(-3),
+    "step2": int64(2),
     **batch_norm(11, "11"),
     **batch_norm(6, "6"),
     "k4": numbers(4, 5, seed=3),
     "rows": numbers(4, 1),
     "k54": numbers(5, 4),
     "k_levit": numbers(5, 4, seed=2),
-    "to_long": _shape(-1, 4),
-    "to_tokens": _shape(-1, 7, 4),
+    "to_long": int64(-1, 4),
+    "to_tokens": int64(-1, 7, 4),
     "w_two": numbers(2, 3, 1, 1),
-    "zero_one": _shape(0, 1),
-    "minus_two_one_": _shape(-2, -1),
+    "zero_one": int64(0, 1),
+    "minus_two_one_": int64(-2, -1),
     "row": numbers(1, 2, 4, 5),
-    "four_three": _shape(4, 3),
-    "three_four": _shape(3, 4),
-    "all_starts": _shape(0, 1),
-    "all_ends": _shape(100, 3),
+    "four_three": int64(4, 3),
+    "three_four": int64(3, 4),
+    "all_starts": int64(0, 1),
+    "all_ends": int64(100, 3),
     "w44": numbers(4, 4, 1, 1),
     **{f"{n}4x4": np.tile(batch_norm(4, "")[n], 4) for n in "ghmv"},
     **{f"{n}4r4": np.repeat(batch_norm(4, "")[n], 4) for n in "ghmv"},
@@ -135,21 +131,17 @@ _CONSTANTS = {
     "zero": np.array(0.0, np.float32),
     "w1": numbers(4, 3, 1, 1),
     "w_one": numbers(1, 3, 3, 3),
-    "unequal": _shape(2, 3),
+    "unequal": int64(2, 3),
     "roi": np.array([0, 0, 0, 0, 1, 1, 1, 1], np.float32),
     "w4": numbers(4, 3, 1, 1),
     "w_line": numbers(4, 3, 1),
 }
+_row = completing(_INPUTS, _CONSTANTS)
 B = "y = BatchNormalization(c, g, h, m, v)"
 B5 = "y = BatchNormalization(c, g5, h5, m5, v5)"
 PLAIN = "y = BatchNormalization<epsilon=0.0>(c, ones, h, o, ones)"  # a shift without a scale
 SCALE = "y = BatchNormalization(c, g_positive, o, o, v)"
 OLD = "y = BatchNormalization<is_test=1, consumed_inputs=[0,0,0,1,1], epsilon=0.0>(c, ones, h, o, ones)"
-
-
-def _row(row: Row) -> Row:
-    inputs, constants = {**_INPUTS, **(row.inputs or {})}, {**_CONSTANTS, **(row.constants or {})}
-    return Row(row.text, inputs, constants, row.outputs, row.opset, row.ir)
 
 
 # ------------------------------------------------------------------ toward the producer
@@ -741,6 +733,6 @@ def test_one_number_for_all_passes_whatever_the_shape(name: str) -> None:
     original = _row(Row(text, {"form": "int64[D]"}, constants)).model()
     done = fold(original)
     assert done.operators == [node.op_type for node in original.graph.node][:-1], done.decisions
-    fed = feeds(original, 2) | {"form": _shape(1, 4, 4, 10), "loose_index": _shape(1)}
+    fed = feeds(original, 2) | {"form": int64(1, 4, 4, 10), "loose_index": int64(1)}
     fed = {name: fed[name] for name in fed if name in {value.name for value in original.graph.input}}
     np.testing.assert_allclose(evaluate(done.model, fed)["y"], evaluate(original, fed)["y"], rtol=0, atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 
 import bnfold
 from bnfold.decisions import Action
-from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, fold, numbers
+from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, completing, fold, numbers
 
 _INPUTS = {
     "half": "float16[N,3,6,7]",
@@ -36,10 +36,7 @@ B = "BatchNormalization(c, g, h, m, v)"
 SCALE = "BatchNormalization(c, g, o, o, v)"
 
 
-def _row(row: Row) -> Row:
-    inputs, constants = {**_INPUTS, **(row.inputs or {})}, {**_CONSTANTS, **(row.constants or {})}
-    return Row(row.text, inputs, constants, row.outputs, row.opset)
-
+_row = completing(_INPUTS, _CONSTANTS)
 
 FOLDS = {
     "to its own type": (Row(f"d = Conv(x, w, b) c = Cast<to=1>(d) y = {B}"), "Conv Cast"),

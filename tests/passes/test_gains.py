@@ -15,6 +15,7 @@ from tests.fold_models import (
     assert_well_formed,
     batch_norm,
     check_folds,
+    completing,
     fold,
     numbers,
 )
@@ -49,10 +50,7 @@ _CONSTANTS = {
 }
 
 
-def _row(row: Row) -> Row:
-    inputs, constants = {**_INPUTS, **(row.inputs or {})}, {**_CONSTANTS, **(row.constants or {})}
-    return Row(row.text, inputs, constants, row.outputs, row.opset, 9, row.options)
-
+_row = completing(_INPUTS, _CONSTANTS)
 
 FOLDS = {
     "a bias per channel behind Conv": ("d = Conv(x, w) y = Add(d, c)", "Conv"),

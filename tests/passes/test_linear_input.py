@@ -8,7 +8,7 @@ from bnfold.graph import Model
 from bnfold.onnxfile import read
 from bnfold.passes.affine import Affine
 from bnfold.passes.linear_ops import ABSORB_INPUT
-from tests.fold_models import CONSTANTS, Row, batch_norm, check_folds, check_left_alone, fold, numbers
+from tests.fold_models import CONSTANTS, Row, batch_norm, check_folds, check_left_alone, completing, fold, numbers
 
 _N = "n = BatchNormalization(x, g3, h3, m3, v3)"
 _INPUTS = {
@@ -82,9 +82,7 @@ _ONE = "BatchNormalization({}, one, one, one, one)"
 _SCALE6 = "n = BatchNormalization(deep, g6, still6, still6, v6)"
 
 
-def _row(row: Row) -> Row:
-    return Row(row.text, {**_INPUTS, **(row.inputs or {})}, _CONSTANTS, row.outputs, row.opset)
-
+_row = completing(_INPUTS, _CONSTANTS)
 
 FOLDS = {
     "Conv, bias": Row(f"{_N} y = Conv(n, w, b)"),

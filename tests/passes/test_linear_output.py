@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bnfold.decisions import Action
-from tests.fold_models import INPUTS, Row, batch_norm, check_folds, check_left_alone, fold, numbers
+from tests.fold_models import INPUTS, Row, batch_norm, check_folds, check_left_alone, completing, fold, numbers
 
 _N = "y = BatchNormalization(c, g, h, m, v)"
 _INPUTS = {
@@ -72,9 +72,7 @@ _CONSTANTS = {
 }
 
 
-def _row(row: Row) -> Row:
-    return Row(row.text, {**_INPUTS, **(row.inputs or {})}, _CONSTANTS, row.outputs, row.opset, row.ir)
-
+_row = completing(_INPUTS, _CONSTANTS)
 
 _SIX = "BatchNormalization(c, g6, h6, m6, v6)"
 _SEVEN = "BatchNormalization(c, g7, h7, m7, v7)"

@@ -12,7 +12,7 @@ from bnfold.graph import Graph, Model
 from bnfold.onnxfile import read
 from bnfold.passes.affine import Affine
 from bnfold.passes.carriers import TOWARD_CONSUMERS, TOWARD_PRODUCER
-from tests.fold_models import Array, Row, batch_norm, check_folds, check_left_alone, numbers
+from tests.fold_models import Array, Row, batch_norm, check_folds, check_left_alone, int64, numbers
 from tests.oracle import evaluate
 
 _INPUTS = {
@@ -25,32 +25,28 @@ _INPUTS = {
 }
 
 
-def _list(*dims: int) -> Array:
-    return np.array(dims, np.int64)
-
-
 _CONSTANTS = {
-    "split4": _list(2, 2, 2, 6, 8),
-    "merged": _list(8, 6, 8),
-    "tail": _list(2, 4, 48),
-    "at0": _list(0),
-    "at1": _list(1),
-    "at2": _list(2),
-    "start": _list(1),
-    "end": _list(3),
-    "far": _list(-100),
-    "minus": _list(-1),
-    "reversed": _list(3, 2, 1, 0),
-    "some": _list(2, 0),
-    "negative": _list(-1, 1),
-    "again": _list(0, 1, 1),
+    "split4": int64(2, 2, 2, 6, 8),
+    "merged": int64(8, 6, 8),
+    "tail": int64(2, 4, 48),
+    "at0": int64(0),
+    "at1": int64(1),
+    "at2": int64(2),
+    "start": int64(1),
+    "end": int64(3),
+    "far": int64(-100),
+    "minus": int64(-1),
+    "reversed": int64(3, 2, 1, 0),
+    "some": int64(2, 0),
+    "negative": int64(-1, 1),
+    "again": int64(0, 1, 1),
     "matrix": np.array([[0, 3], [2, 1]], np.int64),
     "number": np.array(2, np.int64),
-    "repeats": _list(1, 2, 1, 3),
-    "larger": _list(2, 4, 6, 8),
-    "more": _list(3, 2, 4, 6, 8),
-    "pads": _list(0, 1, 1, 0, 0, 0, 0, 2),
-    "crop": _list(0, -1, 0, 0, 0, 0, -2, 0),
+    "repeats": int64(1, 2, 1, 3),
+    "larger": int64(2, 4, 6, 8),
+    "more": int64(3, 2, 4, 6, 8),
+    "pads": int64(0, 1, 1, 0, 0, 0, 0, 2),
+    "crop": int64(0, -1, 0, 0, 0, 0, -2, 0),
     "scales": np.array([1, 1, 2, 3], np.float32),
     "whole": np.array([1, 2, 1, 1], np.float32),
 }
@@ -153,23 +149,23 @@ def test_a_map_of_the_output_goes_in(name: str) -> None:
 _FOLDS = {
     **{name: array for c in (2, 4, 8, 12, 24) for name, array in batch_norm(c, str(c)).items()},
     **{f"{name}tile": np.tile(array, 2) for name, array in batch_norm(4, "").items()},
-    "groups": _list(0, 2, 2, 6, 7),
-    "together": _list(0, 4, 6, 7),
-    "one_image": _list(1, 8, 9, 10),
-    "two_images": _list(2, 4, 9, 10),
-    "heads": _list(0, 0, 2, 2),
-    "flat": _list(0, 0, 4),
-    "order": _list(2, 0, 3, 1),
-    "twice": _list(0, 1, 2, 3, 0, 1, 2, 3),
-    "repeat": _list(1, 2, 1, 1),
-    "large": _list(1, 4, 4, 5),
+    "groups": int64(0, 2, 2, 6, 7),
+    "together": int64(0, 4, 6, 7),
+    "one_image": int64(1, 8, 9, 10),
+    "two_images": int64(2, 4, 9, 10),
+    "heads": int64(0, 0, 2, 2),
+    "flat": int64(0, 0, 4),
+    "order": int64(2, 0, 3, 1),
+    "twice": int64(0, 1, 2, 3, 0, 1, 2, 3),
+    "repeat": int64(1, 2, 1, 1),
+    "large": int64(1, 4, 4, 5),
     "w4": numbers(4, 3, 1, 1),
     "k": numbers(5, 4),
     "k24": numbers(24, 3),
     "u": numbers(5, 4, 1, 1),
     "u8": numbers(5, 8, 1, 1),
     "tall": np.array([1, 1, 2, 2], np.float32),
-    "at1": _list(1),
+    "at1": int64(1),
 }
 B = "BatchNormalization(c, g, h, m, v)"
 FOLDS = {

@@ -11,7 +11,7 @@ from bnfold.decisions import Action
 from bnfold.graph import Graph
 from bnfold.passes import FoldBatchNormOptions, runs
 from bnfold.passes.affine_ops import AffineOp
-from tests.fold_models import Row, assert_same_function, check_folds, check_left_alone, fold, numbers
+from tests.fold_models import Row, assert_same_function, check_folds, check_left_alone, completing, fold, numbers
 
 _CONSTANTS = {
     "c": numbers(4, 1, 1),
@@ -34,8 +34,7 @@ _CONSTANTS = {
 B3 = "BatchNormalization"
 
 
-def _row(row: Row) -> Row:
-    return Row(row.text, row.inputs, {**_CONSTANTS, **(row.constants or {})}, row.outputs, row.opset, 9, row.options)
+_row = completing({}, _CONSTANTS)
 
 
 # Sigmoid on both sides: nothing can be moved out of the run.

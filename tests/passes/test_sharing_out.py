@@ -6,13 +6,9 @@ import pytest
 import bnfold
 from bnfold.decisions import Action
 from bnfold.passes import FoldBatchNormOptions
-from tests.fold_models import Array, Row, batch_norm, check_folds, check_left_alone, fold, numbers
+from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, fold, int64, numbers
 
 _INPUTS = {"x": "float[2,3,8,7]", "tokens": "float[N,5]"}
-
-
-def _list(*dims: int) -> Array:
-    return np.array(dims, np.int64)
 
 
 _CONSTANTS = {
@@ -25,18 +21,18 @@ _CONSTANTS = {
     "s2": numbers(6, seed=3),
     "one4": np.ones(4, np.float32),
     "zero4": np.zeros(4, np.float32),
-    "i0": _list(0),
-    "i1": _list(1),
-    "i2": _list(2),
-    "i3": _list(3),
-    "i4": _list(4),
-    "i6": _list(6),
-    "i8": _list(8),
-    "front": _list(0, 1, 2, 3),
-    "behind": _list(7, 6, 5, 4),
-    "odd": _list(4, 5, 6, 3),
-    "sizes": _list(4, 4),
-    "together": _list(0, 2, 28, 8),
+    "i0": int64(0),
+    "i1": int64(1),
+    "i2": int64(2),
+    "i3": int64(3),
+    "i4": int64(4),
+    "i6": int64(6),
+    "i8": int64(8),
+    "front": int64(0, 1, 2, 3),
+    "behind": int64(7, 6, 5, 4),
+    "odd": int64(4, 5, 6, 3),
+    "sizes": int64(4, 4),
+    "together": int64(0, 2, 28, 8),
 }
 BN4 = "BatchNormalization({}, g4, h4, m4, v4)"
 HALVES = "d = Conv(x, w8) a = Slice(d, i0, i4, i1) e = Slice(d, i4, i8, i1)"
@@ -89,7 +85,7 @@ SIBLINGS = {
 
 
 def _row(text: str) -> Row:
-    constants = {**_CONSTANTS, "w1_": numbers(4, 3, 1, 1), "widths": _list(3, 4)}
+    constants = {**_CONSTANTS, "w1_": numbers(4, 3, 1, 1), "widths": int64(3, 4)}
     return Row(text, _INPUTS, constants, outputs=("y", "z"))
 
 

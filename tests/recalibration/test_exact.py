@@ -22,7 +22,9 @@ from bnfold.equivalence import evaluate_in_place, signature_of
 from bnfold.errors import UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import label, read, shared_names
-from bnfold.recalibration import Calibration, RecalibrateOptions, calibrate, targets_of
+from bnfold.options import CalibrationOptions
+from bnfold.progress import StageProgress
+from bnfold.recalibration import Calibration, calibrate, targets_of
 from bnfold.statistics import Pooled, Statistics, moments_of
 from bnfold.testing import numbers
 from tests.architectures import exported, exported_in_train_mode
@@ -57,9 +59,12 @@ def one_after_another(model: ModelProto, feeds: Feeds) -> dict[NodeKey, Statisti
     return known
 
 
-def recalibrated(model: ModelProto, data: object, **options: object) -> Calibration:
+def recalibrated(
+    model: ModelProto, data: object, on_progress: StageProgress | None = None, **options: object
+) -> Calibration:
     file = read(model)
-    return calibrate(file, Model(file), data, RecalibrateOptions(**options))  # type: ignore[arg-type]  # from a table
+    how = CalibrationOptions(**options)  # type: ignore[arg-type]  # from a table
+    return calibrate(file, Model(file), data, how, on_progress=on_progress)  # type: ignore[arg-type]  # of many kinds
 
 
 def bits(statistics: object) -> list[tuple[NodeKey, bytes, bytes]]:

@@ -19,8 +19,9 @@ from bnfold.decisions import Action, Reason
 from bnfold.errors import BnfoldError, ModelError, UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import read
+from bnfold.options import CalibrationOptions
 from bnfold.progress import Stage
-from bnfold.recalibration import Mode, RecalibrateOptions, Weighting, calibrate
+from bnfold.recalibration import calibrate
 from tests.architectures import IMAGE, exported, exported_in_train_mode, normalizations, trained
 from tests.fold_models import Row
 from tests.passes.test_freeze_digits import MODELS, TRAIN, logits, without_statistics
@@ -70,7 +71,7 @@ def calibrated(
     model: bytes | ModelProto | Path, batches: object, **options: object
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     file = read(model)
-    result = calibrate(file, Model(file), batches, RecalibrateOptions(**options))  # type: ignore[arg-type]  # from a table
+    result = calibrate(file, Model(file), batches, CalibrationOptions(**options))  # type: ignore[arg-type]  # from a table
     return [(found.mean, found.variance) for found in result.statistics.values()]
 
 
@@ -100,7 +101,7 @@ def test_exact_statistics_are_those_of_pytorch(form: str) -> None:
 def test_fast_statistics_are_those_of_batch_mode() -> None:
     model = exported_in_train_mode("torchscript", 17).model
     expected = by_pytorch(trained("small_cnn"), data(), exact=False)
-    found = calibrated(model, data(), mode=Mode.FAST)
+    found = calibrated(model, data(), mode="fast")
     assert_close(found, expected)
     exact = by_pytorch(trained("small_cnn"), data(), exact=True)
     assert max(np.abs(f[0] - e[0]).max() for f, e in zip(found, exact, strict=True)) > 1e-3
@@ -113,7 +114,7 @@ def test_torch_statistics_are_those_of_update_bn() -> None:
             module.p = 0.0
     torch.optim.swa_utils.update_bn([torch.from_numpy(batch).double() for batch in data()], network)
     expected = [(layer.running_mean.numpy(), layer.running_var.numpy()) for layer in normalizations(network)]
-    found = calibrated(exported_in_train_mode("torchscript", 17).model, data(), weighting=Weighting.TORCH)
+    found = calibrated(exported_in_train_mode("torchscript", 17).model, data(), statistics="torch")
     assert_close(found, expected)
 
 
@@ -146,8 +147,8 @@ def test_levels_follow_the_graph_and_not_the_order_of_nodes(name: str) -> None:
 # ---------------------------------------------------------------------- shards, order, memory
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-def test_shards_in_any_order_give_the_same_bits(mode: Mode) -> None:
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_shards_in_any_order_give_the_same_bits(mode: str) -> None:
     model = exported_in_train_mode("torchscript", 17).model
     expected = calibrated(model, data(), mode=mode)
     for order in itertools.islice(itertools.permutations(range(4)), 1, 24, 5):
@@ -192,7 +193,7 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
 
     def peak(batches: int) -> int:
         tracemalloc.start()
-        calibrated(model, lambda: itertools.repeat(batch, batches), mode=Mode.FAST)
+        calibrated(model, lambda: itertools.repeat(batch, batches), mode="fast")
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -300,8 +301,8 @@ def test_what_is_no_batch(kind: str) -> None:
         calibrated(exported("small_cnn").model, batches())
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-def test_an_iterator_is_enough(mode: Mode) -> None:
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_an_iterator_is_enough(mode: str) -> None:
     expected = calibrated(exported("small_cnn").model, [ONE, ONE * 2], mode=mode)
     found = calibrated(exported("small_cnn").model, iter([ONE, ONE * 2]), mode=mode)
     assert all((one[1] == other[1]).all() for one, other in zip(found, expected, strict=True))
@@ -309,7 +310,7 @@ def test_an_iterator_is_enough(mode: Mode) -> None:
 
 def test_one_value_per_channel_has_no_unbiased_variance() -> None:
     with pytest.raises(UsageError, match="one value per channel"):
-        calibrated(exported("small_cnn").model, [ONE[:1]], weighting=Weighting.TORCH)
+        calibrated(exported("small_cnn").model, [ONE[:1]], statistics="torch")
 
 
 @pytest.mark.parametrize("options", [{"mode": "slow"}, {"statistics": "biased"}])
@@ -360,8 +361,8 @@ def test_a_model_that_cannot_run_says_so() -> None:
         calibrated(model, [np.zeros((1, 4, 6, 7), np.float32)])
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-def test_a_model_whose_inputs_name_its_constants(mode: Mode) -> None:
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_a_model_whose_inputs_name_its_constants(mode: str) -> None:
     """As IR version 3 wants it; what is not run must not be asked for."""
     text, data = "k = Relu(c) y = BatchNormalization(k, g, h, m, v)", np.ones((3, 4, 6, 7), np.float32)
     ((mean, _),) = calibrated(Row(text, inputs={"c": "float[N,4,6,7]"}, opset=8, ir=3).model(), [data], mode=mode)

@@ -51,6 +51,7 @@ def test_a_failing_write_leaves_the_old_report_and_nothing_else(
     ("path", "message"),
     [
         ("missing/report.json", "No such file or directory"),
+        ("missing/../report.json", "No such file or directory"),
         ("folder", "it is a directory"),
         ("file/report.json", "Not a directory"),
         ("x" * 300, "File name too long"),

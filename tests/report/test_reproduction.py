@@ -1,17 +1,27 @@
 """The command of a report makes the same call of the api again."""
 
 import shlex
+import sys
+import types
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
+from onnx import ModelProto
 
+from bnfold.batches.sources import load_script
 from bnfold.cli import main
+from bnfold.errors import UsageError
+from bnfold.options import OptimizeOptions
+from bnfold.passes import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.report import FailureReport, ModelSummary, Report
+from bnfold.report.document import Document
 from bnfold.report.json_report import to_data
 from bnfold.report.reproduction import reproduction
+from bnfold.rewriting import asked_passes
 from tests.report_samples import old
 
 SUMMARY = ModelSummary("in.onnx", "a" * 64, 1, 1, 1, 18, 9)
@@ -85,6 +95,62 @@ def test_a_comparison_is_made_again() -> None:
 )
 def test_data_that_came_from_python_is_in_no_command(options: dict[str, Any]) -> None:
     assert reproduction(to_data(Report("equivalent", 0, (), SUMMARY, SUMMARY, options=options))) == ""
+
+
+def clean(model: ModelProto) -> None:
+    """A pass that a script has."""
+
+
+def test_a_function_of_a_script_is_named_by_its_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text("def clean(model):\n    pass\n", "utf-8")
+    own = load_script(Path("own.py"), "clean")
+    module = types.ModuleType("own")
+    module.__file__, module.__dict__["clean"] = str(tmp_path / "own.py"), own
+    own.__module__ = "own"
+    monkeypatch.setitem(sys.modules, "own", module)
+    options = OptimizeOptions(passes=[own, FoldBatchNorm(), "default", "./a.py:b:c=1"]).to_dict()
+    assert options["passes"] == ["own.py:clean", "fold-batch-norm", "default", "./a.py:b:c=1"]
+    told = reproduction(to_data(Report("equivalent", 0, (), SUMMARY, SUMMARY, options=options)))
+    assert told.startswith("bnfold optimize in.onnx in.onnx --pass own.py:clean --pass fold-batch-norm --pass default")
+
+
+class Own:
+    """A pass that is an object of Python."""
+
+    name = "own"
+    preserves = "exact"
+
+    def run(self, _model: Any) -> list[Any]:
+        return []
+
+
+def made() -> Any:
+    def inner(model: ModelProto) -> None:
+        """One that no name leads to."""
+
+    return inner
+
+
+FROM_PYTHON = {
+    "<lambda>": lambda _: None,
+    "<partial>": partial(clean),
+    "<own>": Own(),
+    "<fold-batch-norm>": FoldBatchNorm(FoldBatchNormOptions(lower=True)),
+    "<inner>": made(),
+}
+
+
+@pytest.mark.parametrize("name", FROM_PYTHON)
+def test_a_pass_that_no_command_can_name_is_said_to_be_one(name: str) -> None:
+    each = FROM_PYTHON[name]
+    options = OptimizeOptions(passes=["default", each]).to_dict()
+    assert options["passes"] == ["default", name]
+    document = Document.of(to_data(Report("equivalent", 0, (), SUMMARY, SUMMARY, options=options)))
+    assert document.command == ""
+    assert document.no_command.startswith(f"No command makes it again: {name} is a function or an object of Python")
+    with pytest.raises(UsageError, match="came from Python"):
+        asked_passes(options["passes"])
 
 
 def test_a_model_that_was_no_file_is_in_no_command() -> None:

@@ -220,7 +220,7 @@ def test_the_command_lists_every_pass_with_its_options() -> None:
 def test_an_optimizer_that_is_not_installed_says_how_to_install_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     kind = OPTIMIZERS[name]
-    with pytest.raises(UsageError, match=f"the pass {name} needs the package {kind.distribution}: pip install"):
+    with pytest.raises(UsageError, match=f"the pass {name} needs the package {kind.distribution or name}: pip install"):
         bnfold.optimize(DIGITS, passes=[name])
 
 

@@ -18,8 +18,9 @@ import bnfold
 from bnfold.errors import UsageError
 from bnfold.service.arguments import arguments_of, canonical
 from bnfold.service.client import Client, ServiceError
+from bnfold.service.names import checked_name
 from bnfold.service.settings import Settings
-from bnfold.service.store import Full, State, Store, Unknown, checked_name
+from bnfold.service.store import Full, State, Store, Unknown
 from tests.service_process import MODEL, REPOSITORY, ServiceProcess, running
 
 WRONG = """<ir_version: 8, opset_import: ["" : 17]>
@@ -480,6 +481,24 @@ def test_the_command_with_a_server_writes_what_it_writes_without(
     assert (tmp_path / "out.onnx").read_bytes() == there
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["verdict"] == "equivalent"
     assert done.stdout.startswith("equivalent: 18 nodes -> 13")
+
+
+def test_the_command_with_a_server_loses_nothing(service: ServiceProcess, tmp_path: Path) -> None:
+    """What is read is not written, and another model is not replaced: the rules are those of this machine."""
+    (tmp_path / "sub").mkdir()
+    save(load(MODEL), tmp_path / "in.onnx", save_as_external_data=True, location="sub/w.bin", size_threshold=0)
+    (tmp_path / "other.onnx").write_bytes(MODEL.with_name("digits_preact.onnx").read_bytes())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for output, said in (("sub/w.bin", "would be written over"), ("other.onnx", "is a model already")):
+        done = _optimized_there(service, str(tmp_path / "in.onnx"), str(tmp_path / output))
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for _ in range(2):  # the second run is over its own result
+        done = _optimized_there(service, str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx"))
+        assert done.returncode == 0, done.stderr
+        assert len(load(tmp_path / "out.onnx").graph.node) == 13
+    assert {path: path.read_bytes() for path in before} == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") and path.is_dir()]
 
 
 @pytest.mark.parametrize(

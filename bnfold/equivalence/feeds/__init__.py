@@ -1,1 +1,1 @@
-"""What goes into the models: seeded values, sizes of dynamic dimensions, and data of the caller."""
+"""The feeds of the models: seeded values, sizes of dynamic dimensions, and data of the caller."""

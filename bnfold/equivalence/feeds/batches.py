@@ -1,4 +1,4 @@
-"""What a person calls a batch: inputs, perhaps with labels.
+"""Batches as people write them: inputs, perhaps with labels.
 
 Inputs are a mapping of names to arrays, one array, or a sequence of arrays for the inputs in order. Labels are an entry
 of the mapping, what stands in the sequence behind the inputs, or the second of two where the first is a mapping.
@@ -15,7 +15,7 @@ from bnfold.errors import UsageError
 
 
 def as_feed(batch: Any, signature: Signature, number: int) -> Mapping[str, Any]:
-    """What `batch`, the `number`th, holds by name; what stands behind the inputs in a sequence is left out.
+    """The arrays of `batch`, the `number`th, by name; what stands behind the inputs in a sequence is left out.
 
     Raises UsageError where a sequence holds fewer arrays than the model has inputs.
     """

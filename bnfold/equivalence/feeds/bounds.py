@@ -1,4 +1,4 @@
-"""How large the numbers are that a model compares with or cuts off at: below them nothing of that shows."""
+"""The bounds of a model: the numbers that it compares with or cuts off at, below which nothing of that shows."""
 
 import math
 from collections.abc import Iterator

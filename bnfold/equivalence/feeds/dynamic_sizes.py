@@ -7,7 +7,7 @@ it, and a multiple of the total stride, which is what encoder-decoder models nee
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto
@@ -76,7 +76,7 @@ class Sizes:
     corrected by what the nodes accept.
     """
 
-    def __init__(self, model: ModelProto, ports: tuple[Port, ...], fixed: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, model: ModelProto, ports: tuple[Port, ...], fixed: Mapping[str, Sequence[int]]) -> None:
         check_overrides(ports, fixed)
         self._ports, self._fixed = ports, fixed
         self._sides = windows(model)
@@ -139,7 +139,7 @@ class Sizes:
         for unknown, size in proposals(refusal, values):
             yield self._solved(self._unknowns.shapes(shapes, values | {unknown: size}), {unknown: size}, refusal)
 
-    def told(self, shapes: Shapes) -> list[str]:
+    def described(self, shapes: Shapes) -> list[str]:
         """For people: how each dynamic size in `shapes` was found."""
         reasons = self._reasons.get(tuple(shapes.items()), {})
         return [
@@ -162,7 +162,7 @@ class Sizes:
         return solution.shapes
 
 
-def check_overrides(ports: tuple[Port, ...], fixed: Mapping[str, tuple[int, ...]]) -> None:
+def check_overrides(ports: tuple[Port, ...], fixed: Mapping[str, Sequence[int]]) -> None:
     """Raises UsageError where `--input-shape` names no input or contradicts its static dimensions."""
     by_name = {port.name: port for port in ports}
     for name, shape in fixed.items():
@@ -179,10 +179,8 @@ def check_overrides(ports: tuple[Port, ...], fixed: Mapping[str, tuple[int, ...]
             raise UsageError(f"input shape {_text(shape)} for {name!r}: the model declares {port.type_name}.")
 
 
-def _assign(
-    ports: tuple[Port, ...], fixed: Mapping[str, tuple[int, ...]], batch: int, side: int, stretch: int
-) -> Shapes:
-    """The same symbolic name gets the same size everywhere; a size given by the user wins."""
+def _assign(ports: tuple[Port, ...], fixed: Mapping[str, Sequence[int]], batch: int, side: int, stretch: int) -> Shapes:
+    """Assign sizes: a symbolic name gets the same size everywhere; a size given by the user wins."""
     symbols: dict[str, int] = {}
     for port in ports:
         for dim, size in zip(port.dims or (), fixed.get(port.name, ()), strict=False):
@@ -218,5 +216,5 @@ def _listed(names: Mapping[str, Port]) -> str:
     return ", ".join(names) or "none"
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def _text(shape: Sequence[int]) -> str:
     return ",".join(map(str, shape)) or "scalar"

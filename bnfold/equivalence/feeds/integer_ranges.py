@@ -84,7 +84,7 @@ class IntegerRange:
 
 @dataclass
 class _Claims:
-    """What the readers of one input ask for: half-open intervals of values, those that the input itself meets first."""
+    """The demands of one input's readers: half-open intervals of values, those that the input itself meets first."""
 
     intervals: list[tuple[int, int, int]] = field(default_factory=list)
     positive: bool = False
@@ -106,7 +106,7 @@ class _Claims:
 
 @dataclass(frozen=True)
 class _Origin:
-    """How a value came from an input: what was added on the way, None where that is not known.
+    """The way of a value from an input: what was added, None where that is not known.
 
     `whole`: the input is an integer, or was cast to one.
     """
@@ -130,7 +130,7 @@ _Origins = dict[str, dict[str, _Origin]]
 
 
 def integer_ranges(model: ModelProto) -> dict[str, IntegerRange]:
-    """What each input may hold, where a reader says something about it; float inputs count where they are cast."""
+    """The range of each input about which a reader says something; float inputs count where they are cast."""
     walk = _Walk(model)
     walk.graph(model.graph, {})
     return {name: claims.range() for name, claims in walk.claims.items()}
@@ -187,7 +187,7 @@ class _Walk:
             self.constants[name] = float(numpy_helper.to_array(tensor).reshape(-1)[0])
 
     def _claim(self, node: _Node) -> None:
-        """What this node asks of the inputs that reach it."""
+        """The demand of this node on the inputs that reach it."""
         first, second = (*node.inputs, "", "")[:2]
         for index in _NEVER_ZERO.get(node.op_type, ()):
             for name, _ in self._reaching(node.inputs[index] if index < len(node.inputs) else ""):

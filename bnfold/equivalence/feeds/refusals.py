@@ -1,4 +1,4 @@
-"""What a runtime's refusal says about sizes: the numbers in it, which unknowns they may be, and where it happened."""
+"""Refusals of a runtime read for sizes: the numbers in one, the unknowns they may be, and where it happened."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ _GROWTH = 2
 
 
 def numbers(refusal: str) -> list[int]:
-    """Those that stand for sizes: none that is part of a name."""
+    """The numbers that stand for sizes: none that is part of a name."""
     return list(dict.fromkeys(int(found) for found in _NUMBER.findall(_QUOTED.sub("", refusal)) if int(found) > 0))
 
 
@@ -28,11 +28,11 @@ def proposals(refusal: str, values: Mapping[Unknown, int]) -> Iterator[tuple[Unk
     "Got: 3 Expected: 20" names the wrong and the right one. A border that mirrors the inside is refused with the
     largest that would have been allowed, which is one less than the size, so one more than each number counts too.
     """
-    told = numbers(refusal)
+    mentioned = numbers(refusal)
     telling = sorted(values, key=lambda unknown: values[unknown] <= _COMMON)
     for unknown in telling:
         size = values[unknown]
-        if size in told or size - 1 in told:
-            others = sorted((number for number in told if number not in {size, size - 1}), reverse=True)
+        if size in mentioned or size - 1 in mentioned:
+            others = sorted((number for number in mentioned if number not in {size, size - 1}), reverse=True)
             yield from ((unknown, wanted) for number in others for wanted in (number, number + 1))
     yield from ((unknown, values[unknown] * _GROWTH) for unknown in telling)

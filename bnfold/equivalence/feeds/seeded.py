@@ -25,15 +25,15 @@ HEAVY_ELEMENTS = 50_000
 LARGEST_FEED = 1 << 27
 """Values in all inputs of one feed together: 512 MiB of float32. Nothing larger is made up."""
 _NEAR_A_LANDMARK = 0.5
-"""How often a wild feed holds a number that the model compares its input with."""
+"""The share of a wild feed's numbers that the model compares its input with."""
 _INSIDE = 0.25
-"""How far floats that become integers lie from the next one, whether they are cut off or rounded."""
+"""The distance of floats that become integers from the next one, whether they are cut off or rounded."""
 _MOST_IMPULSES = 81
 """Positions with an impulse per row and channel: every corner, edge and centre up to four spatial axes."""
 _LARGEST_IN_16_BITS = 2.0**13
 _EXTREME, _EXTREME_IN_16_BITS = 2.0**10, 2.0**8
 _BEYOND = 4.0
-"""How far beyond a bound of the model the values of a feed are spread."""
+"""The spread of a feed's values beyond a bound of the model, as a multiple."""
 MANY, TABLE_FEEDS = 64, 8
 """Rows of the feed with many, and how many feeds a table is read with."""
 
@@ -57,7 +57,7 @@ class FeedPlan:
 
     @property
     def cost(self) -> int:
-        """How many values the model is fed: what a run costs is about proportional to it."""
+        """The number of values fed; the cost of a run is about proportional to it."""
         return elements(self.shapes)
 
 
@@ -111,12 +111,14 @@ def table_rows(
         for at in range(min(number, 1 if heavy else TABLE_FEEDS))
     ]
     left = {name: rows - len(plans) * each[name] for name, rows in tables.items() if rows > len(plans) * each[name]}
-    told = ", ".join(f"{count} of the {tables[name]} rows that input {name!r} may read" for name, count in left.items())
-    return plans, f"No feed reads {told}: what those rows hold was not compared by running." if told else ""
+    unread = ", ".join(
+        f"{count} of the {tables[name]} rows that input {name!r} may read" for name, count in left.items()
+    )
+    return plans, f"No feed reads {unread}: what those rows hold was not compared by running." if unread else ""
 
 
 def elements(shapes: Shapes) -> int:
-    """How many values a feed of these shapes holds."""
+    """The number of values in a feed of these shapes."""
     return sum(map(math.prod, shapes.values()))
 
 

@@ -1,4 +1,4 @@
-"""What each operator asks of the sizes of its inputs, checked on concrete sizes of every value.
+"""The constraints of each operator on the sizes of its inputs, checked on concrete sizes of every value.
 
 A misfit names ways out: the value whose axis, or whose number of elements, would have to change, and what to.
 """
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 
 class Relation(StrEnum):
-    """How a size has to stand to the number that is wanted."""
+    """The relation of a size to the number that is wanted."""
 
     EQUAL = "equal"
     LEAST = "at least"
@@ -44,7 +44,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Misfit:
-    """What stands against the sizes at one node, in words, and the ways out, the likeliest first."""
+    """The misfit of the sizes at one node, in words, and the ways out, the likeliest first."""
 
     words: str
     ways: tuple[Way, ...]
@@ -84,7 +84,7 @@ class Known:
 
 
 def misfits(known: Known) -> Iterator[Misfit]:
-    """What one node has against the sizes of its inputs and output."""
+    """The misfits of one node with the sizes of its inputs and output."""
     rule = _RULES.get(known.node.op_type)
     if rule is not None:
         for ways in rule(known):
@@ -119,8 +119,8 @@ def _label(node: NodeProto) -> str:
 
 def _words(known: Known) -> str:
     shapes = [(known.name(index), known.shape(index)) for index in range(1, len(known.node.input))]
-    told = [f"{name} [{','.join(map(str, shape))}]" for name, shape in shapes if shape]
-    return f"{_label(known.node)} fits" + (f" {', '.join(told[:3])}" if told else "")
+    listed = [f"{name} [{','.join(map(str, shape))}]" for name, shape in shapes if shape]
+    return f"{_label(known.node)} fits" + (f" {', '.join(listed[:3])}" if listed else "")
 
 
 _Ways = Iterator[Sequence[Way]]

@@ -33,7 +33,7 @@ _SECANTS, _AROUND, _MULTIPLES, _DOUBLINGS, _STEEP = 8, 3, 64, 10, 16.0
 class Unknowns:
     """The dimensions of `ports` that neither the model nor the caller gives."""
 
-    def __init__(self, ports: Sequence[Port], fixed: Mapping[str, Shape]) -> None:
+    def __init__(self, ports: Sequence[Port], fixed: Mapping[str, Sequence[int]]) -> None:
         given = {
             dim: size
             for port in ports
@@ -64,7 +64,7 @@ class Unknowns:
         }
 
     def together(self) -> list[tuple[Unknown, ...]]:
-        """Those of one input behind its first two axes, which are often meant to be alike: height and width."""
+        """The unknowns of one input behind its first two axes, which are often meant to be alike: height and width."""
         groups: dict[str, list[Unknown]] = {}
         for (name, axis), unknown in self._at.items():
             if axis >= 2:
@@ -72,14 +72,14 @@ class Unknowns:
         return [tuple(dict.fromkeys(group)) for group in groups.values() if len(set(group)) > 1]
 
     def leading(self) -> list[Unknown]:
-        """Those that stand first somewhere, as a batch does."""
+        """The unknowns that stand first somewhere, as a batch does."""
         return list(dict.fromkeys(unknown for (_, axis), unknown in self._at.items() if axis == 0))
 
     def label(self, unknown: Unknown) -> str:
         """For people: every place where it stands."""
         places = [f"axis {axis} of {name!r}" for (name, axis), each in self._at.items() if each == unknown]
-        told = f"{places[0]} and {len(places) - 1} more" if len(places) > 1 else places[0]
-        return f"{unknown} ({told})" if isinstance(unknown, str) else told
+        where = f"{places[0]} and {len(places) - 1} more" if len(places) > 1 else places[0]
+        return f"{unknown} ({where})" if isinstance(unknown, str) else where
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ class _Inferred:
         self._scopes[0].update(shapes)
 
     def shape(self, value: str, position: int) -> Shape | None:
-        """What a node at `position` sees under the name `value`."""
+        """The shape that a node at `position` sees under the name `value`."""
         return self._scopes[self._trial.nodes[position][0]].get(value)
 
     def misfits(self) -> Iterator[tuple[int, Misfit]]:

@@ -78,7 +78,7 @@ def _cast(array: Array, port: Port) -> Array:
 
 
 def _parts(feed: Feed, ports: Mapping[str, Port]) -> int:
-    """How many times the model must run to see all rows; 1 where the arrays fit as they are."""
+    """The number of runs that it takes to see all rows; 1 where the arrays fit as they are."""
     parts = set()
     for name, array in feed.items():
         dims = ports[name].dims

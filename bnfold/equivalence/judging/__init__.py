@@ -1,1 +1,1 @@
-"""What measurements mean: tolerance, noise, and which change is to blame."""
+"""The judgement of measurements: tolerance, noise, and the change that is to blame."""

@@ -1,4 +1,4 @@
-"""What differs between two models, as far as the files alone tell, and what of it is proved."""
+"""The changes between two models, as far as the files alone tell, and the proofs of them."""
 
 import filecmp
 from collections.abc import Iterable

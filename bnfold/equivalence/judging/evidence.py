@@ -13,7 +13,7 @@ from bnfold.equivalence.judging.tolerance import Judgement, Rule, Tolerance
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for an output that differs; it is gathered in this order, and only while it is needed.
+    """The evidence for an output that differs, gathered in this order, and only while it is needed.
 
     `untouched`: nothing that the output depends on was changed. `same_setting`: the reference run in the candidate's
     setting agrees with the candidate. `proved`: every change that the output depends on is proved. `behind`: the
@@ -30,7 +30,7 @@ class Evidence:
 NOTHING_KNOWN = Evidence()
 
 _COARSE = 8.0
-"""How many times more than storing rounds the arithmetic of another tool may round: 16 units of roundoff in all."""
+"""The arithmetic of another tool may round this many times as much as storing does: 16 units of roundoff in all."""
 
 
 class ProofRule(StrEnum):
@@ -77,6 +77,6 @@ def judge(measured: Measurement, tolerance: Tolerance, evidence: Evidence = NOTH
 
 
 def last_word(measured: Measurement, tolerance: Tolerance, evidence: Evidence) -> Judgement:
-    """The same once there is no more evidence to be had."""
+    """The judgement once there is no more evidence to be had."""
     judged = judge(measured, tolerance, evidence)
     return judged if judged.agrees is not None else tolerance.judge_without_truth(measured)

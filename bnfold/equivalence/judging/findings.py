@@ -1,4 +1,4 @@
-"""What was found about each output, from the first measurement to the last word on it."""
+"""The finding on each output, from the first measurement to the last word on it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,7 @@ class Finding:
 
     @property
     def noise(self) -> Noise | None:
-        """How far rounding alone moves it, where that was asked for."""
+        """The movement by rounding alone, where that was asked for."""
         return self.evidence.noise
 
     @property
@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Comparing:
-    """How values are compared: the tolerance, what the files tell, and the types that values were made in.
+    """The terms of a comparison: the tolerance, the changes between the files, and the types that values were made in.
 
     `distributions`: whether more is measured than a verdict rests on.
     """
@@ -75,7 +75,7 @@ class Comparing:
         return self._judged(measured, value, answer, setting, candidate)
 
     def measured_again(self, finding: Finding, original: Array) -> Measurement:
-        """The same value measured against what the reference is elsewhere; the candidate's must still be known."""
+        """The value measured against the reference in another setting; the candidate's answer must still be known."""
         assert finding.candidate is not None
         where, made_in = finding.measurement.where, finding.measurement.made_in
         return measure(where, original, finding.candidate, made_in, distributions=self.distributions)

@@ -183,7 +183,7 @@ class _Look:
         return None
 
     def _beyond_noise(self, some: Sequence[ValuePair], outputs: set[str]) -> set[ValuePair]:
-        """Those that the chain of judgement does not excuse, on this feed alone."""
+        """The findings that the chain of judgement does not excuse, on this feed alone."""
         comparing = replace(self.comparing, changes=Changes())
         kept: dict[str, Any] = {}
         found: dict[ValuePair, tuple[Any, Any]] = {}

@@ -1,4 +1,4 @@
-"""What evidence is gathered with: the reference in other settings, in float64, and shaken.
+"""The instruments of evidence: the reference in other settings, in float64, and shaken.
 
 What an instrument answers is kept, since many outputs ask the same.
 """
@@ -25,7 +25,7 @@ _TRUTH_SHAKES = (1, 2)
 
 
 class Originals:
-    """What the reference itself answers in each setting; empty where it cannot be run there.
+    """The answers of the reference itself in each setting; empty where it cannot be run there.
 
     In `base`, the setting that it ran in first, that is known.
     """
@@ -116,7 +116,7 @@ class Truths:
 
 
 class ShakenRuns:
-    """How far the reference moves in one setting when everything that it stores and is fed is shaken."""
+    """The movement of the reference in one setting when everything that it stores and is fed is shaken."""
 
     def __init__(self, reference: Reference, setting: Setting, answers: Sequence[Answer], originals: Originals) -> None:
         self._reference = reference
@@ -126,12 +126,12 @@ class ShakenRuns:
         self._runs: list[dict[tuple[str, str], Moved]] = []
 
     def moved(self, answer: Answer, value: str, shakes: int) -> list[Moved]:
-        """How far one value moved in each of the first `shakes` runs; fewer where it could not be told."""
+        """The movement of one value in each of the first `shakes` runs; fewer where it could not be measured."""
         self._run(shakes)
         return [run[answer.name, value] for run in self._runs[:shakes] if (answer.name, value) in run]
 
     def elsewhere(self, value: str, shakes: int) -> float:
-        """How far it moved on most feeds, as a part of its largest value there."""
+        """The movement of a value on most feeds, as a part of its largest value there."""
         self._run(shakes)
         most: dict[str, float] = {}
         for run in self._runs:

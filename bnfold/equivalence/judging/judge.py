@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
 from bnfold.equivalence.judging.instruments import SHAKES, Originals, ShakenRuns, Truths
 from bnfold.equivalence.judging.noise import FEW, Noise, noise, shaken_noise
-from bnfold.equivalence.judging.plan import THOROUGH, Plan
+from bnfold.equivalence.judging.run_plan import THOROUGH, RunPlan
 from bnfold.equivalence.judging.sentences import conditioning
 from bnfold.equivalence.judging.tolerance import Rule
 from bnfold.equivalence.runtime.opening import Setting, running
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.runtime.reference_answers import Answer
 
 _HOPELESS = 1000.0
-"""How many times as far as two shaken copies a candidate must be off so that no more of them are asked."""
+"""A candidate that is off this many times as far as two shaken copies is judged without further ones."""
 
 
 _FEWEST = 16
@@ -41,7 +41,7 @@ class Judge:
         sources: Mapping[str, Sources],
         truths: Truths | None = None,
         *,
-        plan: Plan = THOROUGH,
+        plan: RunPlan = THOROUGH,
     ) -> None:
         self.reference = reference
         self.candidate = candidate
@@ -115,7 +115,7 @@ class Judge:
         return sources is not None and sources.complete and not finding.measurement.new_nonfinite
 
     def _excuse(self, findings: list[Finding]) -> None:
-        """The same operators on values that agree: what differs after them is a near tie, not a fault."""
+        """Excuse outputs of the same operators on values that agree: their difference is a near tie, not a fault."""
         behind = {
             (*_place(finding), finding.value): finding.judgement.agrees
             for finding in findings
@@ -128,7 +128,7 @@ class Judge:
                     finding.learn(self.comparing.tolerance, behind=True)
 
     def conditioning(self, findings: Iterable[Finding]) -> list[str]:
-        """What to say of outputs that agree although they differ by more than rounding usually does: of the worst ones.
+        """Notes on the worst outputs that agree although they differ by more than rounding usually does.
 
         Of one that only proofs excuse, the noise is measured now.
         """

@@ -1,4 +1,4 @@
-"""How far one output of the candidate is from the reference's, in numbers that can be judged now or later.
+"""The distance of one output of the candidate from the reference's, in numbers that can be judged now or later.
 
 Nothing here decides: `Tolerance` does, from a Measurement alone, so a saved one can be judged again.
 """
@@ -235,14 +235,14 @@ def _peak(values: Array) -> float:
 
 
 def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """The same parts of all, flat and in float64, small enough for the caches of a processor."""
+    """The same parts of all arrays, flat and in float64, small enough for the caches of a processor."""
     flat = [array.reshape(-1) for array in arrays]
     for start in range(0, flat[0].size, _BLOCK):
         yield tuple(array[start : start + _BLOCK].astype(np.float64) for array in flat)
 
 
 def _sums(before: Array, after: Array, error: Array, compared: int, magnitude: float) -> dict[str, Any]:
-    """What is summed over all elements, each divided by the largest of its kind, so that no square overflows."""
+    """The sums over all elements, each divided by the largest of its kind, so that no square overflows."""
     peaks = magnitude or 1.0, _peak(after) or 1.0, float(error.max()) or 1.0
     total = largest_ratio = 0.0
     squares, product = np.zeros(3), 0.0

@@ -18,15 +18,15 @@ from bnfold.equivalence.numbers.element_types import Array, rounding_named, roun
 
 ALLOWANCE = 4.0
 SHAKEN_ALLOWANCE = 2.0
-"""The same for what the truth becomes where every stored number is off by one roundoff: few are off by as much."""
+"""The allowance where the truth moves with every stored number off by one roundoff: few are off by as much."""
 _BELIEVED = 8.0
-"""How many times as far as its shaken copies the original may be from a truth that is believed."""
+"""A truth is believed where the original is at most this many times as far from it as its shaken copies."""
 FEW = 256
 """An output with fewer elements than this may have a small error by luck, so other feeds are asked as well."""
 
 
 class Instrument(StrEnum):
-    """What the noise was measured with."""
+    """The instrument that the noise was measured with."""
 
     FLOAT64 = "float64"
     SHAKEN = "shaken"
@@ -58,7 +58,7 @@ class Noise:
 
     @property
     def amplification(self) -> float:
-        """How many times the rounding of a result this model makes of the rounding on the way to it."""
+        """The amplification of rounding: the movement of the result over the rounding of the result itself."""
         return self.original_max / self.floor if self.floor else 1.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Elsewhere:
         )
 
     def errors(self, exact: Array) -> tuple[float, float]:
-        """How large the largest and the mean error may be expected to be where the truth is `exact`."""
+        """The largest and the mean error to be expected where the truth is `exact`."""
         scale = float(exact.max())
         if scale == 0:
             return self.least_max, self.least_rms
@@ -174,7 +174,7 @@ def noise(
 def shaken_noise(
     reference: Array, candidate: Array, moved: Sequence["Moved"], made_in: str = "", elsewhere: float = 0.0
 ) -> Noise | None:
-    """How far the candidate is from the reference, and how far that moves when it is shaken; both in one setting.
+    """The noise from the distance of the candidate and the movement of the shaken reference, both in one setting.
 
     None where nothing is comparable. `elsewhere`: how far it moves on other feeds, as a part of its largest value.
     """
@@ -200,7 +200,7 @@ def shaken_noise(
 
 @dataclass(frozen=True)
 class Moved:
-    """How far an output moved when the model was shaken once: the most, on average, and as a part of its scale."""
+    """The movement of an output when the model was shaken once: largest, mean, and as a part of its scale."""
 
     largest: float
     rms: float

@@ -1,4 +1,4 @@
-"""What is said of a finding."""
+"""Findings in sentences."""
 
 from bnfold.equivalence.judging.findings import Finding
 from bnfold.equivalence.judging.noise import Instrument, Noise

@@ -95,8 +95,8 @@ class Tolerance:
     def __str__(self) -> str:
         """For people: what holds for all outputs, then what holds for one."""
         overall = self._overall()
-        told = [f"{limits} for output {name!r}" for name, limits in self.outputs.items()]
-        return ", ".join([str(overall) if overall else "the tolerances by element type", *told])
+        per_output = [f"{limits} for output {name!r}" for name, limits in self.outputs.items()]
+        return ", ".join([str(overall) if overall else "the tolerances by element type", *per_output])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -179,7 +179,7 @@ def names_of(output: str) -> Iterator[str]:
 
 
 def owners_of(value: str) -> Iterator[str]:
-    """The same, and for `y.length`, how long a sequence is, `y`: what a part of an output belongs to."""
+    """The outputs that `value` may be a part of: itself, and for `y.length`, the length of a sequence, `y`."""
     yield from names_of(value)
     if value.endswith(".length"):
         yield from names_of(value.removesuffix(".length"))

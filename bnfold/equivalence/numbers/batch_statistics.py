@@ -37,7 +37,7 @@ def places_with_their_own_statistics(index: Scopes) -> frozenset[NodeKey]:
 
 
 def _shapes(model: ModelProto) -> dict[str, list[int | None]]:
-    """What shape inference says of values, by name; a name that two scopes use is left out."""
+    """The inferred shapes of values by name; a name that two scopes use is left out."""
     try:
         inferred = infer_shapes(model)
     except Exception:  # noqa: BLE001 - inference raises what it sees fit; sizes are tried then

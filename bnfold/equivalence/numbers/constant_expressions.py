@@ -1,4 +1,4 @@
-"""What nodes make of constants alone, in the types that the model says.
+"""Expressions of constants alone, in the types that the model says.
 
 A float32 constant that is the product of two others is rounded whenever the model runs: that belongs to what the model
 means. onnx.reference computes it, with kernels of `kernels` where it is known to be wrong, and is not believed where a

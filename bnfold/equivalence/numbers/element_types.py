@@ -47,12 +47,12 @@ def rounding(elem_type: int) -> Rounding | None:
 
 
 def rounding_of(dtype: np.dtype[Any]) -> Rounding | None:
-    """The same question for a numpy (or ml_dtypes) type."""
+    """`rounding` of a numpy (or ml_dtypes) type."""
     return rounding_named(dtype.name)
 
 
 def rounding_named(name: str) -> Rounding | None:
-    """The same question for the name of a numpy (or ml_dtypes) type."""
+    """`rounding` of the name of a numpy (or ml_dtypes) type."""
     return _NAMED.get(name)
 
 

@@ -1,4 +1,4 @@
-"""What a model computes in real arithmetic, nearly: its graph evaluated in float64 with the parameters it stores.
+"""A model in nearly real arithmetic: its graph evaluated in float64 with the parameters it stores.
 
 onnx.reference computes in whatever type it is fed, so widening every stored number and every cast is enough. It is
 not safe on loops of untrusted models, and slow where it walks over positions in Python: both are refused.
@@ -16,6 +16,8 @@ from bnfold.errors import ModelError
 from bnfold.onnxfile import OnnxFile, to_proto
 
 _SLOW_ELEMENTS = 20_000
+_NORMALIZATIONS = {"BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"}
+_DEFAULT_EPSILON = 1e-5
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "stash_type"}
 
 
@@ -124,6 +126,20 @@ def _shake(model: ModelProto, generator: np.random.Generator) -> None:
             values = _values(tensor)
             moved = values * (1 + known.unit * generator.choice([-1.0, 1.0], values.shape))
             tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+    shake_epsilons(_all_nodes(model), generator)
+
+
+def shake_epsilons(nodes: Iterable[NodeProto], generator: np.random.Generator) -> None:
+    """Move the epsilon of each normalization to a neighbour: it is a float32 even where all else is a double."""
+    for node in nodes:
+        if node.op_type in _NORMALIZATIONS:
+            stored = next((attribute for attribute in node.attribute if attribute.name == "epsilon"), None)
+            if stored is not None and stored.ref_attr_name:
+                continue
+            if stored is None:
+                stored = node.attribute.add(name="epsilon", type=AttributeProto.FLOAT, f=_DEFAULT_EPSILON)
+            if stored.f:
+                stored.f = float(np.nextafter(np.float32(stored.f), np.float32(generator.choice([0.0, np.inf]))))
 
 
 def _stored(model: ModelProto) -> Iterable[TensorProto]:

@@ -241,7 +241,7 @@ CONSTANT_OPERATORS: list[type[OpRun]] = [
     *(BatchNormalization, Unsqueeze, Slice, Shape),
     *(DequantizeLinear, QuantizeLinear),
 ]
-"""What the reference has wrong or lacks: right in every type."""
+"""Kernels for operators that onnx.reference has wrong or lacks: right in every type."""
 OPERATORS: list[type[OpRun]] = [*CONSTANT_OPERATORS, Conv, ConvTranspose, MaxPool, AveragePool]
 
 

@@ -1,1 +1,1 @@
-"""What is shown of two model files without running them in a runtime."""
+"""Proofs on two model files, without running them in a runtime."""

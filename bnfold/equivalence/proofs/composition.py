@@ -20,9 +20,9 @@ from bnfold.equivalence.proofs.weights import Difference, Weights, compare, smal
 from bnfold.equivalence.structure.scopes import Piece, Place, Value
 
 ARITHMETIC = 2.0**-44
-"""What float64 itself may lose in sums of a few thousand terms."""
+"""The relative error of float64 itself in sums of a few thousand terms."""
 Key = tuple[Any, ...]
-"""What is applied to which entering value: an operator, with what has to be the same for two to be added up."""
+"""A term: the operator applied to an entering value, and everything that has to be equal for two to be added up."""
 
 
 class Uncomposed(Exception):  # noqa: N818 - a fact about the piece, not a mistake of the caller
@@ -79,7 +79,7 @@ class Linear(NamedTuple):
 
     @property
     def channels(self) -> int | None:
-        """How many indices the channel axis has; None where that is not known."""
+        """The size of the channel axis; None where it is not known."""
         sizes = {term.channels for terms in self.terms.values() for term in terms} - {None}
         sizes |= {self.shift.size} if self.shift.ndim else set()
         return sizes.pop() if len(sizes) == 1 else None
@@ -99,7 +99,7 @@ class Term(NamedTuple):
 
     @property
     def channels(self) -> int | None:
-        """How many outputs there are; None for a value that entered, times one number for all of its channels."""
+        """The number of outputs; None for a value that entered, times one number for all of its channels."""
         if not self.weights.shape:
             return None
         return self.weights.shape[self.axis] * (self.group if self.axis == 1 else 1)
@@ -122,7 +122,7 @@ _AS_IT_ENTERS = Term(Weights.given(_ONE), 0)
 
 @dataclass
 class Composed:
-    """What a piece is. `constants`: those its operators read; `reads`: who reads what, to make what.
+    """A composed piece. `constants`: those its operators read; `reads`: who reads what, to make what.
 
     `noise`: how far rounding alone may move a bias, a scale or a shift that nodes compute, as a part of the largest.
     """
@@ -166,7 +166,7 @@ def changed_constants(was: Composed, now: Iterable[Value], constants: Constants,
 
 
 def tolerance(changed: Mapping[Value, int], steps: int) -> tuple[float, float]:
-    """How much of the size of a number storing new constants may round, and below which number that is absolute."""
+    """The relative rounding of storing new constants, and the number below which it is absolute."""
     unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
     return steps * unit + ARITHMETIC, max(map(smallest_normal, changed.values()), default=0.0)
 
@@ -175,7 +175,7 @@ def tolerance(changed: Mapping[Value, int], steps: int) -> tuple[float, float]:
 def difference(
     was: Linear, now: Linear, allowance: float, *, both_sizes: bool, floor: float, extra: float = 0.0
 ) -> Difference:
-    """How far two maps are apart, where weights and shifts may differ by `allowance` times their size.
+    """The distance of two maps, where weights and shifts may differ by `allowance` times their size.
 
     `both_sizes`: the terms of either side count, not those of the new one alone. `extra`: an allowance for which they
     do in any case. Raises Uncomposed where the two are not of the same operators.
@@ -274,7 +274,7 @@ class _Composer:
         self._known |= outputs
 
     def _nonlinear(self, call: "_Call") -> dict[Value, Linear]:
-        """What any other operator makes, which is the same of the same. Raises Uncomposed for what is not known to."""
+        """The result of any other operator: equal for equal operands. Raises Uncomposed where that is not sure."""
         node, cutter = call.node, self._cutter
         nested = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
         known = operator_of(node)
@@ -536,7 +536,7 @@ Passing = Callable[[list[Relation], list[Linear]], Relation | None]
 
 
 def related(old: Linear, new: Linear, changed: Mapping[Value, int]) -> Relation | None:
-    """How two maps of the same values are related, up to rounding; None where they are not."""
+    """The relation of two maps of the same values, up to rounding; None where there is none."""
     if old.terms.keys() != new.terms.keys():
         return None
     both = [(one, other) for key in old.terms for one, other in zip(old.terms[key], new.terms[key], strict=False)]
@@ -596,7 +596,7 @@ def _spread(weights: Weights, shape: tuple[int, ...]) -> Weights:
 
 
 def _numbers(weights: Weights) -> Array:
-    """Those of weights that are in memory."""
+    """The numbers of weights that are in memory."""
     assert weights.array is not None
     return weights.array
 
@@ -640,7 +640,7 @@ def _joined(relations: list[Relation], forms: list[Linear]) -> Relation | None:
 
 
 def _passing(call: "_Call") -> Passing:
-    """What lets an operator pass of what lies between two values per channel."""
+    """The part of a per-channel relation of two values that an operator lets pass."""
     form, op = call.data[0], call.node.op_type
     if call.node.domain not in DEFAULT_DOMAINS or form is None or len(call.node.output) > 1:
         return _equal

@@ -19,7 +19,7 @@ from bnfold.equivalence.proofs.weights import Weights
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Value
 
 _SMALL = 1 << 20
-"""What has more numbers is read in blocks alone."""
+"""A tensor with more elements is read in blocks alone."""
 _NOISE = 4.0
 _TINY = 1 << 12
 _MOST_RECENT = 16
@@ -43,7 +43,7 @@ class Constants:
         return self.owner.stored(value) is not None or value in self.owner.constant_made
 
     def count(self, piece: Piece) -> int:
-        """How many numbers a piece stores, in initializers and in nodes."""
+        """The number of elements that a piece stores, in initializers and in nodes."""
         stored = sum(math.prod(tensor.dims) for tensor in piece.constants.values())
         held = [each.t for place in piece.nodes for each in self.owner.node(place).attribute if each.HasField("t")]
         return stored + sum(math.prod(tensor.dims) for tensor in held)
@@ -117,7 +117,7 @@ class Constants:
         return Weights.given(array, kind, self.noise(value))
 
     def noise(self, value: Value) -> float:
-        """How far rounding may have moved each number of a computed constant; 0 for a stored one.
+        """The rounding error that each number of a computed constant may have; 0 for a stored one.
 
         The nodes that compute it round after each step, and in which order they sum up is not said: four times what
         float64 makes of it otherwise.
@@ -141,7 +141,7 @@ class Constants:
         return self._computed[value]
 
     def stored_alike(self, values: Mapping[Value, TensorProto], other: Cutter, sizes: "StaticSizes") -> set[Value]:
-        """Those of `values`, which are computed here, that are the tensors stored in `other`, to the bit.
+        """The `values`, computed here, that are the tensors stored in `other`, to the bit.
 
         Computed of constants alone, or of sizes that are the same whenever the model runs.
         """
@@ -161,7 +161,7 @@ class Constants:
         return found
 
     def _computed_together(self, values: Sequence[Value], sizes: "StaticSizes") -> dict[Value, Array]:
-        """What `values`, all of one scope, come out as, whatever the sizes that are not known. Raises Unknowable."""
+        """The results of `values`, all of one scope, whatever the unknown sizes are. Raises Unknowable."""
         expression = self._expression(values, sizes) if values else None
         if expression is None:
             return {}
@@ -182,7 +182,7 @@ class Constants:
         }
 
     def _expression(self, values: Sequence[Value], sizes: "StaticSizes") -> "_Expression | None":
-        """What `values` are computed by, of constants and of sizes; None where of anything else."""
+        """The expression of constants and sizes that computes `values`; None where they depend on anything else."""
         nodes: set[Place] = set()
         stored: dict[str, TensorProto] = {}
         looked_at: dict[str, _Look] = {}
@@ -236,7 +236,7 @@ class Constants:
 
 
 class _Look(NamedTuple):
-    """What an operator sees of a value that it reads nothing else of: its type, and the sizes that are known."""
+    """The part of a value that an operator sees where it reads no numbers: its type, and the sizes that are known."""
 
     kind: int
     dims: tuple[int | None, ...]
@@ -260,7 +260,7 @@ class _Expression:
 
 
 def _look(node: NodeProto, position: int, value: Value, sizes: "StaticSizes") -> _Look | None:
-    """What is seen of a value at an input that reads no numbers; None where it reads them, or nothing is known."""
+    """The look of a value at an input that reads no numbers; None where it reads them, or nothing is known."""
     if node.op_type in _SIZES:
         dims = sizes.dims(value)
         return None if dims is None else _Look(TensorProto.FLOAT, dims)
@@ -306,7 +306,7 @@ class StaticSizes:
 
 
 def _is_same(one: Array, other: Array) -> bool:
-    """The same bits of the same type and shape."""
+    """Whether both hold the same bits of the same type and shape."""
     if one.dtype != other.dtype or one.shape != other.shape or one.dtype.kind not in "biufV":
         return False
     return bool(np.array_equal(_bits(one), _bits(other)))

@@ -1,4 +1,4 @@
-"""How large the terms of a linear piece of a graph are: the same piece, on absolute values.
+"""The magnitude of the terms of a linear piece of a graph: the same piece, on absolute values.
 
 For y = W x + b this is |W| |x| + |b|, which is what rounding errors are measured against: where terms cancel, y is
 small and its error is not.

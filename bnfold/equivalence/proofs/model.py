@@ -32,7 +32,7 @@ def prove(
 
 
 def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...]:
-    """As `prove`, for models that were read already."""
+    """Prove what `prove` proves, for models that were read already."""
     with doing("proving what was changed"):
         return _proved(before, after, seed)
 

@@ -1,4 +1,4 @@
-"""What two models have in common, and what has to be proved for the rest: read from the two files alone.
+"""The common part of two models, and the obligations to prove for the rest: read from the two files alone.
 
 Values of both models are paired: by name, and where only one reader was given another name to read, by their use. A
 pair is an assertion that the two values are equal. It is settled without computing anything where both come out of the
@@ -26,7 +26,7 @@ from bnfold.equivalence.proofs.piece_sizes import InputShapes
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Uncut, Value, same_attributes, same_bytes
 
 _MOST_NODES = 1000
-"""What is larger is no piece of one rewrite."""
+"""A larger piece is not that of one rewrite."""
 _LOOK_BACK = 8
 _OF_ONE_TYPE = {"Relu", "Identity", "MaxPool", "Add", "Mul"}
 """Operators whose first input and output have one type."""
@@ -83,7 +83,7 @@ class Correspondence:
 
     @cached_property
     def shapes(self) -> InputShapes:
-        """What is known about the sizes of the reference's values: inferred when it is first needed."""
+        """The known shapes of the reference's values, inferred when first needed."""
         return InputShapes(self.before.model)
 
     def dims(self, old: Value) -> tuple[int | None, ...] | None:
@@ -207,7 +207,7 @@ class Correspondence:
     # --- what is the same without computing anything
 
     def _same_node(self, old: Place, new: Place) -> bool:
-        """The same operator and attributes, and the same constants where both read constants."""
+        """Whether both have the same operator and attributes, and the same constants where both read constants."""
         key = old, new
         found = self._same_nodes.get(key)
         if found is None:
@@ -232,7 +232,7 @@ class Correspondence:
 
     @cached_property
     def _stored_now(self) -> dict[Value, Value]:
-        """What the reference computes, by what the candidate stores under its name: the very same numbers."""
+        """The values that the reference computes and the candidate stores, bit by bit the same, under the same name."""
         stored: dict[Value, TensorProto] = {}
         names: dict[Value, Value] = {}
         for number, other in self._scopes.items():
@@ -267,7 +267,7 @@ class Correspondence:
     # --- what rests on what
 
     def _obligation(self, pair: Pair) -> tuple[Obligation, list[Pair]]:
-        """What shows that the pair is equal; and the outputs of nested bodies and functions that belong to it."""
+        """The obligation for a pair to be equal; and the outputs of nested bodies and functions that belong to it."""
         if self._same_constant(pair.old, pair.new) or self._is_given(pair):
             return Obligation(pair, ()), []
         settled = self._settled(pair)
@@ -366,7 +366,7 @@ class Correspondence:
         return _walk(self.before, start, stops), entering
 
     def _walk_new(self, pair: Pair, rank: int, entering: Mapping[Value, None]) -> tuple[Piece, list[Pair]]:
-        """The same in the candidate; with the pairs where it stopped."""
+        """The walk in the candidate; with the pairs where it stopped."""
         also: list[Pair] = []
 
         def stops(value: Value) -> bool:

@@ -51,7 +51,7 @@ _COARSE = "it is off by {:.3g} times what storing rounds, which arithmetic in fl
 
 
 _MALFORMED = (ValueError, IndexError, KeyError, TypeError)
-"""What numpy and Python say to nodes without their inputs and to sizes or types that do not fit."""
+"""The exceptions of numpy and Python for nodes without their inputs, and for sizes or types that do not fit."""
 
 
 class Standing(StrEnum):
@@ -83,7 +83,7 @@ class Proof:
 
     @property
     def name(self) -> str:
-        """What to call the rewrite in messages: the normalizations it is about, else the value it ends in."""
+        """The name of the rewrite in messages: the normalizations it is about, else the value it ends in."""
         return ", ".join(self.normalizations) or self.output or "the models"
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _casts(piece: Piece, owner: Cutter) -> Iterator[int]:
 
 
 def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed: int) -> Proof:
-    """The same proof where it is broken, and evaluating the piece does not say the opposite: then nothing is known."""
+    """The proof as it is, unless it is broken and evaluating the piece says the opposite: then nothing is known."""
     if proof.standing is not Standing.BROKEN or obligation.before is None or obligation.after is None:
         return proof
     shell = replace(proof, standing=Standing.UNDECIDED)
@@ -230,7 +230,7 @@ def _both_composed(
 
 
 def _depth(now: Composed, changed: Collection[Value]) -> int:
-    """How many operators with new constants follow each other."""
+    """The number of operators with new constants that follow each other."""
     depth: dict[Value, int] = {}
     for inputs, outputs in now.reads:
         before = max((depth.get(value, 0) for value in inputs if value is not None), default=0)
@@ -239,7 +239,7 @@ def _depth(now: Composed, changed: Collection[Value]) -> int:
 
 
 def _agreed(found: list[Proof]) -> Proof | None:
-    """What every possible choice of ranks says; where they contradict each other, that nothing is known."""
+    """The result that every possible choice of ranks gives; where they contradict each other, nothing is known."""
     if not found:
         return None
     if len({proof.standing for proof in found}) > 1:
@@ -272,7 +272,7 @@ def _is_map(node: NodeProto) -> bool:
 
 @dataclass(frozen=True)
 class _Trial:
-    """How two pieces are compared. `allowance`: how much of |W'| |x| + |b'| may differ. `coarse`: more is a bug.
+    """One comparison of two pieces. `allowance`: how much of |W'| |x| + |b'| may differ. `coarse`: more is a bug.
 
     `of_these_sizes`: another batch would give another answer.
     """

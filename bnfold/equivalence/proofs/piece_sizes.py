@@ -13,7 +13,7 @@ from bnfold.onnxfile import without_negative_dims
 _BATCH = 3
 _DYNAMIC = 5
 _SIZE_READERS = frozenset({"Shape", "Size"})
-"""What gives out sizes: other ones than those of the model would give another answer."""
+"""The operators that give out sizes: at other sizes than the model's their answer is another."""
 
 
 def nested(graph: GraphProto) -> Iterator[GraphProto]:
@@ -31,7 +31,7 @@ def reads_sizes(region: ModelProto) -> bool:
 
 
 class InputShapes:
-    """What is known about the sizes of one model's values: what inference makes, else what the file declares.
+    """The known shapes of one model's values: by inference, else as the file declares them.
 
     A file may declare of a value inside what its operators do not make: that is believed only where inference says
     nothing.

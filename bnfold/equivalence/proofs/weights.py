@@ -100,7 +100,7 @@ class Weights(NamedTuple):
         return self.tensor is None and self.elem_type != TensorProto.DOUBLE
 
     def size_of(self, start: int, block: Array, allowance: float) -> Array:
-        """What rounding errors of a block are measured against: its numbers, as large as they were when rounded."""
+        """The scale of a block's rounding errors: its numbers, as large as they were when rounded."""
         size = np.abs(block)
         if self.computed:
             least = np.full(block.shape, smallest_normal(self.elem_type) + self.noise / allowance)

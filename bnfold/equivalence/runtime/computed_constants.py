@@ -21,7 +21,7 @@ _NUMPYS_OWN = {np.dtype(letter) for letter in "?bhilBHILefd"}
 
 
 def contradictions(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], str]:
-    """What onnxruntime has against what was believed, by scope and first output; empty where nothing speaks against it.
+    """The objections of onnxruntime to what was believed, by scope and first output; empty where it has none.
 
     Raises BnfoldError where onnxruntime is not installed and there is something to ask.
     """
@@ -32,7 +32,7 @@ def contradictions(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str], s
 
 
 def _batches(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
-    """Those of one operator set version, of bounded size together. Usually one."""
+    """The evaluations in batches, usually one: each of one operator set version and of bounded size."""
     batches: dict[int, list[list[Evaluation]]] = {}
     sizes: dict[int, int] = {}
     for each in evaluations:

@@ -6,7 +6,7 @@ provider counts only where the session says that the compute nodes were assigned
 
 import importlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -154,7 +154,7 @@ COMPUTE = {
 """Operators that a provider must have run to count, under ONNX's names and those of onnxruntime's fusions."""
 
 
-def named(names: tuple[str, ...]) -> tuple[Provider, ...]:
+def named(names: Sequence[str]) -> tuple[Provider, ...]:
     """Providers by the names of `--provider` or by onnxruntime's own. Raises UsageError for an unknown name."""
     if not names:
         raise UsageError("no provider is asked for; pass at least one, for example cpu.")
@@ -167,7 +167,7 @@ def named(names: tuple[str, ...]) -> tuple[Provider, ...]:
 
 
 def _advice(name: str) -> str:
-    """What follows "is not": the name that was meant, or why there is no such provider."""
+    """The words behind "is not": the name that was meant, or why there is no such provider."""
     plain = name.strip().lower().removesuffix("executionprovider")
     plain = _ALIASES.get(plain, plain)
     if plain in PROVIDERS:

@@ -31,7 +31,7 @@ _DAMPING = (16.0, 256.0, 4096.0)
 _BRANCH_TRIES, _BRANCH_CLIMBS = 24, 2
 """Feeds for branches that were not run yet, and for how many of them other sizes are tried where they are refused."""
 _CLIMBS, _PROPOSALS = 10, 12
-"""How often what a refusal says is followed, and how many sizes are tried for one."""
+"""The most refusals that are followed, and the most sizes that are tried for one."""
 _SMALL_FEED = 1 << 20
 """Larger feeds that a refusal proposes are not tried where the first was smaller: a number in it that is taken for the
 size of a batch would keep a network busy for minutes."""
@@ -39,7 +39,7 @@ size of a batch would keep a network busy for minutes."""
 
 @dataclass(frozen=True)
 class Answer:
-    """What the reference answered to one feed; `feed()` makes the same arrays again, so that none need be kept.
+    """The answer of the reference to one feed; `feed()` makes the same arrays again, so that none need be kept.
 
     `contract`: those of `outputs` that a caller gets; the others were looked at behind them. `cost`: how many values
     the model is fed.
@@ -55,7 +55,7 @@ class Answer:
     cost: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """How to make this feed again, together with the seed."""
+        """The recipe of this feed, together with the seed."""
         return {
             "name": self.name,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
@@ -79,7 +79,7 @@ class Answers:
 
 
 def conditions(model: ModelProto) -> list[str]:
-    """What the Ifs of the main graph decide by, constants left out."""
+    """The conditions of the Ifs of the main graph, constants left out."""
     given = {tensor.name for tensor in model.graph.initializer}
     given |= {value for node in model.graph.node if node.op_type == "Constant" for value in node.output}
     decided = dict.fromkeys(value for node in model.graph.node if node.op_type == "If" for value in node.input[:1])
@@ -106,7 +106,7 @@ def run_user_feeds(inputs: Inputs, signature: Signature, run: Run, taps: Sequenc
 def run_seeded_feeds(
     model: ModelProto,
     signature: Signature,
-    fixed: Mapping[str, tuple[int, ...]],
+    fixed: Mapping[str, Sequence[int]],
     seed: int,
     run: Run,
     taps: Sequence[str] = (),
@@ -175,10 +175,10 @@ class _Runner:
     found: Answers
     purse: Purse
     unit: int
-    """How many values the first feed holds."""
+    """The number of values in the first feed."""
     accepted: Shapes | None = None
     refused: str = ""
-    """What the reference said when it last refused a feed."""
+    """The message of the reference when it last refused a feed."""
 
     def affords(self, shapes: Shapes) -> bool:
         """Whether the budget has a feed of these sizes left; the first is always run."""
@@ -194,7 +194,7 @@ class _Runner:
             for shapes in self._shapes(each.batch, climbing=kind == kinds[0]):
                 if self.attempt(_plan(each, kind, shapes), quietly=True):
                     self.accepted = self.accepted or shapes
-                    self.found.sizes += [told for told in self.sizes.told(shapes) if told not in self.found.sizes]
+                    self.found.sizes += [size for size in self.sizes.described(shapes) if size not in self.found.sizes]
                     for other in kinds:
                         if other != kind:
                             self.attempt(_plan(each, other, shapes))
@@ -245,7 +245,7 @@ class _Runner:
                 return
 
     def more(self, shapes: Shapes, ranges: Mapping[str, IntegerRange], cuts: Sequence[float]) -> None:
-        """What only some models ask for; sizes that the reference refuses are no finding."""
+        """Further feeds, which only some models ask for; sizes that the reference refuses are no finding."""
         heavy = seeded.elements(shapes) >= seeded.HEAVY_ELEMENTS
         for by in (1,) if heavy else (1, 3):
             other = self.sizes.shifted(shapes, by)

@@ -1,4 +1,4 @@
-"""What a candidate is compared with: an ONNX model, or anything else that answers feeds as one would."""
+"""References of a comparison: an ONNX model, or anything else that answers feeds as one would."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -32,7 +32,7 @@ class Reference(Protocol):
 
     @property
     def source(self) -> Source | None:
-        """What onnxruntime loads, where it is an ONNX model."""
+        """The file or bytes that onnxruntime loads, where the reference is an ONNX model."""
 
     def structure(self) -> ModelProto:
         """A graph with the inputs and outputs that the reference has, from which sizes for feeds are read."""
@@ -41,13 +41,13 @@ class Reference(Protocol):
         """Loaded while the block lasts; `taps` become outputs as well. Raises RunFailed, ProviderError."""
 
     def truth(self, shake: int | None = None) -> Truth:
-        """What the reference is in float64; with `shake`, a seed, with every stored number off by one unit roundoff.
+        """The reference in float64; with `shake`, a seed, every stored number is off by one unit roundoff.
 
         Raises Unknowable where that cannot be known.
         """
 
     def shaken(self, seed: int) -> "AbstractContextManager[Reference | None]":
-        """The same with every stored float moved to a neighbour, while the block lasts; None where that cannot be.
+        """The reference with every stored float moved to a neighbour, while the block lasts; None where that cannot be.
 
         Raises BnfoldError or OSError where it cannot be made.
         """

@@ -192,14 +192,14 @@ def memory_is_limited() -> bool:
 
 
 def _failed(error: Exception) -> RunFailed:
-    """What to raise for an exception of onnxruntime. Raises MemoryError where the process may use only so much."""
+    """The error to raise for an exception of onnxruntime. Raises MemoryError where the process may use only so much."""
     if memory_is_limited() and (isinstance(error, MemoryError) or _ALLOCATION.search(str(error))):
         raise MemoryError from error
     return RunFailed(reason(error))
 
 
 def reason(error: Exception) -> str:
-    """What an exception of onnxruntime says, without its code, source locations and line breaks, as one sentence."""
+    """The message of an exception of onnxruntime in one sentence, without code, source locations and line breaks."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     text = _SOURCE_LOCATION.sub("", _ERROR_CODE.sub("", text))
     text = _AROUND.sub("", re.sub(r"Status Message: ", "", text))

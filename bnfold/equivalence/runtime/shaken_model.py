@@ -12,6 +12,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from bnfold.equivalence.numbers.element_types import Array, Feed, numpy_type
+from bnfold.equivalence.numbers.float64 import shake_epsilons
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.signature import every_node
 from bnfold.onnxfile import OnnxFile, Span, payload_index, read
@@ -60,7 +61,7 @@ def shaken_model(original: OnnxFile, seed: int) -> Iterator[Path]:
 
 
 def shaken_feed(feed: Feed, seed: int) -> Feed:
-    """The same for the floats that a model is fed."""
+    """The feed with every float moved to a neighbour by `seed`."""
     generator = np.random.default_rng([seed, 0xFEED])
     return {name: _shaken(array, generator) for name, array in feed.items()}
 
@@ -97,7 +98,7 @@ def _shake_file(span: Span, kind: int, generator: np.random.Generator) -> None:
 
 
 def _shake_structure(model: ModelProto, generator: np.random.Generator) -> None:
-    """What is small enough to lie in the structure itself."""
+    """Shake the numbers that lie in the structure itself."""
     kept = _kept(model)
     for tensor, name in _stored(model):
         if tensor.data_type in _LARGEST and payload_index(tensor) is None and name not in kept:
@@ -112,6 +113,7 @@ def _shake_structure(model: ModelProto, generator: np.random.Generator) -> None:
         if node.op_type == "Constant" and not kept.intersection(node.output):
             for attribute in node.attribute:
                 _shake_attribute(attribute, generator)
+    shake_epsilons(_nodes(model), generator)
 
 
 def _shake_attribute(attribute: AttributeProto, generator: np.random.Generator) -> None:

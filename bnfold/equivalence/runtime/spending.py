@@ -1,4 +1,4 @@
-"""What a verification spends, counted where it is spent, and how many threads its sessions may use."""
+"""The spending of a verification, counted where it happens, and the threads that its sessions may use."""
 
 import math
 from collections import Counter
@@ -24,7 +24,7 @@ def spending(threads: int = 0) -> Iterator[Counter[str]]:
 
 
 def spent(what: str, count: int = 1) -> None:
-    """Count something, where anybody asked."""
+    """Count something, inside a block of `spending`."""
     counter = _counter.get()
     if counter is not None:
         counter[what] += count
@@ -38,7 +38,7 @@ def estimate(session: float, run: float) -> None:
 
 
 def threads() -> int:
-    """How many threads a session may use; 0 where nobody said."""
+    """The number of threads that a session may use; 0 where none was asked for."""
     return _threads.get()
 
 

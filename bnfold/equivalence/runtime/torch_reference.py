@@ -71,7 +71,7 @@ class ModuleReference:
             yield _Evaluated(self.module, self.candidate)
 
     def training_parts(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
-        """What normalizes with the batch, or drops, although the module is in eval mode: names of functions and parts.
+        """The functions and parts that normalize with the batch, or drop, although the module is in eval mode.
 
         `shapes`: of a feed that the module takes. Empty where it takes no feed of ones of these shapes.
         """
@@ -107,7 +107,7 @@ class ModuleReference:
         try:
             wide = copy.deepcopy(self.module).double()
         except Exception as error:  # a module may refuse to be copied in any way it likes
-            raise Unknowable(f"the module cannot be copied into float64: {_told(error)}") from error
+            raise Unknowable(f"the module cannot be copied into float64: {_one_line(error)}") from error
         if shake is not None:
             _shake(self.module, wide, shake)
         evaluated = _Evaluated(wide, self.candidate)
@@ -187,7 +187,7 @@ class _Evaluated:
         try:
             result = self._module(**values) if self._by_name else self._module(*values.values())
         except Exception as error:  # whatever the module raises, it does not answer this feed
-            raise RunFailed(_told(error)) from error
+            raise RunFailed(_one_line(error)) from error
         if isinstance(result, Mapping) and set(self._outputs) <= set(result):
             result = [result[name] for name in self._outputs]
         arrays = list(_flat(result))
@@ -240,6 +240,6 @@ def _flat(result: Any) -> Iterator[Array]:
         raise RunFailed(f"the module gives out a {type(result).__name__}, which is no tensor")
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__

@@ -1,1 +1,1 @@
-"""What the two model files hold, read without running anything."""
+"""The content of the two model files, read without running anything."""

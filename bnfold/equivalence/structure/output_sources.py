@@ -26,7 +26,7 @@ class ValuePair:
 
 @dataclass(frozen=True)
 class Sources:
-    """What one output was made from. `complete`: from nothing else, so that where these agree, the output must."""
+    """The sources of one output. `complete`: it has no others, so that where these agree, the output must."""
 
     pairs: tuple[ValuePair, ...]
     complete: bool

@@ -185,7 +185,7 @@ class Scopes:
         return self.scopes[place.scope].nodes[place.position]
 
     def label(self, place: Place) -> str:
-        """What a person knows the node at `place` by."""
+        """The label of the node at `place`, for people."""
         return label(self.node(place), self.scopes[place.scope].shared_names)
 
     def producer(self, value: Value) -> Place | None:
@@ -249,12 +249,12 @@ class Scopes:
         return place in self._constant_nodes
 
     def rank_of(self, value: Value) -> int:
-        """That of its node; -1 for what no node makes."""
+        """The rank of the node that makes the value; -1 where none does."""
         place = self.producer(value)
         return -1 if place is None else self.rank[place]
 
     def inputs(self, place: Place) -> tuple[Value | None, ...]:
-        """What a node reads, by position; None where that is left out, or comes from nowhere."""
+        """The values that a node reads, by position; None where one is left out, or comes from nowhere."""
         found = self._inputs.get(place)
         if found is None:
             names = self.node(place).input
@@ -262,7 +262,7 @@ class Scopes:
         return found
 
     def reads(self, place: Place) -> tuple[Value | None, ...]:
-        """What a node reads, and what nested bodies read from outside; None for what comes from nowhere."""
+        """The values that a node and its nested bodies read from outside; None for one that comes from nowhere."""
         found = self._reads.get(place)
         if found is None:
             names = self.scopes[place.scope].reads[place.position]
@@ -445,7 +445,7 @@ def _holds_graphs(attribute: AttributeProto) -> bool:
 
 
 def _written(node: NodeProto) -> TensorProto | AttributeProto | None:
-    """What a Constant holds, where that is a small tensor or whole numbers."""
+    """The value of a Constant, where that is a small tensor or whole numbers."""
     found: TensorProto | AttributeProto | None = None
     for attribute in node.attribute:
         if attribute.name == "value" and payload_index(attribute.t) is None:

@@ -1,4 +1,4 @@
-"""What a model asks for and promises: its inputs and outputs, read from the structure without loading weights."""
+"""The signature of a model: its inputs and outputs, read from the structure without loading weights."""
 
 import math
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Signature:
     constant: tuple[Port, ...] = ()
 
     def without_overrides(self) -> "Signature":
-        """The same where no caller overrides anything."""
+        """The signature where no caller overrides anything."""
         return Signature(self.inputs, (), self.outputs, (*self.constant, *self.overridable))
 
 
@@ -62,7 +62,7 @@ def signature_of(model: ModelProto) -> Signature:
 
 
 def weight_count(model: ModelProto) -> int:
-    """How many numbers the initializers of the main graph hold."""
+    """The number of elements in the initializers of the main graph."""
     return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
 
 

@@ -1,4 +1,4 @@
-"""What runs in training mode, read from the protobuf alone: the spellings of every opset, scope by scope."""
+"""Nodes in training mode, read from the protobuf alone: the spellings of every opset, scope by scope."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

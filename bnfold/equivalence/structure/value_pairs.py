@@ -42,7 +42,7 @@ def _stored(index: Cutter) -> set[str]:
 
 
 class _Trust(Enum):
-    """What is known of two values. SAME: they mean the same. INSIDE: an affine map apart, within what was folded."""
+    """The relation of two values. SAME: they mean the same. INSIDE: an affine map apart, within what was folded."""
 
     SAME = auto()
     INSIDE = auto()

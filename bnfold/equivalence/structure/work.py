@@ -1,4 +1,4 @@
-"""How much work a model is, estimated from its structure alone: the same on every machine.
+"""The work of a model, estimated from its structure alone: the same on every machine.
 
 The unit is a multiplication of a large product, which a core does some ten billions of in a second. What else takes
 time is counted as so many of them: a node that is set up or run, a number that is loaded, moved or compared.
@@ -51,13 +51,13 @@ def work_of(model: ModelProto) -> Work:
 
 
 class _Walk:
-    """How many positions each value has beside batch and channels, and what is multiplied on the way."""
+    """The positions of each value beside batch and channels, and the multiplications on the way."""
 
     def __init__(self, model: ModelProto) -> None:
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self.weights = {name: math.prod(tensor.dims) for name, tensor in self.tensors.items()}
         self.products = self.elements = 0.0
-        self._told = {info.name: info for info in model.graph.value_info}
+        self._declared = {info.name: info for info in model.graph.value_info}
         self._positions: dict[str, float] = {}
         self._channels: dict[str, int] = {}
         for port in signature_of(model).inputs:
@@ -77,8 +77,8 @@ class _Walk:
             return
         before = max(self._positions.get(name, 1.0) for name in data)
         after = max(1.0, before * self._growth(node))
-        told = self._told.get(node.output[0])
-        if told is not None and (dims := _dims_of(told)) is not None:
+        declared = self._declared.get(node.output[0])
+        if declared is not None and (dims := _dims_of(declared)) is not None:
             after = _positions(dims)
         weight = next((name for name in node.input[1:] if name in self.weights), "")
         if (rule := _LINEAR.get(node.op_type)) is not None and weight:
@@ -92,7 +92,7 @@ class _Walk:
             self._positions[name], self._channels[name] = after, channels
 
     def size(self, value: str) -> float:
-        """How many numbers a value holds."""
+        """The number of elements of a value."""
         return self._positions.get(value, 1.0) * self._channels.get(value, 1)
 
     def _growth(self, node: NodeProto) -> float:

@@ -1,4 +1,4 @@
-"""How much is run: what decides most comes first, and a budget of work says how far it goes.
+"""The plan of runs: the runs that decide most come first, and a budget of work ends them.
 
 The budget counts estimated work, never time: a run is the same on every machine. What is proved is run to see that it
 runs and stays finite: at the price of both sessions once, on more feeds as far as a floor lasts that small models never
@@ -20,7 +20,7 @@ LEAN = Setting(optimization=Optimization.ON)
 FLOOR = 4e9
 """The work that every verification may do: about 0.3 s, since small operators do not reach the speed of large ones."""
 BY_RUNNING = 4
-"""How many times the work of both sessions once a comparison by running alone may do."""
+"""A comparison by running alone may do this many times the work of both sessions once."""
 _LARGE_RUN, _LARGE_SESSION = 1e9, 2e9
 _ONE_THREAD = 2e8
 """Below this a second thread takes longer to wake than it saves."""
@@ -31,7 +31,7 @@ _FEW_ROWS, _MANY_ROWS = 4, 24
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """`base`: the setting that the reference runs in first. `is_lean`: on the CPU that setting alone is compared.
 
     `is_large`: running the model costs so much that the dearer instruments are asked last. `allowance`: the work that
@@ -49,11 +49,11 @@ class Plan:
 
     @property
     def purse(self) -> Purse:
-        """What pays for feeds, full."""
+        """The full purse that pays for feeds."""
         return Purse(self.allowance, self.price)
 
     def settings(self, providers: tuple[Provider, ...]) -> Iterator[Setting]:
-        """Those that the candidate runs in."""
+        """The settings that the candidate runs in."""
         for provider in providers:
             if self.is_lean and provider is CPU:
                 yield self.base
@@ -64,22 +64,22 @@ class Plan:
                 yield Setting(provider, Optimization.ON, Precision.DEPLOY)
 
 
-THOROUGH = Plan()
+THOROUGH = RunPlan()
 
 
-def plan_of(work: Work, *, heavy: bool, all_proved: bool, thorough: bool) -> Plan:
-    """What fits into the budget; everything where that is asked for, or the floor lasts.
+def plan_of(work: Work, *, heavy: bool, all_proved: bool, thorough: bool) -> RunPlan:
+    """The plan that fits into the budget; everything where that is asked for, or fits into the floor.
 
     `heavy`: the model's inputs are large, so that feeds are few.
     """
     if thorough:
-        return Plan(work=work)
+        return RunPlan(work=work)
     if _SESSIONS * (work.session + (_FEW_ROWS if heavy else _MANY_ROWS) * work.run) <= FLOOR:
-        return Plan(work=work, threads=1 if work.both_once < _ONE_THREAD else 0)
+        return RunPlan(work=work, threads=1 if work.both_once < _ONE_THREAD else 0)
     if all_proved:
-        return Plan(LEAN, work=work, is_lean=True, is_large=True,
+        return RunPlan(LEAN, work=work, is_lean=True, is_large=True,
                     allowance=FLOOR - work.both_once, price=2 * work.run)  # fmt: skip
-    return Plan(
+    return RunPlan(
         work=work,
         is_large=work.run >= _LARGE_RUN or work.session >= _LARGE_SESSION,
         allowance=max(FLOOR, BY_RUNNING * work.both_once) - _SESSIONS * work.session,
