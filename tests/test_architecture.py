@@ -15,6 +15,7 @@ REPOSITORY = Path(__file__).parents[1]
 LAYERS = {
     "atomic": 0,
     "errors": 0,
+    "cluster": 1,
     "late_imports": -1,
     "lifetime": -1,
     "activity": 0,
@@ -106,6 +107,7 @@ WHEN_CALLED: dict[str, set[str]] = {
         "onnxslim",
     },
     "sources": {"onnx_graphsurgeon"},
+    "cluster": {"distributed"},
     "fleet": {"distributed"},
     "torch_export": {"safetensors", "torch"},
     "report": {"jinja2", "markupsafe", "matplotlib"},

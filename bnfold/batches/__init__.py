@@ -9,6 +9,7 @@ from bnfold.batches.sources import (
     data_source,
     load_script,
     script_of,
+    shards_of,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "data_source",
     "load_script",
     "script_of",
+    "shards_of",
 ]

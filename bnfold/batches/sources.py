@@ -6,7 +6,7 @@ Files are read in the order of their names, a batch at a time.
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from operator import length_hint
@@ -72,27 +72,62 @@ def can_be_read_once(data: Data) -> bool:
     return not callable(data) and iter(data) is data
 
 
+_MOST_SHARDS = 256
+
+
+def shards_of(path: str | os.PathLike[str], shapes: Mapping[str, Shape], batch: int | None) -> list[tuple[Path, ...]]:
+    """The files that `path` names in parts, each of which makes the batches that it makes of the whole.
+
+    Of arrays a file is the smallest part, of images as many as run together. Raises UsageError for what is no file and
+    no folder of files.
+    """
+    place = Path(path)
+    if not place.is_dir():
+        if place.suffix not in (".npy", ".npz") or not place.is_file():
+            raise UsageError(
+                f"{path}: is no .npz file and no folder of .npy, .npz or image files, which several could read"
+            )
+        return [(place,)]
+    files, are_images = _files_of(place)
+    rows = _rows(shapes, batch)
+    step = rows.rows if are_images and rows is not None else 1
+    step *= max(1, -(-len(files) // (step * _MOST_SHARDS)))
+    return [tuple(files[start : start + step]) for start in range(0, len(files), step)]
+
+
 def data_source(
-    path: str | os.PathLike[str], shapes: Mapping[str, Shape], batch: int | None, images: ImageOptions, labels: str = ""
+    path: str | os.PathLike[str],
+    shapes: Mapping[str, Shape],
+    batch: int | None,
+    images: ImageOptions,
+    labels: str = "",
+    *,
+    only: Sequence[Path] | None = None,
 ) -> Callable[[], Iterable[Any]]:
     """The data that `path` names: an .npz file, a folder of .npy and .npz files or of images, or `script.py:function`.
 
     `shapes` are those of the model's inputs; where the first dim is fixed it is the batch, otherwise `batch` is. An
     array of .npz files that is called `labels` comes with the inputs, cut alike. With `batch` None each file is one
-    batch with every array it holds, whatever the shapes say. Raises UsageError.
+    batch with every array it holds, whatever the shapes say. `only`: those of its files, see `shards_of`. Raises
+    UsageError.
     """
     text = os.fspath(path)
-    fixed = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], int)]
-    rows = None if batch is None else Batch(fixed[0], fixed=True) if fixed else Batch(batch)
+    rows = _rows(shapes, batch)
     script = script_of(text)
     if script is not None:
         return _function(*script)
     place = Path(text)
     if place.is_dir():
-        return _folder(place, shapes, rows, images, labels)
+        return _folder(place, shapes, rows, images, labels, only)
     if place.suffix not in (".npy", ".npz") or not place.is_file():
         raise UsageError(f"{text}: is no .npz file, no folder of .npy, .npz or image files, and no script.py:function")
     return lambda: batches_of([place], list(shapes), rows, labels)
+
+
+def _rows(shapes: Mapping[str, Shape], batch: int | None) -> Batch | None:
+    """How many rows run together: what the model fixes, else `batch`; None where each file is a batch."""
+    fixed = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], int)]
+    return None if batch is None else Batch(fixed[0], fixed=True) if fixed else Batch(batch)
 
 
 def script_of(text: str) -> tuple[Path, str] | None:
@@ -155,19 +190,31 @@ def beside(script: Path) -> Iterator[None]:
 
 
 def _folder(
-    folder: Path, shapes: Mapping[str, Shape], rows: Batch | None, images: ImageOptions, labels: str
+    folder: Path,
+    shapes: Mapping[str, Shape],
+    rows: Batch | None,
+    images: ImageOptions,
+    labels: str,
+    only: Sequence[Path] | None,
 ) -> Callable[[], Iterable[Any]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    arrays = [path for path in files if path.suffix in (".npy", ".npz")]
-    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if arrays:
-        return lambda: batches_of(arrays, list(shapes), rows, labels)
-    if not pictures:
-        raise UsageError(f"{folder}: holds no .npy, .npz or image file")
+    found, are_images = _files_of(folder)
+    files = found if only is None else list(only)
+    if not are_images:
+        return lambda: batches_of(files, list(shapes), rows, labels)
     from bnfold.batches.images import image_batches, image_size
 
     if len(shapes) != 1:
         raise UsageError(f"{folder}: images are for a model with one input; this one has {', '.join(shapes)}")
     ((name, shape),) = shapes.items()
     size = image_size(name, shape, images)
-    return lambda: image_batches(pictures, name, size, rows or Batch(1), images)
+    return lambda: image_batches(files, name, size, rows or Batch(1), images)
+
+
+def _files_of(folder: Path) -> tuple[list[Path], bool]:
+    """The files of data below a folder by name, arrays where there are any; whether they are images."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    arrays = [path for path in files if path.suffix in (".npy", ".npz")]
+    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not arrays and not pictures:
+        raise UsageError(f"{folder}: holds no .npy, .npz or image file")
+    return arrays or pictures, not arrays

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from bnfold.errors import UsageError
+from bnfold.cluster import connected
 from bnfold.fleet.task import Row, Task
 
 _AHEAD = 2
@@ -22,14 +22,7 @@ class ClusterWorkers:
     def __init__(
         self, address: str, *, timeout: float | None = None, max_memory: int | None = None, retries: int = 0
     ) -> None:
-        try:
-            from distributed import Client
-        except ModuleNotFoundError as error:
-            raise UsageError("a scheduler needs dask: pip install 'bnfold[dask]'") from error
-        try:
-            self._client: Any = Client(address, timeout="10s", set_as_default=False)
-        except OSError as error:
-            raise UsageError(f"the scheduler {address} cannot be reached: {error}") from error
+        self._client = connected(address)
         self._limits = {"timeout": timeout, "max_memory": max_memory, "retries": retries}
         self._finishing = threading.Event()
         self._ending = threading.Event()

@@ -5,7 +5,10 @@ room for carries, so that up to 2^30 vectors can be added before anything could 
 the same parts in any order, and in any grouping, give the same bits.
 """
 
+import struct
 from fractions import Fraction
+from itertools import pairwise
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,7 @@ _LOWEST = 1074  # the smallest double is 2^-1074
 _MANTISSA = 53
 _LIMBS = (_LOWEST + 1024) // _BITS + 3
 _MASK = np.int64((1 << _BITS) - 1)
+_HEADER = struct.Struct("<HH")
 
 
 class ExactSum:
@@ -38,12 +42,53 @@ class ExactSum:
         for offset, part in ((0, low & _MASK), (1, (low >> _BITS) + (high & _MASK)), (2, high >> _BITS)):
             self._limbs[limb + offset, self._places] += sign * part
 
+    def merge(self, other: "ExactSum") -> None:
+        """Add a sum of as many channels, whose limbs count as those of one vector."""
+        self._limbs += other.limbs()
+
+    def to_bytes(self) -> bytes:
+        """The limbs that are not zero everywhere, little-endian: the same bytes for the same sum, however it arose."""
+        limbs = self.limbs()
+        used = np.flatnonzero(limbs.any(axis=1))
+        first, end = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 0)
+        return _HEADER.pack(first, end - first) + limbs[first:end].astype("<i8").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: memoryview, size: int) -> tuple[Self, memoryview]:
+        """The sum at the beginning of `data`, of shape [`size`], and what follows. Raises ValueError."""
+        try:
+            first, count = _HEADER.unpack_from(data)
+        except struct.error as error:
+            raise ValueError("a sum ends early") from error
+        end = _HEADER.size + 8 * count * size
+        if first + count > _LIMBS or len(data) < end:
+            raise ValueError("a sum ends early, or is larger than any")
+        found = cls(size)
+        limbs = np.frombuffer(data[_HEADER.size : end], "<i8").reshape(count, size)
+        if (np.abs(limbs) > _MASK).any():
+            raise ValueError("a sum is not in the form in which sums are stored")
+        found._limbs[first : first + count] = limbs
+        return found, data[end:]
+
+    def limbs(self) -> NDArray[np.int64]:
+        """The limbs with magnitudes below 2^32, all of one sign in each channel."""
+        limbs = _carried(self._limbs.copy())
+        sign = np.where(limbs[-1] < 0, np.int64(-1), np.int64(1))
+        return sign * _carried(sign * limbs)
+
     def exact(self) -> list[Fraction]:
         """The sums, exactly."""
         scale = 1 << _LOWEST
         columns = self._limbs.T.tolist()
         used = [limb for limb in range(_LIMBS) if self._limbs[limb].any()]
         return [Fraction(sum(column[limb] << (_BITS * limb) for limb in used), scale) for column in columns]
+
+
+def _carried(limbs: NDArray[np.int64]) -> NDArray[np.int64]:
+    for lower, upper in pairwise(limbs):
+        upper += lower >> _BITS
+        lower &= _MASK
+    return limbs
 
 
 def split_product(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

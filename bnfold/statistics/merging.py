@@ -11,12 +11,16 @@ Source of the formula: Chan, Golub, LeVeque, "Updating formulae and a pairwise a
 variances", 1979.
 """
 
-from typing import Protocol
+import struct
+from typing import Protocol, Self
 
 import numpy as np
 
 from bnfold.statistics.exact_sum import ExactSum, split_product
 from bnfold.statistics.moments import Moments, Statistics
+
+_HEADER = struct.Struct("<4sBBIQQ")
+_MAGIC, _VERSION = b"bnfm", 1
 
 
 class Merger(Protocol):
@@ -28,51 +32,97 @@ class Merger(Protocol):
     def add(self, moments: Moments) -> None:
         """Take one batch."""
 
+    def merge(self, other: Self) -> None:
+        """Take what another one took. Raises ValueError where that has another number of channels."""
+
     def statistics(self) -> Statistics:
         """Of everything taken so far. Raises ValueError where that is nothing."""
 
+    def to_bytes(self) -> bytes:
+        """All of it, to be merged elsewhere: the same bytes for the same batches in any order and grouping."""
 
-class Pooled:
-    """Population mean and variance over every element; a batch counts by its elements."""
+
+class _OfSums:
+    """What both kinds are: counts, and exact sums per channel."""
+
+    SUMS: int
 
     def __init__(self, channels: int) -> None:
         self.batches = 0
         self.elements = 0
-        self._sums, self._squares, self._m2 = (ExactSum(channels) for _ in range(3))
+        self._channels = channels
+        self._sums = [ExactSum(channels) for _ in range(self.SUMS)]
+
+    def merge(self, other: Self) -> None:
+        """Take what another one took. Raises ValueError where that has another number of channels."""
+        if other._channels != self._channels:
+            raise ValueError(f"one part has {other._channels} channels, another {self._channels}")
+        self.batches += other.batches
+        self.elements += other.elements
+        for mine, its in zip(self._sums, other._sums, strict=True):
+            mine.merge(its)
+
+    def to_bytes(self) -> bytes:
+        """All of it, to be merged elsewhere: the same bytes for the same batches in any order and grouping."""
+        header = _HEADER.pack(_MAGIC, _VERSION, self.SUMS, self._channels, self.batches, self.elements)
+        return header + b"".join(each.to_bytes() for each in self._sums)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes`. Raises ValueError for anything else, and for another version of it."""
+        try:
+            magic, version, sums, channels, batches, elements = _HEADER.unpack_from(data)
+        except struct.error as error:
+            raise ValueError("the moments end early") from error
+        if magic != _MAGIC or sums != cls.SUMS:
+            raise ValueError("these are no moments of this kind")
+        if version != _VERSION:
+            raise ValueError(
+                f"moments of version {version} cannot be read, only of {_VERSION}: update bnfold everywhere"
+            )
+        found = cls(channels)
+        found.batches, found.elements = batches, elements
+        rest = memoryview(data)[_HEADER.size :]
+        for index in range(sums):
+            found._sums[index], rest = ExactSum.from_bytes(rest, channels)
+        if rest:
+            raise ValueError("more follows than the moments")
+        return found
+
+
+class Pooled(_OfSums):
+    """Population mean and variance over every element; a batch counts by its elements."""
+
+    SUMS = 3
 
     def add(self, moments: Moments) -> None:
         """Take one batch; one without elements changes nothing."""
         self.batches += 1
         self.elements += moments.count
         count = np.full(moments.channels, float(moments.count))
+        sums, squares, m2 = self._sums
         for part in split_product(count, moments.mean):
-            self._sums.add(part)
+            sums.add(part)
         for square in split_product(moments.mean, moments.mean):
             for part in split_product(count, square):
-                self._squares.add(part)
-        self._m2.add(moments.m2)
+                squares.add(part)
+        m2.add(moments.m2)
 
     def statistics(self) -> Statistics:
         """m2 / n: the population variance, as ONNX means it."""
         if not self.elements:
             raise ValueError("there is no data")
         n = self.elements
-        sums = self._sums.exact()
-        m2 = [
-            inside + squares - total * total / n
-            for inside, squares, total in zip(self._m2.exact(), self._squares.exact(), sums, strict=True)
-        ]
+        sums, squares, inner = (each.exact() for each in self._sums)
+        m2 = [inside + square - total * total / n for inside, square, total in zip(inner, squares, sums, strict=True)]
         mean = np.array([float(total / n) for total in sums])
         return Statistics(mean, np.array([max(float(value / n), 0.0) for value in m2]))
 
 
-class Averaged:
+class Averaged(_OfSums):
     """The mean over batches of their means and of their unbiased variances, whatever their sizes."""
 
-    def __init__(self, channels: int) -> None:
-        self.batches = 0
-        self.elements = 0
-        self._means, self._variances = ExactSum(channels), ExactSum(channels)
+    SUMS = 2
 
     def add(self, moments: Moments) -> None:
         """Take one batch. Raises ValueError for one value per channel, as PyTorch does."""
@@ -80,14 +130,13 @@ class Averaged:
             raise ValueError("a batch has one value per channel, which has no unbiased variance")
         self.batches += 1
         self.elements += moments.count
-        self._means.add(moments.mean)
-        self._variances.add(moments.m2 / (moments.count - 1))
+        means, variances = self._sums
+        means.add(moments.mean)
+        variances.add(moments.m2 / (moments.count - 1))
 
     def statistics(self) -> Statistics:
         """PyTorch's cumulative average, without its rounding."""
         if not self.batches:
             raise ValueError("there is no data")
-        mean, variance = (
-            np.array([float(total / self.batches) for total in sums.exact()]) for sums in (self._means, self._variances)
-        )
+        mean, variance = (np.array([float(total / self.batches) for total in sums.exact()]) for sums in self._sums)
         return Statistics(mean, variance)

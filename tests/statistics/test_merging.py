@@ -76,6 +76,52 @@ def test_the_mean_of_the_variances_is_another_number(data: np.ndarray) -> None:
     assert (np.abs(naive / pooled(parts).variance - 1) > 1e-3).any(), "or the tests above show nothing"
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(FINITE, FINITE), max_size=20), st.lists(st.tuples(FINITE, FINITE), max_size=20))
+def test_a_sum_goes_through_bytes(first: list[tuple[float, float]], second: list[tuple[float, float]]) -> None:
+    whole, parts = ExactSum(2), []
+    for numbers in (first, second):
+        part = ExactSum(2)
+        for pair in numbers:
+            whole.add(np.array(pair))
+            part.add(np.array(pair))
+        parts.append(ExactSum.from_bytes(memoryview(part.to_bytes()), 2)[0])
+    parts[1].merge(parts[0])
+    assert parts[1].exact() == whole.exact()
+    assert parts[1].to_bytes() == whole.to_bytes()
+
+
+@pytest.mark.parametrize("kind", [Pooled, Averaged])
+def test_shards_that_travel_give_the_bits_of_the_whole(kind: type[Pooled | Averaged], data: np.ndarray) -> None:
+    parts = uneven(data, 13)
+    whole = kind(3)
+    shards = [kind(3) for _ in range(4)]
+    for index, part in enumerate(parts):
+        whole.add(moments_of(part))
+        shards[index % 4].add(moments_of(part))
+    merged = kind(3)
+    for shard in reversed(shards):
+        merged.merge(kind.from_bytes(shard.to_bytes()))
+    assert merged.to_bytes() == whole.to_bytes()
+    assert (merged.statistics().mean == whole.statistics().mean).all()
+    assert (merged.statistics().variance == whole.statistics().variance).all()
+    assert len(whole.to_bytes()) < 3 * 3 * 8 * 12, "limbs that are not used take no room"
+
+
+def test_bytes_of_something_else_are_refused(data: np.ndarray) -> None:
+    merger = Pooled(3)
+    merger.add(moments_of(data))
+    good = merger.to_bytes()
+    later = good[:4] + bytes([2]) + good[5:]
+    for bad in (b"", good[:-1], good + b"x", b"x" + good[1:], later, good[:40], good[:26] + b"\xff\xff" + good[28:]):
+        with pytest.raises(ValueError, match=r"\w"):
+            Pooled.from_bytes(bad)
+    with pytest.raises(ValueError, match="kind"):
+        Averaged.from_bytes(good)
+    with pytest.raises(ValueError, match="channels"):
+        merger.merge(Pooled(4))
+
+
 def test_any_order_gives_the_same_bits(data: np.ndarray) -> None:
     parts = uneven(data, 16)
     expected = pooled(parts)
