@@ -14,7 +14,6 @@ from tests.oracle import evaluate
 from tests.passes.test_classification import BN, find
 from tests.passes.test_freeze import freeze
 
-
 WRITTEN = [(exporter, opset) for exporter, opsets in TRAIN_MODE_OPSETS.items() for opset in opsets]
 
 
