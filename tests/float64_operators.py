@@ -160,7 +160,7 @@ def _pad(draw: Draw, opset: int) -> Made:
         pads[:2] = pads[x.ndim : x.ndim + 2] = [0, 0]
     if opset < 11:
         return [x], {"mode": mode, "pads": pads, **({"value": 0.5} if mode == "constant" else {})}
-    return [x, np.array(pads), *([np.float32(0.5)] if mode == "constant" else [])], {"mode": mode}
+    return [x, np.array(pads), *([np.array(0.5, np.float32)] if mode == "constant" else [])], {"mode": mode}
 
 
 def _resize(draw: Draw, opset: int) -> Made:

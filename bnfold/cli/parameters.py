@@ -5,17 +5,17 @@ Plain functions that raise `click.BadParameter`: which option it was, click adds
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from bnfold.addresses import is_address
+from bnfold.options import LimitByOutput
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 Shape = tuple[int, ...]
-Limit = float | Mapping[str, float]
 
 
 def input_shape(text: str) -> tuple[str, Shape]:
@@ -63,7 +63,7 @@ def output_limit(text: str) -> tuple[str, float]:
 
 def limit_per_output(
     ctx: click.Context | None, param: click.Parameter | None, value: Sequence[tuple[str, float]]
-) -> Limit | None:
+) -> LimitByOutput | None:
     """One number where it is for every output, else numbers by output, "" for all others; None for nothing."""
     limits = dict(value)
     if len(limits) != len(value):
@@ -109,6 +109,11 @@ def nbytes(text: str) -> int:
     if not 0 < number < 1 << 62:
         raise click.BadParameter(f"{text!r} is not a size: write it like 500M or 2G")
     return number
+
+
+def room(text: str) -> int:
+    """What may be taken of memory or a disk, in bytes, written as for `nbytes`, or 0."""
+    return 0 if text.strip() == "0" else nbytes(text)
 
 
 def size(text: str) -> int:

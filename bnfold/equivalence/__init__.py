@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from bnfold.equivalence.judging.measurement import measure as measure
     from bnfold.equivalence.judging.noise import Noise as Noise
     from bnfold.equivalence.judging.tolerance import Judgement as Judgement
-    from bnfold.equivalence.judging.tolerance import Limit as Limit
     from bnfold.equivalence.judging.tolerance import Limits as Limits
     from bnfold.equivalence.judging.tolerance import Rule as Rule
     from bnfold.equivalence.judging.tolerance import Tolerance as Tolerance
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.runtime.providers import PROVIDERS as PROVIDERS
     from bnfold.equivalence.runtime.providers import Placement as Placement
     from bnfold.equivalence.runtime.providers import Precision as Precision
+    from bnfold.equivalence.runtime.segments import SegmentedModel as SegmentedModel
     from bnfold.equivalence.runtime.sessions import RunFailed as RunFailed
     from bnfold.equivalence.runtime.side_by_side import answers as answers
     from bnfold.equivalence.runtime.torch_reference import ModuleReference as ModuleReference
@@ -60,12 +60,13 @@ _HOME = {
     **dict.fromkeys(("Attribution", "attribute"), "bnfold.equivalence.judging.guilty_folds"),
     **dict.fromkeys(("HISTOGRAM_EDGES", "Measurement", "Where", "measure"), "bnfold.equivalence.judging.measurement"),
     "Noise": "bnfold.equivalence.judging.noise",
-    **dict.fromkeys(("Judgement", "Limit", "Limits", "Rule", "Tolerance"), "bnfold.equivalence.judging.tolerance"),
+    **dict.fromkeys(("Judgement", "Limits", "Rule", "Tolerance"), "bnfold.equivalence.judging.tolerance"),
     "prove": "bnfold.equivalence.proofs.model",
     **dict.fromkeys(("Proof", "Standing"), "bnfold.equivalence.proofs.piece"),
     "contradictions": "bnfold.equivalence.runtime.computed_constants",
     "tap": "bnfold.equivalence.runtime.inner_values",
     **dict.fromkeys(("PROVIDERS", "Placement", "Precision"), "bnfold.equivalence.runtime.providers"),
+    "SegmentedModel": "bnfold.equivalence.runtime.segments",
     "RunFailed": "bnfold.equivalence.runtime.sessions",
     "answers": "bnfold.equivalence.runtime.side_by_side",
     **dict.fromkeys(("ModuleReference", "evaluating", "is_module"), "bnfold.equivalence.runtime.torch_reference"),

@@ -257,10 +257,10 @@ class Shape(OpRun):
         return (np.array(x.shape[first:last] if first < last else (), np.int64),)
 
 
-class Resize(ReferenceResize):  # type: ignore[misc]  # onnx.reference is not typed
+class Resize(ReferenceResize):
     """The reference's, which aligns corners with a size that is not rounded where `scales` tell it: told in `sizes`."""
 
-    def _run(
+    def _run(  # type: ignore[override]  # it names each attribute
         self, x: Array, roi: Array | None, scales: Array | None = None, sizes: Array | None = None, **attributes: Any
     ) -> tuple[Array]:
         corners = attributes.get("coordinate_transformation_mode") == "align_corners"
