@@ -63,12 +63,13 @@ COMMANDS = (["optimize", "in.onnx", "out.onnx"], ["verify", "in.onnx", "in.onnx"
 
 # Runs `bnfold ARGUMENTS` for each line of JSON, in forks of a process that has everything imported already.
 FORKS = """
-import importlib, json, os, pkgutil, sys
+import contextlib, importlib, json, os, pkgutil, sys
 import onnxruntime
 import bnfold
 from bnfold import __main__
 for module in pkgutil.walk_packages(bnfold.__path__, "bnfold."):
-    importlib.import_module(module.name)
+    with contextlib.suppress(ModuleNotFoundError):  # what only other packages need
+        importlib.import_module(module.name)
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
