@@ -162,7 +162,7 @@ class _Gathered:
 
     @property
     def batches(self) -> int:
-        """How many there were."""
+        """The number of batches."""
         return max((merger.batches for merger in self._merged.values()), default=0)
 
     def take(self, values: Mapping[NodeKey, NDArray[Any]]) -> None:
@@ -171,7 +171,7 @@ class _Gathered:
             self._take(place, values[place])
 
     def statistics(self, targets: Iterable[Target]) -> tuple[dict[NodeKey, Statistics], tuple[Drift, ...]]:
-        """What all batches come to, and how far that is from what was stored. Raises UsageError for no batch."""
+        """The statistics of all batches, and their distance from the stored ones. Raises UsageError for no batch."""
         if not self._merged or not all(merger.elements for merger in self._merged.values()):
             raise UsageError("the data holds no batch: nothing to compute statistics from")
         found = {place: merger.statistics() for place, merger in self._merged.items()}
