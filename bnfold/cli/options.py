@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bnfold.addresses import is_address
 from bnfold.cli.parameters import (
     data_path,
     input_shape,
@@ -315,6 +314,8 @@ def _place_of_output(ctx: click.Context, _param: click.Parameter, value: str | N
     model = ctx.params.get("model")
     if model is None or model == "-" or ".py:" in model:
         raise click.BadParameter(f"{place} is a folder: name the file in it", ctx=ctx)
+    from bnfold.addresses import is_address
+
     if is_address(place):
         return place + pathlib.PurePosixPath(model).name
     inside = pathlib.Path(place, pathlib.Path(model).name)
