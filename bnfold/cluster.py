@@ -16,6 +16,6 @@ def connected(address: str) -> Any:
         raise UsageError("a scheduler needs dask: pip install 'bnfold[dask]'") from error
     client: Any = distributed.Client
     try:
-        return client(address, timeout="10s", set_as_default=False)
+        return client(address, timeout="30s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"the scheduler {address} cannot be reached: {error}") from error
