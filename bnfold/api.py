@@ -222,8 +222,10 @@ def recalibrate(model: AnyModel, batches: SomeData, output: _Destination, option
     behind the inputs in a sequence, or the second of (mapping, labels). The report then has the task accuracy before
     and after.
 
-    `mode` "exact" reads the data once for each level of normalizations, "fast" once. `statistics` "torch" gives what
-    `torch.optim.swa_utils.update_bn` does. The other options are those of `optimize`. Raises UsageError for data that
+    `mode` "exact" lets each normalization see what the final ones before it make, "fast" lets each use its batch; both
+    read the data once, as long as what exact keeps fits into `spill_limit` bytes of memory and `spill_budget` bytes of
+    a temporary file in the folder `spill`. `statistics` "torch" gives what `torch.optim.swa_utils.update_bn` does. The
+    other options are those of `optimize`. Raises UsageError for data that
     does not fit, and what `optimize` raises.
     """
     return optimize_with(model, output, RecalibrateOptions(**options.shared_with(RecalibrateOptions), data=batches))

@@ -527,19 +527,32 @@ def export_module(module: nn.Module, inputs: tuple[Tensor, ...], exporter: Expor
                 dynamic_axes={name: {0: "batch"} for name in [*names, "output"]},
             )
             return target.getvalue()
+    return export_by_dynamo(module, inputs, opset)[exporter]
+
+
+def export_by_dynamo(module: nn.Module, inputs: tuple[Tensor, ...], opset: int) -> dict[Exporter, bytes]:
+    """Both forms of one export, which takes most of the time: without PyTorch's optimization, and with it."""
+    with _quietly(), torch.random.fork_rng():
         program = torch.onnx.export(
             module,
             inputs,
             dynamo=True,
-            optimize=exporter == "dynamo-optimized",
+            optimize=False,
             opset_version=opset,
-            input_names=names,
+            input_names=[f"input_{position}" for position in range(len(inputs))],
             output_names=["output"],
             dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in inputs),
             verbose=False,
         )
         assert program is not None
-        return program.model_proto.SerializeToString()
+        plain = program.model_proto.SerializeToString()
+        program.optimize()
+        return {"dynamo": plain, "dynamo-optimized": program.model_proto.SerializeToString()}
+
+
+@shared
+def _exported_by_dynamo(name: str, opset: int) -> dict[Exporter, bytes]:
+    return export_by_dynamo(copy.deepcopy(trained(name)), _inputs(name, 2), opset)
 
 
 @shared
@@ -549,8 +562,12 @@ def exported(name: str, exporter: Exporter = "torchscript", opset: int = 18) -> 
     inputs = _inputs(name, 3)
     with torch.no_grad():
         expected = module(*inputs)
+    if exporter.startswith("dynamo"):
+        model = _exported_by_dynamo(name, opset)[exporter]
+    else:
+        model = export_module(copy.deepcopy(module), _inputs(name, 2), exporter, opset)
     return Exported(
-        model=export_module(copy.deepcopy(module), _inputs(name, 2), exporter, opset),
+        model=model,
         feeds={f"input_{position}": tensor.numpy() for position, tensor in enumerate(inputs)},
         expected=(expected.numpy(),),
     )

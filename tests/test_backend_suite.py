@@ -3,29 +3,21 @@
 None of them was made with batch normalization folding in mind: every operator, type and odd shape there is.
 """
 
-import warnings
 from functools import cache
-from pathlib import Path
 
 import pytest
 from onnx import ModelProto
-from onnx.backend.test.loader import load_model_tests
 
 import bnfold
 from bnfold.errors import VerificationError
+from tests.backend_cases import backend_cases
 
 SHARDS = 8
 
 
 @cache
 def cases() -> dict[str, bytes]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the suite makes some of its data by overflowing
-        found = load_model_tests(kind="node")
-    return {
-        case.name: case.model.SerializeToString() if case.model else Path(case.model_dir, "model.onnx").read_bytes()
-        for case in found
-    }
+    return {case.name: case.model_bytes for case in backend_cases()}
 
 
 def check(name: str, *, verify: bool) -> bool:

@@ -35,28 +35,36 @@ class ImageOptions:
 
 
 class Source:
-    """Data that is read `passes` times. Raises UsageError where it can be read only once but is needed more often."""
+    """Data each batch of which is run `runs` times. Raises UsageError where it cannot be read as often.
 
-    def __init__(self, data: Data, passes: int, on_progress: StageProgress | None = None) -> None:
+    `kept`: whoever reads it keeps what is needed for all runs after the first, and tells of them by `ran`.
+    """
+
+    def __init__(self, data: Data, runs: int, on_progress: StageProgress | None = None, *, kept: bool = False) -> None:
         self._data = data
-        self._passes = passes
+        self._runs = runs
         self._progress = on_progress
         self._done = 0
-        self._in_one_pass = length_hint(data)  # 0 where it is known only after they were read
-        if passes > 1 and can_be_read_once(data):
+        self._batches = length_hint(data)  # 0 where it is known only after they were read
+        self.can_be_read_again = not can_be_read_once(data)
+        if runs > 1 and not kept and not self.can_be_read_again:
             raise UsageError(
-                f"the data is read {passes} times, but an iterator can be read once: give a list, a DataLoader or a "
-                "function that returns an iterator, or use the fast mode"
+                f"the data is read {runs} times, but an iterator can be read once: give a list, a DataLoader or a "
+                "function that returns an iterator"
             )
 
     def batches(self) -> Iterator[Any]:
         """The batches, from the beginning."""
         for batch in self._data() if callable(self._data) else self._data:
             yield batch
-            self._done += 1
-            if self._progress is not None:
-                self._progress(self._done, self._passes * self._in_one_pass)
-        self._in_one_pass = self._in_one_pass or self._done
+            self.ran()
+        self._batches = self._batches or self._done
+
+    def ran(self) -> None:
+        """A batch was run."""
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._runs * self._batches)
 
 
 def can_be_read_once(data: Data) -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bnfold.report.lines import Screen
 
 _DESTINATIONS = "bnfold.report.destinations"
+_DATA_NAMES = "bnfold.data_names"
 
 _OPTIONS_OF = {"export": "optimize"}
 """The commands that take the options of another one."""
@@ -77,12 +78,12 @@ def _read_by_command_line(ctx: click.Context) -> "Iterator[Use]":
 
 def _read(ctx: click.Context) -> "Iterator[Use]":
     """The files that the api reads for the command."""
-    from bnfold.paths import Use, data_of_model, uses_of, uses_of_model
+    from bnfold.paths import Use, uses_of, uses_of_model
 
     given = ctx.params
     for name in ("model", "reference", "candidate"):
         if name in given:
-            yield from uses_of_model(given[name], name.upper(), data_of_model(given[name]))
+            yield from uses_of_model(given[name], name.upper(), _data_of(ctx, given[name]))
     if "report" in given:
         yield Use("REPORT", Path(given["report"]))
     if (options := COMMANDS.get(_OPTIONS_OF.get(str(ctx.info_name), str(ctx.info_name)))) is not None:
@@ -91,13 +92,23 @@ def _read(ctx: click.Context) -> "Iterator[Use]":
 
 def _written(ctx: click.Context) -> "Iterator[Use]":
     """The files that the command writes beside its reports."""
-    from bnfold.paths import Use, data_of_model, failed_copy, uses_of_output
+    from bnfold.paths import Use, failed_copy, uses_of_output
 
     given = ctx.params
     if given.get("output") not in {None, "-"}:
-        data = data_of_model(given["model"])
+        data = _data_of(ctx, given["model"])
         yield from uses_of_output(given["output"], given.get("external_data"), given["model"], data)
         yield Use("the failed result", failed_copy(given["output"]))
+
+
+def _data_of(ctx: click.Context, model: str) -> list[str]:
+    """The external data that a model names, from one reading of the model for all who ask."""
+    from bnfold.paths import data_of_model
+
+    known: dict[str, list[str]] = ctx.meta.setdefault(_DATA_NAMES, {})
+    if model not in known:
+        known[model] = data_of_model(model)
+    return known[model]
 
 
 def _destinations(paths: tuple[str, ...], asked: str | None) -> "Iterator[_Destination]":

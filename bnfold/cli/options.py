@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bnfold.addresses import is_address
-from bnfold.cli.parameters import data_path, input_shape, limit_per_output, numbers, one_shape_per_name, output_limit
+from bnfold.cli.parameters import (
+    data_path,
+    input_shape,
+    limit_per_output,
+    numbers,
+    one_shape_per_name,
+    output_limit,
+    room,
+)
 from bnfold.cli.sections import MESSAGES, OUTPUT, SectionedOption
 from bnfold.errors import UsageError
 from bnfold.options import Option, Options, options_of
@@ -16,6 +24,7 @@ from bnfold.options.kinds import (
     DataSet,
     Feeds,
     Flag,
+    Folder,
     Group,
     Kind,
     Limit,
@@ -24,6 +33,7 @@ from bnfold.options.kinds import (
     Passes,
     Path,
     Shapes,
+    Size,
     Text,
     Weights,
     Whole,
@@ -228,6 +238,7 @@ _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     DataSet: lambda _: {"type": data_path},
     Feeds: lambda _: {"type": data_path},
     Path: lambda _: {"type": click.Path()},
+    Folder: lambda _: {"type": click.Path(exists=True, file_okay=False)},
     Text: lambda _: {},
 }
 """The settings of click for each kind of option."""
@@ -241,6 +252,8 @@ def _flag(each: Option) -> Callable[[AnyFunction], AnyFunction]:
             settings |= {"is_flag": True, "default": False}
             if each.default:
                 settings["callback"] = lambda _ctx, _param, value: not value
+        case Size():
+            settings |= {"type": room, "default": str(each.default)}
         case Whole(least):
             settings |= {"type": click.IntRange(min=least), "show_default": True}
         case Word(words, ()):

@@ -111,6 +111,11 @@ def nbytes(text: str) -> int:
     return number
 
 
+def room(text: str) -> int:
+    """What may be taken of memory or a disk, in bytes, written as for `nbytes`, or 0."""
+    return 0 if text.strip() == "0" else nbytes(text)
+
+
 def size(text: str) -> int:
     """A limit on memory in bytes, written as for `nbytes`. At least `SMALLEST_MEMORY`."""
     number = nbytes(text)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.runtime.providers import PROVIDERS as PROVIDERS
     from bnfold.equivalence.runtime.providers import Placement as Placement
     from bnfold.equivalence.runtime.providers import Precision as Precision
+    from bnfold.equivalence.runtime.segments import SegmentedModel as SegmentedModel
     from bnfold.equivalence.runtime.sessions import RunFailed as RunFailed
     from bnfold.equivalence.runtime.side_by_side import answers as answers
     from bnfold.equivalence.runtime.torch_reference import ModuleReference as ModuleReference
@@ -66,6 +67,7 @@ _HOME = {
     "contradictions": "bnfold.equivalence.runtime.computed_constants",
     "tap": "bnfold.equivalence.runtime.inner_values",
     **dict.fromkeys(("PROVIDERS", "Placement", "Precision"), "bnfold.equivalence.runtime.providers"),
+    "SegmentedModel": "bnfold.equivalence.runtime.segments",
     "RunFailed": "bnfold.equivalence.runtime.sessions",
     "answers": "bnfold.equivalence.runtime.side_by_side",
     **dict.fromkeys(("ModuleReference", "evaluating", "is_module"), "bnfold.equivalence.runtime.torch_reference"),

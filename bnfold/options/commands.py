@@ -11,6 +11,7 @@ from bnfold.options.kinds import (
     DataSet,
     Feeds,
     Flag,
+    Folder,
     Group,
     Limit,
     Names,
@@ -18,6 +19,7 @@ from bnfold.options.kinds import (
     Passes,
     Path,
     Shapes,
+    Size,
     Text,
     Weights,
     Whole,
@@ -179,9 +181,12 @@ class InspectOptions(_Rewriting):
 class CalibrationOptions(Options):
     """The use of data: for statistics, for fitting substitutes, for the task accuracy.
 
-    `mode` "exact" reads the data once for each level of normalizations, "fast" once. `statistics` "torch" gives what
-    `torch.optim.swa_utils.update_bn` does. `batch_size` is for files and images. `mean`, `std` and `image_layout` say
-    how images become numbers. `labels`: the array that holds labels (None: "labels", where there is one; "": none).
+    `mode` "exact" lets each normalization see what the final ones before it make, "fast" lets each use its batch. Exact
+    runs the model in segments and keeps what the next one needs: `spill_limit` bytes in memory, beyond them at most
+    `spill_budget` bytes in a temporary file in the folder `spill`, where that is given; what does not fit is computed
+    again, with the same bits. `statistics` "torch" gives what `torch.optim.swa_utils.update_bn` does. `batch_size` is
+    for files and images. `mean`, `std` and `image_layout` say how images become numbers. `labels`: the array that holds
+    labels (None: "labels", where there is one; "": none).
     """
 
     SECTION: ClassVar[str] = "Data"
@@ -189,12 +194,29 @@ class CalibrationOptions(Options):
     mode: str = option(
         Word(("exact", "fast")),
         "exact",
-        "Read the data once per level of normalizations, or once with each using its batch.",
+        "Let each normalization see what the final ones before it make, or let each use its batch.",
     )
     statistics: str = option(
         Word(("population", "torch")),
         "population",
         "Over all values, or as torch.optim.swa_utils.update_bn: averages over batches, unbiased.",
+    )
+    spill: str | os.PathLike[str] | None = option(
+        Folder(),
+        None,
+        "Keep what exceeds --spill-limit in a temporary file in this folder, instead of computing it again.",
+        metavar="DIR",
+        remote=False,
+    )
+    spill_limit: int = option(
+        Size(),
+        1 << 30,
+        "Bytes of values that --mode exact keeps in memory.  [default: 1G]",
+        metavar="SIZE",
+        remote=False,
+    )
+    spill_budget: int = option(
+        Size(), 16 << 30, "The most bytes of the file in --spill.  [default: 16G]", metavar="SIZE", remote=False
     )
     batch_size: int = option(Whole(1), 64, "Rows of a file, or images, that run together.", metavar="NUMBER")
     mean: Sequence[float] = option(Numbers(), (0.0,), "Of images, per channel, in [0, 1].", metavar="A,B,C")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from bnfold.errors import UsageError, nearest_name
-from bnfold.options.kinds import DataSet, Group, Kind, Passes, Path
+from bnfold.options.kinds import DataSet, Folder, Group, Kind, Passes, Path
 
 _OPTION = "bnfold.option"
 
@@ -36,7 +36,7 @@ class Option:
     @property
     def is_read(self) -> bool:
         """Whether its value may name a file that is read."""
-        return isinstance(self.kind, DataSet | Path | Passes)
+        return isinstance(self.kind, DataSet | Path | Passes) and not isinstance(self.kind, Folder)
 
 
 def option(
@@ -54,7 +54,7 @@ def option(
 
     `flag` is derived from the field's name, with "no" before that of one that is on by default; "" is none. Without
     `help` the command line does not have the option at all. `remote`: whether it may come from another machine, which
-    the path of a file here, or code to run here, may not. `reported`: whether it is part of what a run was asked for.
+    the path of a file, code to run or room to take here may not. `reported`: whether it is part of what was asked for.
     `section`: one of `SECTIONS`, that of the class if left out.
     """
     metadata = {_OPTION: {"kind": kind, "help": help, "flag": flag, "metavar": metavar, "remote": remote,
@@ -127,7 +127,7 @@ class Options:
                 raise UsageError(f"there is no option {name!r}" + (f"; did you mean {near}?" if near else ""))
             if remote and not known[name].remote and value not in (None, False, known[name].default):
                 raise UsageError(
-                    f"{name} names a file or code of the machine that does the work; it cannot be asked for"
+                    f"{name} is about files, code or room of the machine that does the work; it cannot be asked for"
                 )
         plain = {name: None if isinstance(known[name].kind, DataSet) and value is False else value
                  for name, value in values.items()}  # fmt: skip

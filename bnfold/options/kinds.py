@@ -72,6 +72,10 @@ class Whole(Kind):
         return number
 
 
+class Size(Whole):
+    """A number of bytes, which the command line also takes with a unit."""
+
+
 @dataclass(frozen=True)
 class Word(Kind):
     """One of a few words. `switches`: flags of the command line that each stand for one of them."""
@@ -115,6 +119,10 @@ class Path(Kind):
     def plain(self, value: Any) -> Any:
         """The path as text."""
         return None if value is None else os.fspath(value)
+
+
+class Folder(Path):
+    """The path of a folder for temporary files, or None."""
 
 
 class DataSet(Kind):

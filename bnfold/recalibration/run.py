@@ -1,11 +1,11 @@
 """New population statistics for every BatchNormalization, from data that runs through the model.
 
-Exact: one pass over the data for each level of normalizations, so that each sees what the final ones before it make.
+Exact: level by level of normalizations, so that each sees what the final ones before it make; see `exact.py`.
 Fast: one pass in which every normalization uses the statistics of its batch, as training does.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,20 +13,27 @@ from numpy.typing import NDArray
 
 from bnfold.batches import Data, Source
 from bnfold.decisions import NodeKey, Refused
-from bnfold.equivalence import tap
+from bnfold.equivalence import SegmentedModel, tap
 from bnfold.errors import ModelError, UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
 from bnfold.options import CalibrationOptions
 from bnfold.progress import StageProgress
 from bnfold.recalibration.drift import Drift
+from bnfold.recalibration.exact import Beside, ByLevel
+from bnfold.recalibration.kept_values import KeptValues
 from bnfold.recalibration.targets import Target, targets_of
 from bnfold.statistics import Averaged, Merger, Pooled, Statistics, moments_of
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The new statistics by scope and label, and how they came about."""
+    """The new statistics by scope and label, and how they came about.
+
+    `levels` of normalizations, for which the data was read `passes` times and at most `kept_bytes` were in memory and
+    `spilled_bytes` in a file between two of them; `repeated`: how often a segment of the model was run again for a
+    batch, since what it made did not fit.
+    """
 
     statistics: Mapping[NodeKey, Statistics]
     drifts: tuple[Drift, ...]
@@ -34,6 +41,10 @@ class Calibration:
     weighting: str = ""
     batches: int = 0
     passes: int = 0
+    levels: int = 0
+    kept_bytes: int = 0
+    spilled_bytes: int = 0
+    repeated: int = 0
     left_out: Mapping[NodeKey, Refused] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,6 +54,10 @@ class Calibration:
             "statistics": self.weighting,
             "batches": self.batches,
             "passes": self.passes,
+            "levels": self.levels,
+            "kept_bytes": self.kept_bytes,
+            "spilled_bytes": self.spilled_bytes,
+            "repeated": self.repeated,
             "drift": [drift.to_dict() for drift in self.drifts],
             "left_out": [
                 {"node": node, "scope": scope, "reason": why.reason.code, "detail": why.detail}
@@ -72,22 +87,62 @@ def calibrate(
     if not targets:
         reasons = "; ".join(f"{node}: {why}" for (_, node), why in left_out.items())
         raise ModelError(f"there is no BatchNormalization to recalibrate{f' ({reasons})' if reasons else ''}")
-    fast = by_torch or options.mode == "fast"
-    levels = [targets] if fast else _by_level(targets)
-    source = Source(data, len(levels), on_progress)
+    if by_torch or options.mode == "fast":
+        found = _fast(file, targets, data, by_torch=by_torch, on_progress=on_progress)
+    else:
+        found = _exact(file, targets, data, options, on_progress)
+    return replace(found, weighting=options.statistics, left_out=left_out)
+
+
+def _fast(
+    file: OnnxFile, targets: Sequence[Target], data: Data, *, by_torch: bool, on_progress: StageProgress | None
+) -> Calibration:
+    """One pass in which each normalization uses its batch; one batch of values is in memory at a time."""
+    gathered = _Gathered([target.place for target in targets], by_torch=by_torch)
+    for values in tap(file, gathered.places, Source(data, 1, on_progress).batches(), known={}, by_batch=True):
+        gathered.take(values)
+    known, drifts = gathered.statistics(targets)
+    return Calibration(known, drifts, "fast", batches=gathered.batches, passes=1, levels=1)
+
+
+def _exact(
+    file: OnnxFile,
+    targets: Sequence[Target],
+    data: Data,
+    options: CalibrationOptions,
+    on_progress: StageProgress | None,
+) -> Calibration:
+    """Level by level; while one batch runs, the moments of the one before it are computed."""
+    levels = _by_level(targets)
+    places = [[target.place for target in level] for level in levels]
+    source = Source(data, len(levels), on_progress, kept=True)
     known: dict[NodeKey, Statistics] = {}
     drifts: dict[NodeKey, Drift] = {}
     batches = 0
-    for level in levels:
-        merged = _gather(file, level, source.batches(), known, by_torch=by_torch, by_batch=fast)
-        batches = max(merger.batches for merger in merged.values())
-        for target in level:
-            merger = merged[target.place]
-            known[target.place] = merger.statistics()
-            drifts[target.place] = Drift.of(target, known[target.place], merger.elements)
-    mode = "fast" if fast else "exact"
-    ordered = tuple(drifts[target.place] for target in targets)
-    return Calibration(known, ordered, mode, options.statistics, batches, len(levels), left_out)
+    with (
+        KeptValues(options.spill_limit, options.spill, options.spill_budget) as kept,
+        SegmentedModel(file, places) as model,
+    ):
+        by_level = ByLevel(model, len(levels), source, kept)
+        for number, level in enumerate(levels):
+            gathered = _Gathered(places[number])
+            with Beside(gathered.take) as beside:
+                by_level.run(number, known, beside.take)
+            batches = gathered.batches
+            found, moved = gathered.statistics(level)
+            known |= found
+            drifts |= dict(zip(places[number], moved, strict=True))
+    return Calibration(
+        known,
+        tuple(drifts[target.place] for target in targets),
+        "exact",
+        batches=batches,
+        passes=by_level.read,
+        levels=len(levels),
+        kept_bytes=kept.most_in_memory,
+        spilled_bytes=kept.most_in_file,
+        repeated=by_level.repeated,
+    )
 
 
 def _by_level(targets: Iterable[Target]) -> list[list[Target]]:
@@ -97,33 +152,39 @@ def _by_level(targets: Iterable[Target]) -> list[list[Target]]:
     return [levels[level] for level in sorted(levels)]
 
 
-def _gather(
-    file: OnnxFile,
-    targets: list[Target],
-    batches: Iterable[Any],
-    known: Mapping[NodeKey, Statistics],
-    *,
-    by_torch: bool,
-    by_batch: bool,
-) -> dict[NodeKey, Merger]:
-    """One pass over the data; one batch of values is in memory at a time."""
-    merged: dict[NodeKey, Merger] = {}
-    places = [target.place for target in targets]
-    for values in tap(file, places, batches, known=known, by_batch=by_batch):
-        for place in places:
-            _take(values.pop(place), place, merged, by_torch=by_torch)
-    if not merged or not all(merger.elements for merger in merged.values()):
-        raise UsageError("the data holds no batch: nothing to compute statistics from")
-    return merged
+class _Gathered:
+    """The moments of the data of some normalizations, batch by batch."""
 
+    def __init__(self, places: Sequence[NodeKey], *, by_torch: bool = False) -> None:
+        self.places = tuple(places)
+        self._by_torch = by_torch
+        self._merged: dict[NodeKey, Merger] = {}
 
-def _take(values: NDArray[Any], place: NodeKey, merged: dict[NodeKey, Merger], *, by_torch: bool) -> None:
-    if not np.isfinite(values).all():
-        raise UsageError(f"the data makes values at {place[1]} that are not finite: look for broken rows in it")
-    moments = moments_of(values)
-    if place not in merged:
-        merged[place] = (Averaged if by_torch else Pooled)(moments.channels)
-    try:
-        merged[place].add(moments)
-    except ValueError as why:
-        raise UsageError(f"{place[1]}: {why}; use larger batches, or --statistics population") from why
+    @property
+    def batches(self) -> int:
+        """How many there were."""
+        return max((merger.batches for merger in self._merged.values()), default=0)
+
+    def take(self, values: Mapping[NodeKey, NDArray[Any]]) -> None:
+        """Take the data of one batch. Raises UsageError."""
+        for place in self.places:
+            self._take(place, values[place])
+
+    def statistics(self, targets: Iterable[Target]) -> tuple[dict[NodeKey, Statistics], tuple[Drift, ...]]:
+        """What all batches come to, and how far that is from what was stored. Raises UsageError for no batch."""
+        if not self._merged or not all(merger.elements for merger in self._merged.values()):
+            raise UsageError("the data holds no batch: nothing to compute statistics from")
+        found = {place: merger.statistics() for place, merger in self._merged.items()}
+        drifts = [Drift.of(target, found[target.place], self._merged[target.place].elements) for target in targets]
+        return found, tuple(drifts)
+
+    def _take(self, place: NodeKey, values: NDArray[Any]) -> None:
+        if not np.isfinite(values).all():
+            raise UsageError(f"the data makes values at {place[1]} that are not finite: look for broken rows in it")
+        moments = moments_of(values)
+        if place not in self._merged:
+            self._merged[place] = (Averaged if self._by_torch else Pooled)(moments.channels)
+        try:
+            self._merged[place].add(moments)
+        except ValueError as why:
+            raise UsageError(f"{place[1]}: {why}; use larger batches, or --statistics population") from why

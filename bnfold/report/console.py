@@ -76,6 +76,9 @@ def _print_recalibration(recalibration: Mapping[str, Any], console: Screen) -> N
     drifts = sorted(recalibration["drift"], key=lambda drift: -(drift["mean"] or 0.0))
     batches = f" from {_count(recalibration['batches'], 'batch', 'batches')}" if recalibration["batches"] else ""
     _line(console, f"{_count(len(drifts), 'normalization')} recalibrated ({recalibration['mode']}){batches}")
+    if recalibration.get("repeated"):
+        again = _count(recalibration["repeated"], "segment of the model was", "segments of the model were")
+        _line(console, f"  {again} run again, for want of room: --spill-limit and --spill DIR give it more")
     for drift in drifts:
         place = _placed(drift["node"], drift["scope"])
         if drift["mean"] is None:

@@ -153,6 +153,10 @@ CALIBRATION_OPTIONS = [
     (["--mean", "0.485,0.456,0.406", "--std", "0.229"], {"mean": (0.485, 0.456, 0.406), "std": (0.229,)}),
     (["--image-layout", "NHWC"], {"image_layout": "NHWC"}),
     (["--labels", "answers"], {"labels": "answers"}),
+    (
+        ["--spill", ".", "--spill-limit", "0", "--spill-budget", "1.5G"],
+        {"spill": ".", "spill_limit": 0, "spill_budget": 3 << 29},
+    ),
     (["--labels", ""], {"labels": ""}),
 ]
 LAYOUT_OPTIONS = [

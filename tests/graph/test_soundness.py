@@ -7,12 +7,12 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import ModelProto, helper, parser
-from onnx.backend.test.loader import load_model_tests
 
 from bnfold.errors import ModelError
 from bnfold.graph import Model
 from bnfold.graph.soundness import DEEPEST_CALLS
 from bnfold.onnxfile import read
+from tests.backend_cases import backend_cases
 
 PLAIN = "g (float[1] x) => (float[1] y) { y = Relu(x) }"
 CALL = "g (float[1] x) => (float[1] y) { y = own.f(x) } "
@@ -193,9 +193,8 @@ def test_functions_of_one_name_may_be_told_apart_by_overload() -> None:
     Model(read(proto))
 
 
-@pytest.mark.filterwarnings("ignore")  # the suite makes some of its data by overflowing
 def test_every_node_case_of_the_onnx_backend_suite_is_sound() -> None:
-    cases = load_model_tests(kind="node")
+    cases = backend_cases()
     assert len(cases) > 1500
     for case in cases:
-        Model(read(case.model if case.model is not None else Path(case.model_dir, "model.onnx").read_bytes()))
+        Model(read(case.model_bytes))

@@ -1,13 +1,14 @@
 """Networks with parallel linear branches, as PyTorch exports them: each block comes out as one operator."""
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 from onnx import ModelProto
 from torch import nn, zeros
 
 import bnfold
-from tests.architectures import Exporter, export_module
+from tests.architectures import Exporter, export_by_dynamo, export_module
 from tests.branch_modules import acnet, as_if_trained, dbb, mobileone, repvgg
 
 # What is left of each.
@@ -23,17 +24,23 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
 }
 
 
-def of_torch(build: Callable[[], nn.Module], channels: int, exporter: Exporter) -> ModelProto:
-    model = ModelProto()
-    model.ParseFromString(export_module(as_if_trained(build()), (zeros(2, channels, 14, 11),), exporter, 18))
-    return model
+def of_torch(build: Callable[[], nn.Module], channels: int, exporter: Exporter = "torchscript") -> ModelProto:
+    return ModelProto.FromString(export_module(as_if_trained(build()), (zeros(2, channels, 14, 11),), exporter, 18))
+
+
+@cache
+def by_dynamo(name: str) -> dict[Exporter, bytes]:
+    build, channels, _ = BLOCKS[name]
+    return export_by_dynamo(as_if_trained(build()), (zeros(2, channels, 14, 11),), 18)
 
 
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo", "dynamo-optimized"])
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_comes_out_as_one_operator(name: str, exporter: Exporter) -> None:
     build, channels, left = BLOCKS[name]
-    result = bnfold.optimize(of_torch(build, channels, exporter), proof="always")
+    torchscript = exporter == "torchscript"
+    model = of_torch(build, channels) if torchscript else ModelProto.FromString(by_dynamo(name)[exporter])
+    result = bnfold.optimize(model, proof="always")
     assert result.report.verdict == "equivalent"
     operators = [node.op_type for node in result.model.graph.node]
     linear = [each for each in left.split() if each in ("Conv", "Gemm")]
@@ -44,7 +51,7 @@ def test_a_block_comes_out_as_one_operator(name: str, exporter: Exporter) -> Non
 
 
 def test_a_padded_sequence_is_not_exact_and_stays() -> None:
-    result = bnfold.optimize(of_torch(lambda: dbb(padded=True), 5, "torchscript"))
+    result = bnfold.optimize(of_torch(lambda: dbb(padded=True), 5))
     assert result.report.verdict == "equivalent"
     kept = {decision.reason.code for decision in result.report.decisions if decision.reason is not None}
     assert kept == {"PADDED_BORDER"}
@@ -52,6 +59,6 @@ def test_a_padded_sequence_is_not_exact_and_stays() -> None:
 
 
 def test_branches_stay_where_that_is_asked_for() -> None:
-    original = of_torch(acnet, 5, "torchscript")
+    original = of_torch(acnet, 5)
     result = bnfold.optimize(original, merge_branches=False)
     assert [node.op_type for node in result.model.graph.node].count("Conv") == 6

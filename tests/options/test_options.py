@@ -29,10 +29,11 @@ from bnfold.options import (
     RecalibrateOptions,
     VerifyOptions,
     keywords,
+    kinds,
     option,
     options_of,
 )
-from bnfold.options.kinds import DataSet, Flag, Group, Kind, Names, Whole
+from bnfold.options.kinds import DataSet, Flag, Folder, Group, Kind, Names, Size, Whole
 from bnfold.options.kinds import Weights as WeightsKind
 from bnfold.passes import PassOptions
 
@@ -196,7 +197,10 @@ FULL: dict[str, dict[str, Any]] = {
         "calibration": CalibrationOptions(mode="fast", mean=(0.25, 0.5), labels=""), "freeze": False, "fold": False,
     },
     "freeze": {"verify": False, "dry_run": True},
-    "recalibrate": {"data": "d.npz", "mode": "fast", "std": [0.5], "statistics": "torch"},
+    "recalibrate": {
+        "data": "d.npz", "mode": "fast", "std": [0.5], "statistics": "torch", "spill": ".", "spill_limit": 0,
+        "spill_budget": 5 << 30,
+    },
     "inspect": {"explain": "bn", "lower": True},
     "verify": {"layers": True, "atol": 0.5},
 }  # fmt: skip
@@ -235,9 +239,10 @@ def test_a_name_that_is_no_option_is_refused() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_names_files_here_cannot_come_from_elsewhere(name: str) -> None:
     local = {each.name for each in options_of(COMMANDS[name]) if not each.remote}
-    assert local == {each.name for each in options_of(COMMANDS[name]) if each.is_read}
+    room = {each.name for each in options_of(COMMANDS[name]) if isinstance(each.kind, Folder | Size)}
+    assert local == room | {each.name for each in options_of(COMMANDS[name]) if each.is_read}
     for each in local:
-        with pytest.raises(UsageError, match=f"{each} names a file or code"):
+        with pytest.raises(UsageError, match=f"{each} is about files, code or room of the machine"):
             COMMANDS[name].from_dict({each: "/etc/passwd"}, remote=True)
     assert COMMANDS[name].from_dict(COMMANDS[name]().to_dict(), remote=True) == COMMANDS[name]()
 
@@ -289,5 +294,5 @@ def test_what_an_iterator_gives_is_kept_where_it_is_read_more_than_once() -> Non
 
 def test_every_kind_is_known_to_the_command_line() -> None:
     used = {type(each.kind) for options in COMMANDS.values() for each in options_of(options)}
-    assert used <= {*Kind.__subclasses__(), *DataSet.__subclasses__()}
+    assert used <= {each for kind in (Kind, DataSet, kinds.Path, Whole) for each in kind.__subclasses__()}
     assert {Names, WeightsKind} <= used

@@ -1,11 +1,8 @@
 """Every spelling of training mode, and every kind of normalization, is told for what it is."""
 
-import warnings
-
 import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, parser
-from onnx.backend.test.loader import load_model_tests
 
 from bnfold.decisions import Diagnosis, Reason, Refused
 from bnfold.graph import Graph, Model
@@ -14,6 +11,7 @@ from bnfold.passes import FreezeBatchNorm
 from bnfold.passes.classification import Kind, classify, dropout_mode, find_disguise, is_in_train_mode
 from bnfold.passes.diagnosis import diagnose
 from bnfold.passes.normalization import Mode
+from tests.backend_cases import backend_cases
 from tests.fold_models import Row
 
 INITIAL = {
@@ -266,9 +264,7 @@ def test_what_is_read_twice_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_cases_of_the_onnx_backend() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other cases overflow and divide by zero on purpose while they are made
-        cases = {case.name: case.model for case in load_model_tests(kind="node") if "test_batchnorm" in case.name}
+    cases = {case.name: case.model for case in backend_cases() if "test_batchnorm" in case.name}
     told = {name: classify(*find(model, BN)) for name, model in cases.items() if name.count("expanded") == 0}
     training = {name for name, kind in told.items() if kind is Kind.TRAIN}
     assert training == {"test_batchnorm_epsilon_training_mode", "test_batchnorm_example_training_mode"}

@@ -18,6 +18,7 @@ from bnfold.equivalence.runtime.opening import Setting, running
 from bnfold.equivalence.runtime.sessions import Optimization, RunFailed
 from bnfold.equivalence.structure.copies import copied
 from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place, use_batch_in_place
+from bnfold.equivalence.structure.scopes import reads
 from bnfold.equivalence.structure.signature import signature_of
 from bnfold.errors import BnfoldError
 from bnfold.onnxfile import OnnxFile, label, shared_names
@@ -47,8 +48,8 @@ def tap(
             evaluate_in_place(model, statistics=known)
             if by_batch:
                 use_batch_in_place(model, places)
-            wanted.update(_data_of(model.graph, places))
-            _name_none(model.graph)
+            wanted.update({place: node.input[0] for place, node in data_of(model.graph, places).items()})
+            name_none(model.graph)
             _keep_only(model.graph, sorted(set(wanted.values())))
 
         target = copied(file, Path(folder) / "tapped.onnx", prepare)
@@ -63,30 +64,35 @@ def tap(
             raise BnfoldError(f"onnxruntime cannot run the model on the data: {failure}") from failure
 
 
-def _data_of(graph: GraphProto, places: Collection[NodeKey]) -> dict[NodeKey, str]:
+def data_of(graph: GraphProto, places: Collection[NodeKey]) -> dict[NodeKey, NodeProto]:
+    """The nodes of the main graph that stand at `places`; the data of each is its first input."""
     chosen = set(places)
     shared = shared_names(graph.node)
     labels = {("", label(node, shared)): node for node in graph.node}
-    return {place: node.input[0] for place, node in labels.items() if place in chosen}
+    return {place: node for place, node in labels.items() if place in chosen}
 
 
-def _name_none(graph: GraphProto) -> None:
+def name_none(graph: GraphProto) -> None:
     """Take the names of nodes away, which nobody asks for any more: onnxruntime refuses two of one name."""
     for node in graph.node:
         node.ClearField("name")
 
 
 def _keep_only(graph: GraphProto, values: Sequence[str]) -> None:
-    """Leave what makes `values`, and make them the outputs. Inputs stay, so that feeds fit."""
+    """Leave what makes `values`, and make them the outputs. Inputs that are fed stay, so that feeds fit."""
     needed, kept = set(values), list[NodeProto]()
     for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed.update(_reads(node))
+        if not needed.isdisjoint(node.output):
+            needed.update(reads(node))
             kept.append(node)
     kept.reverse()
     del graph.node[:]
     graph.node.extend(kept)
     initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
+    unused = {tensor.name for tensor in graph.initializer} - needed
+    inputs = [value for value in graph.input if value.name not in unused]
+    del graph.input[:]
+    graph.input.extend(inputs)
     del graph.initializer[:]
     graph.initializer.extend(initializers)
     given = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
@@ -95,19 +101,11 @@ def _keep_only(graph: GraphProto, values: Sequence[str]) -> None:
     # A session wants an output and cannot give out an input: one that is tapped is taken from the feed.
     graph.output.extend(ValueInfoProto(name=name) for name in made)
     if not made:
-        _add_something(graph)
+        add_something(graph)
 
 
-def _add_something(graph: GraphProto) -> None:
+def add_something(graph: GraphProto) -> None:
+    """An output that nobody asks for, of the first input: a session wants one."""
     name = "bnfold__nothing"
     graph.node.append(NodeProto(op_type="Identity", input=[graph.input[0].name], output=[name]))
     graph.output.append(ValueInfoProto(name=name))
-
-
-def _reads(node: NodeProto) -> Iterator[str]:
-    yield from node.input
-    for attribute in node.attribute:
-        for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            for inner in body.node:
-                yield from _reads(inner)
-            yield from (value.name for value in body.output)
