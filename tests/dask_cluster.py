@@ -18,7 +18,7 @@ def cluster(workers: int = 1, *, processes: bool = False) -> Iterator[Any]:
     with (
         dask.config.set(patience),
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=processes, dashboard_address=None, silence_logs=50
+            n_workers=workers, threads_per_worker=1, processes=processes, dashboard_address=":0", silence_logs=50
         ) as made,
     ):
         yield made
