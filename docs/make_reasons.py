@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import helper, numpy_helper, parser
+from onnx import ModelProto, helper, numpy_helper, parser
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -148,18 +148,6 @@ EXAMPLES: dict[Reason, Example] = {
         note="a Dropout; `training` is an input",
         inputs={"training": "bool"},
         constants={"ratio": np.float32(0.5)},
-    ),
-    Reason.UNEVEN_GROUPS: Example(
-        f"c = Conv(x, w, b) {BN}",
-        "Choose a number of groups that divides the channels.",
-        note="with `--substitute group-norm:3`",
-        elsewhere="tests/passes/test_substitute*.py",
-    ),
-    Reason.ONE_VALUE_PER_CHANNEL: Example(
-        "p = GlobalAveragePool(x) c = Conv(p, pointwise) " + BN,
-        "Substitute only the others, with `--substitute-only PATTERN`, or choose fewer groups.",
-        note="with `--substitute instance-norm`",
-        elsewhere="tests/passes/test_substitute*.py",
     ),
     Reason.STATISTICS_NOT_FOUND: Example(
         f"c = Conv(x, w, b) y = {N}<training_mode=1>(c, g, h, zero, one)",
@@ -375,9 +363,8 @@ EXAMPLES: dict[Reason, Example] = {
 }
 
 
-def asked(reason: Reason) -> set[Reason]:
-    """The reasons of all normalizations of an example that stay, as bnfold gives them."""
-    example = EXAMPLES[reason]
+def model_of(example: Example) -> ModelProto:
+    """The model of an example."""
     sparse = {name[1:]: shape for name, shape in example.constants.items() if name.startswith("~")}
     model = build(
         example.nodes,
@@ -398,10 +385,23 @@ def asked(reason: Reason) -> set[Reason]:
     if example.functions:
         head = '<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[N] a) => (float[N] e) { e = Relu(a) } '
         model.functions.extend(parser.parse_model(head + example.functions).functions)
-    found = bnfold.inspect(model, **example.options).normalizations
+    return model
+
+
+def asked(reason: Reason) -> set[Reason]:
+    """The reasons of all normalizations of an example that stay, as bnfold gives them."""
+    example = EXAMPLES[reason]
+    found = bnfold.inspect(model_of(example), **example.options).normalizations
     kept = [info.decision for info in found if info.decision.action is Action.KEPT and info.decision.reason]
     in_detail = {reason for decision in kept if reason.code in decision.detail}
     return {decision.reason for decision in kept if decision.reason is not None} | in_detail
+
+
+def shown(example: Example) -> str:
+    """What a page shows of an example."""
+    note = f" ({example.note})" if example.note else ""
+    nodes = (example.shown or example.nodes).replace(") ", ")\n")
+    return f"Example{note}:\n\n```text\n{nodes}\n```\n"
 
 
 def page() -> str:
@@ -411,11 +411,7 @@ def page() -> str:
         example = EXAMPLES[reason]
         if not example.elsewhere and reason not in asked(reason):
             raise ValueError(f"the example of {reason.code} has {asked(reason)}")
-        note = f" ({example.note})" if example.note else ""
-        nodes = (example.shown or example.nodes).replace(") ", ")\n")
-        parts.append(
-            f"## {reason.code}\n\n{reason.sentence}\n\n{example.advice}\n\nExample{note}:\n\n```\n{nodes}\n```\n"
-        )
+        parts.append(f"## {reason.code}\n\n{reason.sentence}\n\n{example.advice}\n\n{shown(example)}")
     return "\n".join(parts)
 
 

@@ -1,18 +1,25 @@
-"""The page of reasons is what the code says: every example was put to bnfold and has the reason it stands under."""
+"""The pages of reasons and diagnoses are what the code says: every example has what it stands under."""
 
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from bnfold.decisions import Reason
+from bnfold.decisions import Diagnosis, Reason
 
 DOCS = Path(__file__).parents[1] / "docs"
-_spec = importlib.util.spec_from_file_location("make_reasons", DOCS / "make_reasons.py")
-assert _spec is not None
-assert _spec.loader is not None
-make_reasons = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make_reasons)
+
+
+def load(name: str) -> ModuleType:
+    """A script of docs/ as a module."""
+    if str(DOCS) not in sys.path:
+        sys.path.append(str(DOCS))
+    return importlib.import_module(name)
+
+
+make_reasons, make_diagnoses = load("make_reasons"), load("make_diagnoses")
 
 
 @pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.code)
@@ -22,5 +29,13 @@ def test_every_reason_has_an_example_that_has_it(reason: Reason) -> None:
     assert example.elsewhere or reason in make_reasons.asked(reason)
 
 
-def test_the_page_is_up_to_date() -> None:
-    assert (DOCS / "reasons.md").read_text(encoding="utf-8") == make_reasons.page()
+@pytest.mark.parametrize("diagnosis", Diagnosis, ids=lambda diagnosis: diagnosis.code)
+def test_every_diagnosis_has_an_example_that_has_it(diagnosis: Diagnosis) -> None:
+    assert make_diagnoses.EXAMPLES[diagnosis].advice
+    assert diagnosis.code in make_diagnoses.asked(diagnosis)
+
+
+@pytest.mark.parametrize("name", ["reasons", "diagnoses"])
+def test_the_page_is_up_to_date(name: str) -> None:
+    written = load(f"make_{name}").page()
+    assert (DOCS / f"{name}.md").read_text(encoding="utf-8") == written, f"run python docs/make_{name}.py"

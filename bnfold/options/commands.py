@@ -30,7 +30,7 @@ from bnfold.progress import Progress
 if TYPE_CHECKING:
     from bnfold.onnxfile import Layout
 
-Limits = float | Mapping[str, float]
+LimitByOutput = float | Mapping[str, float]
 """One number for every output, or numbers by output name, with "" for all that are not named."""
 
 SomeData = str | os.PathLike[str] | Iterable[Any] | Callable[[], Iterable[Any]]
@@ -80,13 +80,13 @@ class _Comparing(_Constants):
         metavar="DATA",
         remote=False,
     )
-    rtol: Limits | None = option(
+    rtol: LimitByOutput | None = option(
         Limit(),
         None,
         "Relative tolerance, instead of the dtype's own, for all outputs or for one. Repeatable.",
         metavar="[OUTPUT:]NUMBER",
     )
-    atol: Limits | None = option(
+    atol: LimitByOutput | None = option(
         Limit(),
         None,
         "Absolute tolerance, instead of the dtype's own, for all outputs or for one. Repeatable.",

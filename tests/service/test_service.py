@@ -135,7 +135,7 @@ def test_the_commands_of_the_documentation(service: ServiceProcess, tmp_path: Pa
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     section = (REPOSITORY / "docs/service.md").read_text().split("## With curl")[1].split("##")[0]
-    lines = [line.strip() for line in section.splitlines() if line.startswith("    ")]
+    lines = section.split("```bash\n")[1].split("```")[0].splitlines()
     assert lines[0].startswith("SERVICE=")
     script = "\n".join([f"SERVICE={service.url}", f"ln -s {REPOSITORY}/models models", *lines[1:]])
     done = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
