@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bnfold.options.fields import Options, option
 from bnfold.options.kinds import (
+    Address,
     Callback,
     DataSet,
     Feeds,
@@ -220,7 +221,7 @@ class CalibrationOptions(Options):
         Size(), 16 << 30, "The most bytes of the file in --spill.  [default: 16G]", metavar="SIZE", remote=False
     )
     scheduler: str | None = option(
-        Text(),
+        Address(),
         None,
         "A dask cluster computes the statistics, from some of the files on each worker; like tcp://host:8786.",
         metavar="ADDRESS",
