@@ -294,5 +294,5 @@ def test_what_an_iterator_gives_is_kept_where_it_is_read_more_than_once() -> Non
 
 def test_every_kind_is_known_to_the_command_line() -> None:
     used = {type(each.kind) for options in COMMANDS.values() for each in options_of(options)}
-    assert used <= {each for kind in (Kind, DataSet, kinds.Path, Whole) for each in kind.__subclasses__()}
+    assert used <= {each for kind in (Kind, DataSet, kinds.Path, kinds.Text, Whole) for each in kind.__subclasses__()}
     assert {Names, WeightsKind} <= used
