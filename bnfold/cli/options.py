@@ -20,6 +20,7 @@ from bnfold.cli.sections import MESSAGES, OUTPUT, SectionedOption
 from bnfold.errors import UsageError
 from bnfold.options import Option, Options, options_of
 from bnfold.options.kinds import (
+    Address,
     DataSet,
     Feeds,
     Flag,
@@ -239,6 +240,7 @@ _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Path: lambda _: {"type": click.Path()},
     Folder: lambda _: {"type": click.Path(exists=True, file_okay=False)},
     Text: lambda _: {},
+    Address: lambda _: {},
 }
 """The settings of click for each kind of option."""
 
