@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 
-from bnfold.addresses import is_address
 from bnfold.options import LimitByOutput
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -73,6 +72,7 @@ def limit_per_output(
 
 def data_path(text: str) -> str:
     """A file or folder that exists, or ``script.py:function`` where the script does."""
+    from bnfold.addresses import is_address
     from bnfold.batches import script_of
 
     if is_address(text):
