@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 
-from bnfold.addresses import is_address
 from bnfold.options import LimitByOutput
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -73,6 +72,7 @@ def limit_per_output(
 
 def data_path(text: str) -> str:
     """A file or folder that exists, or ``script.py:function`` where the script does."""
+    from bnfold.addresses import is_address
     from bnfold.batches import script_of
 
     if is_address(text):
@@ -112,7 +112,7 @@ def nbytes(text: str) -> int:
 
 
 def room(text: str) -> int:
-    """What may be taken of memory or a disk, in bytes, written as for `nbytes`, or 0."""
+    """The bytes of memory or disk that may be used, written as for `nbytes`, or 0."""
     return 0 if text.strip() == "0" else nbytes(text)
 
 
