@@ -221,6 +221,25 @@ def test_a_file_that_differs_from_the_module_is_not_published(tmp_path: Path, mo
     assert not list(tmp_path.iterdir())
 
 
+class Twice(nn.Module):
+    """A part that is called twice, whose operators PyTorch numbers: conv2d, conv2d_1, conv2d_2, conv2d_3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU())
+
+    def forward(self, value: Tensor) -> Tensor:
+        made: Tensor = self.part(value) + self.part(value * 2)
+        return made
+
+
+def test_nodes_of_a_part_that_is_called_twice_have_names_of_their_own() -> None:
+    graph = bnfold.export(Twice(), (torch.rand(1, 3, 4, 4),)).model.graph
+    names = [node.name for node in graph.node]
+    assert len(set(names)) == len(names)
+    assert sum(name.startswith("part.") for name in names) >= 6
+
+
 def test_what_is_no_module_and_no_mode_is_wrong_usage() -> None:
     with pytest.raises(UsageError, match=r"not str; bnfold\.optimize takes models that are ONNX already"):
         bnfold.export("m.onnx")
