@@ -3,9 +3,9 @@
     python -m benchmarks.recalibration_cost [--nothing-kept] [IMAGES] [MODEL of benchmarks.models]
 
 One forward pass is what `onnxruntime` takes for the images, one at a time, with its optimizations and without them.
-Beside the two modes stands exact recalibration with what it keeps in a file, and where it is asked for with nothing kept
-at all, so that each level runs from the beginning again; the statistics of all exact runs are the same bits. The runs go
-in turns, three of each but of the last, and the medians are told: seconds, and seconds of all processors.
+Beside the two modes stands exact recalibration with what it keeps in a file, and where it is asked for with nothing
+kept at all, so that each level runs from the beginning again; the statistics of all exact runs are the same bits. The
+runs go in turns, three of each but of the last, and the medians are told: seconds, and seconds of all processors.
 """
 
 import statistics

@@ -7,8 +7,8 @@ the same parts in any order, and in any grouping, give the same bits.
 
 import struct
 from fractions import Fraction
-from operator import lshift
 from itertools import pairwise
+from operator import lshift
 from typing import Self
 
 import numpy as np
