@@ -5,8 +5,6 @@ made is sent where it belongs: data first, the model last, each as a whole. An a
 """
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,6 +74,8 @@ class _Place:
 
         Raises OutputError.
         """
+        import shutil
+
         try:
             with self.system.transaction:
                 for name, local in files:
@@ -151,6 +151,8 @@ class Staging:
 @contextmanager
 def staged() -> Iterator[Staging]:
     """A folder for files that have addresses; an error of bnfold that leaves it names those."""
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         staging = Staging(Path(os.path.realpath(folder)))
         try:
@@ -162,6 +164,8 @@ def staged() -> Iterator[Staging]:
 
 def send_text(address: str, text: str) -> None:
     """Write a text to an address, as UTF-8. Raises OutputError and UsageError."""
+    import tempfile
+
     place = _Place.of(address)
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         local = Path(folder, "text")

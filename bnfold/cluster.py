@@ -4,6 +4,9 @@ from typing import Any
 
 from bnfold.errors import UsageError
 
+PATIENCE = "10s"
+"""For the scheduler to answer for the first time."""
+
 
 def connected(address: str) -> Any:
     """A `distributed.Client` of the scheduler at `address`, which the caller closes.
@@ -16,6 +19,6 @@ def connected(address: str) -> Any:
         raise UsageError("a scheduler needs dask: pip install 'bnfold[dask]'") from error
     client: Any = distributed.Client
     try:
-        return client(address, timeout="10s", set_as_default=False)
+        return client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"the scheduler {address} cannot be reached: {error}") from error

@@ -15,7 +15,7 @@ from onnx import ModelProto
 from bnfold.activity import doing
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import BnfoldError, ModelError, UsageError
-from bnfold.graph import Changes, Evaluations, Model, changes_between, inlined
+from bnfold.graph import Changes, Evaluations, Model, changes_between, check_new_forms, forms_of, inlined
 from bnfold.onnxfile import OnnxFile
 from bnfold.passes import Pass, Preserves
 
@@ -313,6 +313,7 @@ def _nobody_looks(_model: Model) -> None:
 def _run_alone(each: Pass | Rewrite, file: OnnxFile, reading: dict[str, Any]) -> tuple[Model, tuple[Decision, ...]]:
     """The model that one pass makes which is not bnfold's own, opened anew: that it is sound is seen there."""
     decided: tuple[Decision, ...] = ()
+    known = forms_of(file.proto)
     if isinstance(each, Rewrite):
         with doing(f"running the pass {each.name}"):
             file = each.rewrite(file)
@@ -320,6 +321,7 @@ def _run_alone(each: Pass | Rewrite, file: OnnxFile, reading: dict[str, Any]) ->
         edited, decided = run_on(file, [each], **reading)
         file = edited.file
     try:
+        check_new_forms(known, file.proto)
         return Model(file, **reading), decided
     except ModelError as error:
         raise UnsoundResultError(str(error)) from error

@@ -109,6 +109,7 @@ WHEN_CALLED: dict[str, set[str]] = {
     "sources": {"onnx_graphsurgeon"},
     "cluster": {"distributed"},
     "fleet": {"distributed"},
+    "recalibration": {"distributed"},
     "torch_export": {"safetensors", "torch"},
     "report": {"jinja2", "markupsafe", "matplotlib"},
     "cli": {"rich"},

@@ -65,6 +65,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             node.output.extend([f"{node.output[0]}_mean", f"{node.output[0]}_var"])
     onnx.save(train, tmp_path / "train.onnx")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "repository/digits/1").mkdir(parents=True)
+    onnx.save(model, tmp_path / "repository/digits/1/model.onnx")
     (tmp_path / "models").symlink_to(REPOSITORY / "models")
     images = np.random.default_rng(0).normal(size=(16, 1, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "images.npz", images=images)

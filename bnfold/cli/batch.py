@@ -69,6 +69,7 @@ def command(
     from bnfold.fleet.summary import counts, sentence, write_all
 
     asked = _options_of(command, options, file_of(ctx))
+    asked.pop("scheduler", None)  # of a single recalibration: here whole models go to the cluster
     running = batch(
         command,
         models,

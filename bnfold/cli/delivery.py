@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnfold.addresses import is_address, require_remote
 from bnfold.cli.configuration import file_of
 from bnfold.cli.options import asked_reports, values_of
 from bnfold.errors import BnfoldError, ModelError, OutputError, UsageError
@@ -165,6 +164,8 @@ def write_report(ctx: click.Context, report: "AnyReport | Mapping[str, Any]") ->
 
 def require_file(model: str, command: str) -> None:
     """Raise ModelError for a folder in a model's place, UsageError for an address that nothing installed can open."""
+    from bnfold.addresses import is_address, require_remote
+
     if is_address(model):
         require_remote(model)
     if os.path.isdir(model):  # noqa: PTH112 - no more imports than needed

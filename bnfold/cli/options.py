@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bnfold.addresses import is_address
 from bnfold.cli.parameters import (
     data_path,
     input_shape,
@@ -21,6 +20,7 @@ from bnfold.cli.sections import MESSAGES, OUTPUT, SectionedOption
 from bnfold.errors import UsageError
 from bnfold.options import Option, Options, options_of
 from bnfold.options.kinds import (
+    Address,
     DataSet,
     Feeds,
     Flag,
@@ -240,6 +240,7 @@ _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Path: lambda _: {"type": click.Path()},
     Folder: lambda _: {"type": click.Path(exists=True, file_okay=False)},
     Text: lambda _: {},
+    Address: lambda _: {},
 }
 """The settings of click for each kind of option."""
 
@@ -315,6 +316,8 @@ def _place_of_output(ctx: click.Context, _param: click.Parameter, value: str | N
     model = ctx.params.get("model")
     if model is None or model == "-" or ".py:" in model:
         raise click.BadParameter(f"{place} is a folder: name the file in it", ctx=ctx)
+    from bnfold.addresses import is_address
+
     if is_address(place):
         return place + pathlib.PurePosixPath(model).name
     inside = pathlib.Path(place, pathlib.Path(model).name)

@@ -5,17 +5,16 @@ Plain functions that raise `click.BadParameter`: which option it was, click adds
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from bnfold.addresses import is_address
+from bnfold.options import LimitByOutput
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 Shape = tuple[int, ...]
-Limit = float | Mapping[str, float]
 
 
 def input_shape(text: str) -> tuple[str, Shape]:
@@ -63,7 +62,7 @@ def output_limit(text: str) -> tuple[str, float]:
 
 def limit_per_output(
     ctx: click.Context | None, param: click.Parameter | None, value: Sequence[tuple[str, float]]
-) -> Limit | None:
+) -> LimitByOutput | None:
     """One number where it is for every output, else numbers by output, "" for all others; None for nothing."""
     limits = dict(value)
     if len(limits) != len(value):
@@ -73,6 +72,7 @@ def limit_per_output(
 
 def data_path(text: str) -> str:
     """A file or folder that exists, or ``script.py:function`` where the script does."""
+    from bnfold.addresses import is_address
     from bnfold.batches import script_of
 
     if is_address(text):

@@ -7,8 +7,9 @@ import click
 from bnfold.cli.delivery import reserve_reports, show, write_out, write_report
 from bnfold.cli.mistakes import Group
 from bnfold.cli.options import REPORT_FORMATS, report_option, verbosity_of, verbosity_options
-from bnfold.cli.parameters import Limit, limit_per_output, output_limit
+from bnfold.cli.parameters import limit_per_output, output_limit
 from bnfold.cli.shell import fail
+from bnfold.options import LimitByOutput
 from bnfold.paths import Use, refuse_conflicts
 
 
@@ -65,7 +66,7 @@ def render_command(report: str, output: str, report_format: str | None) -> None:
 @report_option
 @verbosity_options
 @click.pass_context
-def judge_command(ctx: click.Context, /, report: str, rtol: Limit | None, atol: Limit | None) -> None:
+def judge_command(ctx: click.Context, /, report: str, rtol: LimitByOutput | None, atol: LimitByOutput | None) -> None:
     """Judge the measurements in the JSON report REPORT again, and print what changed.
 
     Without tolerances, those that it was judged with apply. Exits 0 where the verdict is good, 1 where it is not.

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bnfold.addresses import is_address
 from bnfold.cli.delivery import (
     model_from,
     owed_report,
@@ -47,6 +46,8 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
     if output is None and not made.dry_run:
         name = ctx.info_name
         raise UsageError(f"say where the result goes: bnfold {name} MODEL OUTPUT, or add --dry-run to write nothing")
+    from bnfold.addresses import is_address
+
     named = {output, ctx.params["model"]}
     if server_of(ctx) is not None and any(each == "-" or is_address(each) for each in named):
         raise UsageError("a service is given files: name MODEL and OUTPUT as paths of this machine")

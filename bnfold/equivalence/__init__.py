@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from bnfold.equivalence.judging.measurement import measure as measure
     from bnfold.equivalence.judging.noise import Noise as Noise
     from bnfold.equivalence.judging.tolerance import Judgement as Judgement
-    from bnfold.equivalence.judging.tolerance import Limit as Limit
     from bnfold.equivalence.judging.tolerance import Limits as Limits
     from bnfold.equivalence.judging.tolerance import Rule as Rule
     from bnfold.equivalence.judging.tolerance import Tolerance as Tolerance
@@ -61,7 +60,7 @@ _HOME = {
     **dict.fromkeys(("Attribution", "attribute"), "bnfold.equivalence.judging.guilty_folds"),
     **dict.fromkeys(("HISTOGRAM_EDGES", "Measurement", "Where", "measure"), "bnfold.equivalence.judging.measurement"),
     "Noise": "bnfold.equivalence.judging.noise",
-    **dict.fromkeys(("Judgement", "Limit", "Limits", "Rule", "Tolerance"), "bnfold.equivalence.judging.tolerance"),
+    **dict.fromkeys(("Judgement", "Limits", "Rule", "Tolerance"), "bnfold.equivalence.judging.tolerance"),
     "prove": "bnfold.equivalence.proofs.model",
     **dict.fromkeys(("Proof", "Standing"), "bnfold.equivalence.proofs.piece"),
     "contradictions": "bnfold.equivalence.runtime.computed_constants",

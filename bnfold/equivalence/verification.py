@@ -7,6 +7,7 @@ the candidate runs without and with them, on every provider asked for. One sessi
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -39,6 +40,10 @@ from bnfold.errors import UsageError
 from bnfold.options import VerifyOptions
 from bnfold.progress import StageProgress
 
+_MERGED = (
+    " There onnxruntime answers the same feed otherwise each time it runs the candidate, as where its optimizer stores "
+    "equal initializers once and a normalization in training mode writes into one: freeze it, or keep them apart."
+)
 _COARSER = {"float16": 2.0**13, "bfloat16": 2.0**16}
 
 
@@ -196,7 +201,7 @@ def _measured(
     findings += judge.settle([finding for finding in findings if _decides(finding)])
     judge.settle([finding for finding in findings if not _decides(finding)])
     answers.notes += [*judge.notes, *judge.truths.notes, *judge.conditioning(findings)]
-    judged = _judged(findings, placements, answers, reference, comparing, plan, options)
+    judged = _judged(findings, placements, answers, reference, candidate.source, comparing, plan, options)
     return _with_layers(judged, findings, reference, candidate, comparing, options) if options.layers else judged
 
 
@@ -376,16 +381,21 @@ def _judged(
     placements: list[Placement],
     answers: Answers,
     reference: Reference,
+    candidate: Source,
     comparing: Comparing,
     plan: RunPlan,
     options: VerifyOptions,
 ) -> Verification:
+    if not findings:
+        return _stopped(Verdict.NOT_VERIFIED, answers.notes.pop(), answers, options)
     deciding = [finding for finding in findings if _decides(finding)]
     failed = [finding for finding in deciding if not finding.judgement.agrees]
     silent = _never_compared(deciding, comparing.changes)
     verdict, explanation = Verdict.EQUIVALENT, ""
     if failed:
         verdict, explanation = Verdict.NOT_EQUIVALENT, sentence(worst(failed))
+        if worst(failed).setting != plan.base and _drifts(partial(running, candidate), worst(failed), answers):
+            explanation += _MERGED
         if _fickle(reference, worst(failed), plan.base):
             verdict = Verdict.NOT_VERIFIED
             explanation = "The reference gives another answer each time it is run on the same feed: it is random."
@@ -481,7 +491,7 @@ def _where_steady(findings: list[Finding], reference: Reference, plan: RunPlan, 
         if finding.setting != plan.base and not finding.judgement.agrees:
             doubtful.setdefault(finding.setting, []).append(finding)
     for setting, some in doubtful.items():
-        if _drifts(reference, worst(some), answers):
+        if _drifts(reference.running, worst(some), answers):
             answers.notes.append(
                 f"onnxruntime answers the same feed otherwise each time it runs the reference ({setting}), as where "
                 "normalizations in training mode write into what its optimizer has merged: there nothing was compared."
@@ -490,10 +500,10 @@ def _where_steady(findings: list[Finding], reference: Reference, plan: RunPlan, 
     return findings
 
 
-def _drifts(reference: Reference, finding: Finding, answers: Answers) -> bool:
-    """Whether the reference answers otherwise after other feeds than before, where the candidate disagrees with it."""
+def _drifts(loaded: Callable[[Setting], AbstractContextManager[Runner]], finding: Finding, answers: Answers) -> bool:
+    """Whether a model answers otherwise after other feeds than before, where the two models disagree."""
     try:
-        with reference.running(finding.setting) as session:
+        with loaded(finding.setting) as session:
             first = session.run(finding.answer.feed())
             for other in answers.answers:
                 session.run(other.feed())

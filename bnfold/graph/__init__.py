@@ -12,6 +12,7 @@ from bnfold.graph.inference import infer_shapes
 from bnfold.graph.inlining import inlined
 from bnfold.graph.model import Edit, Model
 from bnfold.graph.operator_values import Call, NoValueError, values_of
+from bnfold.graph.schemas import check_new_forms, forms_of
 from bnfold.graph.tensor import FLOAT_TYPES, FLOATS, Tensor, TensorPayload
 from bnfold.graph.witness import Evaluation, Evaluations, agree
 
@@ -35,6 +36,8 @@ __all__ = [
     "agree",
     "attribute",
     "changes_between",
+    "check_new_forms",
+    "forms_of",
     "infer_shapes",
     "inlined",
     "number",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bnfold.options.fields import Options, option
 from bnfold.options.kinds import (
+    Address,
     Callback,
     DataSet,
     Feeds,
@@ -30,7 +31,7 @@ from bnfold.progress import Progress
 if TYPE_CHECKING:
     from bnfold.onnxfile import Layout
 
-Limits = float | Mapping[str, float]
+LimitByOutput = float | Mapping[str, float]
 """One number for every output, or numbers by output name, with "" for all that are not named."""
 
 SomeData = str | os.PathLike[str] | Iterable[Any] | Callable[[], Iterable[Any]]
@@ -80,13 +81,13 @@ class _Comparing(_Constants):
         metavar="DATA",
         remote=False,
     )
-    rtol: Limits | None = option(
+    rtol: LimitByOutput | None = option(
         Limit(),
         None,
         "Relative tolerance, instead of the dtype's own, for all outputs or for one. Repeatable.",
         metavar="[OUTPUT:]NUMBER",
     )
-    atol: Limits | None = option(
+    atol: LimitByOutput | None = option(
         Limit(),
         None,
         "Absolute tolerance, instead of the dtype's own, for all outputs or for one. Repeatable.",
@@ -184,9 +185,10 @@ class CalibrationOptions(Options):
     `mode` "exact" lets each normalization see what the final ones before it make, "fast" lets each use its batch. Exact
     runs the model in segments and keeps what the next one needs: `spill_limit` bytes in memory, beyond them at most
     `spill_budget` bytes in a temporary file in the folder `spill`, where that is given; what does not fit is computed
-    again, with the same bits. `statistics` "torch" gives what `torch.optim.swa_utils.update_bn` does. `batch_size` is
-    for files and images. `mean`, `std` and `image_layout` say how images become numbers. `labels`: the array that holds
-    labels (None: "labels", where there is one; "": none).
+    again, with the same bits. `scheduler` is the address of a dask cluster whose workers do that, each with some of the
+    files, with the same bits; paths mean the same there. `statistics` "torch" gives what
+    `torch.optim.swa_utils.update_bn` does. `batch_size` is for files and images. `mean`, `std` and `image_layout` say
+    how images become numbers. `labels`: the array that holds labels (None: "labels", where there is one; "": none).
     """
 
     SECTION: ClassVar[str] = "Data"
@@ -217,6 +219,13 @@ class CalibrationOptions(Options):
     )
     spill_budget: int = option(
         Size(), 16 << 30, "The most bytes of the file in --spill.  [default: 16G]", metavar="SIZE", remote=False
+    )
+    scheduler: str | None = option(
+        Address(),
+        None,
+        "A dask cluster computes the statistics, from some of the files on each worker; like tcp://host:8786.",
+        metavar="ADDRESS",
+        remote=False,
     )
     batch_size: int = option(Whole(1), 64, "Rows of a file, or images, that run together.", metavar="NUMBER")
     mean: Sequence[float] = option(Numbers(), (0.0,), "Of images, per channel, in [0, 1].", metavar="A,B,C")

@@ -107,6 +107,10 @@ class Text(Kind):
         return value
 
 
+class Address(Text):
+    """The address of a service that does some of the work, or None."""
+
+
 class Path(Kind):
     """The path of a file, or None."""
 

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bnfold.batches import Data, ImageOptions, data_source
-from bnfold.equivalence import signature_of
 from bnfold.errors import UsageError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
@@ -15,8 +13,9 @@ from bnfold.options import CalibrationOptions
 from bnfold.passes import PassOptions, SubstituteBatchNormOptions
 from bnfold.passes.substitute_batch_norm import KINDS
 from bnfold.progress import StageProgress
-from bnfold.recalibration.accuracy import DEFAULT_LABELS, Accuracy, labels_of, task_accuracy
+from bnfold.recalibration.accuracy import Accuracy, task_accuracy
 from bnfold.recalibration.fitting import Fitted, fit
+from bnfold.recalibration.opening import opened
 from bnfold.recalibration.run import Calibration, calibrate
 from bnfold.recalibration.weights import statistics_from
 from bnfold.statistics import Statistics
@@ -40,7 +39,11 @@ def calibration(
         return statistics_from(weights, model, keep)
     if data is None:
         return None
-    return calibrate(file, model, _opened(data, model, options), options, keep=keep, on_progress=on_progress)
+    if options.scheduler is not None:
+        from bnfold.recalibration.machines import calibrate_there
+
+        return calibrate_there(options.scheduler, file, model, data, options, keep=keep, on_progress=on_progress)
+    return calibrate(file, model, opened(data, model, options), options, keep=keep, on_progress=on_progress)
 
 
 def substitution(
@@ -66,7 +69,7 @@ def substitution(
     if data is None:
         return chosen, ()
     options = options or CalibrationOptions()
-    fits, distances = fit(file, model, _opened(data, model, options), chosen, statistics, on_progress)
+    fits, distances = fit(file, model, opened(data, model, options), chosen, statistics, on_progress)
     return replace(chosen, fits=fits), distances
 
 
@@ -86,24 +89,5 @@ def accuracy(
     if data is None:
         return None
     options = options or CalibrationOptions()
-    data = _opened(data, Model(original), options)
+    data = opened(data, Model(original), options)
     return task_accuracy(original, candidate, data, passes, options.labels, on_progress)
-
-
-def _opened(data: Any, model: Model, options: CalibrationOptions) -> Data:
-    """The data itself, or what its path names. That it has the labels that were asked for is seen before any work."""
-    labels = DEFAULT_LABELS if options.labels is None else options.labels
-    if isinstance(data, str | os.PathLike):
-        images = ImageOptions(tuple(options.mean), tuple(options.std), options.image_layout)
-        data = data_source(data, _shapes(model), options.batch_size, images, labels)
-    found: Data = data
-    if options.labels:
-        labels_of(found, signature_of(model.proto), options.labels)
-    return found
-
-
-def _shapes(model: Model) -> dict[str, tuple[int | str | None, ...]]:
-    graph = model.main
-    names = [value.name for value in model.proto.graph.input if graph.constant(value.name) is None]
-    names = [name for name in names if not graph.is_overridable(name)]
-    return {name: graph.shape(name) or () for name in names}

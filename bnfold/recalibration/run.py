@@ -8,22 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bnfold.batches import Data, Source
 from bnfold.decisions import NodeKey, Refused
 from bnfold.equivalence import SegmentedModel, tap
-from bnfold.errors import ModelError, UsageError
+from bnfold.errors import ModelError
 from bnfold.graph import Model
 from bnfold.onnxfile import OnnxFile
 from bnfold.options import CalibrationOptions
 from bnfold.progress import StageProgress
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.exact import Beside, ByLevel
+from bnfold.recalibration.gathering import Gathered, in_one_pass, levels_of
 from bnfold.recalibration.kept_values import KeptValues
 from bnfold.recalibration.targets import Target, targets_of
-from bnfold.statistics import Averaged, Merger, Pooled, Statistics, moments_of
+from bnfold.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -82,23 +80,33 @@ def calibrate(
     ModelError where there is nothing to compute.
     """
     options = options or CalibrationOptions()
-    by_torch = options.statistics == "torch"
+    targets, left_out = targets_or_refuse(model, keep)
+    levels = levels_of(targets, options)
+    if in_one_pass(options):
+        found = _fast(file, targets, data, options, on_progress)
+    else:
+        found = _exact(file, targets, levels, data, options, on_progress)
+    return replace(found, weighting=options.statistics, left_out=left_out)
+
+
+def targets_or_refuse(model: Model, keep: Iterable[str]) -> tuple[list[Target], dict[NodeKey, Refused]]:
+    """What `targets_of` gives. Raises ModelError where there is none."""
     targets, left_out = targets_of(model, tuple(keep))
     if not targets:
         reasons = "; ".join(f"{node}: {why}" for (_, node), why in left_out.items())
         raise ModelError(f"there is no BatchNormalization to recalibrate{f' ({reasons})' if reasons else ''}")
-    if by_torch or options.mode == "fast":
-        found = _fast(file, targets, data, by_torch=by_torch, on_progress=on_progress)
-    else:
-        found = _exact(file, targets, data, options, on_progress)
-    return replace(found, weighting=options.statistics, left_out=left_out)
+    return targets, left_out
 
 
 def _fast(
-    file: OnnxFile, targets: Sequence[Target], data: Data, *, by_torch: bool, on_progress: StageProgress | None
+    file: OnnxFile,
+    targets: Sequence[Target],
+    data: Data,
+    options: CalibrationOptions,
+    on_progress: StageProgress | None,
 ) -> Calibration:
     """One pass in which each normalization uses its batch; one batch of values is in memory at a time."""
-    gathered = _Gathered([target.place for target in targets], by_torch=by_torch)
+    gathered = Gathered([target.place for target in targets], by_torch=options.statistics == "torch")
     for values in tap(file, gathered.places, Source(data, 1, on_progress).batches(), known={}, by_batch=True):
         gathered.take(values)
     known, drifts = gathered.statistics(targets)
@@ -108,12 +116,12 @@ def _fast(
 def _exact(
     file: OnnxFile,
     targets: Sequence[Target],
+    levels: Sequence[Sequence[Target]],
     data: Data,
     options: CalibrationOptions,
     on_progress: StageProgress | None,
 ) -> Calibration:
     """Level by level; while one batch runs, the moments of the one before it are computed."""
-    levels = _by_level(targets)
     places = [[target.place for target in level] for level in levels]
     source = Source(data, len(levels), on_progress, kept=True)
     known: dict[NodeKey, Statistics] = {}
@@ -125,7 +133,7 @@ def _exact(
     ):
         by_level = ByLevel(model, len(levels), source, kept)
         for number, level in enumerate(levels):
-            gathered = _Gathered(places[number])
+            gathered = Gathered(places[number])
             with Beside(gathered.take) as beside:
                 by_level.run(number, known, beside.take)
             batches = gathered.batches
@@ -143,48 +151,3 @@ def _exact(
         spilled_bytes=kept.most_in_file,
         repeated=by_level.repeated,
     )
-
-
-def _by_level(targets: Iterable[Target]) -> list[list[Target]]:
-    levels: dict[int, list[Target]] = {}
-    for target in targets:
-        levels.setdefault(target.level, []).append(target)
-    return [levels[level] for level in sorted(levels)]
-
-
-class _Gathered:
-    """The moments of the data of some normalizations, batch by batch."""
-
-    def __init__(self, places: Sequence[NodeKey], *, by_torch: bool = False) -> None:
-        self.places = tuple(places)
-        self._by_torch = by_torch
-        self._merged: dict[NodeKey, Merger] = {}
-
-    @property
-    def batches(self) -> int:
-        """How many there were."""
-        return max((merger.batches for merger in self._merged.values()), default=0)
-
-    def take(self, values: Mapping[NodeKey, NDArray[Any]]) -> None:
-        """Take the data of one batch. Raises UsageError."""
-        for place in self.places:
-            self._take(place, values[place])
-
-    def statistics(self, targets: Iterable[Target]) -> tuple[dict[NodeKey, Statistics], tuple[Drift, ...]]:
-        """What all batches come to, and how far that is from what was stored. Raises UsageError for no batch."""
-        if not self._merged or not all(merger.elements for merger in self._merged.values()):
-            raise UsageError("the data holds no batch: nothing to compute statistics from")
-        found = {place: merger.statistics() for place, merger in self._merged.items()}
-        drifts = [Drift.of(target, found[target.place], self._merged[target.place].elements) for target in targets]
-        return found, tuple(drifts)
-
-    def _take(self, place: NodeKey, values: NDArray[Any]) -> None:
-        if not np.isfinite(values).all():
-            raise UsageError(f"the data makes values at {place[1]} that are not finite: look for broken rows in it")
-        moments = moments_of(values)
-        if place not in self._merged:
-            self._merged[place] = (Averaged if self._by_torch else Pooled)(moments.channels)
-        try:
-            self._merged[place].add(moments)
-        except ValueError as why:
-            raise UsageError(f"{place[1]}: {why}; use larger batches, or --statistics population") from why

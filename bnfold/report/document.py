@@ -162,8 +162,8 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """The distance of new statistics from the stored ones; both None where nothing was stored."""
+class ShownDrift:
+    """The saved distance of new statistics from the stored ones; both None where nothing was stored."""
 
     node: str
     scope: str
@@ -179,14 +179,14 @@ class Recalibration:
 
     mode: str
     batches: int
-    drifts: tuple[Drift, ...]
+    drifts: tuple[ShownDrift, ...]
     left_out: tuple[tuple[str, str, str], ...]
 
     @classmethod
     def of(cls, data: Data) -> Self:
         """Of what `Calibration.to_dict` gives."""
         drifts = [
-            Drift(
+            ShownDrift(
                 _text(each["node"]),
                 _text(each["scope"]),
                 int(each["channels"]),
@@ -202,7 +202,7 @@ class Recalibration:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class ShownFit:
     """The distance of a substitute from its normalization, in standard deviations of the output."""
 
     node: str
@@ -212,7 +212,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Attribution:
+class ShownAttribution:
     """The folds, as (node, scope), and the passes without which the result agrees (`cleared`); `tried`: how many models
     it took.
     """
@@ -260,7 +260,7 @@ class PassRun:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class ShownAccuracy:
     """Right answers by model ("before", "after", ...) out of `labels`; `problem` where they could not be compared."""
 
     output: str
@@ -280,7 +280,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Layer:
+class ShownLayer:
     """One value inside both models, by its name in the reference and the node that makes it there."""
 
     value: str
@@ -367,14 +367,14 @@ class Document:
     largest: Measured | None = None
     training_distance: tuple[Measured, ...] = ()
     recalibration: Recalibration | None = None
-    fitted: tuple[Fitted, ...] = ()
-    attribution: Attribution | None = None
+    fitted: tuple[ShownFit, ...] = ()
+    attribution: ShownAttribution | None = None
     passes: tuple[PassRun, ...] = ()
-    accuracy: Accuracy | None = None
+    accuracy: ShownAccuracy | None = None
     proofs: tuple[Proved, ...] = ()
     shown: str = ""
     placements: tuple[Placed, ...] = ()
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[ShownLayer, ...] = ()
     divergence: str = ""
     notes: tuple[str, ...] = ()
     feeds: tuple[tuple[str, str], ...] = ()
@@ -467,12 +467,12 @@ def _fields(data: Data) -> dict[str, Any]:
     found["training_distance"] = tuple(map(Measured.of, data.get("training_distance", ())))
     found["recalibration"] = Recalibration.of(data["recalibration"]) if data.get("recalibration") else None
     found["fitted"] = tuple(
-        Fitted(_text(each["node"]), int(each["groups"]), _real(each["before"]), _real(each["after"]))
+        ShownFit(_text(each["node"]), int(each["groups"]), _real(each["before"]), _real(each["after"]))
         for each in data.get("fitted", ())
     )
     found["passes"] = tuple(PassRun.of(each) for each in data.get("passes") or () if each.get("verdict"))
-    found["attribution"] = Attribution.of(data["attribution"]) if data.get("attribution") else None
-    found["accuracy"] = Accuracy.of(data["accuracy"]) if data.get("accuracy") else None
+    found["attribution"] = ShownAttribution.of(data["attribution"]) if data.get("attribution") else None
+    found["accuracy"] = ShownAccuracy.of(data["accuracy"]) if data.get("accuracy") else None
     found |= _verified(data.get("verification") or {})
     found["notes"] = (*(one_line(str(note)) for note in data.get("notes", ())), *found["notes"])
     return found
@@ -481,7 +481,7 @@ def _fields(data: Data) -> dict[str, Any]:
 def _verified(data: Data) -> dict[str, Any]:
     layers = data.get("layers") or {"layers": (), "sentence": ""}
     return {
-        "layers": tuple(map(Layer.of, layers["layers"])),
+        "layers": tuple(map(ShownLayer.of, layers["layers"])),
         "divergence": one_line(str(layers["sentence"])),
         "measured": tuple(map(Measured.of, data.get("measurements", ()))),
         "largest": Measured.of(data["largest"]) if data.get("largest") else None,

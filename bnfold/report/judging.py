@@ -9,7 +9,7 @@ from bnfold.report.json_report import to_data
 from bnfold.report.report import GOOD
 
 if TYPE_CHECKING:
-    from bnfold.equivalence import Limit
+    from bnfold.options import LimitByOutput
     from bnfold.report.document import Measured
 
 _FOUND = ("notes", "feeds", "sizes", "placements", "proofs", "shown", "by_running_only", "spent", "layers", "seed")
@@ -31,7 +31,9 @@ class Judged:
         return 0 if self.verdict in (*GOOD, "substituted") else 1
 
 
-def judge_report(report: Mapping[str, Any], rtol: "Limit | None" = None, atol: "Limit | None" = None) -> Judged:
+def judge_report(
+    report: Mapping[str, Any], rtol: "LimitByOutput | None" = None, atol: "LimitByOutput | None" = None
+) -> Judged:
     """The verdict under these limits; with none at all, under those that the report was judged with.
 
     The new report is the old one with its verdict, judgements and explanation replaced and a note on the limits. Raises

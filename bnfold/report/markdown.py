@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from bnfold.report import words
-from bnfold.report.document import Accuracy, Document, Fate, Placed, Recalibration
+from bnfold.report.document import Document, Fate, Placed, Recalibration, ShownAccuracy
 from bnfold.report.text import number, shortened
 
 MOST_ROWS = 100
@@ -173,7 +173,7 @@ def _drifted(recalibration: Recalibration) -> str:
     return _folded(f"{words.count(len(rows), 'normalization')} recalibrated", _table(header, rows, right=(1, 2)))
 
 
-def _accurate(accuracy: Accuracy) -> str:
+def _accurate(accuracy: ShownAccuracy) -> str:
     if accuracy.problem:
         return f"Task accuracy was not measured: {inert(accuracy.problem, 500)}"
     shares = ", ".join(f"{100 * part:.2f} % {inert(model)}" for model, part in accuracy.shares().items())

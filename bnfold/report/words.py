@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from bnfold.report.text import number
 
 if TYPE_CHECKING:
-    from bnfold.report.document import Attribution, Comparison, Document, Fate, Measured, PassRun
+    from bnfold.report.document import Comparison, Document, Fate, Measured, PassRun, ShownAttribution
 
 HEADLINES = {
     "equivalent": "Equivalent",
@@ -80,7 +80,7 @@ def by_reason(document: "Document") -> "dict[tuple[str, str], list[Fate]]":
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
-def blamed(attribution: "Attribution") -> str:
+def blamed(attribution: "ShownAttribution") -> str:
     """The words before the names of the guilty: whether they explain the difference, and what was done."""
     what = "passes" if attribution.passes and not attribution.guilty else "folds"
     if attribution.passes and attribution.guilty:

@@ -7,7 +7,7 @@ speaks of is still there. `forgetful` are tools that lose names, descriptions an
 left empty is put back as well.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,14 +15,12 @@ from google.protobuf.message import Message
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from bnfold.graph.sameness import domain_of, same_function, same_node, same_sparse_tensor, same_tensor
-from bnfold.rewriting.training_statistics import part_statistics
+from bnfold.rewriting.training_statistics import INITIALIZERS_ARE_NO_INPUTS, part_statistics
 
 _M = TypeVar("_M", bound=Message)
 _Key = Callable[[Any], Any]
 
 _DESCRIPTIONS = ("doc_string", "metadata_props")
-_INITIALIZERS_ARE_NO_INPUTS = 4
-"""The first IR version of which that is so."""
 _OF_MODEL = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
@@ -54,7 +52,7 @@ class Merger:
         made.graph.CopyFrom(self.graphs(before.graph, baseline.graph, after.graph))
         if self.forgetful:
             part_statistics(made, before)
-        if self.forgetful and made.ir_version < _INITIALIZERS_ARE_NO_INPUTS:
+        if self.forgetful and made.ir_version < INITIALIZERS_ARE_NO_INPUTS:
             _list_initializers(made.graph, before.graph)
         called = {(node.domain, node.op_type) for node in _every_node([made.graph, *functions])}
         lost = {(each.domain, each.name) for each in before.functions} - {
@@ -95,8 +93,10 @@ class Merger:
         _set(made.sparse_initializer, sparse)
         defaults = {tensor.name for tensor in made.initializer} | {each.values.name for each in made.sparse_initializer}
         keep = _as_before if self.forgetful else None  # what callers see is not for another tool to change
-        fed = {value.name for value in before.input} if self.forgetful else defaults
-        inputs = self._list(before.input, baseline.input, after.input, _name, keep, alive=fed, forgetful=self.forgetful)
+        fed = {value.name for value in before.input if self.forgetful} - {tensor.name for tensor in before.initializer}
+        inputs = self._list(
+            before.input, baseline.input, after.input, _name, keep, alive=fed | defaults, forgetful=self.forgetful
+        )
         _set(made.input, inputs)
         _set(made.output, self._list(before.output, baseline.output, after.output, _name, keep))
         makers = {output: node for node in made.node for output in node.output}
@@ -111,12 +111,10 @@ class Merger:
             forgetful=self.forgetful,
             sorted_as_before=True,
         )
-        if self.forgetful:  # what a tool has inferred of values that it left alone is not for the file
+        if self.forgetful:  # what a tool has inferred is not for the file, and some infer wrongly
             said = {value.name: value for value in before.value_info}
             described = [
-                said.get(value.name, value) if value.name in untouched else value
-                for value in described
-                if value.name in said or value.name not in untouched
+                said[value.name] if value.name in untouched else value for value in described if value.name in said
             ]
         there = makers.keys() | defaults
         _set(made.value_info, [value for value in described if value.name in there])
@@ -277,7 +275,18 @@ def _inserted(old: list[Any], order: list[Any], lost: Iterable[Any]) -> list[Any
 
 
 def _list_initializers(made: GraphProto, before: GraphProto) -> None:
-    """Up to IR version 3 an initializer is an input as well: what is none any more is none of the other either."""
+    """Up to IR version 3 an initializer is an input as well: what is none any more is none of the other either.
+
+    A body cannot have other inputs than it has: what a tool stores there becomes a Constant.
+    """
+    for body in _bodies(made):
+        given = {value.name for value in body.input}
+        for tensor in [tensor for tensor in body.initializer if tensor.name not in given]:
+            constant = NodeProto(op_type="Constant", output=[tensor.name])
+            constant.attribute.add(name="value", type=AttributeProto.TENSOR).t.CopyFrom(tensor)
+            constant.attribute[0].t.ClearField("name")
+            body.initializer.remove(tensor)
+            body.node.insert(0, constant)
     formerly = {tensor.name for tensor in before.initializer}
     now = {tensor.name for tensor in made.initializer}
     for value in [value for value in made.input if value.name in formerly - now]:
@@ -286,6 +295,15 @@ def _list_initializers(made: GraphProto, before: GraphProto) -> None:
     for tensor in made.initializer:
         if tensor.name not in listed:
             made.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+
+
+def _bodies(graph: GraphProto) -> Iterator[GraphProto]:
+    """The graphs that nodes run inside, at any depth."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield body
+                yield from _bodies(body)
 
 
 def _as_before(before: _M, _baseline: _M | None, _after: _M) -> _M:

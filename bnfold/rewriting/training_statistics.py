@@ -14,30 +14,32 @@ from bnfold.graph.sameness import domain_of
 
 _STATISTICS = (3, 4)
 """The inputs that hold the running mean and variance."""
+INITIALIZERS_ARE_NO_INPUTS = 4
+"""The first IR version of which that is so."""
 
 
 def part_statistics(made: ModelProto, before: ModelProto) -> None:
-    """Give each a value of its own again, unless a node in training mode shared one in `before` already.
+    """Give each a value of its own again; a node that shared one in `before` already and was left alone goes on to.
 
     An initializer is stored once more, under the name that it had where that is free; a node that makes one, such as a
     Cast of what is stored, is there once more.
     """
     formerly = {norm.output[0]: norm for graph in _graphs(before.graph) for norm in _training(graph)}
     read_before = _read(before.graph)
-    if any(read_before[norm.input[at]] > 1 for norm in formerly.values() for at in _STATISTICS):
-        return
     names = {name for graph in _graphs(made.graph) for name in _names(graph)}
     for graph in list(_graphs(made.graph)):
         stored = {tensor.name: tensor for tensor in graph.initializer}
         makers = {node.output[0]: node for node in graph.node if len(node.output) == 1}
-        read, given = _read(graph), {value.name for value in graph.input}
+        read = _read(graph)
+        given = {value.name for value in graph.input} if made.ir_version >= INITIALIZERS_ARE_NO_INPUTS else set()
         for norm in [norm for inner in _graphs(graph) for norm in _training(inner)]:
+            old = formerly.get(norm.output[0])
             for at in _STATISTICS:
                 name = norm.input[at]
-                if read[name] < 2 or name in given:
+                was_shared = old is not None and old.input[at] == name and read_before[name] > 1
+                if read[name] < 2 or name in given or was_shared:
                     continue
                 if name in stored:
-                    old = formerly.get(norm.output[0])
                     own = _free(name if old is None else old.input[at], names)
                     graph.initializer.add().CopyFrom(stored[name])
                     graph.initializer[-1].name = own

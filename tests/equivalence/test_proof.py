@@ -332,3 +332,58 @@ def test_only_what_an_error_cannot_grow_in_is_bounded(last: str, now: str, stand
     assert proof.output == "y"
     assert proof.standing is standing, proof.reason
     assert bool(proof.reason) is (standing is not Standing.HOLDS)
+
+
+def calling(text: str, weight: np.ndarray) -> ModelProto:
+    """A model that calls a function that is not linear."""
+    function = '<domain: "custom", opset_import: ["" : 17]> f (a) => (b) { c = Softmax(a) b = Mul(c, c) }'
+    body = f"agraph (float[N,4,5,6] x) => (float[N,4,5,6] y) {{ {text} y = Add(p, r) }}"
+    made = parser.parse_model(f'<ir_version: 9, opset_import: ["" : 17, "custom" : 1]> {body} {function}')
+    constants = {"w": weight, "k": np.float32(2)}
+    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    return made
+
+
+def test_what_is_computed_once_instead_of_twice_is_no_bug() -> None:
+    """The candidate reads the first of two equal values in both places, which are entered at values of one function."""
+    weight = np.random.default_rng(0).standard_normal((4, 4, 1, 1)).astype(np.float32)
+    twice = calling("p = custom.f(x) q = custom.f(x) i = Identity(w) r = Conv(q, i)", weight)
+    assert prove(twice, calling("p = custom.f(x) r = Conv(p, w)", weight)) == ()
+    folds = calling("p = custom.f(x) q = custom.f(x) c = Conv(q, w) r = Mul(c, k)", weight)
+    folded = prove(folds, calling("p = custom.f(x) r = Conv(p, w)", 2 * weight))
+    assert Standing.BROKEN not in {proof.standing for proof in folded}
+    wrong = prove(twice, calling("p = custom.f(x) n = Neg(x) r = Conv(n, w)", weight))
+    assert Standing.HOLDS not in {proof.standing for proof in wrong}
+
+
+@pytest.mark.parametrize(("auto", "pads"), [("SAME_LOWER", "1,1,1,0"), ("SAME_UPPER", "1,0,1,1")])
+def test_padding_by_size_is_looked_at_in_sizes_that_pad_alike(auto: str, pads: str) -> None:
+    """7 columns in steps of 2 need one column more; 6 columns, to which a map is cut for a proof, need none."""
+    signature = "agraph (float[N,3,5,47] x) => (float[N,6,5,24] y)"
+    weight = np.random.default_rng(0).standard_normal((6, 3, 3, 2)).astype(np.float32)
+    before = model(f'{signature} {{ y = Conv<auto_pad="{auto}", strides=[1,2]>(x, w) }}', {"w": weight})
+    right, wrong = (
+        model(f"{signature} {{ y = Conv<pads=[{each}], strides=[1,2]>(x, w) }}", {"w": weight})
+        for each in (pads, "1,1,1,0" if auto == "SAME_UPPER" else "1,0,1,1")
+    )
+    assert only(prove(before, right)).standing is Standing.HOLDS
+    assert only(prove(before, wrong)).standing is Standing.BROKEN
+
+
+def test_a_fold_in_float32_whose_terms_cancel_is_no_bug() -> None:
+    """beta and mean * k are nearly equal: what rounding makes of the product is large beside what is left."""
+    weight = np.random.default_rng(0).standard_normal((4, 3, 1, 1)).astype(np.float32)
+    stats = {name: np.full(4, number, np.float32) for name, number in (("g", 1.1), ("m", 2.3), ("v", 0.7))}
+    k = stats["g"] / np.sqrt(stats["v"] + np.float32(1e-5))
+    stats["h"] = (stats["m"] * k * np.float32(1 + 1e-7)).astype(np.float32)
+    signature = "agraph (float[N,3,4,5] x) => (float[N,4,4,5] y)"
+    same = 'auto_pad="SAME_UPPER"'
+    before = model(
+        f"{signature} {{ c = Conv<{same}>(x, w) y = BatchNormalization(c, g, h, m, v) }}", {"w": weight, **stats}
+    )
+    folded = {"w2": weight * k.reshape(-1, 1, 1, 1), "b2": stats["h"] - stats["m"] * k}
+    found = only(prove(before, model(f"{signature} {{ y = Conv<{same}>(x, w2, b2) }}", folded)))
+    assert found.standing is not Standing.BROKEN, found.reason
+    folded["b2"] = folded["b2"] + np.float32(1e-4)
+    found = only(prove(before, model(f"{signature} {{ y = Conv<{same}>(x, w2, b2) }}", folded)))
+    assert found.standing is Standing.BROKEN

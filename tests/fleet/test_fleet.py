@@ -23,6 +23,7 @@ from bnfold.fleet.finding import found
 from bnfold.fleet.local import LocalWorkers
 from bnfold.fleet.summary import write_all
 from bnfold.fleet.task import Row, Task, worst
+from tests.dask_cluster import cluster
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL = REPOSITORY / "models/digits_cnn.onnx"
@@ -299,11 +300,8 @@ def test_the_worst_kind_decides() -> None:
 
 
 def test_a_dask_cluster_does_the_work(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = pytest.importorskip("distributed")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
-    ) as cluster:
-        running = batch("optimize", str(tree), tmp_path, scheduler=cluster.scheduler_address, proof="never")
+    with cluster() as made:
+        running = batch("optimize", str(tree), tmp_path, scheduler=made.scheduler_address, proof="never")
         rows = {row.relative: row.exit_code for row in running}
     assert rows == {"vision/1/model.onnx": 0, "bad.onnx": 3, "large.onnx": 0}

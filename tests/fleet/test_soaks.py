@@ -19,6 +19,8 @@ import pytest
 from onnx import parser, save
 
 from bnfold.fleet import manifest
+from bnfold.fleet.batch import batch
+from tests.dask_cluster import cluster
 from tests.fold_models import Row
 from tests.service.test_soaks import ENDLESS
 
@@ -134,24 +136,19 @@ def children(process: int) -> list[int]:
 
 @pytest.mark.timeout(1800)
 def test_a_killed_dask_worker_takes_no_model_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = pytest.importorskip("distributed")
-    from bnfold.fleet.batch import batch
-
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     (tmp_path / "in").mkdir()
     for number in range(24):
         shutil.copy(DIGITS[number % len(DIGITS)], tmp_path / "in" / f"m{number:02}.onnx")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-    ) as cluster:
+    with cluster(2, processes=True) as made:
         running = batch(
-            "optimize", str(tmp_path / "in"), tmp_path / "out", scheduler=cluster.scheduler_address, proof="never"
+            "optimize", str(tmp_path / "in"), tmp_path / "out", scheduler=made.scheduler_address, proof="never"
         )
         rows = []
         for row in running:
             rows.append(row)
             if len(rows) == 6:
-                victim = next(iter(cluster.workers.values()))
+                victim = next(iter(made.workers.values()))
                 os.kill(victim.pid, signal.SIGKILL)
     assert Counter(row.relative for row in rows) == Counter(f"m{number:02}.onnx" for number in range(24))
     assert {row.exit_code for row in rows} == {0}

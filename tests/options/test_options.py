@@ -33,7 +33,7 @@ from bnfold.options import (
     option,
     options_of,
 )
-from bnfold.options.kinds import DataSet, Flag, Folder, Group, Kind, Names, Size, Whole
+from bnfold.options.kinds import Address, DataSet, Flag, Folder, Group, Kind, Names, Size, Whole
 from bnfold.options.kinds import Weights as WeightsKind
 from bnfold.passes import PassOptions
 
@@ -239,7 +239,7 @@ def test_a_name_that_is_no_option_is_refused() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_names_files_here_cannot_come_from_elsewhere(name: str) -> None:
     local = {each.name for each in options_of(COMMANDS[name]) if not each.remote}
-    room = {each.name for each in options_of(COMMANDS[name]) if isinstance(each.kind, Folder | Size)}
+    room = {each.name for each in options_of(COMMANDS[name]) if isinstance(each.kind, Folder | Size | Address)}
     assert local == room | {each.name for each in options_of(COMMANDS[name]) if each.is_read}
     for each in local:
         with pytest.raises(UsageError, match=f"{each} is about files, code or room of the machine"):
@@ -294,5 +294,5 @@ def test_what_an_iterator_gives_is_kept_where_it_is_read_more_than_once() -> Non
 
 def test_every_kind_is_known_to_the_command_line() -> None:
     used = {type(each.kind) for options in COMMANDS.values() for each in options_of(options)}
-    assert used <= {each for kind in (Kind, DataSet, kinds.Path, Whole) for each in kind.__subclasses__()}
+    assert used <= {each for kind in (Kind, DataSet, kinds.Path, kinds.Text, Whole) for each in kind.__subclasses__()}
     assert {Names, WeightsKind} <= used

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import ModelProto
 
@@ -56,6 +57,29 @@ def wrong_by(case: Case, made: ModelProto) -> str | None:
     return "" if told else None
 
 
+def drifts_by(case: Case, made: ModelProto) -> str:
+    """What is wrong with a result that only onnxruntime's optimizer makes wrong, "" for nothing.
+
+    It stores equal initializers once, and BatchNormalization in training mode writes into its own as it runs
+    (onnxruntime#29790): where that happens to the result alone, it answers otherwise from run to run.
+    """
+    for feed in [*case.feeds, *of_other_sizes(case)]:
+        if _drifts(made, feed) and not _drifts(case.model, feed):
+            return "onnxruntime, with its optimizations, answers otherwise from run to run"
+    return ""
+
+
+def _drifts(model: ModelProto, feed: dict[str, Array]) -> bool:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        runs = [session.run(None, feed) for _ in range(3)]
+    except Exception:  # noqa: BLE001 - onnxruntime raises classes of its own
+        return False
+    return any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(runs[0], runs[2], strict=True))
+
+
 def _interpreted(model: ModelProto, made: ModelProto, feed: dict[str, Array]) -> bool:
     outputs = evaluate(model, feed).values()
     if not all(np.isfinite(each).any() for each in outputs if each.dtype.kind == "f" and each.size):
@@ -89,7 +113,8 @@ def verdict_on(case: Case, optimizer: Optimizer) -> tuple[str, str]:
             return "not verified", error.report.explanation
         if error.report.passes[0]["detail"]:
             return "found", error.report.passes[0]["detail"]
-        wrong = wrong_by(case, to_proto(optimizer.rewrite(read(case.model))))
+        made = to_proto(optimizer.rewrite(read(case.model)))
+        wrong = wrong_by(case, made) or drifts_by(case, made)
         return ("found", wrong) if wrong or wrong is None else ("ACCUSED", error.report.explanation)
     except UsageError as error:
         return "raised", str(error)

@@ -18,9 +18,7 @@ import numpy as np
 from bnfold.equivalence.judging.measurement import Measurement
 from bnfold.equivalence.numbers.element_types import rounding_of
 from bnfold.errors import UsageError
-
-Limit = float | Mapping[str, float]
-"""One number for every output, or numbers by output name, with "" for all that are not named."""
+from bnfold.options import LimitByOutput
 
 # In unit roundoffs of the output's type. float16 and bfloat16 round after every node, and few nodes lie between
 # input and output in terms of such coarse steps: the same count of steps is a much larger part of the value.
@@ -81,7 +79,7 @@ class Tolerance:
     outputs: Mapping[str, Limits] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rtol: Limit | None = None, atol: Limit | None = None) -> Self:
+    def of(cls, rtol: LimitByOutput | None = None, atol: LimitByOutput | None = None) -> Self:
         """From numbers, or numbers by output name; the name "" stands for all outputs that are not named."""
         relative, absolute = ({"": each} if isinstance(each, float | int) else each or {} for each in (rtol, atol))
         overall = {"rtol": relative.get(""), "atol": absolute.get("")}

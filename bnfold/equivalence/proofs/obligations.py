@@ -27,6 +27,8 @@ from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Unc
 
 _MOST_NODES = 1000
 """A larger piece is not that of one rewrite."""
+_FARTHER = 4
+"""How many more operators than the reference has there may be looked at in the candidate to end at the same values."""
 _LOOK_BACK = 8
 _OF_ONE_TYPE = {"Relu", "Identity", "MaxPool", "Add", "Mul"}
 """Operators whose first input and output have one type."""
@@ -43,7 +45,8 @@ class Pair(NamedTuple):
 class Obligation:
     """`premises`: the pairs that enter. `before`, `after`: the pieces to compare; None where nothing is left to show.
 
-    `reason`: why there are no pieces although there is something to show, "" otherwise.
+    `reason`: why there are no pieces although there is something to show, "" otherwise. `apart`: the candidate's piece
+    enters at a value that the reference's does not, so that they may be equal though they are not for any values.
     """
 
     pair: Pair
@@ -51,6 +54,7 @@ class Obligation:
     before: Piece | None = None
     after: Piece | None = None
     reason: str = ""
+    apart: bool = False
 
     @property
     def settled(self) -> bool:
@@ -222,7 +226,7 @@ class Correspondence:
 
     def _same_constant(self, old: Value, new: Value) -> bool:
         """Whether both are stored, or made of what is stored, in the same way from the same numbers."""
-        one, other = self.before.stored(old), self.after.stored(new)
+        one, other = _stored(self.before, old), _stored(self.after, new)
         if one is None or other is None:
             made_alike = old in self._same_made and self._partner.get(old) == new
             return made_alike or self._stored_now.get(old) == new
@@ -346,8 +350,14 @@ class Correspondence:
                 again, others = self._walk_new(pair, rank, found)
                 if all(each.old in found for each in others):
                     before, entering, after, also = farther, found, again, others
+        if any(each.old not in entering for each in also):
+            # The candidate ends nearer, as where it computes once what the reference computes twice.
+            with suppress(Uncut):
+                farther, found_also = self._walk_new(pair, rank, entering, farther=True)
+                if len(farther.nodes) <= len(before.nodes) + _FARTHER:
+                    after, also = farther, found_also
         premises = {Pair(old, self._partner[old]): None for old in entering} | dict.fromkeys(also)
-        return Obligation(pair, tuple(premises), before, after)
+        return Obligation(pair, tuple(premises), before, after, apart=any(each.old not in entering for each in also))
 
     def _walk_old(
         self, start: Value, rank: int, ends: Collection[Value] | None = None
@@ -365,8 +375,10 @@ class Correspondence:
 
         return _walk(self.before, start, stops), entering
 
-    def _walk_new(self, pair: Pair, rank: int, entering: Mapping[Value, None]) -> tuple[Piece, list[Pair]]:
-        """The walk in the candidate; with the pairs where it stopped."""
+    def _walk_new(
+        self, pair: Pair, rank: int, entering: Mapping[Value, None], *, farther: bool = False
+    ) -> tuple[Piece, list[Pair]]:
+        """The walk in the candidate; with the pairs where it stopped: with `farther` at those in `entering` alone."""
         also: list[Pair] = []
 
         def stops(value: Value) -> bool:
@@ -375,7 +387,7 @@ class Correspondence:
                 for old in self._origins.get(value, ())
                 if old != pair.old and self._is_cut(old) and self.before.rank_of(old) < rank
             ]
-            if not origins:
+            if not origins or (farther and not any(old in entering for old in origins)):
                 return False
             known = [old for old in origins if old in entering]
             also.extend(Pair(old, value) for old in known or origins[:1])
@@ -435,6 +447,20 @@ def _walk(cutter: Cutter, start: Value, stops: Callable[[Value], bool]) -> Piece
                     seen.add(other)
                     waiting.append(other)
     return Piece(tuple(sorted(nodes, key=cutter.rank.__getitem__)), constants, start)
+
+
+def _stored(cutter: Cutter, value: Value) -> TensorProto | None:
+    """What is stored as a value, also where Identities pass it on."""
+    while (tensor := cutter.stored(value)) is None:
+        place = cutter.producer(value)
+        node = None if place is None else cutter.node(place)
+        if place is None or node is None or node.op_type != "Identity" or node.domain not in DEFAULT_DOMAINS:
+            return None
+        behind = next(iter(cutter.inputs(place)), None)
+        if behind is None:
+            return None
+        value = behind
+    return tensor
 
 
 def _inputs(node: NodeProto) -> list[str]:

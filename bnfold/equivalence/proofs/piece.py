@@ -37,7 +37,7 @@ from bnfold.equivalence.proofs.composition import (
 from bnfold.equivalence.proofs.made_values import depend_on_each_other, made_together
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.proofs.piece_sizes import reads_sizes
+from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
 
 _IMPULSE = 64.0
@@ -103,6 +103,14 @@ class Proof:
 
 def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
     """The proof of one obligation that is not settled: composed where it can be, else evaluated."""
+    found = _proved(obligation, common, seed)
+    if obligation.apart and found.standing is Standing.BROKEN:
+        reason = f"{found.reason}, if the values that enter it do not depend on each other"
+        return replace(found, standing=Standing.UNDECIDED, reason=reason)
+    return found
+
+
+def _proved(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
     shell = _described(obligation, common)
     if obligation.before is None or obligation.after is None:
         return replace(shell, reason=obligation.reason)
@@ -217,11 +225,11 @@ def _evaluated(
     output, allowances = before_piece.output.name, _allowances(new, changed)
     found: list[Proof] = []
     reason = "no shapes for its inputs are known"
-    for choice in common.shapes.candidates(old, list(renamed)):
+    for choice in common.shapes.candidates(old, list(renamed), period(old, new)):
         for sizes in choice:
             try:
                 trial = _Trial(shell, sizes, renamed, output, *allowances, seed, weights, reads_sizes(old))
-                found.append(_compare(trial, run_old, run_new, sizes_of))
+                found.append(_compare(trial, run_old, run_new, sizes_of, old))
                 break
             except Unknowable as why:
                 reason = str(why)
@@ -333,7 +341,14 @@ class _Trial:
     of_these_sizes: bool
 
 
-def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[MagnitudeBound]) -> Proof:
+def _compare(
+    trial: _Trial,
+    run_old: Evaluator,
+    run_new: Evaluator,
+    sizes_of: Sequence[MagnitudeBound],
+    old: ModelProto,
+) -> Proof:
+    """`sizes_of`: the terms that storing rounds. `old`: the piece of the reference, whose terms arithmetic rounds."""
     used = largest = coarse = 0.0
     blind = True
     for number, (feed, needed) in enumerate(_feeds(trial)):
@@ -349,11 +364,16 @@ def _compare(trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Se
         terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
         if was.shape != now.shape:
             raise Unknowable(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # as for sizes that do not fit
+        if any(each.shape != was.shape for each in terms):
+            raise Unknowable(f"the terms of {trial.output!r} have another shape than itself")
         blind = blind and was.ndim > 0 and bool(np.all(was == was[:1]))
         share, error = _share(was, now, np.maximum.reduce(terms), trial.allowance)
         largest, used = max(largest, error), max(used, share)
         if not share <= 1:
-            if share <= trial.coarse / trial.allowance:
+            in_float32 = terms
+            with suppress(Unknowable):
+                in_float32 = [*terms, _only(MagnitudeBound(old, {})(given))]
+            if _share(was, now, np.maximum.reduce(in_float32), trial.coarse)[0] <= 1:
                 coarse = share
                 continue
             text = f"{trial.output!r} is off by {error:.3g} at {list(_place(was, now))}"

@@ -1,5 +1,6 @@
 """Sizes for the values that enter a piece of a graph: as small as its kernels allow, so that float64 costs little."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
@@ -7,7 +8,7 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto
 
 from bnfold.equivalence.feeds.dynamic_sizes import windows
 from bnfold.equivalence.numbers.element_types import is_float
-from bnfold.graph import infer_shapes
+from bnfold.graph import infer_shapes, numbers, text
 from bnfold.onnxfile import without_negative_dims
 
 _BATCH = 3
@@ -28,6 +29,16 @@ def nested(graph: GraphProto) -> Iterator[GraphProto]:
 def reads_sizes(region: ModelProto) -> bool:
     """Whether anything in a piece gives out the sizes of a value."""
     return any(node.op_type in _SIZE_READERS for node in region.graph.node)
+
+
+def period(*regions: ModelProto) -> int:
+    """By how much a size may differ without other padding: 1 where no operator pads by the size of what it reads.
+
+    auto_pad = SAME_* pads by the remainder of a size and a stride, and strides of operators in a row multiply.
+    """
+    nodes = [node for region in regions for node in region.graph.node]
+    by_size = any(text(node, "auto_pad", "") in {"SAME_UPPER", "SAME_LOWER"} for node in nodes)
+    return math.prod(math.lcm(*numbers(node, "strides", (1,))) for node in nodes) if by_size else 1
 
 
 class InputShapes:
@@ -68,16 +79,19 @@ class InputShapes:
             return None
         return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in found.tensor_type.shape.dim)
 
-    def candidates(self, region: ModelProto, inputs: Sequence[str]) -> Iterator[list[dict[str, tuple[int, ...]]]]:
+    def candidates(
+        self, region: ModelProto, inputs: Sequence[str], period: int = 1
+    ) -> Iterator[list[dict[str, tuple[int, ...]]]]:
         """Sizes worth trying, smallest first: shrunken maps, larger ones, then those of the model itself.
 
-        One list for each possible choice of ranks; usually they are known, and there is one choice.
+        One list for each possible choice of ranks; usually they are known, and there is one choice. A known size of a
+        map shrinks by a multiple of `period`.
         """
         side = max(windows(region).first, _DYNAMIC)
         guesses = [self._dims(name, region) for name in inputs]
         for ranks in _ranks(guesses):
             known = dict(zip(inputs, ranks, strict=True))
-            sizes = [] if reads_sizes(region) else [_shrunk(known, side), _shrunk(known, 2 * side)]
+            sizes = [] if reads_sizes(region) else [_shrunk(known, side, period), _shrunk(known, 2 * side, period)]
             whole = {
                 name: tuple(dim or (1 if axis == 0 and len(dims) > 2 else side) for axis, dim in enumerate(dims))
                 for name, dims in known.items()
@@ -122,7 +136,7 @@ def _ranks(guesses: list[list[list[int | None]]]) -> Iterator[list[list[int | No
         yield [options[min(choice, len(options) - 1)] for options in guesses]
 
 
-def _shrunk(known: Mapping[str, list[int | None]], side: int) -> dict[str, tuple[int, ...]]:
+def _shrunk(known: Mapping[str, list[int | None]], side: int, period: int) -> dict[str, tuple[int, ...]]:
     """Batch 3, spatial sizes cut to `side` and a little more for each further axis, so that no two axes are alike."""
     shapes = {}
     for name, dims in known.items():
@@ -133,7 +147,8 @@ def _shrunk(known: Mapping[str, list[int | None]], side: int) -> dict[str, tuple
             elif axis < 2 or len(dims) < 3:
                 shape.append(dim if dim is not None else _DYNAMIC)
             else:
-                shape.append(min(dim, side + axis - 2) if dim is not None else side + axis - 2)
+                cut = side + axis - 2
+                shape.append(cut if dim is None else min(dim, cut + (dim - cut) % period))
         shapes[name] = tuple(shape)
     return shapes
 
