@@ -43,7 +43,7 @@ class Merger(Protocol):
 
 
 class _OfSums:
-    """What both kinds are: counts, and exact sums per channel."""
+    """The common part of both kinds: counts, and exact sums per channel."""
 
     SUMS: int
 
