@@ -28,6 +28,8 @@ BASE = "/"
 _INLINE_BYTES = 1 << 20
 """Computed tensors that are smaller are handed over in the model itself; others go to a temporary file."""
 
+_FIRST_BYTES = 64
+
 
 class Form(StrEnum):
     """The form in which a function takes a model."""
@@ -242,9 +244,17 @@ def _bulky(tensor: TensorProto, least: int) -> bytes | None:
 
 
 def _holds(payload: Payload, raw: bytes) -> bool:
-    """Whether a payload is these bytes."""
+    """Whether a payload is these bytes.
+
+    The first of them are read and not mapped: to look at one page of every weight may map most of a file.
+    """
     if payload.nbytes != len(raw):
         return False
+    if isinstance(payload, Span):
+        first = bytearray(min(_FIRST_BYTES, len(raw)))
+        payload.read_into(memoryview(first), 0)
+        if not raw.startswith(first):
+            return False
     view, start = memoryview(raw), 0
     for chunk in payload.chunks():
         if view[start : start + len(chunk)] != chunk:
