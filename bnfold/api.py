@@ -117,7 +117,7 @@ def optimize_with(
 def _optimized_away(
     model: AnyModel, output: _Destination, options: OptimizeOptions | FreezeOptions | RecalibrateOptions
 ) -> Result:
-    """The same where the model, its output or both have addresses. Raises also UsageError where it cannot be opened."""
+    """Optimize where the model, its output or both have addresses. Raises also UsageError where it cannot be opened."""
     if options.keep_failed and is_address(output):
         raise UsageError("--keep-failed writes beside OUTPUT: name a file, not an address")
     with staged() as staging:

@@ -1,10 +1,10 @@
 """Where the documentation is, and which section says more of a reason or a failure: the one place for addresses."""
 
 DOCUMENTATION = "https://bnfold.readthedocs.io/"
-"""As in ``[project.urls]`` of `pyproject.toml`; it ends with a slash."""
+"""The address in ``[project.urls]`` of `pyproject.toml`; it ends with a slash."""
 
 EXPLAINED_EXIT_CODES = (1, 3, 4, 5, 6, 70)
-"""Those with a section of their own. Wrong usage says itself what to write, and a signal has no cause here."""
+"""The exit codes with a section of their own. A usage error says itself what to write; a signal has no cause here."""
 
 
 def page_of_reason(code: str) -> str | None:

@@ -110,7 +110,7 @@ class Affine:
         return Affine.of(self.scale, np.zeros(()))
 
     def at_rank(self, rank: int) -> "Affine":
-        """The same numbers in arrays of `rank` axes. Raises ValueError where it has more."""
+        """The map in arrays of `rank` axes. Raises ValueError where it has more."""
         return Affine(_padded(self.scale, rank), _padded(self.shift, rank), self._has_scale, self._has_shift)
 
     def moved(self, move: Callable[[Array, float], Array]) -> "Affine":

@@ -178,7 +178,7 @@ def test_a_full_disk() -> None:
 
 def test_a_device_that_is_always_full() -> None:
     done = run("/dev/full")
-    assert (done.returncode, done.stderr) == (4, "bnfold: /dev/full: is not a regular file; choose another output\n")
+    assert (done.returncode, done.stderr) == (4, f"bnfold: /dev/full: is not a regular file; {ELSEWHERE}")
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*COMMAND, "out/o.onnx"], stdout=full, stderr=subprocess.PIPE, check=False, env=ENVIRONMENT
@@ -267,7 +267,7 @@ def hidden(folder: Path) -> list[str]:
 @pytest.mark.timeout(300)
 def test_a_signal_at_random_moments() -> None:
     """Each to a run that writes elsewhere and to one that writes over its input; the soak below does it by hundreds."""
-    interrupt_at_random_moments({signal.SIGKILL: 4, signal.SIGTERM: 2, signal.SIGINT: 2})
+    interrupt_at_random_moments({signal.SIGKILL: 3, signal.SIGTERM: 1, signal.SIGINT: 1})
 
 
 @pytest.mark.soak
@@ -291,8 +291,7 @@ def test_eight_processes_on_one_output() -> None:
     assert 0 in {code for _, code in answers}
     for message, code in answers:
         if code:
-            assert message.endswith(
-                "o.onnx: is being written by another bnfold; wait for it, or choose another output\n"
-            )
+            assert "o.onnx: is being written by another bnfold; wait for it, or choose another output" in message
+            assert message.count("\n") == 1
     assert len(onnx.load("out/o.onnx").graph.node) == 1
     assert len(names()) == 2

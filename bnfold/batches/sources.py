@@ -125,7 +125,7 @@ def data_source(
 
 
 def _rows(shapes: Mapping[str, Shape], batch: int | None) -> Batch | None:
-    """How many rows run together: what the model fixes, else `batch`; None where each file is a batch."""
+    """The number of rows that run together: fixed by the model, else `batch`; None where each file is a batch."""
     fixed = [shape[0] for shape in shapes.values() if shape and isinstance(shape[0], int)]
     return None if batch is None else Batch(fixed[0], fixed=True) if fixed else Batch(batch)
 

@@ -112,7 +112,7 @@ def nbytes(text: str) -> int:
 
 
 def room(text: str) -> int:
-    """What may be taken of memory or a disk, in bytes, written as for `nbytes`, or 0."""
+    """The bytes of memory or disk that may be used, written as for `nbytes`, or 0."""
     return 0 if text.strip() == "0" else nbytes(text)
 
 

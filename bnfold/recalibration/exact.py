@@ -29,7 +29,7 @@ Take = Callable[[Mapping[NodeKey, Array]], None]
 
 @dataclass
 class _Batch:
-    """What is kept of one batch: the `values` that cross the frontier behind level `at`, its inputs where that is -1.
+    """The kept part of one batch: the `values` that cross the frontier behind level `at`, its inputs where that is -1.
 
     `feed`: its inputs, as long as the data is being read. `ends`: the caller's batch ends with this part of it.
     """

@@ -56,7 +56,7 @@ def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
 
 
 def _print_passes(report: Report, console: Screen, *, every: bool) -> None:
-    """Where somebody chose them, or wants every detail."""
+    """Print the passes where the user chose them, or every detail is wanted."""
     if not every and report.options.get("passes") is None:
         return
     from bnfold.report.document import PassRun

@@ -61,7 +61,7 @@ def to_sarif(document: Document) -> str:
 
 
 class _Finding(NamedTuple):
-    """What a result says. `says` is what its rule says; `node` and `scope` are "" for a finding about the whole."""
+    """A result. `says` is the text of its rule; `node` and `scope` are "" for a finding about the whole."""
 
     rule: str
     says: str

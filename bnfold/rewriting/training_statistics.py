@@ -75,7 +75,7 @@ def _training(graph: GraphProto) -> list[NodeProto]:
 
 
 def _read(graph: GraphProto) -> Counter[str]:
-    """How often each value is read, nested bodies and outputs included."""
+    """The number of readers of each value, nested bodies and outputs included."""
     found: Counter[str] = Counter()
     for each in graphs_of(graph):
         found.update(value.name for value in each.output)

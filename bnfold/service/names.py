@@ -1,4 +1,4 @@
-"""What names a file of a model and its content, as clients and service take it from each other."""
+"""The names of a model's files and of their contents, as clients and service exchange them."""
 
 from pathlib import PurePosixPath
 

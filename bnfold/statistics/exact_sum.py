@@ -8,6 +8,7 @@ the same parts in any order, and in any grouping, give the same bits.
 import struct
 from fractions import Fraction
 from itertools import pairwise
+from operator import lshift
 from typing import Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 _BITS = 32
 _LOWEST = 1074  # the smallest double is 2^-1074
 _MANTISSA = 53
+ONE = 1 << _LOWEST
 _LIMBS = (_LOWEST + 1024) // _BITS + 3
 _MASK = np.int64((1 << _BITS) - 1)
 _HEADER = struct.Struct("<HH")
@@ -78,10 +80,13 @@ class ExactSum:
 
     def exact(self) -> list[Fraction]:
         """The sums, exactly."""
-        scale = 1 << _LOWEST
-        columns = self._limbs.T.tolist()
-        used = [limb for limb in range(_LIMBS) if self._limbs[limb].any()]
-        return [Fraction(sum(column[limb] << (_BITS * limb) for limb in used), scale) for column in columns]
+        return [Fraction(total, ONE) for total in self.units()]
+
+    def units(self) -> list[int]:
+        """The sums, exactly, in units of the smallest double, of which `ONE` make 1."""
+        used = np.flatnonzero(self._limbs.any(axis=1)).tolist()
+        shifts = [_BITS * limb for limb in used]
+        return [sum(map(lshift, column, shifts)) for column in self._limbs[used].T.tolist()]
 
 
 def _carried(limbs: NDArray[np.int64]) -> NDArray[np.int64]:

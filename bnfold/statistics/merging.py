@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from bnfold.statistics.exact_sum import ExactSum, split_product
+from bnfold.statistics.exact_sum import ONE, ExactSum, split_product
 from bnfold.statistics.moments import Moments, Statistics
 
 _HEADER = struct.Struct("<4sBBIQQ")
@@ -43,7 +43,7 @@ class Merger(Protocol):
 
 
 class _OfSums:
-    """What both kinds are: counts, and exact sums per channel."""
+    """The common part of both kinds: counts, and exact sums per channel."""
 
     SUMS: int
 
@@ -112,11 +112,15 @@ class Pooled(_OfSums):
         """m2 / n: the population variance, as ONNX means it."""
         if not self.elements:
             raise ValueError("there is no data")
-        n = self.elements
-        sums, squares, inner = (each.exact() for each in self._sums)
-        m2 = [inside + square - total * total / n for inside, square, total in zip(inner, squares, sums, strict=True)]
-        mean = np.array([float(total / n) for total in sums])
-        return Statistics(mean, np.array([max(float(value / n), 0.0) for value in m2]))
+        whole = self.elements * ONE
+        squared = whole * whole
+        sums, squares, inner = (each.units() for each in self._sums)
+        n_m2 = [  # the division of whole numbers rounds once
+            whole * (inside + square) - total * total
+            for inside, square, total in zip(inner, squares, sums, strict=True)
+        ]
+        mean = np.array([total / whole for total in sums])
+        return Statistics(mean, np.array([max(value / squared, 0.0) for value in n_m2]))
 
 
 class Averaged(_OfSums):
@@ -138,5 +142,6 @@ class Averaged(_OfSums):
         """PyTorch's cumulative average, without its rounding."""
         if not self.batches:
             raise ValueError("there is no data")
-        mean, variance = (np.array([float(total / self.batches) for total in sums.exact()]) for sums in self._sums)
+        whole = self.batches * ONE
+        mean, variance = (np.array([total / whole for total in sums.units()]) for sums in self._sums)
         return Statistics(mean, variance)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK_ELEMENTS = 1 << 20
+_BLOCK_ELEMENTS = 1 << 17
+"""One million bytes of float64, which stay in the cache from one step to the next."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -432,3 +433,28 @@ def test_epsilon_is_a_float32_where_all_else_is_a_double() -> None:
     reference = build("y = BatchNormalization(x, s, h, m, v)", inputs=inputs, constants=constants)
     for epsilon, verdict in ((1e-5, Verdict.EQUIVALENT), (1.01e-5, Verdict.NOT_EQUIVALENT)):
         assert check(reference, folded(epsilon), proof="never").verdict is verdict
+
+
+BEFORE_THE_END = {
+    "a Cast to float16": "h = Cast<to=10>(c)\nd = Cast<to=1>(h)",
+    "a Cast to bfloat16": "h = Cast<to=16>(c)\nd = Cast<to=1>(h)",
+    "a Clip": "low = Constant<value_float = -1.5>()\nhigh = Constant<value_float = 1.5>()\nd = Clip(c, low, high)",
+    "a Round": "hundred = Constant<value_float = 100.0>()\nq = Mul(c, hundred)\nr = Round(q)\nd = Div(r, hundred)",
+}
+
+
+@pytest.mark.parametrize("proof", ["auto", "always", "never"])
+@pytest.mark.parametrize("end", ["Tanh", "Softmax<axis=1>", "Sigmoid"])
+@pytest.mark.parametrize("added", BEFORE_THE_END)
+def test_what_is_added_before_a_saturated_output_does_not_pass_for_the_value_before_it(
+    added: str, end: str, proof: Any
+) -> None:
+    """The value before it is untouched; what the end reads in the candidate is another one."""
+
+    def made(middle: str, read: str) -> ModelProto:
+        text = f"c = Conv<pads=[1,1,1,1]>(x, w)\n{middle}\ny = {end}({read})"
+        return build(text, inputs={"x": "float[N,3,6,7]"}, constants={"w": numbers(4, 3, 3, 3)}, outputs=("y",))
+
+    assert bnfold.verify(made("", "c"), made(BEFORE_THE_END[added], "d"), proof=proof).verdict == "not-equivalent"
+    renamed = made("d = Identity(c)", "d")
+    assert bnfold.verify(made("", "c"), renamed, proof=proof).verdict == "equivalent"

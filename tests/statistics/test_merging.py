@@ -199,3 +199,17 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
 
     peak(5)
     assert peak(400) <= peak(5) + 4096
+
+
+def test_statistics_are_rounded_once() -> None:
+    """One value per channel and batch: its moments are exact, and so is the sum of its square."""
+    values = np.random.default_rng(4).normal(3, 2, (7, 5)).astype(np.float32).astype(np.float64)
+    merger = Pooled(5)
+    for row in values:
+        merger.add(Moments(1, row, np.zeros(5)))
+    found = merger.statistics()
+    for channel in range(5):
+        exact = [Fraction(value) for value in values[:, channel].tolist()]
+        mean = sum(exact, Fraction(0)) / 7
+        assert found.mean[channel] == float(mean)
+        assert found.variance[channel] == float(sum(value * value for value in exact) / 7 - mean * mean)

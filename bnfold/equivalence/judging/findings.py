@@ -68,11 +68,13 @@ class Comparing:
     types: Mapping[str, str] = field(default_factory=dict)
     distributions: bool = True
 
-    def found(self, where: Where, value: str, answer: Answer, candidate: Array, setting: Setting) -> Finding:
-        """One value of the reference and what it is in the candidate."""
+    def found(
+        self, where: Where, value: str, answer: Answer, candidate: Array, setting: Setting, *, renamed: bool = False
+    ) -> Finding:
+        """One value of the reference and what it is in the candidate, where it may have another name (`renamed`)."""
         made_in, full = self.made_in(value), self.distributions
         measured = measure(where, answer.outputs[value], candidate, made_in, distributions=full)
-        return self._judged(measured, value, answer, setting, candidate)
+        return self._judged(measured, value, answer, setting, candidate, renamed=renamed)
 
     def measured_again(self, finding: Finding, original: Array) -> Measurement:
         """The value measured against the reference in another setting; the candidate's answer must still be known."""
@@ -89,11 +91,19 @@ class Comparing:
         return next((self.types[name] for name in owners_of(value) if name in self.types), "")
 
     def _judged(
-        self, measured: Measurement, value: str, answer: Answer, setting: Setting, candidate: Array | None
+        self,
+        measured: Measurement,
+        value: str,
+        answer: Answer,
+        setting: Setting,
+        candidate: Array | None,
+        *,
+        renamed: bool = False,
     ) -> Finding:
-        # A proof in float64 says nothing of what another provider than the CPU computes.
-        proved = candidate is not None and setting.provider is CPU and self.changes.is_proved(value)
-        evidence = Evidence(untouched=self.changes.is_untouched(value), proved=proved)
+        # A proof in float64 says nothing of what another provider than the CPU computes, and what the files tell of a
+        # value nothing of one by another name, between which and the first something may have been added.
+        proved = candidate is not None and not renamed and setting.provider is CPU and self.changes.is_proved(value)
+        evidence = Evidence(untouched=not renamed and self.changes.is_untouched(value), proved=proved)
         judged = judge(measured, self.tolerance, evidence)
         kept = candidate if not judged.agrees or judged.rule is Rule.PROVED else None
         return Finding(measured, answer, setting, value, judged, evidence, kept)
@@ -122,7 +132,7 @@ def compare(
     for old, new in sorted(pairs):
         if old in tapped_before and old in answer.outputs and new in outputs:
             where = _where(old, answer, setting, "behind")
-            found.append(comparing.found(where, old, answer, outputs[new], setting))
+            found.append(comparing.found(where, old, answer, outputs[new], setting, renamed=old != new))
     return found
 
 

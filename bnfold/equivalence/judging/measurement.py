@@ -235,7 +235,7 @@ def _peak(values: Array) -> float:
 
 
 def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """The same parts of all arrays, flat and in float64, small enough for the caches of a processor."""
+    """Equal parts of all arrays, flat and in float64, small enough for the caches of a processor."""
     flat = [array.reshape(-1) for array in arrays]
     for start in range(0, flat[0].size, _BLOCK):
         yield tuple(array[start : start + _BLOCK].astype(np.float64) for array in flat)

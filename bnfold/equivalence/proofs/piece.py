@@ -34,6 +34,7 @@ from bnfold.equivalence.proofs.composition import (
     difference,
     tolerance,
 )
+from bnfold.equivalence.proofs.made_values import depend_on_each_other, made_together
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
 from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes
@@ -147,13 +148,57 @@ def _casts(piece: Piece, owner: Cutter) -> Iterator[int]:
 
 
 def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed: int) -> Proof:
-    """The proof as it is, unless it is broken and evaluating the piece says the opposite: then nothing is known."""
+    """The proof as it is, unless it is broken and evaluating the piece says the opposite: then nothing is known.
+
+    Nor is anything known where the pieces differ at random numbers, but at none that the reference makes together. That
+    is not asked of linear pieces whose inputs do not depend on each other, which differ in their weights.
+    """
     if proof.standing is not Standing.BROKEN or obligation.before is None or obligation.after is None:
         return proof
+    before, after = obligation.before, obligation.after
     shell = replace(proof, standing=Standing.UNDECIDED)
-    if _evaluated(obligation, obligation.before, obligation.after, common, shell, seed).standing is Standing.HOLDS:
+    if _evaluated(obligation, before, after, common, shell, seed).standing is Standing.HOLDS:
         return replace(shell, reason=f"composed and evaluated it comes out differently: {proof.reason}")
+    values = [pair.old for pair in obligation.premises]
+    if not _is_linear(obligation, common, shell) or depend_on_each_other(values, common.before):
+        with suppress(Unknowable, *_MALFORMED):
+            if _agree_where_made(obligation, before, after, common, seed):
+                return replace(shell, reason=f"at values that are made together both are the same: {proof.reason}")
     return proof
+
+
+def _is_linear(obligation: Obligation, common: Correspondence, shell: Proof) -> bool:
+    if obligation.before is None or obligation.after is None:
+        return False
+    try:
+        _composed(obligation, obligation.before, obligation.after, common, shell)
+    except (Uncomposed, Unknowable, *_MALFORMED):
+        return False
+    return True
+
+
+def _agree_where_made(
+    obligation: Obligation, before_piece: Piece, after_piece: Piece, common: Correspondence, seed: int
+) -> bool:
+    """Whether both pieces make the same of values that the reference makes. Raises Unknowable."""
+    renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
+    if len(set(renamed.values())) < len(renamed):
+        raise Unknowable("two values have become one")
+    old = common.before.cut(before_piece, list(renamed))
+    new = common.after.cut(after_piece, list(renamed.values()))
+    for model in (old, new):
+        store_constants(model)
+    changed = _changed(old, new)
+    run_old, run_new, bound = Evaluator(old), Evaluator(new), MagnitudeBound(new, changed)
+    _, coarse = _allowances(new, changed)
+    for given in made_together([pair.old for pair in obligation.premises], common.before, common.shapes, seed):
+        alike = {renamed[name]: array for name, array in given.items()}
+        was, now = _only(run_old(given)), _only(run_new(alike))
+        if was.shape != now.shape:
+            return False
+        if not _share(was, now, _only(bound(alike)), coarse)[0] <= 1:
+            return False
+    return True
 
 
 def _evaluated(

@@ -39,7 +39,7 @@ _UNKNOWN = Statistics(np.zeros(0), np.zeros(0))
 
 
 class Answer(NamedTuple):
-    """What a segment makes of one feed: what each normalization of its level normalizes, and what crosses behind it."""
+    """A segment's answer to one feed: the inputs of its level's normalizations, and the values that cross behind it."""
 
     data: dict[NodeKey, Array]
     crossing: dict[str, Array]
@@ -95,7 +95,7 @@ class SegmentedModel:
         return self._frontiers[level]
 
     def feeds(self, batches: Iterable[object]) -> Iterator[tuple[Feed, bool]]:
-        """What the model is fed with, and whether a batch ends with it. Raises UsageError for data that does not fit.
+        """The feeds of the model, each with whether a batch ends with it. Raises UsageError for data that does not fit.
 
         For what a batch is see `bnfold.equivalence.feeds.batches`; a model with a fixed batch takes it in parts.
         """
@@ -112,7 +112,7 @@ class SegmentedModel:
     def segment(
         self, start: Collection[str], level: int, known: Mapping[NodeKey, Statistics]
     ) -> Iterator[Callable[[Mapping[str, Array]], Answer]]:
-        """What runs from the values `start`, which cross one frontier, through `level`, while the block lasts.
+        """The segment from the values `start`, which cross one frontier, through `level`, while the block lasts.
 
         `known`: the statistics of all levels before. Raises BnfoldError where onnxruntime cannot run the model.
         """
@@ -173,7 +173,7 @@ class SegmentedModel:
         self._entering = frozenset(port.name for port in ports if port.name in needed)
 
     def _level_of_source(self, node: NodeProto) -> int | None:
-        """That of a node that reads constants alone: what it makes is kept only where it is random."""
+        """The level of a node that reads constants alone: its values are kept only where it is random."""
         graph = GraphProto(node=[node])
         return 0 if any(operator_of(each).random for each in every_node(graph)) else None
 
