@@ -148,16 +148,23 @@ def _output_names(program: "ExportedProgram") -> list[str]:
 
 
 def name_by_modules(model: ModelProto) -> None:
-    """Name each node by the part of the module that it comes from, such as ``layer1.0.bn2/batch_norm``."""
-    taken: Counter[str] = Counter()
+    """Name each node by the part of the module that it comes from, such as ``layer1.0.bn2/batch_norm``.
+
+    A part that is called twice has nodes of the same origin: the later ones get a number that no node has.
+    """
+    taken: set[str] = set()
+    numbers: Counter[str] = Counter()
     for node in model.graph.node:
         scopes = next((each.value for each in node.metadata_props if each.key == _SCOPES), "")
         path = _scopes_of(scopes)
         if not path:
             continue
-        name = "/".join(path)
-        taken[name] += 1
-        node.name = name if taken[name] == 1 else f"{name}_{taken[name] - 1}"
+        origin = name = "/".join(path)
+        while name in taken:
+            numbers[origin] += 1
+            name = f"{origin}_{numbers[origin]}"
+        taken.add(name)
+        node.name = name
 
 
 def _scopes_of(text: str) -> list[str]:

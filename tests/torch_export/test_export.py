@@ -9,13 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from click.testing import CliRunner
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor, nn
 
 import bnfold
 from bnfold.cli import main
 from bnfold.errors import ModelError, UsageError, VerificationError
 from bnfold.torch_export import exporting, load_checkpoint
+from bnfold.torch_export.program import name_by_modules
 
 
 def trained(module: nn.Module) -> nn.Module:
@@ -219,6 +220,18 @@ def test_a_file_that_differs_from_the_module_is_not_published(tmp_path: Path, mo
     with pytest.raises(VerificationError):
         bnfold.export(Inside(trained(Block(3))), (torch.randn(2, 3, 8, 8),), output=tmp_path / "o.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_each_node_has_a_name_of_its_own() -> None:
+    """A part that is called twice: PyTorch numbers its operators, and one of them may become two nodes."""
+    nodes = [helper.make_node("Relu", [f"v{each}"], [f"v{each + 1}"]) for each in range(4)]
+    for node, operator in zip(nodes, ("conv2d", "conv2d", "conv2d_1", "conv2d_1"), strict=True):
+        node.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=f"['', 'part', 'part.0', '{operator}']")
+    model = helper.make_model(helper.make_graph(nodes, "g", [], []))
+    name_by_modules(model)
+    names = [node.name for node in model.graph.node]
+    assert names[0] == "part.0/conv2d"
+    assert len(set(names)) == 4
 
 
 def test_what_is_no_module_and_no_mode_is_wrong_usage() -> None:
