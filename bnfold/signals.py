@@ -6,7 +6,8 @@ import time
 from types import FrameType
 
 # A signal in the middle of an import waits for its end, this long at a time and so often at most.
-_LATER, _MOST_OFTEN = 0.02, 100
+# The supervisor does not wait so long; without one a slow machine may need it.
+_LATER, _MOST_OFTEN = 0.02, 1500
 _postponed = 0
 _ONCE = 0.5  # seconds
 _interrupted = -_ONCE
@@ -82,6 +83,17 @@ def done() -> None:
     _done = True
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM))
     signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interrupt that another exception was made of on its way: imports and native callbacks wrap what they meet."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def farewell(interrupt: KeyboardInterrupt) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from bnfold.cli.limits import with_limits
 from bnfold.cli.mistakes import Group, in_one_line, say, say_as_it_is
 from bnfold.documentation import page_of_exit_code, page_of_reason
 from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError, StatisticsError
-from bnfold.signals import farewell
+from bnfold.signals import behind, farewell
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
 
@@ -93,7 +93,7 @@ class Shell(Group):
 def answered(ctx: click.Context, work: Callable[[], Any]) -> Any:
     """Do `work`; whatever it raises becomes one line on standard error and an exit code."""
     try:
-        return work()
+        return _interrupted_as_such(work)
     except BnfoldError as error:
         page = page_of_reason("INITIAL_STATISTICS") if isinstance(error, StatisticsError) else None
         fail(ctx, str(error), error.exit_code, page)
@@ -109,6 +109,18 @@ def answered(ctx: click.Context, work: Callable[[], Any]) -> Any:
     except Exception as error:  # noqa: BLE001 - the last resort: no traceback reaches a user who did not ask for it
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         fail(ctx, f"this is a bug in bnfold, please report it with the output of -vv: {what}", INTERNAL_ERROR)
+
+
+def _interrupted_as_such(work: Callable[[], Any]) -> Any:
+    """Do `work`; where an interrupt is behind what it raises, raise that."""
+    try:
+        return work()
+    except (click.exceptions.Exit, click.Abort, click.ClickException):
+        raise
+    except Exception as error:
+        if (interrupt := behind(error)) is not None:
+            raise interrupt from error
+        raise
 
 
 def fail(ctx: click.Context, message: str, exit_code: int, page: str | None = None) -> NoReturn:

@@ -7,7 +7,7 @@ speaks of is still there. `forgetful` are tools that lose names, descriptions an
 left empty is put back as well.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from bnfold.graph.sameness import domain_of, same_function, same_node, same_sparse_tensor, same_tensor
-from bnfold.rewriting.training_statistics import INITIALIZERS_ARE_NO_INPUTS, part_statistics
+from bnfold.rewriting.training_statistics import INITIALIZERS_ARE_NO_INPUTS, graphs_of, part_statistics
 
 _M = TypeVar("_M", bound=Message)
 _Key = Callable[[Any], Any]
@@ -279,7 +279,7 @@ def _list_initializers(made: GraphProto, before: GraphProto) -> None:
 
     A body cannot have other inputs than it has: what a tool stores there becomes a Constant.
     """
-    for body in _bodies(made):
+    for body in list(graphs_of(made))[1:]:
         given = {value.name for value in body.input}
         for tensor in [tensor for tensor in body.initializer if tensor.name not in given]:
             constant = NodeProto(op_type="Constant", output=[tensor.name])
@@ -295,15 +295,6 @@ def _list_initializers(made: GraphProto, before: GraphProto) -> None:
     for tensor in made.initializer:
         if tensor.name not in listed:
             made.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-
-
-def _bodies(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graphs that nodes run inside, at any depth."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield body
-                yield from _bodies(body)
 
 
 def _as_before(before: _M, _baseline: _M | None, _after: _M) -> _M:

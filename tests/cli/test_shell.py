@@ -1,0 +1,42 @@
+"""The frame of every command: what is raised becomes one line and an exit code."""
+
+import signal
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bnfold import api
+from bnfold.cli import main
+from bnfold.errors import ModelError
+from bnfold.signals import Terminated
+
+MODEL = Path(__file__).parents[2] / "models" / "digits_cnn.onnx"
+
+
+def _raised(*errors: BaseException) -> None:
+    """Raise the last of the errors, each made of the one before it."""
+    for before, after in pairwise(errors):
+        after.__context__ = before
+    raise errors[-1]
+
+
+@pytest.mark.parametrize(
+    ("errors", "code", "said"),
+    [
+        ([KeyboardInterrupt()], 130, "interrupted"),
+        ([KeyboardInterrupt(), ImportError("initialization failed")], 130, "interrupted"),
+        ([Terminated(signal.SIGTERM), SystemError("a result with an exception set")], 143, "stopped by SIGTERM"),
+        ([KeyboardInterrupt(), ImportError("x"), ModelError("the model makes onnx fail")], 130, "interrupted"),
+        ([ValueError("x"), ModelError("no good")], 3, "no good"),
+        ([ValueError("x"), RuntimeError("y")], 70, "this is a bug in bnfold"),
+    ],
+    ids=str,
+)
+def test_an_interrupt_is_one_whatever_was_made_of_it(
+    errors: list[BaseException], code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "inspect_with", lambda *_: _raised(*errors))
+    result = CliRunner().invoke(main, ["inspect", str(MODEL)])
+    assert (result.exit_code, said in result.stderr, result.stderr.count("\n")) == (code, True, 1), result.stderr
