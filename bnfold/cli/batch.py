@@ -2,6 +2,9 @@
 
 import json
 import os
+import sys
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +18,13 @@ from bnfold.cli.shell import fail
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bnfold.fleet.batch import Batch
     from bnfold.fleet.task import Row
 
+_MOST_FAILURES = 50
+"""So many are listed at a terminal; the reports have all."""
 _COMMANDS = ("optimize", "freeze", "inspect", "verify", "recalibrate")
 
 
@@ -79,7 +86,10 @@ def command(
         **how,
         **asked,
     )
-    _follow(ctx, running, as_json=progress == "json")
+    if progress == "text" and wants_progress(ctx) and verbosity_of(ctx) == 0 and sys.stdout.isatty():
+        _watch(running)
+    else:
+        _follow(running, partial(_tell, ctx, as_json=progress == "json"))
     written = write_all(Path(output).absolute(), running.rows)
     found = counts(running.rows())
     if verbosity_of(ctx) >= 0 and progress != "json":
@@ -94,16 +104,34 @@ def command(
         )
 
 
-def _follow(ctx: click.Context, running: "Batch", *, as_json: bool) -> None:
-    """Show each row as it comes; the first Ctrl-C lets what runs end, the second does not."""
+def _watch(running: "Batch") -> None:
+    """Show a table at the terminal while the batch runs, and its failures at the end."""
+    from bnfold.cli.batch_table import LiveTable
+
+    with LiveTable(sum(1 for _ in running.models)) as table:
+        _follow(running, lambda row: table.add(row, running.skipped))
+    bad = (row for row in running.rows() if not row.good)
+    for row in islice(bad, _MOST_FAILURES):
+        write_out(_line(row))
+    if more := sum(1 for _ in bad):
+        write_out(f"and {more:,} more\n")
+
+
+def _tell(ctx: click.Context, row: "Row", *, as_json: bool) -> None:
+    """Write one row: every one as JSON or where progress is wanted, failures always."""
+    if as_json:
+        write_out(json.dumps(row.to_dict()) + "\n")
+    elif not row.good or verbosity_of(ctx) > 0 or (wants_progress(ctx) and verbosity_of(ctx) >= 0):
+        write_out(_line(row))
+
+
+def _follow(running: "Batch", tell: "Callable[[Row], None]") -> None:
+    """Tell each row as it comes; the first Ctrl-C lets what runs end, the second does not."""
     rows = iter(running)
     while True:
         try:
             for row in rows:
-                if as_json:
-                    write_out(json.dumps(row.to_dict()) + "\n")
-                elif not row.good or verbosity_of(ctx) > 0 or (wants_progress(ctx) and verbosity_of(ctx) >= 0):
-                    write_out(_line(row))
+                tell(row)
         except KeyboardInterrupt:
             if running.cancelled:
                 running.cancel(now=True)

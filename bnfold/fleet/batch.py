@@ -77,8 +77,8 @@ class Batch:
         self.codes: Counter[int] = Counter()
         self.skipped = 0
         self._command = command
-        self._models: Models = found(what, output)
-        if command in WRITING and not options.get("overwrite") and is_same(self._models.root, output):
+        self.models: Models = found(what, output)
+        if command in WRITING and not options.get("overwrite") and is_same(self.models.root, output):
             raise UsageError(
                 f"{output}: is the folder of the models themselves; choose another output, or pass --overwrite to "
                 "replace each by its result"
@@ -160,7 +160,7 @@ class Batch:
             {row.relative: (row.key, row.exit_code) for row in manifest.rows(self.folder)} if self._how.resume else {}
         )
         if self._how.copy_others:
-            copy_others(self._models, self._output)
+            copy_others(self.models, self._output)
         written = manifest.Manifest(self.folder)
         try:
             for row in self._workers.run(self._tasks(known)):
@@ -174,7 +174,7 @@ class Batch:
 
     def _tasks(self, known: Mapping[str, tuple[str, int]]) -> Iterator[Task]:
         nothing = True
-        for path in self._models:
+        for path in self.models:
             nothing = False
             task = self._task(path)
             key, code = known.get(task.relative, ("", 0))
@@ -184,10 +184,10 @@ class Batch:
                 continue
             yield task
         if nothing:
-            raise UsageError(f"there is no model (*.onnx) in {self._models.what}")
+            raise UsageError(f"there is no model (*.onnx) in {self.models.what}")
 
     def _task(self, path: Path) -> Task:
-        relative = self._models.relative(path)
+        relative = self.models.relative(path)
         contents = {"model": content_of(path)}
         reference = ""
         if self._command == "verify":
