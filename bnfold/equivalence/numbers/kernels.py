@@ -76,7 +76,8 @@ class ConvTranspose(OpRun):
         full = [steps[a] * (places[a] - 1) + spread[a] * (kernel[a] - 1) + 1 + extra[a] for a in range(rank)]
         wanted = list(output_shape) if output_shape else None
         if wanted is None and auto_pad in {"SAME_UPPER", "SAME_LOWER"}:
-            wanted = [places[a] * steps[a] for a in range(rank)]
+            # Where the kernel is shorter than the stride the runtime adds nothing, and what comes of it is shorter.
+            wanted = [min(places[a] * steps[a], full[a]) for a in range(rank)]
         if wanted is not None:
             wanted = wanted[-rank:]
             total = [full[a] - wanted[a] for a in range(rank)]
