@@ -143,6 +143,18 @@ def test_the_commands_of_the_documentation(service: ServiceProcess, tmp_path: Pa
     assert bnfold.verify(MODEL, tmp_path / "digits_folded.onnx").verdict == "equivalent"
 
 
+def test_the_commands_of_the_readme(service: ServiceProcess, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()
+    first = lines.index("    pip install '.[serve,cpu]' && bnfold serve") + 2
+    commands = "\n".join(line for line in lines[first : first + 4]).replace("127.0.0.1:8000", service.url)
+    script = f"ln -s {REPOSITORY}/models models\n{commands}"
+    done = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
+    assert '"state":"succeeded"' in done.stdout
+    assert bnfold.verify(MODEL, tmp_path / "folded.onnx").verdict == "equivalent"
+
+
 def test_each_slot_has_one_thread_where_the_job_does_not_say(tmp_path: Path) -> None:
     def words(options: dict[str, object]) -> str:
         return " ".join(arguments_of("optimize", options, {"model": tmp_path}, tmp_path, tmp_path, Settings(tmp_path)))
