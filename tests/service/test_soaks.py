@@ -57,7 +57,7 @@ def test_every_job_ends_once_however_often_the_service_is_killed(tmp_path: Path)
     with running(tmp_path / "data", "--workers", "2") as service:
         model, done = service.model(), set[str]()
         for kill in range(KILLS):
-            job = service.job(model=model, options={"seed": kill})["id"]
+            job = service.job(model=model, options={"seed": kill + 1})["id"]
             time.sleep(chance.uniform(0, 3))
             service.kill()
             service.start()
