@@ -20,7 +20,8 @@ from tests.hostile_models import TABLE
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 SECONDS, KIBIBYTES = 10, 500 << 10
 ADVICE = re.compile(
-    r"again|first|\?$|rename|upgrade|fetch|pass a|put the|give each|copy|keep one|inline|download|load it into",
+    r"again|first|\?( \(see [^)]*\))?$|rename|upgrade|fetch|pass a|put the|give each|copy|keep one|inline|download|"
+    "load it into",
     re.MULTILINE,
 )
 # In a process of its own, measured: what differs in kind.
