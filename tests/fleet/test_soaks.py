@@ -14,29 +14,20 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from onnx import parser, save
 
 from bnfold.fleet import manifest
 from bnfold.fleet.batch import batch
 from tests.dask_cluster import cluster
-from tests.fold_models import Row
 from tests.service.test_soaks import ENDLESS
+from tests.test_isolated import TRAP
 
 pytestmark = pytest.mark.soak
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = sorted((REPOSITORY / "models").glob("digits_*.onnx"))
 MODELS = 200
-# The least integer divided by minus one: x86 processors trap, and onnxruntime dies of it.
-TRAP = Row(
-    "c = Conv(x, w, b) y = BatchNormalization(c, g, h, m, v)"
-    " i = Cast<to=7>(y) o = Sub(i, i) n = Add(o, least) d = Add(o, minus) z = Div(n, d)",
-    None,
-    {"least": np.array(-(1 << 63)), "minus": np.array(-1)},
-    outputs=("y", "z"),
-).model()
 
 
 @pytest.fixture
