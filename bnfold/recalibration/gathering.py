@@ -11,7 +11,7 @@ from bnfold.errors import UsageError
 from bnfold.options import CalibrationOptions
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.targets import Target
-from bnfold.statistics import Averaged, Pooled, Statistics, moments_of
+from bnfold.statistics import Averaged, Merger, Pooled, Statistics, moments_of
 
 
 def in_one_pass(options: CalibrationOptions) -> bool:
@@ -34,8 +34,8 @@ class Gathered:
 
     def __init__(self, places: Sequence[NodeKey], *, by_torch: bool = False) -> None:
         self.places = tuple(places)
-        self._kind: type[Pooled | Averaged] = Averaged if by_torch else Pooled
-        self._merged: dict[NodeKey, Pooled | Averaged] = {}
+        self._kind: type[Merger] = Averaged if by_torch else Pooled
+        self._merged: dict[NodeKey, Merger] = {}
 
     @property
     def batches(self) -> int:
@@ -56,7 +56,7 @@ class Gathered:
         for place, data in found.items():
             merger = self._kind.from_bytes(data)
             if place in self._merged:
-                self._merged[place].merge(merger)  # type: ignore[arg-type]  # both are of one kind
+                self._merged[place].merge(merger)
             else:
                 self._merged[place] = merger
 

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from bnfold.equivalence.structure.signature import every_graph
 from bnfold.graph.sameness import domain_of, same_function, same_node, same_sparse_tensor, same_tensor
-from bnfold.rewriting.training_statistics import INITIALIZERS_ARE_NO_INPUTS, graphs_of, part_statistics
+from bnfold.rewriting.training_statistics import INITIALIZERS_ARE_NO_INPUTS, part_statistics
 
 _M = TypeVar("_M", bound=Message)
 _Key = Callable[[Any], Any]
@@ -279,7 +280,7 @@ def _list_initializers(made: GraphProto, before: GraphProto) -> None:
 
     A body cannot have other inputs than it has: what a tool stores there becomes a Constant.
     """
-    for body in list(graphs_of(made))[1:]:
+    for body in list(every_graph(made))[1:]:
         given = {value.name for value in body.input}
         for tensor in [tensor for tensor in body.initializer if tensor.name not in given]:
             constant = NodeProto(op_type="Constant", output=[tensor.name])

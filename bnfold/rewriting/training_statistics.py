@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from onnx import GraphProto, ModelProto, NodeProto
 
+from bnfold.equivalence.structure.signature import every_graph
 from bnfold.graph.sameness import domain_of
 
 _STATISTICS = (3, 4)
@@ -24,15 +25,15 @@ def part_statistics(made: ModelProto, before: ModelProto) -> None:
     An initializer is stored once more, under the name that it had where that is free; a node that makes one, such as a
     Cast of what is stored, is there once more.
     """
-    formerly = {norm.output[0]: norm for graph in graphs_of(before.graph) for norm in _training(graph)}
+    formerly = {norm.output[0]: norm for graph in every_graph(before.graph) for norm in _training(graph)}
     read_before = _read(before.graph)
-    names = {name for graph in graphs_of(made.graph) for name in _names(graph)}
-    for graph in list(graphs_of(made.graph)):
+    names = {name for graph in every_graph(made.graph) for name in _names(graph)}
+    for graph in list(every_graph(made.graph)):
         stored = {tensor.name: tensor for tensor in graph.initializer}
         makers = {node.output[0]: node for node in graph.node if len(node.output) == 1}
         read = _read(graph)
         given = {value.name for value in graph.input} if made.ir_version >= INITIALIZERS_ARE_NO_INPUTS else set()
-        for norm in [norm for inner in graphs_of(graph) for norm in _training(inner)]:
+        for norm in [norm for inner in every_graph(graph) for norm in _training(inner)]:
             old = formerly.get(norm.output[0])
             for at in _STATISTICS:
                 name = norm.input[at]
@@ -77,20 +78,11 @@ def _training(graph: GraphProto) -> list[NodeProto]:
 def _read(graph: GraphProto) -> Counter[str]:
     """The number of readers of each value, nested bodies and outputs included."""
     found: Counter[str] = Counter()
-    for each in graphs_of(graph):
+    for each in every_graph(graph):
         found.update(value.name for value in each.output)
         for node in each.node:
             found.update(node.input)
     return found
-
-
-def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph, and those that its nodes run inside, at any depth."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from graphs_of(body)
 
 
 def _names(graph: GraphProto) -> Iterator[str]:

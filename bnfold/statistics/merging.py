@@ -12,7 +12,7 @@ variances", 1979.
 """
 
 import struct
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 
@@ -23,27 +23,8 @@ _HEADER = struct.Struct("<4sBBIQQ")
 _MAGIC, _VERSION = b"bnfm", 1
 
 
-class Merger(Protocol):
-    """Takes the moments of batches, in any order, and gives the statistics of all."""
-
-    batches: int
-    elements: int
-
-    def add(self, moments: Moments) -> None:
-        """Take one batch."""
-
-    def merge(self, other: Self) -> None:
-        """Take what another one took. Raises ValueError where that has another number of channels."""
-
-    def statistics(self) -> Statistics:
-        """Of everything taken so far. Raises ValueError where that is nothing."""
-
-    def to_bytes(self) -> bytes:
-        """All of it, to be merged elsewhere: the same bytes for the same batches in any order and grouping."""
-
-
-class _OfSums:
-    """The common part of both kinds: counts, and exact sums per channel."""
+class Merger:
+    """The moments of batches, taken in any order, and what they come to: counts, and exact sums per channel."""
 
     SUMS: int
 
@@ -53,8 +34,16 @@ class _OfSums:
         self._channels = channels
         self._sums = [ExactSum(channels) for _ in range(self.SUMS)]
 
+    def add(self, moments: Moments) -> None:
+        """Take one batch."""
+        raise NotImplementedError
+
+    def statistics(self) -> Statistics:
+        """Of everything taken so far. Raises ValueError where that is nothing."""
+        raise NotImplementedError
+
     def merge(self, other: Self) -> None:
-        """Take what another one took. Raises ValueError where that has another number of channels."""
+        """Take what another one of this kind took. Raises ValueError where that has another number of channels."""
         if other._channels != self._channels:
             raise ValueError(f"one part has {other._channels} channels, another {self._channels}")
         self.batches += other.batches
@@ -90,7 +79,7 @@ class _OfSums:
         return found
 
 
-class Pooled(_OfSums):
+class Pooled(Merger):
     """Population mean and variance over every element; a batch counts by its elements."""
 
     SUMS = 3
@@ -123,7 +112,7 @@ class Pooled(_OfSums):
         return Statistics(mean, np.array([max(value / squared, 0.0) for value in n_m2]))
 
 
-class Averaged(_OfSums):
+class Averaged(Merger):
     """The mean over batches of their means and of their unbiased variances, whatever their sizes."""
 
     SUMS = 2

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, inliner, numpy_helper
 
 from bnfold.equivalence.feeds.size_constraints import Known, Misfit, Relation, Shape, Way, misfits, shrinks
-from bnfold.equivalence.structure.signature import Port, bodies
+from bnfold.equivalence.structure.signature import Port, bodies, every_graph
 from bnfold.graph import infer_shapes, sort_by_dataflow
 from bnfold.lifetime import emptied_at_the_end
 from bnfold.onnxfile import payload_index
@@ -349,7 +349,7 @@ class _Trial:
             found = infer_shapes(self._model)
         except Exception:  # noqa: BLE001 - inference raises what it likes for what it does not know
             return None
-        return list(_graphs(found.graph))
+        return list(every_graph(found.graph))
 
     def _behind_windows(self) -> Iterator[tuple[int, NodeProto]]:
         """Each Slice that may read what a window was too large for."""
@@ -416,13 +416,6 @@ def _hide(slices: Sequence[tuple[int, NodeProto]]) -> None:
 def _show(slices: Sequence[tuple[int, NodeProto]]) -> None:
     for _, node in slices:
         node.domain = ""
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        for body in bodies(node):
-            yield from _graphs(body)
 
 
 def _concrete(kind: TypeProto) -> Shape | None:

@@ -5,15 +5,15 @@ there with the mean and the population variance are those. Independent of the pa
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from bnfold.decisions import NodeKey
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.operators import DEFAULT_DOMAINS
 from bnfold.equivalence.structure.scopes import Scopes
+from bnfold.equivalence.structure.signature import every_graph
 from bnfold.equivalence.structure.training_mode import VisibleScope, is_batch_norm, trains, visible_scopes
 from bnfold.graph import infer_shapes
 
@@ -44,21 +44,13 @@ def _shapes(model: ModelProto) -> dict[str, list[int | None]]:
         return {}
     found: dict[str, list[int | None]] = {}
     twice: set[str] = set()
-    for graph in _graphs(inferred.graph):
+    for graph in every_graph(inferred.graph):
         for value in (*graph.value_info, *graph.input, *graph.output):
             if value.type.tensor_type.HasField("shape"):
                 dims = [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
                 if found.setdefault(value.name, dims) != dims:
                     twice.add(value.name)
     return {name: dims for name, dims in found.items() if name not in twice}
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _graphs(body)
 
 
 def _reads_its_own(node: NodeProto, scope: VisibleScope, shapes: dict[str, list[int | None]]) -> bool:

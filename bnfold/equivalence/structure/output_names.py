@@ -1,10 +1,10 @@
 """Outputs of one model under the names of another's: exporters make names up, and callers may go by position."""
 
-from collections.abc import Iterator, Mapping, MutableSequence
+from collections.abc import Mapping, MutableSequence
 
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import ModelProto, NodeProto
 
-from bnfold.equivalence.structure.signature import Signature, bodies, difference
+from bnfold.equivalence.structure.signature import Signature, difference, every_graph, every_node
 
 _OLD = "bnfold__named_before_"
 
@@ -32,10 +32,10 @@ def rename_outputs(model: ModelProto, names: Mapping[str, str]) -> None:
     given = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     new = {old: name for old, name in names.items() if old != name and old not in given}
     everywhere = {name: _OLD + name for name in names.values() if names.get(name) != name} | new
-    for node in _all(graph):
+    for node in every_node(graph):
         _rename(node.input, everywhere)
         _rename(node.output, everywhere)
-    for holder in (graph, *_graphs(graph)):
+    for holder in every_graph(graph):
         for tensor in holder.initializer:
             tensor.name = everywhere.get(tensor.name, tensor.name)
         for value in (*holder.value_info, *holder.input, *(holder.output if holder is not graph else ())):
@@ -51,15 +51,3 @@ def _rename(values: MutableSequence[str], names: Mapping[str, str]) -> None:
     for index, name in enumerate(values):
         if name in names:
             values[index] = names[name]
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    for node in graph.node:
-        for body in bodies(node):
-            yield body
-            yield from _graphs(body)
-
-
-def _all(graph: GraphProto) -> Iterator[NodeProto]:
-    for each in (graph, *_graphs(graph)):
-        yield from each.node

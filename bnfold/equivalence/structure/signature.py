@@ -84,6 +84,14 @@ def every_node_by_dataflow(graph: GraphProto | FunctionProto) -> Iterator[NodePr
             yield from every_node_by_dataflow(body)
 
 
+def every_graph(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and the bodies nested in it, at any depth."""
+    yield graph
+    for node in graph.node:
+        for body in bodies(node):
+            yield from every_graph(body)
+
+
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs nested in a node."""
     for attribute in node.attribute:
