@@ -12,7 +12,7 @@ from bnfold.equivalence.judging import run_plan
 from bnfold.equivalence.judging.measurement import Where, measure
 from bnfold.equivalence.judging.run_plan import BY_RUNNING, FLOOR, LEAN, plan_of
 from bnfold.equivalence.judging.tolerance import Tolerance
-from bnfold.equivalence.runtime import opening
+from bnfold.equivalence.runtime import opening, sessions
 from bnfold.equivalence.runtime.opening import Ahead, Setting, running
 from bnfold.equivalence.runtime.sessions import RunFailed, Session
 from bnfold.equivalence.runtime.spending import Purse, spending
@@ -145,7 +145,7 @@ def test_a_session_that_nobody_takes_is_gone_in_the_end(tmp_path: Path) -> None:
 def test_of_a_large_model_only_one_of_the_two_is_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     alive: list[str] = []
     most = 0
-    load, close = opening.loaded, Session.close
+    load, close = sessions.loaded, Session.close
 
     def loaded(source: Path, *others: object) -> Session:
         nonlocal most

@@ -152,7 +152,7 @@ class Room:
     """Memory for one block after the other."""
 
     def __init__(self) -> None:
-        self._memory = np.empty(_BLOCK)
+        self._memory = np.empty(0)
 
     def of_shape(self, shape: tuple[int, ...]) -> Array:
         """An array of that shape, in place of the last."""

@@ -87,6 +87,8 @@ def quiet_options(optimization: Optimization) -> Any:
     )
     options.log_severity_level = _FATAL
     options.use_deterministic_compute = True
+    # Threads that spin until the next run of their session take a processor from what is done meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads():
         options.intra_op_num_threads = threads()
     options.enable_mem_pattern = False  # a plan of the memory of each shape, which few feeds have
