@@ -14,7 +14,7 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import Graph, number, numbers, text
+from bnfold.graph import Graph, Tensor, number, numbers, text
 from bnfold.passes.affine import Affine, Array
 from bnfold.passes.affine_ops import (
     cast_dtypes,
@@ -397,7 +397,7 @@ def lengthened(node: NodeProto, graph: Graph) -> list[Move]:
 
         return Taken(axis, None if shape is None else shape[axis], indices)
 
-    return [move(axis, *amounts) for axis, amounts in _padding(node, graph).items() if any(amounts)]
+    return [move(axis, *amounts) for axis, amounts in padded_axes(node, graph).items() if any(amounts)]
 
 
 def output_pad(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
@@ -421,7 +421,7 @@ def input_pad(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list
 _PAD = rearranging(lengthened)
 
 
-def _padding(node: NodeProto, graph: Graph) -> dict[int, tuple[int, int]]:
+def padded_axes(node: NodeProto, graph: Graph) -> dict[int, tuple[int, int]]:
     """By how much a Pad lengthens the axes it names, in front and behind; cuts them off where negative."""
     pads = _integers(node, 1, graph) or numbers(node, "pads") or numbers(node, "paddings")
     axes = _integers(node, 3, graph)
@@ -432,20 +432,24 @@ def _padding(node: NodeProto, graph: Graph) -> dict[int, tuple[int, int]]:
     return {axis: (pads[i], pads[i + len(padded)]) for i, axis in enumerate(padded)}
 
 
+def pad_value(node: NodeProto, graph: Graph) -> tuple[float, Tensor | None]:
+    """The number that a Pad puts beside its input, and the constant that it reads it from, if any. Raises `Refused`."""
+    if len(node.input) < 3 or not node.input[2]:
+        return number(node, "value", 0.0), None
+    fill = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
+    if fill.size != 1:
+        raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} pads with {fill.size} values")
+    return float(fill.exact().reshape(-1)[0]), fill
+
+
 def _new_padding(
     node: NodeProto, graph: Graph, mapped: Callable[[float], Array]
 ) -> tuple[tuple[NewConstant, ...], tuple[NewAttribute, ...]]:
     """The change of the value that is padded with, if any."""
-    where = _padding(node, graph)
+    where = padded_axes(node, graph)
     if text(node, "mode", "constant") != "constant" or not any(p > 0 for pair in where.values() for p in pair):
         return (), ()
-    value = number(node, "value", 0.0)
-    fill = None
-    if len(node.input) > 2 and node.input[2]:
-        fill = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
-        if fill.size != 1:
-            raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} pads with {fill.size} values")
-        value = float(fill.exact().reshape(-1)[0])
+    value, fill = pad_value(node, graph)
     new = np.asarray(mapped(value)).reshape(-1)
     if not np.isfinite(new).all() or (new != new[0]).any():
         raise Refused(Reason.PADDED_BORDER, f"{graph.known_as(node)} pads with {value:g}")
