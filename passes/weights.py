@@ -131,10 +131,14 @@ class QuantizedWeight:
 def _stored_scale(scale: Vector, dtype: np.dtype) -> Tensor:
     """Quantization scales must stay normal numbers."""
     tensor = stored_vector(scale, dtype)
+    _require_normal(scale, dtype)
+    return tensor
+
+
+def _require_normal(scale: NDArray[np.float64], dtype: np.dtype) -> None:
     sizes = np.abs(scale)
     if (sizes < FLOATS[dtype].smallest_normal).any():
         raise Refused(Reason.WEIGHT_UNDERFLOW, f"a quantization scale of {sizes.min():.4g} in {dtype}")
-    return tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +173,9 @@ class FactoredWeight:
         for axis, size in zip(axes, factor.shape, strict=True):
             form[axis] = size
         own = self.factor.exact().reshape([1] * (rank - len(self.factor.shape)) + list(self.factor.shape))
-        return Step((NewConstant(self.node, self.index, _stored_scale(own * factor.reshape(form), self.dtype)),))
+        new = own * factor.reshape(form)
+        _require_normal(new[new != 0], self.dtype)  # no runtime asks anything of these scales
+        return Step((NewConstant(self.node, self.index, stored_vector(new, self.dtype)),))
 
 
 Weight = FloatWeight | QuantizedWeight | FactoredWeight

@@ -290,6 +290,14 @@ def test_integers_times_scales_that_are_read_elsewhere_are_written_out() -> None
     assert done.decision().detail == "'q' was computed from 124 bytes and is stored in 432"
 
 
+def test_a_scale_of_zero_is_a_factor_like_others() -> None:
+    """No runtime asks of a Mul what it asks of a DequantizeLinear."""
+    constants = {**_CONSTANTS, **_SPELLED_CONSTANTS, "dead": np.array([0, 1.5, -2, 3], np.float32)}
+    row = Row(f"{_SPELLED} d = Conv(x, q, b) y = BatchNormalization(d, dead, h, m, v)", None, constants)
+    done = check_folds(row, "Cast Mul Conv")
+    assert not done.constant("column4")[0].any()
+
+
 def test_scales_that_would_vanish_are_not_taken() -> None:
     constants = {**_CONSTANTS, **_SPELLED_CONSTANTS}
     text = "f = Cast<to=1>(qw) q = Mul(f, tiny) d = Conv(x, q, b) y = BatchNormalization(d, /positive|faint/, h, m, v)"
