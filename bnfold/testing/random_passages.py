@@ -171,8 +171,17 @@ def stored_small(scope: Scope, x: Value) -> None:
     dice.one_of([batch_normalization, batch_normalization, disguised])(scope, value)
 
 
-def _small(scope: Scope, shape: Sequence[int], axis: int) -> Value | str:
-    """A weight; its scale is one number, or one for each of its outputs."""
+def _small(scope: Scope, shape: Sequence[int], axis: int) -> Value:
+    """A weight, behind a Transpose or not; its scale is one number, or one for each of its outputs."""
+    dice = scope.dice
+    if not dice.chance(30):
+        return _scaled(scope, shape, axis)
+    order = [*range(1, len(shape)), 0]
+    weight = _scaled(scope, [shape[place] for place in order], order.index(axis))
+    return scope.add("Transpose", [weight], shape, keep=False, perm=[order.index(place) for place in range(len(shape))])
+
+
+def _scaled(scope: Scope, shape: Sequence[int], axis: int) -> Value:
     dice = scope.dice
     scope.setting.count += 1
     numbers = scope.setting.numbers()
@@ -181,11 +190,12 @@ def _small(scope: Scope, shape: Sequence[int], axis: int) -> Value | str:
     scale = np.asarray(numbers.uniform(0.5, 1.5, (each,) if each else ()) / 128, np.float32)
     form = [1] * len(shape)
     form[axis] = each or 1
-    style = dice.one_of(["dequantized", "quantized", "cast"])
-    if style == "cast":
+    style = dice.one_of(["dequantized", "quantized", "Mul", "Div"])
+    if style in ("Mul", "Div"):
         stored = scope.plainly(integers, "i")
         cast = scope.add("Cast", [stored], shape, keep=False, to=TensorProto.FLOAT)
-        return scope.add("Mul", [cast, scope.plainly(scale.reshape(form), "f")], shape, keep=False)
+        factor = scope.plainly((scale if style == "Mul" else 1 / scale).reshape(form), "f")
+        return scope.add(style, [cast, factor], shape, keep=False)
     zero = scope.plainly(np.zeros(scale.shape, np.int8), "i")
     how = {"axis": axis} if each else {}
     stored = scope.plainly(integers, "i")
