@@ -101,7 +101,10 @@ class Summing(NamedTuple):
 
 
 class MergeBranches:
-    """Make one operator of parallel linear branches. `folding`: how folding goes on behind what was merged."""
+    """Make one operator of parallel linear branches.
+
+    `folding`: how folding goes on behind what was merged.
+    """
 
     name: Final = "merge-branches"
     preserves: Final = Preserves.ALGEBRAIC

@@ -29,7 +29,7 @@ from bnfold.equivalence.runtime.opening import Ahead, Setting, running
 from bnfold.equivalence.runtime.providers import CPU, Placement, Precision, check, named, placement
 from bnfold.equivalence.runtime.reference_answers import Answers, conditions, run_seeded_feeds, run_user_feeds
 from bnfold.equivalence.runtime.references import ModelReference, Reference, Runner
-from bnfold.equivalence.runtime.sessions import Optimization, RunFailed, quiet_options, runtime
+from bnfold.equivalence.runtime.sessions import LoadFailed, Optimization, RunFailed, quiet_options, runtime
 from bnfold.equivalence.runtime.spending import estimate, few_threads, spending
 from bnfold.equivalence.structure.given_model import GivenModel
 from bnfold.equivalence.structure.output_sources import Sources, behind
@@ -182,16 +182,12 @@ def _measured(
         try:
             found, place = _candidate(candidate.source, setting, answers, signature, sources, comparing, options)
         except RunFailed as failure:
-            own = _own_failure(reference, setting, answers)
-            if own is None:
-                explanation = f"onnxruntime runs the reference but not the candidate ({setting}): {failure}."
-                if not changes.none:
-                    return _stopped(Verdict.NOT_EQUIVALENT, explanation, answers, options)
-                answers.notes.append(explanation)
-                continue
-            explanation = f"onnxruntime cannot run the reference either ({setting}): {own}."
-            if not (changes.all_proved and setting.provider is CPU and findings):
-                return _stopped(Verdict.NOT_VERIFIED, explanation, answers, options)
+            verdict, explanation = _unanswered(failure, reference, setting, answers, compared=bool(findings))
+            excused = changes.none
+            if verdict is Verdict.NOT_VERIFIED:
+                excused = changes.all_proved and setting.provider is CPU and bool(findings)
+            if not excused:
+                return _stopped(verdict, explanation, answers, options)
             answers.notes.append(explanation)
             continue
         findings += found
@@ -359,6 +355,22 @@ def _run_candidate(
                 answered = session.run(answer.feed())
             findings += compare(answer, answered, setting, comparing, sources)
     return findings, placed
+
+
+def _unanswered(
+    failure: RunFailed, reference: Reference, setting: Setting, answers: Answers, *, compared: bool
+) -> tuple[Verdict, str]:
+    """The verdict on a candidate that does not run in a setting, and why. `compared`: whether it ran in another."""
+    own = _own_failure(reference, setting, answers)
+    if own is not None:
+        return Verdict.NOT_VERIFIED, f"onnxruntime cannot run the reference either ({setting}): {own}."
+    if reference.given is not None:
+        explanation = f"onnxruntime runs the reference but not the candidate ({setting}): {failure}."
+        return Verdict.NOT_EQUIVALENT, explanation
+    if isinstance(failure, LoadFailed) and not compared:
+        explanation = f"onnxruntime cannot load the candidate ({setting}), so that it could not be compared: {failure}."
+        return Verdict.NOT_VERIFIED, explanation
+    return Verdict.NOT_EQUIVALENT, f"The module runs but not the candidate ({setting}): {failure}."
 
 
 def _own_failure(reference: Reference, setting: Setting, answers: Answers) -> RunFailed | None:

@@ -58,6 +58,10 @@ class RunFailed(Exception):  # noqa: N818 - what happened to a run, not a mistak
     """onnxruntime could not load or run a model; the message is its reason, in one sentence."""
 
 
+class LoadFailed(RunFailed):
+    """onnxruntime could not load a model, so that nothing is known of what it computes."""
+
+
 def runtime() -> Any:
     """The onnxruntime module, its telemetry off. Raises BnfoldError that says how to get it."""
     silent = process.send_nothing()
@@ -155,7 +159,7 @@ def loaded(source: Source, options: Any, providers: list[Any] | None = None) -> 
     try:
         raw = onnxruntime.InferenceSession(model, options, enable_fallback=0, **asked)
     except Exception as error:  # onnxruntime's exceptions share no other base class
-        raise _failed(error) from error
+        raise LoadFailed(str(_failed(error))) from error
     return Session(raw)
 
 
