@@ -47,13 +47,18 @@ def create(path: Path, old: os.stat_result | None) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     if old is not None:
         try:
-            with suppress(OSError):  # only root may give files away
-                os.fchown(descriptor, old.st_uid, old.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+            give_permissions(descriptor, old)
         except BaseException:
             os.close(descriptor)
             raise
     return descriptor
+
+
+def give_permissions(descriptor: int, old: os.stat_result) -> None:
+    """Give an open file the permissions, and where that is allowed the owner, of `old`. Raises OSError."""
+    with suppress(OSError):  # only root may give files away
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
 
 def sync(path: Path) -> None:

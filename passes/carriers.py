@@ -14,7 +14,7 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import Graph, number, numbers, text
+from bnfold.graph import Graph, Tensor, number, numbers, text
 from bnfold.passes.affine import Affine, Array
 from bnfold.passes.affine_ops import (
     cast_dtypes,
@@ -194,7 +194,11 @@ def _repetition(node: NodeProto, axis: int, graph: Graph) -> Callable[[int], Ind
             "asymmetric",
             "floor",
         )
-        if text(node, "mode", "nearest") != "nearest" or not even or not size or made % size:
+        stretched = text(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
+        whole = size > 0 and made % size == 0 and stretched
+        if whole and _stated_scale(node, axis, graph) not in (None, made // size):  # 2 times 1.1 are 2 of the first
+            whole = False
+        if text(node, "mode", "nearest") != "nearest" or not even or not whole:
             raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.known_as(node)} mixes what lies along axis {axis}")
         return np.arange(made) // (made // size)
 
@@ -209,13 +213,20 @@ def _stretches(node: NodeProto, axis: int, graph: Graph) -> bool:
         return False
     if text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
         return True
+    return _stated_scale(node, axis, graph) not in (None, 1)
+
+
+def _stated_scale(node: NodeProto, axis: int, graph: Graph) -> float | None:
+    """The scale that `node` states for `axis`; None where it states sizes or leaves it alone. Raises `Refused`."""
+    rank = known_rank(graph, node.input[0])
+    axes = [other % rank for other in numbers(node, "axes", range(rank))]
     position = 2 if graph.opset >= 11 else 1
-    scales = numbers(node, "scales")
+    scales = [float(scale) for scale in numbers(node, "scales")]
     if position < len(node.input) and node.input[position]:
         scales = constant_input(node, position, graph, Reason.SHAPE_UNKNOWN).numpy().reshape(-1).tolist()
     if len(scales) not in (0, len(axes)):
         raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} has {len(scales)} scales")
-    return bool(scales) and scales[axes.index(axis)] != 1
+    return scales[axes.index(axis)] if scales and axis in axes else None
 
 
 # ---------------------------------------------------------------------- types
@@ -397,7 +408,7 @@ def lengthened(node: NodeProto, graph: Graph) -> list[Move]:
 
         return Taken(axis, None if shape is None else shape[axis], indices)
 
-    return [move(axis, *amounts) for axis, amounts in _padding(node, graph).items() if any(amounts)]
+    return [move(axis, *amounts) for axis, amounts in padded_axes(node, graph).items() if any(amounts)]
 
 
 def output_pad(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
@@ -421,7 +432,7 @@ def input_pad(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list
 _PAD = rearranging(lengthened)
 
 
-def _padding(node: NodeProto, graph: Graph) -> dict[int, tuple[int, int]]:
+def padded_axes(node: NodeProto, graph: Graph) -> dict[int, tuple[int, int]]:
     """By how much a Pad lengthens the axes it names, in front and behind; cuts them off where negative."""
     pads = _integers(node, 1, graph) or numbers(node, "pads") or numbers(node, "paddings")
     axes = _integers(node, 3, graph)
@@ -432,20 +443,24 @@ def _padding(node: NodeProto, graph: Graph) -> dict[int, tuple[int, int]]:
     return {axis: (pads[i], pads[i + len(padded)]) for i, axis in enumerate(padded)}
 
 
+def pad_value(node: NodeProto, graph: Graph) -> tuple[float, Tensor | None]:
+    """The number that a Pad puts beside its input, and the constant that it reads it from, if any. Raises `Refused`."""
+    if len(node.input) < 3 or not node.input[2]:
+        return number(node, "value", 0.0), None
+    fill = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
+    if fill.size != 1:
+        raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} pads with {fill.size} values")
+    return float(fill.exact().reshape(-1)[0]), fill
+
+
 def _new_padding(
     node: NodeProto, graph: Graph, mapped: Callable[[float], Array]
 ) -> tuple[tuple[NewConstant, ...], tuple[NewAttribute, ...]]:
     """The change of the value that is padded with, if any."""
-    where = _padding(node, graph)
+    where = padded_axes(node, graph)
     if text(node, "mode", "constant") != "constant" or not any(p > 0 for pair in where.values() for p in pair):
         return (), ()
-    value = number(node, "value", 0.0)
-    fill = None
-    if len(node.input) > 2 and node.input[2]:
-        fill = constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
-        if fill.size != 1:
-            raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} pads with {fill.size} values")
-        value = float(fill.exact().reshape(-1)[0])
+    value, fill = pad_value(node, graph)
     new = np.asarray(mapped(value)).reshape(-1)
     if not np.isfinite(new).all() or (new != new[0]).any():
         raise Refused(Reason.PADDED_BORDER, f"{graph.known_as(node)} pads with {value:g}")

@@ -1,11 +1,11 @@
 """merge-branches: parallel linear branches become one linear operator.
 
-    conv_1(x) + ... + conv_n(x) + k x + t + x = conv(x)
+    conv_1(x) + ... - conv_n(x) + k x + t + x = conv(x)
 
 Sound where all of them read the very same value, with stored weights and zeros as padding, and make the same positions,
 and nothing but their sum sees what they make: the one kernel has the taps of all, the identity is a Dirac kernel, and a
-BatchNormalization of x is one with its scales. Matrix products likewise. Done only where the one is no more work than
-the branches were.
+BatchNormalization of x is one with its scales; one that is subtracted counts times -1. Transposed convolutions and
+matrix products likewise. Done only where the one is no more work than the branches were.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,6 @@ from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
@@ -25,23 +24,29 @@ from bnfold.passes.affine_ops import constant_operand, is_affine_op, is_transpar
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.passes.linear_kernel import (
     Kernel,
+    flipped,
     identity,
     read_average_pool,
     read_conv,
+    read_conv_transpose,
     read_gemm,
     read_matmul,
+    read_pad,
     read_windows,
     stored_operand,
     stored_weight,
+    turned,
 )
 from bnfold.passes.normalization import is_batch_norm
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import NewAttribute, NewConstant, known_rank, require_axes, stored_vector
 from bnfold.passes.weights import check_range
 
-_SUMS = ("Add", "Sum")
-LINEAR = ("Conv", "Gemm", "MatMul")
+_SUMS = ("Add", "Sum", "Sub")
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LONGEST = 6  # operators of one branch
+_SPREADING = "transposed convolution"
+_MIXED = "mixed"
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,11 @@ class MergeBranchesOptions:
 
 
 class Operand(NamedTuple):
-    """Input `position` of `node`, one of the operators of a sum."""
+    """Input `position` of `node`, one of the operators of a sum. `negative`: the sum counts it times -1."""
 
     node: NodeProto
     position: int
+    negative: bool
 
     @property
     def key(self) -> tuple[int, int]:
@@ -88,14 +94,17 @@ class Branch:
 
 
 class Summing(NamedTuple):
-    """A sum of more than two values, perhaps: its operators, the last first, and the values that they add up."""
+    """A sum of more than two values, perhaps: its operators, the last first, and what they add up or subtract."""
 
     nodes: list[NodeProto]
     operands: list[Operand]
 
 
 class MergeBranches:
-    """Make one operator of parallel linear branches. `folding`: how folding goes on behind what was merged."""
+    """Make one operator of parallel linear branches.
+
+    `folding`: how folding goes on behind what was merged.
+    """
 
     name: Final = "merge-branches"
     preserves: Final = Preserves.ALGEBRAIC
@@ -180,14 +189,15 @@ class MergeBranches:
         for branch in alike:
             try:
                 self._require_free(branch, summing, graph)
-                read.append(Part(branch, _kernel_of(branch, kind, alike, graph)))
+                kernel = _kernel_of(branch, kind, alike, graph)
+                read.append(Part(branch, kernel.negated() if branch.operand.negative else kernel))
             except Refused as refused:
                 refusals[id(branch)] = refused
             except fold.DO_NOT_FIT:
                 refusals[id(branch)] = Refused(Reason.MALFORMED, f"the operands of {label_of(branch.nodes[-1], graph)}")
         clusters: list[Cluster] = []
         for part in sorted(read, key=lambda part: (part.branch.linear is None, -part.kernel.work)):
-            refusal = _take_in(part, clusters, graph)
+            refusal = _take_in(part, clusters, summing, graph)
             if refusal is not None:
                 refusals[id(part.branch)] = refusal
         found = [cluster for cluster in clusters if cluster.change is not None]
@@ -231,10 +241,11 @@ def label_of(node: NodeProto, graph: Graph) -> str:
 
 
 def is_sum(node: NodeProto, graph: Graph) -> bool:
-    """Whether `node` adds up two or more computed values that it broadcasts as numpy does."""
+    """Whether `node` adds up or subtracts computed values, two or more, that it broadcasts as numpy does."""
     if node.op_type not in _SUMS or node.domain not in DEFAULT_DOMAINS or node.attribute or len(node.output) != 1:
         return False
-    return len(node.input) > 1 and all(value and graph.constant(value) is None for value in node.input)
+    computed = [bool(value) and graph.constant(value) is None for value in node.input]
+    return sum(computed) > 1 and (all(computed) or node.op_type == "Sum")
 
 
 def _only_reader(value: str, graph: Graph) -> NodeProto | None:
@@ -245,16 +256,17 @@ def _only_reader(value: str, graph: Graph) -> NodeProto | None:
 
 def collect_sum(root: NodeProto, graph: Graph) -> Summing:
     """The sum that ends in `root`: sums that only another one of it reads belong to it."""
-    nodes, operands, waiting = [], [], [root]
+    nodes, operands, waiting = [], [], [(root, False)]
     while waiting:
-        node = waiting.pop()
+        node, negative = waiting.pop()
         nodes.append(node)
         for position, value in enumerate(node.input):
             maker = graph.producer(value)
+            counts_negative = negative != (node.op_type == "Sub" and position == 1)
             if maker is not None and is_sum(maker, graph) and _only_reader(value, graph) is node:
-                waiting.append(maker)
+                waiting.append((maker, counts_negative))
             else:
-                operands.append(Operand(node, position))
+                operands.append(Operand(node, position, counts_negative))
     return Summing(nodes, operands)
 
 
@@ -289,7 +301,9 @@ def _data_input(node: NodeProto, graph: Graph) -> int | None:
     """The input that a linear operator is linear in; None for what is no linear operator or lacks one."""
     if node.domain not in DEFAULT_DOMAINS or not node.input or len(node.output) != 1:
         return None
-    if node.op_type in ("Conv", "Gemm", "BatchNormalization", "AveragePool") or is_transparent(node, graph):
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm", "BatchNormalization", "AveragePool"):
+        return 0
+    if is_transparent(node, graph) or (node.op_type == "Pad" and text(node, "mode", "constant") == "constant"):
         return 0
     try:
         if node.op_type == "MatMul":
@@ -310,13 +324,18 @@ def _kind(branch: Branch) -> str | None:
     kinds = [
         _kind_of(node, at) for node, at in zip(branch.nodes, branch.read_at, strict=True) if node.op_type in LINEAR
     ]
-    return None if not kinds else kinds[0] if len(set(kinds)) == 1 else "mixed"
+    if not kinds:
+        return None
+    first = kinds.pop(0)
+    return first if set(kinds) <= {"right" if first == "transposed" else first} else _MIXED
 
 
 def _kind_of(node: NodeProto, read_at: int) -> str:
     """The axis of a convolution is 1; a matrix stands at the right of the data, at its left, or at the right of x^T."""
     if node.op_type == "Conv":
         return "convolution"
+    if node.op_type == "ConvTranspose":
+        return _SPREADING
     if node.op_type == "MatMul":
         return "right" if read_at == 0 else "left"
     return "transposed" if any(each.name == "transA" and each.i for each in node.attribute) else "right"
@@ -324,14 +343,21 @@ def _kind_of(node: NodeProto, read_at: int) -> str:
 
 def _kernel_of(branch: Branch, kind: str, alike: Sequence[Branch], graph: Graph) -> Kernel:
     """The kernel that a branch applies to its source. Raises `Refused` where it is none."""
+    if kind == _MIXED:
+        raise Refused(Reason.KERNELS_DIFFER, "linear operators of two kinds in a row")
     kernel: Kernel | None = None
     for node in branch.nodes:
         if node.op_type in LINEAR:
             outer = read_linear(node, graph)
             kernel = outer if kernel is None else kernel.then(outer)
-        elif node.op_type == "AveragePool":
+        elif node.op_type in ("AveragePool", "Pad"):
+            if kind == _SPREADING:
+                raise Refused(Reason.KERNELS_DIFFER, f"{kind} and {node.op_type}")
             kernel = kernel or _neutral(kind, alike, graph)
-            kernel = kernel.then(read_average_pool(node, kernel.channels[1], graph))
+            channels, axes = kernel.channels[1], len(kernel.windows)
+            pools = node.op_type == "AveragePool"
+            outer = read_average_pool(node, channels, graph) if pools else read_pad(node, channels, axes, graph)
+            kernel = kernel.then(outer)
         elif not is_transparent(node, graph):
             kernel = kernel or _neutral(kind, alike, graph)
             kernel = kernel.mapped(_on_channels(node, kind, graph), graph)
@@ -342,9 +368,9 @@ def _neutral(kind: str, alike: Sequence[Branch], graph: Graph) -> Kernel:
     """The kernel of the source itself, with the channels and axes that an operator beside it reads."""
     if kind == "transposed":
         raise Refused(Reason.KERNELS_DIFFER, "the operator beside it transposes what it reads")
-    for branch in alike:
-        if branch.nodes and branch.nodes[0].op_type in LINEAR:
-            kernel = read_linear(branch.nodes[0], graph)
+    for node in (node for branch in alike for node in branch.nodes):
+        if node.op_type in LINEAR:
+            kernel = read_linear(node, graph)
             return identity(kernel.channels[0], len(kernel.windows))
     raise Refused(Reason.SHAPE_UNKNOWN, "nothing beside it says how many channels there are")
 
@@ -353,7 +379,7 @@ def _on_channels(node: NodeProto, kind: str, graph: Graph) -> Affine:
     """The map that `node` is, on axis 1 as of a convolution. Raises `Refused` where it lies on another axis."""
     member = read_affine(node, graph)
     affine = member.affine
-    if kind == "convolution" or affine.is_uniform:
+    if kind in ("convolution", _SPREADING) or affine.is_uniform:
         return affine
     axis = known_rank(graph, node.input[member.data]) - (2 if kind == "left" else 1)
     require_axes(affine, (axis,), node, graph)
@@ -366,7 +392,7 @@ def read_linear(node: NodeProto, graph: Graph) -> Kernel:
         return read_gemm(node, graph)
     if node.op_type == "MatMul":
         return read_matmul(node, graph)
-    return read_conv(node, graph)
+    return read_conv_transpose(node, graph) if node.op_type == "ConvTranspose" else read_conv(node, graph)
 
 
 # ---------------------------------------------------------------------- the one operator
@@ -396,19 +422,19 @@ class Cluster(NamedTuple):
     kernel: Kernel
     change: Change | None
 
-    def joined_by(self, part: Part, graph: Graph) -> "Cluster":
+    def joined_by(self, part: Part, summing: Summing, graph: Graph) -> "Cluster":
         """Join this branch with another. Raises `Refused` where they cannot be one operator."""
         kernel = self.kernel.plus(part.kernel)
         parts = (*self.parts, part)
-        return Cluster(parts, kernel, _change(parts, kernel, graph))
+        return Cluster(parts, kernel, _change(parts, kernel, summing, graph))
 
 
-def _take_in(part: Part, clusters: list[Cluster], graph: Graph) -> Refused | None:
+def _take_in(part: Part, clusters: list[Cluster], summing: Summing, graph: Graph) -> Refused | None:
     """Let the first of `clusters` that can take in a branch, or make it a cluster; why none can."""
     refusal = None
     for place, cluster in enumerate(clusters):
         try:
-            clusters[place] = cluster.joined_by(part, graph)
+            clusters[place] = cluster.joined_by(part, summing, graph)
         except Refused as refused:
             refusal = refusal or refused
         else:
@@ -418,32 +444,66 @@ def _take_in(part: Part, clusters: list[Cluster], graph: Graph) -> Refused | Non
     return refusal
 
 
-def _change(parts: Sequence[Part], kernel: Kernel, graph: Graph) -> Change:
+def _change(parts: Sequence[Part], kernel: Kernel, summing: Summing, graph: Graph) -> Change:
     """The change by which one of `parts` computes `kernel`. Raises `Refused` where none has room."""
     linear = [part for part in parts if part.branch.linear is not None]
     dtypes = {_weight(part.branch, graph).dtype for part in linear}
     if len(dtypes) > 1:
         raise Refused(Reason.UNSUPPORTED_DTYPE, " and ".join(sorted(map(str, dtypes))))
     (dtype,) = dtypes
-    check_range(_magnitudes(kernel, dtype), Tensor.of(kernel.weight, dtype), (0,))
-    branch = max(linear, key=lambda part: _fitness(part, kernel)).branch
+    check_range(_magnitudes(kernel, dtype), _typed(kernel.weight, dtype), (0,))
+    signs = {id(part): _sign_left(part, parts, summing) for part in linear}
+    able = [part for part in linear if signs[id(part)]]
+    if not able:
+        raise Refused(Reason.MORE_NODES, f"what {label_of(summing.nodes[0], graph)} subtracts would have to be negated")
+    survivor = max(able, key=lambda part: _fitness(part, kernel))
+    branch = survivor.branch
+    kernel = kernel if signs[id(survivor)] > 0 else kernel.negated()
     assert branch.linear is not None
-    if branch.linear.op_type == "Conv":
+    if branch.linear.op_type in ("Conv", "ConvTranspose"):
         return _new_conv(branch, branch.linear, kernel, dtype, graph)
     if branch.linear.op_type == "Gemm":
         return _new_gemm(branch, branch.linear, kernel, dtype, graph)
     return _new_matmul(branch, branch.linear, kernel, dtype, graph)
 
 
+def _sign_left(survivor: Part, parts: Sequence[Part], summing: Summing) -> int:
+    """How the sum counts `survivor` when the other `parts` are gone: 1 or -1; 0 where that negates something else.
+
+    What a Sub subtracted from goes: what it subtracts, if that is the survivor alone, is negated by its weights.
+    """
+    gone = {part.branch.operand.key for part in parts if part is not survivor}
+    reader = {value: Operand(node, at, False) for node in summing.nodes for at, value in enumerate(node.input)}
+    value, sign = survivor.branch.operand.value, -1 if survivor.branch.operand.negative else 1
+    for node in reversed(summing.nodes):  # what is added first comes first
+        left = [at for at in range(len(node.input)) if (id(node), at) not in gone]
+        if not left:
+            gone.add(reader[node.output[0]].key)
+        elif len(left) == 1:
+            alone = node.input[left[0]] == value
+            if node.op_type == "Sub" and left[0] == 1:
+                if not alone:
+                    return 0
+                sign = -sign
+            value = node.output[0] if alone else value
+    return sign
+
+
 def _new_conv(branch: Branch, node: NodeProto, kernel: Kernel, dtype: np.dtype, graph: Graph) -> Change:
-    constants = (_stored(node, 1, kernel.weight, dtype), *_shift(node, 2, kernel.bias, dtype))
+    weight = turned(kernel.weight, kernel.group) if kernel.transposed else kernel.weight
+    constants = (_stored(node, 1, weight, dtype), *_shift(node, 2, kernel.bias, dtype))
     return Change(branch, node, None, constants, tuple(_window_attributes(node, kernel, graph)))
 
 
 def _new_gemm(branch: Branch, node: NodeProto, kernel: Kernel, dtype: np.dtype, graph: Graph) -> Change:
-    matrix = kernel.weight if number(node, "transB", 0) else kernel.weight.T
+    matrix = kernel.weight if number(node, "transB", 0) else flipped(kernel.weight)
     constants = (_stored(node, 1, matrix, dtype), *_shift(node, 2, kernel.bias, dtype))
-    attributes = [NewAttribute(node, name, 1.0) for name in ("alpha", "beta") if number(node, name, 1.0) != 1.0]
+    scales = ("alpha", "beta")
+    attributes: list[NewAttribute] = [
+        NewAttribute(node, name, 1.0) for name in scales if number(node, name, 1.0) != 1.0
+    ]
+    if _kind(branch) == "transposed" and not number(node, "transA", 0):  # an operator in front of it turned its data
+        attributes.append(NewAttribute(node, "transA", 1))
     if graph.opset < 7 and kernel.bias.any():
         attributes.append(NewAttribute(node, "broadcast", 1))
     return Change(branch, node, None, constants, tuple(attributes))
@@ -452,7 +512,7 @@ def _new_gemm(branch: Branch, node: NodeProto, kernel: Kernel, dtype: np.dtype, 
 def _new_matmul(branch: Branch, node: NodeProto, kernel: Kernel, dtype: np.dtype, graph: Graph) -> Change:
     """A MatMul has room for a shift only where an Add of a constant stands behind it."""
     right = _kind(branch) == "right"
-    matrix = _stored(node, 1 if right else 0, kernel.weight.T if right else kernel.weight, dtype)
+    matrix = _stored(node, 1 if right else 0, flipped(kernel.weight) if right else kernel.weight, dtype)
     add = _add_behind(branch)
     if add is None:
         if kernel.bias.any():
@@ -474,7 +534,7 @@ def _weight(branch: Branch, graph: Graph) -> Tensor:
 
 def _magnitudes(kernel: Kernel, dtype: np.dtype) -> Tensor:
     """The largest weight of each output channel of what is added up, as a tensor of one number per channel."""
-    return Tensor.of(kernel.magnitude.reshape(-1, *[1] * (kernel.weight.ndim - 1)), dtype)
+    return Tensor.of(kernel.magnitude.reshape(-1, *[1] * (len(kernel.weight.shape) - 1)), dtype)
 
 
 def _fitness(part: Part, kernel: Kernel) -> tuple[bool, ...]:
@@ -495,9 +555,13 @@ def _add_behind(branch: Branch) -> NodeProto | None:
     return branch.nodes[-1] if branch.nodes[-1].op_type == "Add" else None
 
 
-def _stored(node: NodeProto, position: int, values: NDArray[np.float64], dtype: np.dtype) -> NewConstant:
-    """The weight as it is stored: rounded here, once, as twice the memory would hold no more than that."""
-    return NewConstant(node, position, Tensor.of(np.ascontiguousarray(values).astype(dtype), dtype))
+def _stored(node: NodeProto, position: int, weight: Tensor, dtype: np.dtype) -> NewConstant:
+    return NewConstant(node, position, _typed(weight, dtype))
+
+
+def _typed(weight: Tensor, dtype: np.dtype) -> Tensor:
+    """A weight, rounded once where it is stored as `dtype`."""
+    return Tensor.made(weight.shape, dtype, weight.exact)
 
 
 def _shift(node: NodeProto, position: int, bias: Vector, dtype: np.dtype) -> tuple[NewConstant, ...]:
@@ -507,7 +571,7 @@ def _shift(node: NodeProto, position: int, bias: Vector, dtype: np.dtype) -> tup
 
 
 def _window_attributes(node: NodeProto, kernel: Kernel, graph: Graph) -> Iterator[NewAttribute]:
-    """The attributes that a Conv needs to read the windows of `kernel`."""
+    """The attributes that a Conv needs to read the windows of `kernel`, or a ConvTranspose to write to them."""
     now = read_windows(node, stored_weight(node, 1, graph).shape[2:], graph)
     if number(node, "group", 1) != kernel.group:
         yield NewAttribute(node, "group", kernel.group)
@@ -516,9 +580,12 @@ def _window_attributes(node: NodeProto, kernel: Kernel, graph: Graph) -> Iterato
     ones = [1] * len(kernel.windows)
     if text(node, "auto_pad", "NOTSET") != "NOTSET":
         yield NewAttribute(node, "auto_pad", "NOTSET")
+    pads = [window.cropped[:2] if kernel.transposed else window.pads for window in kernel.windows]
+    added = [window.cropped[2] if kernel.transposed else 0 for window in kernel.windows]
     wanted = {
         "kernel_shape": ([window.taps for window in kernel.windows], []),
-        "pads": ([*(w.pads[0] for w in kernel.windows), *(w.pads[1] for w in kernel.windows)], [0, 0] * len(ones)),
+        "pads": ([*(before for before, _ in pads), *(behind for _, behind in pads)], [0, 0] * len(ones)),
+        "output_padding": (added, [0] * len(ones)),
         "strides": ([window.stride for window in kernel.windows], ones),
         "dilations": ([window.step for window in kernel.windows], ones),
     }
@@ -568,7 +635,7 @@ def _drop_operands(summing: Summing, gone: set[tuple[int, int]], merged: str, gr
 
     The value `merged`, which is another one now, and sums take the name of what they stand for; others keep theirs.
     """
-    readers = {value: Operand(node, at) for node in summing.nodes for at, value in enumerate(node.input)}
+    readers = {value: Operand(node, at, False) for node in summing.nodes for at, value in enumerate(node.input)}
     sums = {node.output[0] for node in summing.nodes}
     for node in reversed(summing.nodes):  # what is added first comes first
         left = [at for at in range(len(node.input)) if (id(node), at) not in gone]

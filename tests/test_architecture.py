@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[1]
 # A room imports from rooms with a smaller number, and from itself.
 LAYERS = {
     "atomic": 0,
-    "errors": 0,
+    "errors": -1,
     "cluster": 1,
     "late_imports": -1,
     "lifetime": -1,
@@ -23,6 +23,8 @@ LAYERS = {
     "supervision": 1,
     "process": 0,
     "progress": 0,
+    "running_hash": 0,
+    "writeback": 0,
     "decisions": 0,
     "addresses": 2,
     "documentation": 1,

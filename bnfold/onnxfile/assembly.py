@@ -12,7 +12,7 @@ from bnfold.onnxfile.model_file import OnnxFile
 from bnfold.onnxfile.new_files import NewFiles
 from bnfold.onnxfile.old_data import named_data, not_named_by_others
 from bnfold.onnxfile.payload import Payload, Span
-from bnfold.onnxfile.source import File, sha256_of
+from bnfold.onnxfile.source import File, Source, sha256_of
 from bnfold.onnxfile.stream import Writer
 from bnfold.onnxfile.structure_writing import DataRange, Structure
 from bnfold.onnxfile.weight_layout import Arrangement, DataFile, Layout, Weights, arrange
@@ -35,10 +35,15 @@ class Written:
 
 
 class Assembly:
-    """Writes `file` beside `target`. Methods raise OSError, OutputError, and ModelError if the input changed."""
+    """Writes `file` beside `target`. Methods raise OSError, OutputError, and ModelError if the input changed.
 
-    def __init__(self, file: OnnxFile, target: Path, made: NewFiles, *, hashed: bool) -> None:
+    Where the files of `file` are `ours`, in a workshop of `made`, a copy needs no bytes: each gets its name here.
+    """
+
+    def __init__(self, file: OnnxFile, target: Path, made: NewFiles, *, hashed: bool, ours: bool = False) -> None:
         self._file = file
+        self._ours = ours
+        self._taken: list[Path] = []  # files that have a name here
         self._target = target
         self._folder = target.parent
         self._made = made
@@ -60,10 +65,24 @@ class Assembly:
             if place not in data and not self._copy_data(stored.payload.origin, place):
                 return None
             data[place] = None
-        with self._made.create(self._folder, self._target.name, self._file.release, hashed=False) as (path, writer):
-            writer.append(Span(self._file.source, 0, self._file.nbytes))
+        source = self._file.source
+        path = self._same(source, self._folder, self._target.name)
+        self._file.check_unchanged()
+        for ready in self._taken:
+            ready.unlink()  # onnx refuses data of two names
+        return Written(path, self._file.nbytes, self._file.sha256() if self._hashed else "", tuple(data))
+
+    def _same(self, source: Source, folder: Path, name: str) -> Path:
+        """A hidden file with the content of `source`."""
+        if self._ours and isinstance(source, File):
+            taken = self._made.take(source.path, folder, name)
+            if taken is not None:
+                self._taken.append(source.path)
+                return taken
+        with self._made.create(folder, name, self._file.release, hashed=False) as (path, writer):
+            writer.append(Span(source, 0, source.nbytes))
             writer.finish()
-            return self._written(path, writer, self._file.sha256() if self._hashed else "", list(data))
+        return path
 
     def _copy_data(self, origin: File, place: Path) -> bool:
         with suppress(FileNotFoundError):
@@ -71,10 +90,7 @@ class Assembly:
             same_size = status.st_size == origin.nbytes
             return origin.is_same_file(status) or (same_size and sha256_of(place) == sha256_of(origin.path))
         self._made.make_folder(place.parent)
-        with self._made.create(place.parent, place.name, self._file.release, hashed=False) as (path, writer):
-            writer.append(Span(origin, 0, origin.nbytes))
-            writer.finish()
-        return self._made.name(path, place)
+        return self._made.name(self._same(origin, place.parent, place.name), place)
 
     # --- changed
 

@@ -11,13 +11,14 @@ from onnx import ModelProto, NodeProto, TensorProto
 from bnfold.errors import ModelError
 from bnfold.onnxfile.external import ExternalData
 from bnfold.onnxfile.payload import PAYLOAD_KEY, Stored, payload_index, set_payload
-from bnfold.onnxfile.source import File, Memory, RunningHash, Source
+from bnfold.onnxfile.source import File, Memory, Source
 from bnfold.onnxfile.structure_reading import take_payloads
 from bnfold.onnxfile.structure_writing import MAX_INLINE, Structure
 from bnfold.onnxfile.tensor_sizes import check_contents
 from bnfold.onnxfile.tensors import tensors
 from bnfold.onnxfile.utf8 import check_utf8
 from bnfold.onnxfile.wire import WireError
+from bnfold.running_hash import RunningHash
 
 _EXPORT = "load it into its module, and torch.onnx.export(module.eval(), (example_input,), 'model.onnx') writes a model"
 # Files that are often passed by mistake, by their first bytes.

@@ -3,11 +3,12 @@
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bnfold.atomic import create, hidden_name, sync
+from bnfold.atomic import create, give_permissions, hidden_name, sync
 from bnfold.onnxfile.marks import OUTPUT, set_mark
 from bnfold.onnxfile.output_lock import Identity, OutputLock, identity
 from bnfold.onnxfile.stream import Writer
@@ -29,6 +30,7 @@ class NewFiles:
         self._hidden: list[Path] = []
         self._named: list[tuple[Path, Identity]] = []
         self._folders: list[Path] = []
+        self._workshop: Path | None = None
 
     @contextmanager
     def create(
@@ -48,6 +50,44 @@ class NewFiles:
         finally:
             os.close(descriptor)
             release()
+
+    @contextmanager
+    def workshop(self) -> Iterator[Path]:
+        """A new hidden folder beside the target for somebody else's work, which is removed with all that is left there.
+
+        It outlasts `discard` and `keep`.
+        """
+        folder = self._target.parent / hidden_name(self._target.name, secrets.token_hex(4))
+        self._lock.announce(folder)
+        self._workshop = folder
+        try:
+            folder.mkdir(0o700)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._workshop = None
+
+    def take(self, ready: Path, folder: Path, name: str) -> Path | None:
+        """A hidden second name in `folder` for a finished file, with the permissions of the old output.
+
+        None where the file system gives a file no second name there.
+        """
+        path = folder / hidden_name(name, secrets.token_hex(4))
+        self._lock.announce(path)
+        self._hidden.append(path)
+        try:
+            os.link(ready, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS | {errno.EXDEV}:
+                raise
+            return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if self._old is not None:
+                give_permissions(descriptor, self._old)
+        finally:
+            os.close(descriptor)
+        return path
 
     def name(self, path: Path, place: Path) -> bool:
         """Rename a finished data file to `place`; False if something is there already."""
@@ -127,6 +167,8 @@ class NewFiles:
         """Keep all files, since they are published."""
         self._hidden, self._named, self._folders = [], [], []
         self._lock.forget()
+        if self._workshop is not None:
+            self._lock.announce(self._workshop)
 
     def discard(self) -> None:
         """Remove everything that was made."""

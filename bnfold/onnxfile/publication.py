@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bnfold.atomic import place_of, sync
+from bnfold.atomic import SUFFIX, place_of, sync
 from bnfold.errors import OutputError
 from bnfold.onnxfile.assembly import Assembly, Written
 from bnfold.onnxfile.marks import SOURCE, set_mark
@@ -79,12 +80,14 @@ class Publication:
         layout: Layout | None = None,
         progress: Callable[[int, int], None] | None = None,
         hashed: bool = True,
+        ours: bool = False,
     ) -> Written:
         """Write the model. With `untouched` and the input's layout, the input file(s) are copied as they are.
 
         `progress` is called whenever bytes were written, with how many there are and about how many there will be. A
-        second call replaces what the first wrote. Without `hashed` no sha256 is computed, of the input neither. Raises
-        OutputError; ModelError if the input changed meanwhile.
+        second call replaces what the first wrote. Without `hashed` no sha256 is computed, of the input neither. A
+        model that was made in the `workshop` is `ours`: its files are moved where they can be. Raises OutputError;
+        ModelError if the input changed meanwhile.
         """
         layout = layout or Layout()
         self._discard()
@@ -96,7 +99,7 @@ class Publication:
                     if progress is None
                     else _summed(progress, file.nbytes + sum(d.nbytes for d in file.data_files))
                 )
-                assembly = Assembly(file, self.target, made, hashed=hashed)
+                assembly = Assembly(file, self.target, made, hashed=hashed, ours=ours)
                 if hashed:
                     file.start_hash()
                 if untouched and layout.weights is Weights.AS_INPUT:
@@ -109,6 +112,14 @@ class Publication:
         except BaseException:
             self._discard()
             raise
+
+    @contextmanager
+    def workshop(self) -> Iterator[Path]:
+        """A hidden folder beside the target, in which a model can be made that `write` is then given as `ours`."""
+        with self._errors():
+            made = self._acquire()
+        with made.workshop() as folder:
+            yield folder
 
     def publish(self, source: bytes | None = None) -> None:
         """Make what was written durable and put it in its place: from here on it is the output.
@@ -172,8 +183,8 @@ class Publication:
         used = named_data(self.target) if leftovers and self._old is not None else frozenset()
         for path in reversed(leftovers):  # what is in a folder before the folder
             if path.is_dir() and not path.is_symlink():
-                with suppress(OSError):
-                    path.rmdir()
+                if path.name.endswith(SUFFIX):
+                    shutil.rmtree(path, ignore_errors=True)  # all that is in it was ours
             elif used is not None and path.relative_to(self.target.parent).as_posix() not in used:
                 path.unlink(missing_ok=True)
 

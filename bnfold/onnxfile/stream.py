@@ -16,14 +16,14 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from bnfold.onnxfile.payload import Divisible, Payload, Span
-from bnfold.onnxfile.source import File, RunningHash, shrunk
-from bnfold.onnxfile.writeback import start_writeback
+from bnfold.onnxfile.source import File, shrunk
+from bnfold.running_hash import RunningHash
+from bnfold.writeback import WRITEBACK_STEP, start_writeback
 
 BUFFER = 1 << 20  # small pieces are collected up to this size, in bytes
 PIECE_FROM = 64 << 10  # what is larger is a piece of its own
 PART = 4 << 20  # large payloads are divided into pieces of about this size
 THREAD_FROM = 8 << 20  # a file of this size is worth a thread
-WRITEBACK_STEP = 8 << 20  # after so many bytes the system is asked to begin moving them to the disk
 COPY_STEP = 32 << 20  # one system call copies so much, so that Ctrl-C is heard in between
 RELEASE_EVERY = 8 << 20  # after so many bytes that were looked at, the mapped input is handed back
 

@@ -1,6 +1,5 @@
 """A result that another machine made, published here by the rules of one that is made here."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,12 +18,12 @@ def publish_made(request: Request, make: Callable[[Path], Path | None]) -> None:
         file = read_model(request.model, strict=request.options.strict_external_data)
         refuse_overwriting(request, file)
         existing = existing_output(request, file)
-        with tempfile.TemporaryDirectory(prefix=".", suffix=".bnfold", dir=publication.target.parent) as folder:
-            made = make(Path(folder))
+        with publication.workshop() as folder:
+            made = make(folder)
             if made is None:
                 return
             result = read_model(made, strict=True)
-            publication.write(result, untouched=True, hashed=False)
+            publication.write(result, untouched=True, hashed=False, ours=True)
             if existing is not None:
                 existing.require_made_from_input(result, publication.path)
             publication.publish(source_mark(request))

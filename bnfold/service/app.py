@@ -12,8 +12,10 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, PlainTextResponse, StreamingResponse
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bnfold import __version__
 from bnfold.errors import UsageError
@@ -50,6 +52,14 @@ _POLICY = (
 )
 # A report is one file that carries its style within itself, and holds no script.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; sandbox"
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+# What is given to anybody, where a token is asked for.
+_FREE = frozenset({"/healthz", "/readyz", "/static/style.css", "/static/page.js", "/sign-in"})
 _LARGEST_JSON = 1 << 20
 
 
@@ -107,7 +117,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(Problem, problems.of_problem)
     app.add_exception_handler(HTTPException, problems.of_http)
     app.add_exception_handler(RequestValidationError, problems.of_validation)
-    app.middleware("http")(_guarded(settings))
+    app.add_middleware(_Guard, settings=settings)
     app.include_router(_files(service))
     app.include_router(_jobs(service))
     app.include_router(_health(service))
@@ -117,40 +127,53 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _guarded(settings: Settings) -> Any:
-    """Lets in who may, bounds what is read whole, and adds the headers of every answer."""
-    free = {"/healthz", "/readyz", "/static/style.css", "/static/page.js", "/sign-in"}
+class _Guard:
+    """Lets in who may, bounds what is read whole, and adds the headers of every answer.
 
-    async def guard(request: Request, call_next: Any) -> Response:
+    It passes bodies on as they come: starlette's own base class for this copies each block through a queue.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await (self._refusal(Request(scope)) or self._app)(scope, receive, answer)
+
+    def _refusal(self, request: Request) -> Response | None:
+        """The answer to a request that is not let in; the others know who sent them, as `state.who`."""
         path = request.url.path
         given = request.headers.get("authorization", "")
         token = given.removeprefix("Bearer ") if given.startswith("Bearer ") else request.cookies.get("bnfold_token")
-        who = settings.who(token)
+        who = self._settings.who(token)
         length = request.headers.get("content-length", "")
-        if who is None and path not in free:
+        if who is None and path not in _FREE:
             if "text/html" in request.headers.get("accept", "") and request.method == "GET":
-                response: Response = Response(status_code=303, headers={"Location": "/sign-in"})
-            else:
-                detail = "a token is needed: Authorization: Bearer TOKEN"
-                response = problems.answer(401, detail, {"WWW-Authenticate": "Bearer"})
-        elif _is_foreign(request):
-            response = problems.answer(403, "the request comes from a page of another site")
-        elif length and not length.isdigit():
-            response = problems.answer(400, "Content-Length is no number")
-        elif not _is_streamed(path) and length.isdigit() and int(length) > _LARGEST_JSON:
-            response = problems.answer(413, f"this takes at most {_LARGEST_JSON:,} bytes")
-        elif not length and "transfer-encoding" in request.headers and not _is_streamed(path):
-            response = problems.answer(411, "say how long the body is, with Content-Length")
-        else:
-            request.state.who = who or ""
-            response = await call_next(request)
-        response.headers.setdefault("Content-Security-Policy", _POLICY)
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        response.headers.setdefault("Referrer-Policy", "no-referrer")
-        response.headers.setdefault("Cache-Control", "no-store")
-        return response
-
-    return guard
+                return Response(status_code=303, headers={"Location": "/sign-in"})
+            detail = "a token is needed: Authorization: Bearer TOKEN"
+            return problems.answer(401, detail, {"WWW-Authenticate": "Bearer"})
+        if _is_foreign(request):
+            return problems.answer(403, "the request comes from a page of another site")
+        if length and not length.isdigit():
+            return problems.answer(400, "Content-Length is no number")
+        if not _is_streamed(path):
+            if length.isdigit() and int(length) > _LARGEST_JSON:
+                return problems.answer(413, f"this takes at most {_LARGEST_JSON:,} bytes")
+            if not length and "transfer-encoding" in request.headers:
+                return problems.answer(411, "say how long the body is, with Content-Length")
+        request.state.who = who or ""
+        return None
 
 
 def _is_streamed(path: str) -> bool:

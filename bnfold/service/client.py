@@ -17,6 +17,7 @@ from bnfold.errors import BnfoldError, OutputError, UsageError
 from bnfold.job import COMMANDS
 from bnfold.paths import require_regular
 from bnfold.service.names import checked_name
+from bnfold.writeback import Writeback
 
 _CHUNK = 1 << 20
 _TIMEOUT = 120.0  # seconds without an answer
@@ -244,8 +245,10 @@ def _copied(answer: http.client.HTTPResponse, stream: IO[bytes]) -> None:
     """Write the body to `stream`. Raises ServiceError for an answer that is an error or ends early."""
     if answer.status != http.HTTPStatus.OK:
         _checked(answer)
+    writeback = Writeback(stream.fileno())
     while chunk := answer.read(_CHUNK):
         stream.write(chunk)
+        writeback.advance(stream.tell())
     if answer.length:
         raise ServiceError("the connection ended before the file did")
 

@@ -17,11 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bnfold.errors import UsageError
 from bnfold.job import Job
+from bnfold.running_hash import RunningHash
 from bnfold.service.names import checked_hash, checked_name
+from bnfold.writeback import Writeback
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS files (
@@ -435,23 +437,27 @@ class Incoming:
     def __init__(self, store: Store) -> None:
         self._store = store
         handle, name = tempfile.mkstemp(dir=store.root / "incoming")
-        self._file: BinaryIO = os.fdopen(handle, "wb")
+        self._file = os.fdopen(handle, "r+b", buffering=0)
         self._path = Path(name)
-        self._digest = hashlib.sha256()
+        self._hash = RunningHash(handle)
+        self._writeback = Writeback(handle)
         self.size = 0
 
     def write(self, chunk: bytes) -> None:
         """Append; raises OSError."""
-        self._file.write(chunk)
-        self._digest.update(chunk)
+        view = memoryview(chunk)
+        while view:
+            count = self._file.write(view)
+            view = view[count:]
         self.size += len(chunk)
+        self._hash.advance(self.size)
+        self._writeback.advance(self.size)
 
     def finish(self, expected: str | None) -> str:
         """Keep what was sent; its hash. Raises Mismatch where it is not `expected`, and keeps nothing then."""
-        found = self._digest.hexdigest()
+        found = self._hash.hexdigest()
         if expected is not None and found != expected:
             raise Mismatch(f"what was sent has the hash {found}")
-        self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         self._store.keep(self._path, found, self.size)
@@ -459,6 +465,7 @@ class Incoming:
 
     def discard(self) -> None:
         """Remove what was not kept."""
+        self._hash.close()
         self._file.close()
         self._path.unlink(missing_ok=True)
 

@@ -12,8 +12,9 @@ equivalent: 1 normalization folded; 2 -> 1 nodes
 equivalent: 1 normalization kept; 2 -> 2 nodes
 """
 
+from bnfold.equivalence.structure.signature import every_node
 from bnfold.testing.assertions import assert_folds, assert_left_alone, assert_survives
-from bnfold.testing.models import build, every_node, numbers
+from bnfold.testing.models import build, numbers
 from bnfold.testing.random_graphs import Case, seeded_case
 
 __all__ = [

@@ -1,13 +1,15 @@
 """Small models as one line of text."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper, parser
+from onnx import GraphProto, ModelProto, TypeProto, helper, numpy_helper, parser
+
+from bnfold.equivalence.structure.signature import every_node
 
 Array = NDArray[Any]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -75,12 +77,3 @@ def _free(body: GraphProto, outer: frozenset[str] = frozenset()) -> list[str]:
                 free.update(dict.fromkeys(_free(attribute.g, made)))
     free.update(dict.fromkeys(value.name for value in body.output if value.name not in made))
     return list(free)
-
-
-def every_node(body: Any) -> Iterator[NodeProto]:
-    """The nodes of a graph or function, nested bodies included."""
-    for node in body.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from every_node(attribute.g)

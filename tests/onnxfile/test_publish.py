@@ -564,3 +564,80 @@ def test_a_signal_right_after_any_system_call_leaves_nothing(
     assert outcomes[-1] == (False, True)
     assert (True, False) in outcomes
     assert len(outcomes) > 30
+
+
+# --- made in the workshop
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_model_that_was_made_in_the_workshop_is_moved_and_not_copied(tmp_path: Path, *, external: bool) -> None:
+    source, target = big(tmp_path / "in", external=external), tmp_path / "out" / "o.onnx"
+    target.parent.mkdir()
+    target.write_bytes(source.read_bytes())
+    target.chmod(0o640)
+    with Publication(target) as publication:
+        with publication.workshop() as folder:
+            made = shutil.copytree(source.parent, folder / "made") / source.name
+            nodes = {path.name: path.stat().st_ino for path in made.parent.iterdir()}
+            publication.write(read(made, strict_external_data=True), untouched=True, ours=True)
+            assert not made.exists()
+            assert publication.path.stat().st_ino == nodes["in.onnx"]
+        publication.publish()
+    assert {path.name for path in target.parent.iterdir()} == {"o.onnx"} | ({"in.data"} if external else set())
+    assert target.stat().st_ino == nodes["in.onnx"]
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    for path in target.parent.iterdir():
+        assert path.stat().st_nlink == 1  # onnx refuses data of two names
+    assert loaded(target) == loaded(source)
+
+
+def test_a_workshop_model_is_copied_where_files_get_no_second_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = big(tmp_path / "in", external=True), tmp_path / "o.onnx"
+
+    def refuse(*_paths: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with Publication(target) as publication:
+        with publication.workshop() as folder:
+            made = shutil.copytree(source.parent, folder / "made") / source.name
+            publication.write(read(made), untouched=True, ours=True)
+        publication.publish()
+    assert loaded(target) == loaded(source)
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "o.onnx", "in.data"}
+
+
+def test_a_workshop_model_is_written_anew_where_the_name_of_its_data_is_taken(tmp_path: Path) -> None:
+    source, target = big(tmp_path / "in", external=True), tmp_path / "o.onnx"
+    (tmp_path / "in.data").write_bytes(b"of somebody else")
+    with Publication(target) as publication:
+        with publication.workshop() as folder:
+            made = shutil.copytree(source.parent, folder / "made") / source.name
+            publication.write(read(made), untouched=True, ours=True)
+        publication.publish()
+    assert loaded(target) == loaded(source)
+    assert (tmp_path / "in.data").read_bytes() == b"of somebody else"
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith(".")]) == 0
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_the_next_bnfold_removes_the_workshop_of_one_that_was_killed(tmp_path: Path, *, written: bool) -> None:
+    source, target = big(tmp_path / "in", external=True), tmp_path / "out" / "o.onnx"
+    target.parent.mkdir()
+    program = f"""
+        import os, shutil, signal
+        from bnfold.onnxfile import Publication, read
+        with Publication({str(target)!r}) as publication, publication.workshop() as folder:
+            made = shutil.copytree({str(source.parent)!r}, folder / "made") / "in.onnx"
+            if {written}:
+                publication.write(read(made), untouched=True, ours=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert any(path.is_dir() for path in target.parent.iterdir())
+    with Publication(target):
+        pass
+    assert list(target.parent.iterdir()) == []

@@ -1,11 +1,14 @@
 """Parallel linear branches: what becomes one operator, and what stays because one precondition is broken."""
 
+import gc
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from bnfold.decisions import Action
 from bnfold.equivalence import Standing, prove
@@ -59,6 +62,11 @@ _CONSTANTS = {
     "one_out": numbers(1, 4, 1, 1),
     "gray1": numbers(1, 1, 1, 1),
     "gray4": numbers(4, 1, 1, 1),
+    "wide3": numbers(4, 6, 3, 3, seed=5),
+    "wide2": numbers(4, 6, 2, 2, seed=6),
+    "wide1": numbers(4, 6, 1, 1, seed=7),
+    "narrow3": numbers(6, 4, 3, 3, seed=7),
+    "each61": numbers(6, 1, 1, 1, seed=6),
     "each3": numbers(4, 1, 3, 3, seed=5),
     "each1": numbers(4, 1, 1, 1, seed=6),
     "twice3": numbers(12, 1, 3, 3, seed=5),
@@ -231,6 +239,104 @@ FOLDS = {
         Row("c = Conv(q, w3) p = AveragePool<kernel_shape=[3,3]>(q) y = Add(c, p)"),
         "Conv",
     ),
+    "a Pad in front": (
+        Row("p = Pad(q, ring) c = Conv(p, w3, b) d = Conv(q, w1, b2) s = Add(c, d) y = Add(s, q)"),
+        "Conv",
+    ),
+    "a Pad in front, strides": (
+        Row(
+            "p = Pad(q, ahead) c = Conv<strides=[2,2], pads=[0,0,1,1]>(p, w3) d = Conv<strides=[2,2]>(q, w1) "
+            "y = Add(c, d)"
+        ),
+        "Conv",
+    ),
+    "a Pad behind a pointwise kernel": (
+        Row("u = Conv(q, up1) p = Pad(u, ring) c = Conv(p, down3, b) d = Conv(q, w1) y = Add(c, d)"),
+        "Conv",
+    ),
+    "a padded kernel of one tap with a bias": (
+        Row("u = Conv<pads=[1,1,1,1]>(q, w1, b) c = Conv(u, w3, b2) d = Conv(q, w1) y = Add(c, d)"),
+        "Conv",
+    ),
+    "a difference": (Row(f"c = {_PADDED}(q, w3, b) d = Conv(q, w1, b2) y = Sub(c, d)"), "Conv"),
+    "the identity less a kernel": (Row(f"c = {_PADDED}(q, w3, b) y = Sub(q, c)"), "Conv"),
+    "a normalization less a kernel": (Row(f"d = {_PADDED}(q, w3) c = Identity(q) n = {_N1} y = Sub(n, d)"), "Conv"),
+    "differences of differences": (
+        Row(
+            f"c = {_PADDED}(q, w3, b) d = Conv(q, w1, b2) e = {_PADDED}(q, other3) s = Sub(d, e) t = Sub(c, s) "
+            "y = Sub(q, t)"
+        ),
+        "Conv",
+    ),
+    "something else less both": (
+        Row(f"z = Sigmoid(q) c = {_PADDED}(q, w3, b) d = Conv(q, w1, b2) s = Sub(z, c) y = Sub(s, d)"),
+        "Sigmoid Conv Sub",
+    ),
+    "one less the difference of something else and the other": (
+        Row(f"z = Sigmoid(q) c = {_PADDED}(q, w3, b) d = Conv(q, w1, b2) s = Sub(z, c) y = Sub(d, s)"),
+        "Sigmoid Conv Sub",
+    ),
+    "less a sum with something else in it": (
+        Row(f"z = Sigmoid(q) c = {_PADDED}(q, w3, b) d = Conv(q, w1, b2) s = Sum(z, d, q) y = Sub(c, s)"),
+        "Sigmoid Conv Sub",
+    ),
+    "a constant in a Sum": (Row(f"c = {_PADDED}(q, w3) d = Conv(q, w1, b) y = Sum(c, gain, d)"), "Conv Sum"),
+    "ConvTranspose": (
+        Row(
+            "c = ConvTranspose<pads=[1,1,1,1]>(q, wide3, b6) n = BatchNormalization(c, g6, h6, m6, v6) "
+            "d = ConvTranspose(q, wide1) y = Add(n, d)"
+        ),
+        "ConvTranspose",
+    ),
+    "ConvTranspose, the identity and a normalization": (
+        Row(
+            "d = ConvTranspose<pads=[1,1,1,1]>(q, w3, b) c = Identity(q) i = BatchNormalization(c, g, h, m, v) "
+            "e = ConvTranspose(q, w1) s = Add(d, e) t = Sub(s, q) y = Add(t, i)"
+        ),
+        "ConvTranspose",
+    ),
+    "ConvTranspose, strides": (
+        Row(
+            "c = ConvTranspose<pads=[1,1,1,1], strides=[2,2], output_padding=[1,1]>(q, wide3, b6) "
+            "d = ConvTranspose<strides=[2,2], output_padding=[1,1]>(q, wide1) y = Sub(d, c)"
+        ),
+        "ConvTranspose",
+    ),
+    "ConvTranspose, taps in place of output_padding": (
+        Row(
+            "c = ConvTranspose<strides=[2,2]>(q, wide2, b6) "
+            "d = ConvTranspose<strides=[2,2], output_padding=[1,1]>(q, wide1) y = Add(c, d)"
+        ),
+        "ConvTranspose",
+    ),
+    "ConvTranspose, output_padding of both": (
+        Row(
+            "c = ConvTranspose<strides=[3,3], output_padding=[1,1]>(q, wide2, b6) "
+            "d = ConvTranspose<strides=[3,3], output_padding=[2,2]>(q, wide1) y = Add(c, d)"
+        ),
+        "ConvTranspose",
+    ),
+    "ConvTranspose, groups": (
+        Row(
+            "c = ConvTranspose<pads=[1,1,1,1], group=3>(deep, trio3) d = ConvTranspose<group=6>(deep, each61, b6) "
+            "e = ConvTranspose<pads=[1,1,1,1]>(deep, deep3) s = Add(c, e) t = Add(s, d) y = Add(t, deep)"
+        ),
+        "ConvTranspose",
+    ),
+    "ConvTranspose, two in a row": (
+        Row(
+            "u = ConvTranspose(q, wide1) c = ConvTranspose<pads=[1,1,1,1]>(u, narrow3, b) e = ConvTranspose(c, w1) "
+            "d = ConvTranspose(q, w1, b2) y = Add(e, d)"
+        ),
+        "ConvTranspose",
+    ),
+    "ConvTranspose, one dimension, dilated": (
+        Row(
+            "c = ConvTranspose<pads=[2,2], dilations=[2]>(line, line3) d = ConvTranspose(line, line1, b) y = Add(c, d)"
+        ),
+        "ConvTranspose",
+    ),
+    "ConvTranspose, VALID": (Row('c = ConvTranspose<auto_pad="VALID">(q, w1, b) y = Add(c, q)'), "ConvTranspose"),
     "one dimension": (Row("c = Conv<pads=[1,1]>(line, line3) d = Conv(line, line1, b) y = Sum(c, line, d)"), "Conv"),
     "three dimensions": (
         Row("c = Conv<pads=[1,1,1,1,1,1]>(volume, volume3) d = Conv(volume, volume1, b) y = Add(c, d)"),
@@ -273,6 +379,14 @@ FOLDS = {
         Row("c = MatMul(tokens, k) d = Add(c, b5) e = MatMul(tokens, k2) f = Add(b15, e) y = Add(d, f)"),
         "MatMul Add",
     ),
+    "MatMul less another, with a bias": (
+        Row("c = MatMul(tokens, k) d = MatMul(tokens, k2) e = Add(d, b5) y = Sub(c, e)"),
+        "MatMul Add",
+    ),
+    "Gemm, transposed, and a matrix behind": (
+        Row("a = Gemm<transA=1>(square, k) c = Gemm(a, k2, b5) d = Gemm<transA=1>(square, k2) y = Sub(c, d)"),
+        "Gemm",
+    ),
     "MatMul and the identity": (Row("c = MatMul(tokens, k) d = Add(c, b5) y = Add(d, tokens)"), "MatMul Add"),
     "MatMul from the left": (
         Row("c = MatMul(k45, columns) d = MatMul(k45, columns) e = Add(d, gain4) y = Add(c, e)"),
@@ -287,6 +401,11 @@ FOLDS = {
     ),
 }
 _CONSTANTS["b6"] = numbers(6)
+_CONSTANTS["ring"] = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+_CONSTANTS["ahead"] = np.array([0, 0, 1, 1, 0, 0, 0, 0])
+_CONSTANTS["channel_behind"] = np.array([0, 0, 1, 1, 0, 2, 1, 1])
+_CONSTANTS["half"] = np.float32(0.5)
+_CONSTANTS["zero"] = np.float32(0)
 _CONSTANTS["gain4"] = numbers(4, 1)
 
 
@@ -333,6 +452,43 @@ LEFT_ALONE: dict[str, Row] = {
     "KERNELS_DIFFER: the identity is not transposed": Row("c = Gemm<transA=/0|1/>(square, k) y = Add(c, square)"),
     "KERNELS_DIFFER: one transposed, one not": Row(
         "c = Gemm<transA=/0|1/>(square, k) d = Gemm(square, k2) y = Add(c, d)"
+    ),
+    "KERNELS_DIFFER: matrices at both sides": Row(
+        "a = MatMul(even, k) c = MatMul(/a, k2|k2, a/) b = MatMul(even, k2) d = MatMul(/b, k|k, b/) y = Add(c, d)"
+    ),
+    "KERNELS_DIFFER: transposed twice": Row(
+        "a = Gemm<transA=1>(square, k) c = Gemm<transA=/0|1/>(a, k2) b = Gemm<transA=1>(square, k2) "
+        "d = Gemm<transA=/0|1/>(b, k) y = Add(c, d)"
+    ),
+    "KERNELS_DIFFER: Conv and ConvTranspose": Row("c = Conv(q, w1) d = /Conv|ConvTranspose/(q, w1, b) y = Add(c, d)"),
+    "KERNELS_DIFFER: ConvTranspose and an average": Row(
+        "c = /Conv|ConvTranspose/<pads=[1,1,1,1]>(q, w3) "
+        "p = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(q) y = Add(c, p)"
+    ),
+    "KERNELS_DIFFER: ConvTranspose of another size": Row(
+        "c = ConvTranspose(point, w1) d = ConvTranspose<pads=[1,1,1,/1|0/]>(point, w3) y = Add(c, d)"
+    ),
+    "KERNELS_DIFFER: ConvTranspose, SAME": Row(
+        'c = ConvTranspose(q, w1) d = ConvTranspose<auto_pad="/VALID|SAME_UPPER/">(q, w1) y = Add(c, d)'
+    ),
+    "KERNELS_DIFFER: ConvTranspose, a stated size": Row(
+        "c = ConvTranspose(q, w1) d = ConvTranspose</pads=[0,0,0,0]|output_shape=[6,7]/>(q, w1) y = Add(c, d)"
+    ),
+    "KERNELS_DIFFER: ConvTranspose spread twice": Row(
+        "a = ConvTranspose<pads=[1,1,1,1]>(q, w3) c = ConvTranspose<strides=[/1,1|2,2/]>(a, w1) "
+        "d = ConvTranspose<strides=[/1,1|2,2/]>(q, w1) y = Add(c, d)"
+    ),
+    "KERNELS_DIFFER: a Pad of channels": Row(
+        "p = Pad(q, /ring|channel_behind/) c = Conv(p, /w3|down3/) d = Conv(q, w1) y = Add(c, d)"
+    ),
+    "SHIFT_BLOCKED: a bias in front of ConvTranspose": Row(
+        "u = ConvTranspose(q, w1/|, b/) c = ConvTranspose<pads=[1,1,1,1]>(u, w3) d = ConvTranspose(q, w1) y = Add(c, d)"
+    ),
+    "PADDED_BORDER: a Pad with another number": Row(
+        "p = Pad(q, ring, /zero|half/) c = Conv(p, w3) d = Conv(q, w1) y = Add(c, d)"
+    ),
+    "MORE_NODES: something that is subtracted would be left": Row(
+        f"z = Sigmoid(q) c = {_PADDED}(q, w3) s = Sub(q, /c|z/) y = Sub(s, /z|c/)"
     ),
     "MORE_WORK: a row and a column": Row(
         "c = Conv<pads=[/1|0/,1,/1|0/,1]>(q, /w3|across/) d = Conv<pads=[1,0,1,0]>(q, down) y = Add(c, d)"
@@ -428,3 +584,42 @@ def test_operands_that_do_not_fit_are_left_alone() -> None:
     model = model_of(Row("c = Gemm(flat, k) d = Gemm(flat, k2) y = Add(c, d)"))
     del model.graph.node[1].input[1:]
     assert not optimized(model).modified
+
+
+def test_large_weights_are_added_up_when_they_are_written(tmp_path: Path) -> None:
+    """What the passes keep is less than one of the weights that they merge."""
+    channels, blocks = 96, 4
+    constants = {
+        "gain": numbers(channels, 1, 1, seed=1),
+        **{f"three{n}": numbers(channels, channels, 3, 3, seed=n + 2) for n in range(blocks)},
+        **{f"one{n}": numbers(channels, channels, 1, 1, seed=n + 9) for n in range(blocks)},
+        "b": numbers(channels, seed=3),
+    }
+    text, value = "", "x"
+    for n in range(blocks):
+        text += (
+            f"c{n} = {_PADDED}({value}, three{n}, b) d{n} = Conv({value}, one{n}) m{n} = Mul({value}, gain) "
+            f"s{n} = Add(c{n}, d{n}) t{n} = Sub(s{n}, m{n}) r{n} = Relu(t{n}) "
+        )
+        value = f"r{n}"
+    model = Row(text + f"y = Identity({value})", {"x": f"float[N,{channels},3,3]"}, constants).model()
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.bin", size_threshold=1024)
+    file = read(path)
+    scopes = Model(file)
+    tracemalloc.start()
+    try:
+        run_passes(scopes, default_passes(PassOptions()))
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < constants["three0"].nbytes
+    done = to_proto(file)
+    assert [node.op_type for node in done.graph.node] == ["Conv", "Relu"] * blocks + ["Identity"]
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in done.graph.initializer}
+    for n in range(blocks):
+        expected = constants[f"three{n}"].astype(np.float64)
+        expected[:, :, 1, 1] += constants[f"one{n}"].astype(np.float64)[:, :, 0, 0]
+        expected[:, :, 1, 1] -= np.diag(constants["gain"].astype(np.float64).reshape(-1))
+        assert (weights[f"three{n}"] == expected.astype(np.float32)).all(), "rounded once"

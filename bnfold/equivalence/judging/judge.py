@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
 from bnfold.equivalence.judging.instruments import SHAKES, Originals, ShakenRuns, Truths
-from bnfold.equivalence.judging.noise import FEW, Noise, noise, shaken_noise
+from bnfold.equivalence.judging.noise import FEW, Noise, are_jumps, noise, shaken_noise
 from bnfold.equivalence.judging.run_plan import THOROUGH, RunPlan
 from bnfold.equivalence.judging.sentences import conditioning
 from bnfold.equivalence.judging.tolerance import Rule
@@ -26,6 +26,8 @@ _HOPELESS = 1000.0
 """A candidate that is off this many times as far as two shaken copies is judged without further ones."""
 
 
+_JUMP_SHAKES = 16
+"""A value that lies at a tie within rounding crosses it in perhaps one shaken copy of three."""
 _FEWEST = 16
 """An output with fewer elements than this may move by little by luck, so that more copies are asked."""
 
@@ -216,7 +218,9 @@ class Judge:
             return None
         runs = self._shaken_runs(finding.setting)
         found, made_in = None, finding.measurement.made_in
-        for shakes in range(1, SHAKES * (2 if finding.candidate.size < _FEWEST else 1) + 1):
+        jumps = are_jumps(original, finding.candidate)
+        most = _JUMP_SHAKES if jumps else SHAKES * (2 if finding.candidate.size < _FEWEST else 1)
+        for shakes in range(1, most + 1):
             moved = runs.moved(finding.answer, finding.value, shakes)
             found = shaken_noise(original, finding.candidate, moved, made_in)
             if found is not None and not found.agrees and found.original_max <= found.floor:
@@ -224,7 +228,7 @@ class Judge:
                 found = shaken_noise(original, finding.candidate, moved, made_in, runs.elsewhere(finding.value, shakes))
             if found is None or found.agrees:
                 return found
-            if shakes > 1 and found.candidate_max > _HOPELESS * (found.original_max + found.floor):
+            if shakes > 1 and not jumps and found.candidate_max > _HOPELESS * (found.original_max + found.floor):
                 return found
         return found
 

@@ -24,6 +24,9 @@ _BELIEVED = 8.0
 FEW = 256
 """An output with fewer elements than this may have a small error by luck, so other feeds are asked as well."""
 
+_JUMP = 64.0
+"""Of the rounding of the largest value: what is off by more than this has jumped, where the others have not."""
+
 
 class Instrument(StrEnum):
     """The instrument that the noise was measured with."""
@@ -196,6 +199,21 @@ def shaken_noise(
         floor=max((max(facts.unit * scale, facts.tiny) for facts in units), default=0.0),
         instrument=Instrument.SHAKEN,
     )
+
+
+def are_jumps(reference: Array, candidate: Array) -> bool:
+    """Whether a few elements differ by far and all others hardly, as behind a rounding to steps with a near tie."""
+    facts = rounding_of(reference.dtype)
+    if facts is None or reference.shape != candidate.shape:
+        return False
+    with np.errstate(all="ignore"):
+        was, now = reference.astype(np.float64), candidate.astype(np.float64)
+        known = np.isfinite(was) & np.isfinite(now)
+        error = np.abs(now - was)[known]
+    if not error.size:
+        return False
+    floor = max(facts.unit * float(np.abs(was[known]).max()), facts.tiny)
+    return int(np.count_nonzero(error > _JUMP * floor)) <= max(1, error.size // 100)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from bnfold.equivalence.numbers.element_types import Array, Feed, is_float, rounding
 from bnfold.equivalence.operators import operator_of
-from bnfold.equivalence.structure.signature import every_node
+from bnfold.equivalence.structure.signature import bodies, every_node
 from bnfold.errors import ModelError
 from bnfold.onnxfile import OnnxFile, to_proto
 
@@ -163,14 +163,10 @@ def _is_narrow(elem_type: int) -> bool:
         return False
 
 
-def _all_graphs(model: ModelProto) -> list[GraphProto]:
-    graphs = [model.graph]
+def _all_graphs(model: ModelProto) -> Iterable[GraphProto]:
+    yield model.graph
     for node in _all_nodes(model):
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                graphs.append(attribute.g)
-            graphs.extend(attribute.graphs)
-    return graphs
+        yield from bodies(node)
 
 
 def _all_nodes(model: ModelProto) -> Iterable[NodeProto]:

@@ -63,10 +63,11 @@ def shaken_model(original: OnnxFile, seed: int) -> Iterator[Path]:
 def shaken_feed(feed: Feed, seed: int) -> Feed:
     """The feed with every float moved to a neighbour by `seed`."""
     generator = np.random.default_rng([seed, 0xFEED])
-    return {name: _shaken(array, generator) for name, array in feed.items()}
+    return {name: shaken_array(array, generator) for name, array in feed.items()}
 
 
-def _shaken(array: Array, generator: np.random.Generator) -> Array:
+def shaken_array(array: Array, generator: np.random.Generator) -> Array:
+    """`array` with every finite float but zero moved to the next one of its type; itself where it holds no floats."""
     kind = _BITS.get(array.dtype.name)
     if kind is None or _is_count(array):
         return array
@@ -120,7 +121,7 @@ def _shake_attribute(attribute: AttributeProto, generator: np.random.Generator) 
     if attribute.name not in {"value_float", "value_floats"}:
         return
     floats = [attribute.f] if attribute.name == "value_float" else attribute.floats
-    moved = _shaken(np.array(floats, np.float32), generator)
+    moved = shaken_array(np.array(floats, np.float32), generator)
     if attribute.name == "value_float":
         attribute.f = float(moved[0])
     else:

@@ -8,8 +8,8 @@ import inspect
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from bnfold.equivalence.numbers.float64 import Unknowable, widened
 from bnfold.equivalence.runtime.opening import Setting
 from bnfold.equivalence.runtime.references import Truth
 from bnfold.equivalence.runtime.sessions import RunFailed
+from bnfold.equivalence.runtime.shaken_model import shaken_array
 from bnfold.equivalence.structure.given_model import GivenModel
 from bnfold.equivalence.structure.signature import Source, signature_of
 
@@ -127,9 +128,16 @@ class ModuleReference:
 
         return evaluate
 
-    def shaken(self, seed: int) -> "AbstractContextManager[None]":  # noqa: ARG002 - a copy in its own types could
-        """Not possible: a module computes in types that are its own affair, and has its truth."""
-        return nullcontext()
+    @contextmanager
+    def shaken(self, seed: int) -> "Iterator[ModuleReference | None]":
+        """A copy in the module's own types: one with float16 inside has no truth. None where it cannot be copied."""
+        try:
+            moved = copy.deepcopy(self.module)
+        except Exception:  # noqa: BLE001 - a module may refuse to be copied in any way it likes
+            yield None
+            return
+        _move_to_neighbours(moved, seed)
+        yield replace(self, module=moved)
 
 
 def _ones(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> Feed:
@@ -148,6 +156,20 @@ def _shake(module: "Module", wide: "Module", seed: int) -> None:
                 continue
             signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
             value.mul_(1 + signs * (torch.finfo(stored.dtype).eps / 2))
+
+
+def _move_to_neighbours(module: "Module", seed: int) -> None:
+    """Move every float that `module` stores to the next one of its type, up or down by `seed`."""
+    import torch
+
+    generator = np.random.default_rng([seed, 0x5AFE])
+    with torch.no_grad():
+        for stored in (*module.parameters(), *module.buffers()):
+            if not stored.is_floating_point():
+                continue
+            (array,) = _flat(stored)
+            value = _tensor(shaken_array(array, generator))
+            stored.copy_(value)
 
 
 @contextmanager
@@ -195,15 +217,10 @@ class _Evaluated:
         return dict(zip((*self._outputs, *extra), arrays, strict=False))
 
     def _tensor(self, name: str, array: Array) -> Any:
-        import torch
-
         if array.dtype.kind in "OSU":
             raise RunFailed(f"input {name!r} is text, which PyTorch has no tensors of")
-        copied = np.array(array, order="C")
         try:
-            if array.dtype == _BFLOAT16:
-                return torch.from_numpy(copied.view(np.int16)).view(torch.bfloat16).to(self._device)
-            return torch.from_numpy(copied).to(self._device)
+            return _tensor(array).to(self._device)
         except TypeError as error:
             raise RunFailed(f"input {name!r} is {array.dtype.name}, which PyTorch does not take from numpy") from error
 
@@ -215,6 +232,16 @@ def _keywords(module: "Module") -> set[str]:
     except ValueError:
         return set()
     return {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+
+
+def _tensor(array: Array) -> Any:
+    """A tensor with a copy of `array`. Raises TypeError for a type that PyTorch does not take from numpy."""
+    import torch
+
+    copied = np.array(array, order="C")
+    if array.dtype == _BFLOAT16:
+        return torch.from_numpy(copied.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(copied)
 
 
 def _flat(result: Any) -> Iterator[Array]:

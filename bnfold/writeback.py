@@ -8,6 +8,7 @@ import ctypes
 from functools import cache
 from typing import Any
 
+WRITEBACK_STEP = 8 << 20  # bytes that are worth a call
 SYNC_FILE_RANGE_WRITE = 2  # <linux/fs.h>: start the writing of dirty pages that are not being written yet
 
 
@@ -16,6 +17,20 @@ def start_writeback(descriptor: int, offset: int, nbytes: int) -> None:
     function = _sync_file_range()
     if function is not None:
         function(descriptor, offset, nbytes, SYNC_FILE_RANGE_WRITE)
+
+
+class Writeback:
+    """An open file that is written from its beginning to its end and moves to its disk meanwhile."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._started = 0
+
+    def advance(self, nbytes: int) -> None:
+        """The first `nbytes` bytes are there."""
+        if nbytes - self._started >= WRITEBACK_STEP:
+            start_writeback(self._descriptor, self._started, nbytes - self._started)
+            self._started = nbytes
 
 
 @cache
