@@ -82,6 +82,9 @@ class Graph:
         self.body = body
         self.parent = parent
         self.scope = scope
+        # It imports the operator sets that count here, in bodies nested in it too; None: the model does.
+        self.function: FunctionProto | None
+        self.function = body if isinstance(body, FunctionProto) else None if parent is None else parent.function
         self._nodes: dict[int, NodeProto] = {id(node): node for node in body.node}
         self._before: dict[int, list[NodeProto]] = {}
         self._after: dict[int, list[NodeProto]] = {}
@@ -111,7 +114,7 @@ class Graph:
                 self._producers[output] = node
         self._producers.pop("", None)  # an output that is left out is no value that an absent input could read
         self._defined.update(self._producers)
-        self.opset = model.opset(body if isinstance(body, FunctionProto) else None)
+        self.opset = model.opset(self.function)
 
     # ------------------------------------------------------------------ questions
 
