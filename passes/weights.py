@@ -19,7 +19,6 @@ from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor, number, numbers
 from bnfold.passes.affine import Affine, Vector
 from bnfold.passes.step import NewAttribute, NewConstant, Step, constant_input, stored_vector
 
-
 FEW_BYTES = 64
 """Constants up to this size are stored as what is computed from them, in a wider type too."""
 
