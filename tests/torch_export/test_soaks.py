@@ -24,7 +24,10 @@ import bnfold
 from bnfold.errors import BnfoldError
 from tests.architectures import ARCHITECTURES, UNSUPPORTED, export_module, trained
 
-pytestmark = pytest.mark.soak
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning"),  # LeViT keeps tensors of a call
+]
 MOST = 4.0
 FEEDS = 3
 """Feeds that a module and its file are compared on; the error is that of all of them."""
