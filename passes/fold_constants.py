@@ -117,6 +117,10 @@ class _Known:
                 break
             waiting = later
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return any(self._judged.values())
+
     def is_known(self, graph: Graph, value: str) -> bool:
         """Whether the constant `value`, which a node of `graph` makes, is known to the bit."""
         return self._judged.get(_Value(id(graph), value), False)
@@ -232,7 +236,7 @@ class _Plan:
         self.dead: dict[int, tuple[Graph, NodeProto]] = {}  # by identity, readers before what they read
         self._groups: dict[_Value, _Group] = {}
         self._unread: dict[_Value, int] = defaultdict(int)
-        for graph in model.graphs:
+        for graph in model.graphs if known else ():
             for node in graph.nodes():
                 if _may_be_known(node) and self._goes(graph, node):
                     self._store_outputs(graph, node)

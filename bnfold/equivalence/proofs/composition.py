@@ -721,7 +721,7 @@ def _conv(call: _Call) -> dict[str, Linear]:
     pads = call.integers("pads", [0] * 2 * rank) if auto_pad == "NOTSET" else ()
     facts = (auto_pad, pads, call.integers("strides", [1] * rank), call.integers("dilations", [1] * rank))
     outputs = weights.shape[0]
-    if outputs % group:
+    if group < 1 or outputs % group:
         raise Uncomposed("channels that do not divide into groups")
 
     def per_input(vector: Array) -> Array:
@@ -767,7 +767,7 @@ def _conv_transpose(call: _Call) -> dict[str, Linear]:
         call.integers("output_padding", [0] * rank),
         call.integers("output_shape", ()),
     )
-    if weights.shape[0] % group:
+    if group < 1 or weights.shape[0] % group:
         raise Uncomposed("channels that do not divide into groups")
     if scale is not None:
         if scale.ndim and scale.size != weights.shape[0]:
