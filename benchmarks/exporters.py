@@ -32,6 +32,7 @@ _KERAS = """
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+        model(np.zeros((1, 64, 64, 3), "float32"))
         model.export(f"{{sys.argv[1]}}/{{name}}.onnx", format="onnx", verbose=False)
 """
 _TF2ONNX = """

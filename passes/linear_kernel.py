@@ -261,32 +261,21 @@ def identity(channels: int, axes: int) -> Kernel:
 
 
 def read_conv(node: NodeProto, graph: Graph) -> Kernel:
-    """A Conv with stored weights. Raises `Refused`."""
-    weight = stored_weight(node, 1, graph)
+    """A Conv with stored weights [Cout, Cin / group, *taps], or a ConvTranspose with [Cin, Cout / group, *taps].
+
+    Raises `Refused`.
+    """
+    weight, transposed = stored_weight(node, 1, graph), node.op_type == "ConvTranspose"
     group = number(node, "group", 1)
     if len(weight.shape) < 3 or 0 in weight.shape or group < 1 or weight.shape[0] % group:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}, group {group}")
     windows = read_windows(node, weight.shape[2:], graph)
-    bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise Refused(Reason.WEIGHT_SHAPE, f"bias {node.input[2]!r} has shape {list(bias.shape)}")
-    shift = np.zeros(weight.shape[0]) if bias is None else bias.exact()
-    return _kernel(_lazy(weight.shape, weight.exact), shift, group, windows, weight.size)
-
-
-def read_conv_transpose(node: NodeProto, graph: Graph) -> Kernel:
-    """A ConvTranspose with stored weights [Cin, Cout / group, *taps]. Raises `Refused`."""
-    weight = stored_weight(node, 1, graph)
-    group = number(node, "group", 1)
-    if len(weight.shape) < 3 or 0 in weight.shape or group < 1 or weight.shape[0] % group:
-        raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}, group {group}")
-    windows = read_windows(node, weight.shape[2:], graph)
-    values = turned(weight, group)
+    values = turned(weight, group) if transposed else _lazy(weight.shape, weight.exact)
     bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
     if bias is not None and bias.shape != values.shape[:1]:
         raise Refused(Reason.WEIGHT_SHAPE, f"bias {node.input[2]!r} has shape {list(bias.shape)}")
     shift = np.zeros(values.shape[0]) if bias is None else bias.exact()
-    return replace(_kernel(values, shift, group, windows, weight.size), transposed=True)
+    return replace(_kernel(values, shift, group, windows, weight.size), transposed=transposed)
 
 
 def turned(weight: Tensor, group: int) -> Tensor:

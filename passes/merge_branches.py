@@ -28,7 +28,6 @@ from bnfold.passes.linear_kernel import (
     identity,
     read_average_pool,
     read_conv,
-    read_conv_transpose,
     read_gemm,
     read_matmul,
     read_pad,
@@ -392,7 +391,7 @@ def read_linear(node: NodeProto, graph: Graph) -> Kernel:
         return read_gemm(node, graph)
     if node.op_type == "MatMul":
         return read_matmul(node, graph)
-    return read_conv_transpose(node, graph) if node.op_type == "ConvTranspose" else read_conv(node, graph)
+    return read_conv(node, graph)
 
 
 # ---------------------------------------------------------------------- the one operator
