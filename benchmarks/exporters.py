@@ -29,9 +29,8 @@ _KERAS = """
     rng = np.random.default_rng(0)
     for name in ("MobileNetV2", "MobileNetV3Small"):
         model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=10)
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+        for layer in model.layers:  # statistics, and biases, which are zeros at first
+            layer.set_weights([rng.uniform(0.5, 1.5, w.shape) if w.ndim == 1 else w for w in layer.get_weights()])
         model(np.zeros((1, 64, 64, 3), "float32"))
         model.export(f"{{sys.argv[1]}}/{{name}}.onnx", format="onnx", verbose=False)
 """

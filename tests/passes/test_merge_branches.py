@@ -561,7 +561,11 @@ _TWO = Row(f"c = {_PADDED}(q, w3) d = Conv(q, w1) y = Add(c, d)")
 
 @pytest.mark.parametrize(
     ("code", "options"),
-    [("KEPT_ON_REQUEST", {"keep": ("d*",)}), ("ROLLED_BACK", {"forbidden": frozenset({("", "d")})})],
+    [
+        ("KEPT_ON_REQUEST", {"keep": ("d*",)}),
+        ("ROLLED_BACK", {"forbidden": frozenset({("", "d")})}),
+        ("ROLLED_BACK", {"forbidden": frozenset({("", "y")})}),
+    ],
 )
 def test_what_was_asked_to_stay_stays(code: str, options: dict[str, Any]) -> None:
     done = optimized(model_of(_TWO), **options)
