@@ -95,6 +95,15 @@ def raised_in(name: str, made_in: Any) -> Iterator[None]:
         raise UsageError(f"the pass {name} raised {said}{_line_of(error, made_in)}") from error
 
 
+def made_at(made_in: Any) -> str:
+    """`` (FILE, line N)``: where a function begins; "" where that is not known."""
+    try:
+        function = inspect.unwrap(made_in)
+        return f" ({inspect.getsourcefile(function)}, line {inspect.getsourcelines(function)[1]})"
+    except (TypeError, OSError):
+        return ""
+
+
 def _line_of(error: Exception, made_in: Any) -> str:
     """`` (FILE, line N)``: the innermost line in the file of the pass, else the innermost at all."""
     frames = traceback.extract_tb(error.__traceback__)

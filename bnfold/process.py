@@ -4,9 +4,12 @@ import ctypes
 import gc
 import os
 
-_M_MMAP_THRESHOLD = -3
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _LARGE = 1 << 20
+_LARGEST_REUSED = 32 << 20
+"""glibc allows no more."""
 _owned = False
+_libc = ctypes.CDLL(None)
 _BETWEEN_COLLECTIONS = 20_000
 """Objects more than there were, before Python looks for cycles: what a command makes lives until its end anyway."""
 
@@ -42,6 +45,27 @@ def give_back_memory() -> None:
     By default glibc keeps blocks below a threshold that grows with what was freed (mallopt(3), M_MMAP_THRESHOLD), so
     the weights of one session would still be there while the next is open.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    _mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
+def reuse_memory() -> None:
+    """Keep freed blocks of up to 32 MiB for what comes next, until `trim`, where the C library is glibc.
+
+    Making a session copies each weight several times. Where each copy is memory that the system has to clear, that
+    takes longer than the copying.
+    """
+    _mallopt(_M_MMAP_THRESHOLD, _LARGEST_REUSED)
+    _mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_REUSED)
+
+
+def trim() -> None:
+    """Give back what is free, where the C library is glibc."""
+    malloc_trim = getattr(_libc, "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _mallopt(parameter: int, value: int) -> None:
+    mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(parameter, value)

@@ -194,7 +194,11 @@ def _repetition(node: NodeProto, axis: int, graph: Graph) -> Callable[[int], Ind
             "asymmetric",
             "floor",
         )
-        if text(node, "mode", "nearest") != "nearest" or not even or not size or made % size:
+        stretched = text(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
+        whole = size > 0 and made % size == 0 and stretched
+        if whole and _stated_scale(node, axis, graph) not in (None, made // size):  # 2 times 1.1 are 2 of the first
+            whole = False
+        if text(node, "mode", "nearest") != "nearest" or not even or not whole:
             raise Refused(Reason.NOT_PER_CHANNEL, f"{graph.known_as(node)} mixes what lies along axis {axis}")
         return np.arange(made) // (made // size)
 
@@ -209,13 +213,20 @@ def _stretches(node: NodeProto, axis: int, graph: Graph) -> bool:
         return False
     if text(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
         return True
+    return _stated_scale(node, axis, graph) not in (None, 1)
+
+
+def _stated_scale(node: NodeProto, axis: int, graph: Graph) -> float | None:
+    """The scale that `node` states for `axis`; None where it states sizes or leaves it alone. Raises `Refused`."""
+    rank = known_rank(graph, node.input[0])
+    axes = [other % rank for other in numbers(node, "axes", range(rank))]
     position = 2 if graph.opset >= 11 else 1
-    scales = numbers(node, "scales")
+    scales = [float(scale) for scale in numbers(node, "scales")]
     if position < len(node.input) and node.input[position]:
         scales = constant_input(node, position, graph, Reason.SHAPE_UNKNOWN).numpy().reshape(-1).tolist()
     if len(scales) not in (0, len(axes)):
         raise Refused(Reason.MALFORMED, f"{graph.known_as(node)} has {len(scales)} scales")
-    return bool(scales) and scales[axes.index(axis)] != 1
+    return scales[axes.index(axis)] if scales and axis in axes else None
 
 
 # ---------------------------------------------------------------------- types

@@ -379,7 +379,7 @@ def _growth(plan: Plan, graph: Graph) -> str:
 def _with_siblings(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewrite:
     """With the runs that read other parts of the same value: what makes that takes all of them up."""
     try:
-        value, maker, runs, affine = family(run, graph)
+        value, maker, runs, affine, is_whole = family(run, graph)
     except fold.DO_NOT_FIT as error:
         raise Refused(Reason.MALFORMED, f"what reads parts of {run.first.node.input[run.first.data]!r}") from error
     if not any(each.first.node is run.first.node for each in runs):
@@ -389,8 +389,9 @@ def _with_siblings(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewr
     for each, possible in zip(runs, toward_producer, strict=True):
         if not possible:
             _require_bypass(each.members, graph)
-    if plan.adds:
-        raise Refused(Reason.MORE_NODES)
+    saved = sum(each.size for each in runs) - len(plan.adds)
+    if plan.adds and (saved < 1 or not is_whole or graph.opset < 7):
+        raise Refused(Reason.MORE_NODES, f"an Add behind {graph.known_as(maker)}")
 
     def apply() -> tuple[str, ...]:
         targets = _labels(plan, graph)
@@ -401,7 +402,7 @@ def _with_siblings(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewr
         return targets
 
     others = tuple(each for each in runs if each.first.node is not run.first.node)
-    return Rewrite(Action.FOLDED, sum(each.size for each in runs), apply, siblings=others)
+    return Rewrite(Action.FOLDED, saved, apply, siblings=others)
 
 
 def _scale_into_producers(run: Run, graph: Graph, search: Callable[[], Search]) -> Rewrite:

@@ -25,6 +25,8 @@ Arrays = Sequence[NDArray[Any]]
 
 # A value costs at most so many bytes more than what becomes dead with it.
 _GROWTH_BYTES = 1024
+# Larger constants are weights that somebody stored small: they stay so.
+_FEW_BYTES = 64
 # What a tensor or a node takes in a file beside its numbers and its name.
 _OVERHEAD_BYTES = 16
 # Values that are too large for what becomes dead stay, and with them what computes them, which others read then.
@@ -157,9 +159,9 @@ def _may_be_known(node: NodeProto) -> bool:
 
 
 def _is_worth_computing(graph: Graph, node: NodeProto) -> bool:
-    """A conversion of many numbers to a wider type is not: it would not be stored."""
+    """A conversion of many numbers to a wider type is not: they were stored small."""
     data = graph.constant(node.input[0]) if node.op_type in ("Cast", "CastLike") else None
-    if data is None or data.nbytes <= _GROWTH_BYTES:
+    if data is None or data.nbytes <= _FEW_BYTES:
         return True
     target = graph.dtype(node.output[0])
     return target is not None and target.itemsize <= data.dtype.itemsize

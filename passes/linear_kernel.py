@@ -9,7 +9,9 @@ is one of a single tap.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -69,11 +71,12 @@ class Window(NamedTuple):
 class Kernel:
     """`weight`: [Cout, Cin / group, *taps]; `bias`: [Cout]; both float64. `windows`: one for each spatial axis.
 
+    A large weight is computed anew each time that somebody looks: what is merged is held by the file it came from.
     `work`: the multiplications for each output position (of a transposed one: input position) that the operators it was
     read from do. `magnitude`: the largest weight of each output channel among those it was added up from, [Cout].
     """
 
-    weight: NDArray[np.float64]
+    weight: Tensor
     bias: Vector
     group: int
     windows: tuple[Window, ...]
@@ -105,22 +108,20 @@ class Kernel:
             if not outer.transposed and any(pad for w in outer.windows for pad in w.pads):
                 raise Refused(Reason.PADDED_BORDER, "a shift in front of it")
         group = math.gcd(self.group, outer.group)
-        first, second = self.regrouped(group), outer.regrouped(group)
-        taps = max(first.shape[2:], second.shape[2:], key=math.prod)
-        b = second.reshape(group, outer.channels[1] // group, self.channels[1] // group, -1)
-        a = first.reshape(group, self.channels[1] // group, first.shape[1], -1)
-        if inner_is_single:  # the taps of one of them are 1
-            weight = np.einsum("gmi,gomt->goit", a[..., 0], b, optimize=True)
-        else:
-            weight = np.einsum("gmit,gom->goit", a, b[..., 0], optimize=True)
-        shift = np.einsum("gm,gomt->go", self.bias.reshape(group, -1), b, optimize=True).reshape(-1)
+        shift = outer.bias
+        if self.bias.any():
+            whole = _regrouped(outer.weight.exact(), outer.group, group)
+            blocks = whole.reshape(group, outer.channels[1] // group, self.channels[1] // group, -1)
+            shift = shift + np.einsum("gm,gomt->go", self.bias.reshape(group, -1), blocks, optimize=True).reshape(-1)
         pairs = zip(self.windows, outer.windows, strict=True)
         if inner_is_single:  # zeros that the one adds are as good as those of the other
             windows = tuple(theirs.behind(mine) for mine, theirs in pairs)
         else:
             windows = tuple(mine._replace(stride=mine.stride * theirs.stride) for mine, theirs in pairs)
-        shape = (outer.channels[1], first.shape[1], *taps)
-        both = _kernel(weight.reshape(shape), shift + outer.bias, group, windows, self.work + outer.work)
+        taps = tuple(window.taps for window in windows)
+        shape = (outer.channels[1], self.channels[0] // group, *taps)
+        weight = _lazy(shape, partial(_in_a_row, self.weight, outer.weight, self.group, outer.group))
+        both = _kernel(weight, shift, group, windows, self.work + outer.work)
         return replace(both, transposed=self.transposed or outer.transposed)
 
     def mapped(self, affine: Affine, graph: Graph) -> "Kernel":
@@ -129,24 +130,20 @@ class Kernel:
         node = NodeProto(op_type=op_type, input=["", "weight", "bias"])
         if not self.windows:
             node.attribute.add(name="transB", i=1, type=AttributeProto.INT)
-        stored = {"weight": _float64(self.weight), "bias": _float64(self.bias)}
-        (step,) = ABSORB_OUTPUT[op_type](node, 0, affine, graph.sketch(stored))
-        new = {position: tensor.exact() for _, position, tensor in step.constants}
-        work = self.work + self.channels[1]
-        mapped = _kernel(new.get(1, self.weight), new.get(2, self.bias), self.group, self.windows, work)
-        return replace(mapped, transposed=self.transposed)
+        bias = Tensor.of(self.bias, _FLOAT64)
+        (step,) = ABSORB_OUTPUT[op_type](node, 0, affine, graph.sketch({"weight": self.weight, "bias": bias}))
+        new = {position: tensor for _, position, tensor in step.constants}
+        return replace(
+            self,
+            weight=new.get(1, self.weight),
+            bias=new.get(2, bias).exact(),
+            work=self.work + self.channels[1],
+            magnitude=self.magnitude * np.abs(affine.scale.reshape(-1)),
+        )
 
     def negated(self) -> "Kernel":
         """This kernel times -1."""
-        return replace(self, weight=-self.weight, bias=-self.bias)
-
-    def regrouped(self, group: int) -> NDArray[np.float64]:
-        """The weight for fewer groups, with zeros where an output channel did not read: [Cout, Cin / group, *taps]."""
-        if group == self.group:
-            return self.weight
-        weight = np.zeros((self.weight.shape[0], self.channels[0] // group, *self.weight.shape[2:]))
-        _add(weight, group, self, (slice(None),) * len(self.windows))
-        return weight
+        return replace(self, weight=self.weight.scaled(np.full(1, -1.0), 0), bias=-self.bias)
 
     # ------------------------------------------------------------------ two side by side
 
@@ -162,33 +159,75 @@ class Kernel:
         shape = (self.channels[1], self.channels[0] // group, *(window.taps for window in windows))
         if math.prod(shape) > self.work + other.work:
             raise Refused(Reason.MORE_WORK, f"{math.prod(shape)} instead of {self.work} and {other.work}")
-        weight = np.zeros(shape)
-        for kernel in (self, other):
-            _add(weight, group, kernel, tuple(map(_places, kernel.windows, windows)))
-        both = _kernel(weight, self.bias + other.bias, group, windows, weight.size)
-        transposed = self.transposed or other.transposed
-        return replace(both, magnitude=np.maximum(self.magnitude, other.magnitude), transposed=transposed)
+        parts = [(each.weight, each.group, tuple(map(_places, each.windows, windows))) for each in (self, other)]
+        return Kernel(
+            _lazy(shape, partial(_side_by_side, parts, shape, group)),
+            self.bias + other.bias,
+            group,
+            windows,
+            math.prod(shape),
+            np.maximum(self.magnitude, other.magnitude),
+            self.transposed or other.transposed,
+        )
 
 
-def _kernel(weight: NDArray[np.float64], bias: Vector, group: int, windows: tuple[Window, ...], work: int) -> Kernel:
-    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), initial=0.0)
-    return Kernel(weight, bias, group, windows, work, largest)
+def _kernel(weight: Tensor, bias: Vector, group: int, windows: tuple[Window, ...], work: int) -> Kernel:
+    return Kernel(weight, bias, group, windows, work, weight.magnitude(0))
 
 
-def _float64(values: NDArray[np.float64]) -> Tensor:
-    return Tensor.of(values, np.dtype(np.float64))
+# ---------------------------------------------------------------------- weights as numbers
+
+Array = NDArray[np.float64]
+_FLOAT64 = np.dtype(np.float64)
 
 
-def _add(weight: NDArray[np.float64], group: int, kernel: Kernel, places: tuple[slice, ...]) -> None:
-    """Add the weights of `kernel` to those of fewer groups, at `places` of the spatial axes."""
-    fewer = kernel.group // group
+def _lazy(shape: tuple[int, ...], make: Callable[[], Array]) -> Tensor:
+    return Tensor.made(shape, _FLOAT64, make)
+
+
+def _in_a_row(inner: Tensor, outer: Tensor, inner_group: int, outer_group: int) -> Array:
+    """The weight of two kernels in a row, of which the taps of one are 1: [Cout, Cin / group, *taps]."""
+    group = math.gcd(inner_group, outer_group)
+    first, second = _regrouped(inner.exact(), inner_group, group), _regrouped(outer.exact(), outer_group, group)
+    between, made = first.shape[0] // group, second.shape[0] // group
+    taps = max(first.shape[2:], second.shape[2:], key=math.prod)
+    a = first.reshape(group, between, first.shape[1], -1)
+    b = second.reshape(group, made, between, -1)
+    if a.shape[3] == 1:
+        weight: Array = np.einsum("gmi,gomt->goit", a[..., 0], b, optimize=True)
+    else:
+        weight = np.einsum("gmit,gom->goit", a, b[..., 0], optimize=True)
+    whole: Array = weight.reshape(second.shape[0], first.shape[1], *taps)
+    return whole
+
+
+def _regrouped(weight: Array, group: int, fewer: int) -> Array:
+    """A weight for `fewer` groups, with zeros where an output channel did not read: [Cout, Cin / fewer, *taps]."""
+    if group == fewer:
+        return weight
+    whole = np.zeros((weight.shape[0], weight.shape[1] * (group // fewer), *weight.shape[2:]))
+    _add(whole, fewer, weight, group, (slice(None),) * (weight.ndim - 2))
+    return whole
+
+
+def _side_by_side(parts: Sequence[tuple[Tensor, int, tuple[slice, ...]]], shape: tuple[int, ...], group: int) -> Array:
+    """The sum of weights, of so many groups each and at such places of the spatial axes."""
+    weight = np.zeros(shape)
+    for part, own, places in parts:
+        _add(weight, group, part.exact(), own, places)
+    return weight
+
+
+def _add(weight: Array, group: int, part: Array, own: int, places: tuple[slice, ...]) -> None:
+    """Add the weights `part` of `own` groups to those of fewer groups, at `places` of the spatial axes."""
+    fewer = own // group
     if fewer == 1:
-        weight[(slice(None), slice(None), *places)] += kernel.weight
+        weight[(slice(None), slice(None), *places)] += part
         return
     rows = np.arange(weight.shape[0])
-    blocks = (rows // (weight.shape[0] // kernel.group)) % fewer  # which part of its new group a row reads
-    split = weight.reshape(weight.shape[0], fewer, kernel.weight.shape[1], *weight.shape[2:])
-    split[(rows, blocks, slice(None), *places)] += kernel.weight
+    blocks = (rows // (weight.shape[0] // own)) % fewer  # which part of its new group a row reads
+    split = weight.reshape(weight.shape[0], fewer, part.shape[1], *weight.shape[2:])
+    split[(rows, blocks, slice(None), *places)] += part
 
 
 def _union(one: Window, other: Window) -> Window:
@@ -216,8 +255,9 @@ def _places(part: Window, whole: Window) -> slice:
 def identity(channels: int, axes: int) -> Kernel:
     """The kernel that changes nothing: a Dirac kernel, each channel a group of its own where there are spatial axes."""
     if not axes:
-        return _kernel(np.eye(channels), np.zeros(channels), 1, (), 0)
-    return _kernel(np.ones((channels, *[1] * (axes + 1))), np.zeros(channels), channels, (Window(),) * axes, 0)
+        return _kernel(_lazy((channels, channels), partial(np.eye, channels)), np.zeros(channels), 1, (), 0)
+    ones = Tensor.of(np.ones((channels, *[1] * (axes + 1))), _FLOAT64)
+    return _kernel(ones, np.zeros(channels), channels, (Window(),) * axes, 0)
 
 
 def read_conv(node: NodeProto, graph: Graph) -> Kernel:
@@ -231,7 +271,7 @@ def read_conv(node: NodeProto, graph: Graph) -> Kernel:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise Refused(Reason.WEIGHT_SHAPE, f"bias {node.input[2]!r} has shape {list(bias.shape)}")
     shift = np.zeros(weight.shape[0]) if bias is None else bias.exact()
-    return _kernel(weight.exact(), shift, group, windows, weight.size)
+    return _kernel(_lazy(weight.shape, weight.exact), shift, group, windows, weight.size)
 
 
 def read_conv_transpose(node: NodeProto, graph: Graph) -> Kernel:
@@ -241,7 +281,7 @@ def read_conv_transpose(node: NodeProto, graph: Graph) -> Kernel:
     if len(weight.shape) < 3 or 0 in weight.shape or group < 1 or weight.shape[0] % group:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}, group {group}")
     windows = read_windows(node, weight.shape[2:], graph)
-    values = turned(weight.exact(), group)
+    values = turned(weight, group)
     bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
     if bias is not None and bias.shape != values.shape[:1]:
         raise Refused(Reason.WEIGHT_SHAPE, f"bias {node.input[2]!r} has shape {list(bias.shape)}")
@@ -249,11 +289,20 @@ def read_conv_transpose(node: NodeProto, graph: Graph) -> Kernel:
     return replace(_kernel(values, shift, group, windows, weight.size), transposed=True)
 
 
-def turned(weight: NDArray[np.float64], group: int) -> NDArray[np.float64]:
+def turned(weight: Tensor, group: int) -> Tensor:
     """[C, D / group, *taps] as [D, C / group, *taps]: outputs first instead of inputs, or inputs instead of outputs."""
     first, second, *taps = weight.shape
-    parts = weight.reshape(group, first // group, second, *taps)
-    return parts.swapaxes(1, 2).reshape(group * second, first // group, *taps)
+
+    def make() -> Array:
+        parts = weight.exact().reshape(group, first // group, second, *taps)
+        return parts.swapaxes(1, 2).reshape(group * second, first // group, *taps)
+
+    return _lazy((group * second, first // group, *taps), make)
+
+
+def flipped(matrix: Tensor) -> Tensor:
+    """A matrix with its axes in the other order."""
+    return _lazy(matrix.shape[::-1], lambda: matrix.exact().T)
 
 
 def read_windows(node: NodeProto, taps: tuple[int, ...], graph: Graph) -> tuple[Window, ...]:
@@ -288,7 +337,7 @@ def read_average_pool(node: NodeProto, channels: int, graph: Graph) -> Kernel:
     if not taps or number(node, "ceil_mode", 0) or (padded and not number(node, "count_include_pad", 0)):
         raise Refused(Reason.PADDED_BORDER, f"{graph.known_as(node)} averages over fewer positions along the border")
     weight = np.full((channels, 1, *taps), 1 / math.prod(taps))
-    return _kernel(weight, np.zeros(channels), channels, windows, weight.size)
+    return _kernel(Tensor.of(weight, _FLOAT64), np.zeros(channels), channels, windows, weight.size)
 
 
 def read_pad(node: NodeProto, channels: int, axes: int, graph: Graph) -> Kernel:
@@ -335,12 +384,12 @@ def read_gemm(node: NodeProto, graph: Graph) -> Kernel:
     weight = stored_weight(node, 1, graph)
     if len(weight.shape) != 2:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[1]!r} has shape {list(weight.shape)}")
-    matrix = weight.exact() if number(node, "transB", 0) else weight.exact().T
+    matrix = _lazy(weight.shape, weight.exact) if number(node, "transB", 0) else flipped(weight)
     bias = optional_constant_input(node, 2, graph, Reason.BIAS_NOT_CONSTANT)
     shift = np.zeros(matrix.shape[0])
     if bias is not None:
         shift = number(node, "beta", 1.0) * one_per_channel(bias, matrix.shape[0])
-    return _kernel(number(node, "alpha", 1.0) * matrix, shift, 1, (), weight.size)
+    return _kernel(matrix.scaled(np.full(1, number(node, "alpha", 1.0)), 0), shift, 1, (), weight.size)
 
 
 def read_matmul(node: NodeProto, graph: Graph) -> Kernel:
@@ -349,7 +398,7 @@ def read_matmul(node: NodeProto, graph: Graph) -> Kernel:
     weight = stored_weight(node, index, graph)
     if len(weight.shape) != 2:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has shape {list(weight.shape)}")
-    matrix = weight.exact() if index == 0 else weight.exact().T
+    matrix = _lazy(weight.shape, weight.exact) if index == 0 else flipped(weight)
     return _kernel(matrix, np.zeros(matrix.shape[0]), 1, (), weight.size)
 
 

@@ -163,6 +163,8 @@ def is_bias_of_matmul(node: NodeProto, graph: Graph) -> bool:
 
 def _is_weight(value: str, graph: Graph) -> bool:
     maker = graph.producer(value)
+    if maker is not None and maker.op_type == "Transpose" and maker.input:
+        maker = graph.producer(maker.input[0])
     return graph.constant(value) is not None or (maker is not None and maker.op_type == "DequantizeLinear")
 
 

@@ -14,7 +14,6 @@ from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Action, Decision, Reason, Refused
@@ -25,6 +24,7 @@ from bnfold.passes.affine_ops import constant_operand, is_affine_op, is_transpar
 from bnfold.passes.fold_batch_norm import FoldBatchNorm, FoldBatchNormOptions
 from bnfold.passes.linear_kernel import (
     Kernel,
+    flipped,
     identity,
     read_average_pool,
     read_conv,
@@ -101,7 +101,10 @@ class Summing(NamedTuple):
 
 
 class MergeBranches:
-    """Make one operator of parallel linear branches. `folding`: how folding goes on behind what was merged."""
+    """Make one operator of parallel linear branches.
+
+    `folding`: how folding goes on behind what was merged.
+    """
 
     name: Final = "merge-branches"
     preserves: Final = Preserves.ALGEBRAIC
@@ -448,7 +451,7 @@ def _change(parts: Sequence[Part], kernel: Kernel, summing: Summing, graph: Grap
     if len(dtypes) > 1:
         raise Refused(Reason.UNSUPPORTED_DTYPE, " and ".join(sorted(map(str, dtypes))))
     (dtype,) = dtypes
-    check_range(_magnitudes(kernel, dtype), Tensor.of(kernel.weight, dtype), (0,))
+    check_range(_magnitudes(kernel, dtype), _typed(kernel.weight, dtype), (0,))
     signs = {id(part): _sign_left(part, parts, summing) for part in linear}
     able = [part for part in linear if signs[id(part)]]
     if not able:
@@ -493,7 +496,7 @@ def _new_conv(branch: Branch, node: NodeProto, kernel: Kernel, dtype: np.dtype, 
 
 
 def _new_gemm(branch: Branch, node: NodeProto, kernel: Kernel, dtype: np.dtype, graph: Graph) -> Change:
-    matrix = kernel.weight if number(node, "transB", 0) else kernel.weight.T
+    matrix = kernel.weight if number(node, "transB", 0) else flipped(kernel.weight)
     constants = (_stored(node, 1, matrix, dtype), *_shift(node, 2, kernel.bias, dtype))
     scales = ("alpha", "beta")
     attributes: list[NewAttribute] = [
@@ -509,7 +512,7 @@ def _new_gemm(branch: Branch, node: NodeProto, kernel: Kernel, dtype: np.dtype, 
 def _new_matmul(branch: Branch, node: NodeProto, kernel: Kernel, dtype: np.dtype, graph: Graph) -> Change:
     """A MatMul has room for a shift only where an Add of a constant stands behind it."""
     right = _kind(branch) == "right"
-    matrix = _stored(node, 1 if right else 0, kernel.weight.T if right else kernel.weight, dtype)
+    matrix = _stored(node, 1 if right else 0, flipped(kernel.weight) if right else kernel.weight, dtype)
     add = _add_behind(branch)
     if add is None:
         if kernel.bias.any():
@@ -531,7 +534,7 @@ def _weight(branch: Branch, graph: Graph) -> Tensor:
 
 def _magnitudes(kernel: Kernel, dtype: np.dtype) -> Tensor:
     """The largest weight of each output channel of what is added up, as a tensor of one number per channel."""
-    return Tensor.of(kernel.magnitude.reshape(-1, *[1] * (kernel.weight.ndim - 1)), dtype)
+    return Tensor.of(kernel.magnitude.reshape(-1, *[1] * (len(kernel.weight.shape) - 1)), dtype)
 
 
 def _fitness(part: Part, kernel: Kernel) -> tuple[bool, ...]:
@@ -552,9 +555,13 @@ def _add_behind(branch: Branch) -> NodeProto | None:
     return branch.nodes[-1] if branch.nodes[-1].op_type == "Add" else None
 
 
-def _stored(node: NodeProto, position: int, values: NDArray[np.float64], dtype: np.dtype) -> NewConstant:
-    """The weight as it is stored: rounded here, once, as twice the memory would hold no more than that."""
-    return NewConstant(node, position, Tensor.of(np.ascontiguousarray(values).astype(dtype), dtype))
+def _stored(node: NodeProto, position: int, weight: Tensor, dtype: np.dtype) -> NewConstant:
+    return NewConstant(node, position, _typed(weight, dtype))
+
+
+def _typed(weight: Tensor, dtype: np.dtype) -> Tensor:
+    """A weight, rounded once where it is stored as `dtype`."""
+    return Tensor.made(weight.shape, dtype, weight.exact)
 
 
 def _shift(node: NodeProto, position: int, bias: Vector, dtype: np.dtype) -> tuple[NewConstant, ...]:

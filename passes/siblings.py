@@ -23,12 +23,16 @@ _MOST = 64  # runs behind one value
 
 
 class Family(NamedTuple):
-    """The value that all `runs` read parts of, what makes it, and the map of it that makes up for all of them."""
+    """The value that all `runs` read parts of, what makes it, and the map of it that makes up for all of them.
+
+    `is_whole`: every element of it is read by one of them.
+    """
 
     value: str
     maker: NodeProto
     runs: list[Run]
     affine: Affine
+    is_whole: bool
 
 
 class _Branch(NamedTuple):
@@ -48,7 +52,7 @@ def family(run: Run, graph: Graph) -> Family:
     if maker is None or alone:
         raise Refused(Reason.OTHER_CONSUMER, repr(graph.known_value(value)))
     branches = list(_branches(value, [], graph))
-    return Family(value, maker, [branch.run for branch in branches], _together(branches))
+    return Family(value, maker, [branch.run for branch in branches], *_together(branches))
 
 
 def _rearranges(node: NodeProto) -> bool:
@@ -79,16 +83,31 @@ def _branches(value: str, moves: Sequence[Move], graph: Graph, depth: int = 0) -
             yield from _branches(node.output[0], [*moves, *own], graph, depth + 1)
 
 
-def _together(branches: Sequence[_Branch]) -> Affine:
-    """The map that is each branch's where that reads. Raises `Refused` where two ask for different numbers."""
-    scale = shift = np.full((), np.nan)
+def _together(branches: Sequence[_Branch]) -> tuple[Affine, bool]:
+    """The map that is each branch's where that reads, and whether that is everywhere.
+
+    Raises `Refused` where two ask for different numbers.
+    """
+    scale: Array = np.full((), np.nan)
+    shift: Array = scale
     for run, moves in branches:
         affine = run.affine
         scale = _joined(scale, _back(affine.scale, moves))
         shift = _joined(shift, _back(affine.shift, moves))
+    is_whole = not np.isnan(scale).any()
+    for axis in range(scale.ndim):  # what nobody reads gets the numbers of what lies beside it
+        scales, shifts = _alike(scale, axis), _alike(shift, axis)
+        if scales is not None and shifts is not None:
+            scale, shift = scales, shifts
     unread = np.isnan(scale)
     whole = Affine.of(np.where(unread, 1.0, scale), np.where(unread, 0.0, shift))
-    return whole.moved(lambda array, _: array)
+    return whole.moved(lambda array, _: array), is_whole
+
+
+def _alike(array: Array, axis: int) -> Array | None:
+    """The array with one element along `axis`, where all that are no NaN are the same there; else None."""
+    low = np.fmin.reduce(array, axis=axis, keepdims=True)
+    return low if bool(((array == low) | np.isnan(array)).all()) else None
 
 
 def _back(array: Array, moves: Sequence[Move]) -> Array:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor, number
+from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor, number, numbers
 from bnfold.passes.affine import Affine, Vector
 from bnfold.passes.step import NewAttribute, NewConstant, Step, constant_input, stored_vector
 
@@ -131,17 +131,21 @@ class QuantizedWeight:
 def _stored_scale(scale: Vector, dtype: np.dtype) -> Tensor:
     """Quantization scales must stay normal numbers."""
     tensor = stored_vector(scale, dtype)
+    _require_normal(scale, dtype)
+    return tensor
+
+
+def _require_normal(scale: NDArray[np.float64], dtype: np.dtype) -> None:
     sizes = np.abs(scale)
     if (sizes < FLOATS[dtype].smallest_normal).any():
         raise Refused(Reason.WEIGHT_UNDERFLOW, f"a quantization scale of {sizes.min():.4g} in {dtype}")
-    return tensor
 
 
 @dataclass(frozen=True, eq=False)
 class FactoredWeight:
     """The weight that `node`, a Mul of something stored small and a `factor`, makes for one reader: int8 times scales.
 
-    The factor takes the map up, so that what is stored small stays small.
+    The factor takes the map up, so that what is stored small stays small. A Div divides by it.
     """
 
     node: NodeProto
@@ -169,10 +173,42 @@ class FactoredWeight:
         for axis, size in zip(axes, factor.shape, strict=True):
             form[axis] = size
         own = self.factor.exact().reshape([1] * (rank - len(self.factor.shape)) + list(self.factor.shape))
-        return Step((NewConstant(self.node, self.index, _stored_scale(own * factor.reshape(form), self.dtype)),))
+        if self.node.op_type == "Div" and (factor == 0).any():
+            raise Refused(Reason.ZERO_SCALE, f"at {self.node.output[0]!r}")
+        new = own / factor.reshape(form) if self.node.op_type == "Div" else own * factor.reshape(form)
+        _require_normal(new[new != 0], self.dtype)  # no runtime asks anything of these scales
+        return Step((NewConstant(self.node, self.index, stored_vector(new, self.dtype)),))
 
 
-Weight = FloatWeight | QuantizedWeight | FactoredWeight
+@dataclass(frozen=True, eq=False)
+class TransposedWeight:
+    """The weight that a Transpose makes of another one, for one reader: its axis n is axis `order[n]` of that."""
+
+    weight: QuantizedWeight | FactoredWeight
+    order: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the weight."""
+        return tuple(self.weight.shape[axis] for axis in self.order)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the weight."""
+        return self.weight.dtype
+
+    @cached_property
+    def tensor(self) -> Tensor:
+        """The weight, in float64 until it is stored."""
+        return Tensor.of(self.weight.tensor.exact().transpose(self.order), self.dtype)
+
+    def scaled(self, affine: Affine, factor: Vector, axes: tuple[int, ...]) -> Step:
+        """The weight times `factor`, by way of what is transposed. Raises `Refused` where that is impossible."""
+        inner = [self.order[axis] for axis in axes]
+        return self.weight.scaled(affine, factor.transpose(np.argsort(inner)), tuple(sorted(inner)))
+
+
+Weight = FloatWeight | QuantizedWeight | FactoredWeight | TransposedWeight
 
 
 def read_weight(node: NodeProto, index: int, graph: Graph) -> Weight:
@@ -187,20 +223,42 @@ def read_weight(node: NodeProto, index: int, graph: Graph) -> Weight:
             return factored
         return FloatWeight(node, index, tensor, late=graph.model.looks_late)
     maker = graph.producer(value)
+    turned = None
+    if maker is not None and maker.op_type == "Transpose" and maker.domain in DEFAULT_DOMAINS and maker.input:
+        turned, maker = maker, graph.producer(maker.input[0])
     if maker is None or maker.op_type != "DequantizeLinear" or maker.domain not in DEFAULT_DOMAINS:
         graph.require_undisputed(value)
         raise Refused(Reason.WEIGHT_NOT_CONSTANT, f"{value!r} of {graph.known_as(node)}")
-    return _read_quantized(maker, value, graph)
+    if turned is None:
+        return _read_quantized(maker, value, graph)
+    if len(graph.readers(value)) != 1 or graph.is_output(value):
+        raise Refused(Reason.OTHER_CONSUMER, f"the dequantized weight {value!r}")
+    weight = _read_quantized(maker, turned.input[0], graph)
+    return TransposedWeight(weight, _order(turned, weight.shape, graph))
 
 
-def _factored(value: str, tensor: Tensor, graph: Graph) -> FactoredWeight | None:
+def _order(node: NodeProto, shape: tuple[int, ...], graph: Graph) -> tuple[int, ...]:
+    """The order of axes that a Transpose gives a value of that shape."""
+    order = tuple(numbers(node, "perm", range(len(shape))[::-1]))
+    if sorted(order) != list(range(len(shape))):
+        raise Refused(Reason.MALFORMED, f"the attributes of {graph.known_as(node)}")
+    return order
+
+
+def _factored(value: str, tensor: Tensor, graph: Graph) -> FactoredWeight | TransposedWeight | None:
     """The weight as a product, where it is one of something stored smaller than the weight and a stored factor."""
     maker = graph.producer(value)
-    if maker is None or maker.op_type != "Mul" or len(maker.input) != 2:
+    if maker is None or maker.op_type not in ("Mul", "Div", "Transpose") or maker.domain not in DEFAULT_DOMAINS:
         return None
     if len(graph.readers(value)) != 1 or graph.is_output(value) or graph.stored_bytes(value) >= tensor.nbytes:
         return None
-    for index in (0, 1):
+    if maker.op_type == "Transpose":
+        before = graph.constant(maker.input[0])
+        inner = None if before is None else _factored(maker.input[0], before, graph)
+        return TransposedWeight(inner, _order(maker, inner.shape, graph)) if isinstance(inner, FactoredWeight) else None
+    if len(maker.input) != 2:
+        return None
+    for index in (0, 1) if maker.op_type == "Mul" else (1,):
         factor, other = (graph.constant(maker.input[place]) for place in (index, 1 - index))
         stored = graph.producer(maker.input[index]) is None and graph.producer(maker.input[1 - index]) is not None
         if stored and factor is not None and other is not None and other.shape == tensor.shape:

@@ -145,12 +145,16 @@ def _stable(model: ModelProto, optimized: ModelProto) -> None:
 
 
 def _equivalent(
-    model: ModelProto, optimized: ModelProto, feed: dict[str, Array], shapes: Mapping[str, Shape] | None
+    model: ModelProto,
+    optimized: ModelProto,
+    feed: dict[str, Array],
+    shapes: Mapping[str, Shape] | None,
+    slack: Mapping[int, float] = SLACK,
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         truth, found = evaluate(model, feed), evaluate(optimized, feed)
-        bound = _bounds(model, feed, truth)
+        bound = _bounds(model, feed, truth, slack)
     for name, expected in truth.items():
         if shapes is not None and name in shapes:
             assert expected.shape == shapes[name], f"the generator is wrong about {name}: {expected.shape}"
@@ -168,7 +172,9 @@ def _close(name: str, expected: Array, found: Array, bound: float, where: str) -
     assert error <= bound, f"{name} is off by {error:.3g}, where rounding explains {bound:.3g}, {where}"
 
 
-def _bounds(model: ModelProto, feed: dict[str, Array], truth: Mapping[str, Array]) -> dict[str, float]:
+def _bounds(
+    model: ModelProto, feed: dict[str, Array], truth: Mapping[str, Array], slack: Mapping[int, float] = SLACK
+) -> dict[str, float]:
     """How far rounding may move each output: to the coarsest type that anything is stored in."""
     stored = (tensor.data_type for tensor in _float_constants(model))
     dtype = max((_float_type(model), *stored), key=lambda kind: np.finfo(helper.tensor_dtype_to_np_dtype(kind)).eps)
@@ -189,7 +195,7 @@ def _bounds(model: ModelProto, feed: dict[str, Array], truth: Mapping[str, Array
                     moves = np.abs(values - truth[name])
                 moved[name] = max(moved[name], moves[np.isfinite(moves)].max(initial=0.0))
     largest = {n: np.abs(v[np.isfinite(v)]).max(initial=0.0) if v.dtype.kind == "f" else 0.0 for n, v in truth.items()}
-    return {name: SLACK[dtype] * moved[name] + 8 * unit * largest[name] + 1e-30 for name in truth}
+    return {name: slack[dtype] * moved[name] + 8 * unit * largest[name] + 1e-30 for name in truth}
 
 
 def _nudged(values: Array, unit: float, numbers: np.random.Generator) -> Array:
@@ -224,7 +230,9 @@ def _own_constants(graph: GraphProto) -> Iterator[TensorProto]:
 # --- onnxruntime ------------------------------------------------------------------------------------------------------
 
 
-def _equivalent_at_run_time(model: ModelProto, optimized: ModelProto, feed: dict[str, Array]) -> bool:
+def _equivalent_at_run_time(
+    model: ModelProto, optimized: ModelProto, feed: dict[str, Array], slack: Mapping[int, float] = SLACK
+) -> bool:
     """Both models as onnxruntime runs them, unoptimized, against the oracle. False where it cannot run the original."""
     if _float_type(model) == TensorProto.DOUBLE:
         return False  # no kernels
@@ -236,7 +244,7 @@ def _equivalent_at_run_time(model: ModelProto, optimized: ModelProto, feed: dict
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         truth = evaluate(model, feed)
-        bound = _bounds(model, feed, truth)
+        bound = _bounds(model, feed, truth, slack)
     for name, expected in truth.items():
         if expected.dtype.kind != "f":
             assert (result[name] == expected).all(), f"{name} differs in onnxruntime"

@@ -7,7 +7,7 @@ the candidate runs without and with them, on every provider asked for. One sessi
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -92,49 +92,70 @@ def _verified(
     if options.proof == "always" and reference.source is None:
         raise UsageError("what differs from a PyTorch module cannot be proved: export it, and compare the two models.")
     with Ahead() as ahead:
-        model, other, changes, plan = _read(reference, candidate, options, ahead)
+        model, other = _structures(reference, candidate)
         signature = signature_of(model)
         check_overrides(signature.inputs, options.input_shapes or {})
         _tolerance(options).check_outputs(port.name for port in signature.outputs)
         contract = difference(signature, signature_of(other))
         if contract:
             return _stopped(Verdict.NOT_EQUIVALENT, contract, Answers(), options)
+        changes, plan, lean = _read(reference, candidate, model, other, options, ahead)
         if not plan.is_lean:
             ahead.drop()
         with few_threads(plan.threads):
-            measured = _measured(reference, candidate, model, other, changes, plan, options, on_progress)
+            measured = _measured(reference, candidate, model, other, changes, plan, lean, options, on_progress)
         estimate(plan.work.session, plan.work.run)
     return _with_changes(measured, changes, options, model)
 
 
-def _read(
-    reference: Reference, candidate: GivenModel, options: VerifyOptions, ahead: Ahead
-) -> tuple[ModelProto, ModelProto, Changes, RunPlan]:
-    """Both structures, what the files alone tell of the changes between them, and how much to run.
+def _structures(reference: Reference, candidate: GivenModel) -> tuple[ModelProto, ModelProto]:
+    """Both structures: the same one where both are the same file."""
+    model = reference.structure()
+    same = reference.given is not None and are_same_files(reference.given.source, candidate.source)
+    return model, model if same else candidate.structure
 
-    Where proofs can make it enough to run the models as users do, those sessions are made beside the proofs.
+
+def _read(
+    reference: Reference,
+    candidate: GivenModel,
+    model: ModelProto,
+    other: ModelProto,
+    options: VerifyOptions,
+    ahead: Ahead,
+) -> tuple[Changes, RunPlan, Answers | None]:
+    """What the files alone tell of the changes between them, how much to run, and what a lean reference answered.
+
+    Where proofs can make it enough to run the models as users do, the reference is loaded beside the reading and runs
+    first. Then it is gone when the candidate is loaded, beside the proofs: never are both in memory.
     """
     if reference.given is None:
-        return reference.structure(), candidate.structure, Changes(), THOROUGH
-    model = reference.structure()
-    if are_same_files(reference.given.source, candidate.source):
-        return model, model, Changes(known=True), _planning(model, options)(all_proved=True)
+        return Changes(), THOROUGH, None
+    planned = _planning(model, options)
+    if other is model:
+        return Changes(known=True), planned(all_proved=True), None
     if options.proof == "never":
-        return model, candidate.structure, Changes(), _planning(model, options)(all_proved=False)
+        return Changes(), planned(all_proved=False), None
+    lean, answers = planned(all_proved=True), None
+    if lean.is_lean:
+        ahead.begin(reference.given.source, LEAN)
     constants = options.assume_constant_initializers
     before, after = (each.index(assume_constant_initializers=constants) for each in (reference.given, candidate))
-    if difference(signature_of(before.model), signature_of(after.model)):
-        return before.model, after.model, Changes(), THOROUGH
-    planned = _planning(before.model, options)
-    if planned(all_proved=True).is_lean and CPU in named(options.providers):
-        with doing("loading both models in onnxruntime"):
-            ahead.begin((source, LEAN) for source in (reference.given.source, candidate.source))
-            changes = find_changes(before, after, options.seed)
-    else:
+    if lean.is_lean:
+        answers, _ = _answers(reference, model, _fed(model, options), {}, options, lean, beside=other)
+        if CPU in named(options.providers):
+            ahead.begin(candidate.source, LEAN)
+    with doing("loading the candidate in onnxruntime") if lean.is_lean else nullcontext():
         changes = find_changes(before, after, options.seed)
     for index in (before, after):
         index.file.release()
-    return before.model, after.model, changes, planned(all_proved=changes.all_proved)
+    plan = planned(all_proved=changes.all_proved)
+    return changes, plan, answers if plan.is_lean else None
+
+
+def _fed(model: ModelProto, options: VerifyOptions) -> Signature:
+    """The signature of a model, without the defaults of inputs that are taken to be constant."""
+    signature = signature_of(model)
+    return signature.without_overrides() if options.assume_constant_initializers else signature
 
 
 def _planning(model: ModelProto, options: VerifyOptions) -> Callable[..., RunPlan]:
@@ -153,19 +174,20 @@ def _measured(
     other: ModelProto,
     changes: Changes,
     plan: RunPlan,
+    lean: Answers | None,
     options: VerifyOptions,
     on_progress: StageProgress,
 ) -> Verification:
-    """Run both models on all feeds in all settings, and judge what they answer."""
-    signature = signature_of(model)
-    if options.assume_constant_initializers:
-        signature = signature.without_overrides()
+    """Run both models on all feeds in all settings, and judge what they answer. `lean`: the reference's, if it ran."""
+    signature = _fed(model, options)
     on_progress(0, 0)
     pairs: Mapping[str, Sources] = {}
     if reference.given is not None and not plan.is_lean:
         constants = options.assume_constant_initializers
         pairs = behind(*(each.index(assume_constant_initializers=constants) for each in (reference.given, candidate)))
-    answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
+    answers, sources = lean, pairs
+    if answers is None:
+        answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
     if plan.is_lean and not answers.answers:
         plan = THOROUGH
         answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)

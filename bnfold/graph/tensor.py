@@ -55,6 +55,12 @@ Look: TypeAlias = Callable[[NDArray[np.float64]], None]
 """Called with the largest absolute value at each index of an axis; raises where it does not like what it sees."""
 
 
+class Made(NamedTuple):
+    """What makes an array anew each time that somebody looks: the same numbers, none of which is kept."""
+
+    make: Callable[[], NDArray[Any]]
+
+
 class _Scratch(threading.local):
     """Memory of this thread for one block at a time, by what it is for: new memory has to be mapped by the system."""
 
@@ -76,8 +82,8 @@ _scratch = _Scratch()
 class Tensor:
     """A constant of shape `shape` and numpy dtype `dtype`, times the `factors` it was scaled by. Immutable.
 
-    `source` is a byte range of a file (nothing is read until somebody looks), or an array. An array may be float64
-    where `dtype` is narrower: results of arithmetic stay exact until they are stored, and are rounded once.
+    `source` is a byte range of a file (nothing is read until somebody looks), an array, or what makes one. An array may
+    be float64 where `dtype` is narrower: results of arithmetic stay exact until they are stored, and are rounded once.
     `looks`: who looks at the source along which axis when the tensor is written (see `looked_at`).
     """
 
@@ -88,7 +94,7 @@ class Tensor:
         self,
         dtype: np.dtype,
         shape: tuple[int, ...],
-        source: Span | NDArray[Any],
+        source: Span | Made | NDArray[Any],
         factors: tuple[NDArray[np.float64], ...] = (),
         looks: tuple[tuple[int, Look], ...] = (),
     ) -> None:
@@ -97,7 +103,7 @@ class Tensor:
         self.source = source
         self.factors = factors
         self.looks = looks
-        self._array: NDArray[Any] | None = None if isinstance(source, Span) else source
+        self._array: NDArray[Any] | None = source if isinstance(source, np.ndarray) else None
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype}, {list(self.shape)})"
@@ -129,6 +135,12 @@ class Tensor:
         array = np.asarray(values)
         return cls(dtype, array.shape, array)
 
+    @classmethod
+    def made(cls, shape: tuple[int, ...], dtype: np.dtype, make: Callable[[], NDArray[np.float64]]) -> "Tensor":
+        """The same of the values that `make` returns, of shape `shape`: kept where they are few, else made again."""
+        source = make() if math.prod(shape) * 8 <= _QUICK_BYTES else Made(make)
+        return cls(dtype, shape, source)
+
     @property
     def size(self) -> int:
         """The number of elements."""
@@ -143,6 +155,8 @@ class Tensor:
     def _values(self) -> NDArray[Any]:
         """The source as an array, unscaled; for a file a view of its mapped bytes."""
         if self._array is None:
+            if isinstance(self.source, Made):
+                return self.source.make()
             assert isinstance(self.source, Span)
             flat = np.frombuffer(self.source.view(), self.dtype.newbyteorder("<"))
             self._array = flat.reshape(self.shape)
@@ -176,7 +190,10 @@ class Tensor:
 
     def exact(self) -> NDArray[np.float64]:
         """The values in float64, not rounded to `dtype`. Shape `shape`."""
-        return self._exact_block(()) if self.factors else self._values.astype(np.float64, copy=False)
+        values = self._exact_block(()) if self.factors else self._values.astype(np.float64, copy=False)
+        if self.nbytes > _QUICK_BYTES:
+            self._release()
+        return values
 
     def numpy(self) -> NDArray[Any]:
         """The values as they are stored: shape `shape`, dtype `dtype`. Not to be written to."""
@@ -226,10 +243,10 @@ class Tensor:
 
     def sum(self, axes: tuple[int, ...]) -> NDArray[np.float64]:
         """The sum over `axes`, which become 1, before rounding; float64. Reads every element, block by block."""
-        total = np.zeros([1 if a in axes else n for a, n in enumerate(self.shape)])
+        total, source = np.zeros([1 if a in axes else n for a, n in enumerate(self.shape)]), self._values
         for block in _blocks(self.shape, self.dtype.itemsize):
             part = tuple(slice(None) if a in axes else s for a, s in enumerate(block))
-            total[part] += self._exact_block(block).sum(axis=axes, keepdims=True)
+            total[part] += self._exact(block, source[block]).sum(axis=axes, keepdims=True)
         self._release()
         return total
 
@@ -248,8 +265,9 @@ class Tensor:
         """
         source = self.source
         if not isinstance(source, Span) or self.nbytes <= _QUICK_BYTES:
+            values = self._values
             for block in blocks:
-                yield block, self._values[block]
+                yield block, values[block]
             return
         for block in blocks:
             shape = _shape(block, self.shape)

@@ -24,7 +24,7 @@ _AVERAGES = frozenset({"ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare",
 
 def notes_on(model: Model, decisions: Sequence[Decision]) -> Iterator[str]:
     """The sentences on `model`, after the passes decided."""
-    if not decisions:
+    if not decisions and not any(is_batch_norm(node) for graph in model.graphs for node in graph.nodes()):
         yield from _without_batch_norm(model)
     stored = sum(edit.kind == STORED for edit in model.edits)
     if stored:

@@ -76,6 +76,6 @@ def _shared_out(ran: tuple[Ran, ...], proofs: "tuple[Proof, ...]") -> "Iterator[
     name, every pass has a share.
     """
     names = [{proof.output, *proof.nodes, *proof.normalizations} - {""} for proof in proofs]
-    owners = [[each for each in ran if each.changes.touched & about] for about in names]
+    owners = [[each for each in ran if each.changes.touched & about and not each.skipped] for about in names]
     for each in ran:
         yield [proof for proof, owned in zip(proofs, owners, strict=True) if each in owned or not owned]

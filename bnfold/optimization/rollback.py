@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from bnfold.errors import UsageError
 from bnfold.optimization.attempt import Attempt, Setup, Suspect, attempt
 from bnfold.options import OnMismatch
+from bnfold.pipeline import Ran
 from bnfold.report import GOOD
 
 if TYPE_CHECKING:
@@ -42,8 +43,18 @@ def rolled_back(setup: Setup, failed: Attempt) -> "tuple[Attempt, Attribution[Su
         return failed, None
     found = _guilty(failed, suspects, without, _MOST_TRIALS[setup.request.options.on_mismatch])
     forbidden = frozenset(found.guilty) if wants_rollback and found.cleared else failed.forbidden
-    made = replace(without(forbidden), input=failed.input, has_bug=failed.has_bug)
+    made = without(forbidden)
+    made = replace(made, input=failed.input, has_bug=failed.has_bug, ran=_with_what_was_left_out(made, failed))
     return made, replace(found, guilty=(*failed.unsound, *found.guilty))
+
+
+def _with_what_was_left_out(made: Attempt, failed: Attempt) -> tuple[Ran, ...]:
+    """The work of each pass, with what those did in the failed attempt that were left out of the other."""
+    was = {each.step: each for each in failed.ran}
+    return tuple(
+        replace(each, seconds=was[each.step].seconds, changes=was[each.step].changes) if each.skipped else each
+        for each in made.ran
+    )
 
 
 def _unsound_alone(failed: Attempt) -> "Attribution[Suspect]":

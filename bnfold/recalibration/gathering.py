@@ -69,9 +69,11 @@ class Gathered:
         return found, tuple(drifts)
 
     def _take(self, place: NodeKey, values: NDArray[Any]) -> None:
-        if not np.isfinite(values).all():
+        with np.errstate(all="ignore"):
+            moments = moments_of(values)
+        # A value that is not finite leaves no mean that is: only then are all looked at.
+        if not np.isfinite(moments.mean).all() and not np.isfinite(values).all():
             raise UsageError(f"the data makes values at {place[1]} that are not finite: look for broken rows in it")
-        moments = moments_of(values)
         if place not in self._merged:
             self._merged[place] = self._kind(moments.channels)
         try:

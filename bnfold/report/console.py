@@ -33,15 +33,14 @@ def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
         return
     if report.output is not None:
         _print_before_after(report.input, report.output, console)
-    _print_decisions(report.decisions, console, every=verbosity > 0)
+    if report.decisions or _looked_for_normalizations(report):
+        _print_decisions(report.decisions, console, every=verbosity > 0)
     _print_passes(report, console, every=verbosity > 0)
     _print_stored(report, console, every=verbosity > 0)
     _print_verdict(report, console, every=verbosity > 0)
     if report.recalibration is not None:
         _print_recalibration(report.recalibration, console)
-    for fitted in report.fitted:
-        before, after = number(fitted["before"]), number(fitted["after"])
-        _line(console, f"fitted {printable(fitted['node'])}: {after} deviations from its output, {before} before")
+    _print_fitted(report, console)
     if report.accuracy is not None:
         _line(console, _accurate(report.accuracy))
     for measurement in filter(_deviates, report.training_distance):
@@ -53,6 +52,16 @@ def print_console(report: Report, console: Screen, verbosity: int = 0) -> None:
         _line(console, f"written: {printable(report.published)}")
     elif report.options.get("dry_run"):
         _line(console, "nothing was written: this was a dry run")
+
+
+def _print_fitted(report: Report, console: Screen) -> None:
+    for fitted in report.fitted:
+        before, after = number(fitted["before"]), number(fitted["after"])
+        _line(console, f"fitted {printable(fitted['node'])}: {after} deviations from its output, {before} before")
+
+
+def _looked_for_normalizations(report: Report) -> bool:
+    return not report.passes or any(run["name"] == "fold-batch-norm" for run in report.passes)
 
 
 def _print_passes(report: Report, console: Screen, *, every: bool) -> None:

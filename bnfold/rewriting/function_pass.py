@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from bnfold.batches.sources import beside
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, UsageError
 from bnfold.onnxfile import OnnxFile
 from bnfold.passes import Preserves
-from bnfold.pipeline import UnsoundResultError, raised_in
-from bnfold.rewriting.handing import Form, Handed
+from bnfold.pipeline import UnsoundResultError, made_at, raised_in
+from bnfold.rewriting.handing import Form, Handed, NoModelReturnedError
 from bnfold.rewriting.merging import Merger
 
 _LARGE = 256 << 20
@@ -76,6 +76,8 @@ class FunctionPass:
             except BnfoldError as error:
                 if error.exit_code == 3:  # a model that is none
                     raise UnsoundResultError(str(error)) from error
+                if isinstance(error, NoModelReturnedError):
+                    raise UsageError(f"the pass {self.name} {error}{made_at(self.function)}") from error
                 raise
             merged = Merger(forgetful=self.forgetful).models(file.proto, handed.baseline, made)
         return replace(there, proto=merged)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from bnfold.errors import ModelError
+from bnfold.errors import ModelError, UsageError
 from bnfold.onnxfile import OnnxFile, Payload, Span, Stored, payload_index, set_payload, tensors, to_proto
 from bnfold.onnxfile.source import File, Memory
 from bnfold.onnxfile.structure_reading import THRESHOLD
@@ -29,6 +29,10 @@ _INLINE_BYTES = 1 << 20
 """Computed tensors that are smaller are handed over in the model itself; others go to a temporary file."""
 
 _FIRST_BYTES = 64
+
+
+class NoModelReturnedError(UsageError):
+    """A function that should return a model, or None, returned something else."""
 
 
 class Form(StrEnum):
@@ -141,7 +145,10 @@ class Handed:
     # ------------------------------------------------------------------ and back
 
     def came_back(self, result: Any) -> tuple[ModelProto, OnnxFile]:
-        """The function's result, as a structure over the payloads of a file. Raises TypeError where it is no model."""
+        """The function's result, as a structure over the payloads of a file.
+
+        Raises NoModelReturnedError where it is none.
+        """
         made = self.given if result is None else result
         kind = type(made).__module__.partition(".")[0]
         if isinstance(made, ModelProto):
@@ -151,7 +158,7 @@ class Handed:
         elif kind == "onnx_ir":
             proto = self._serialized(made)
         else:
-            raise TypeError(f"it returned {type(made).__name__}, which is no model")
+            raise NoModelReturnedError(f"returned {type(made).__name__}, which is no model")
         file = replace(self.file, payloads=list(self.file.payloads))
         return self.taken(proto, file), file
 

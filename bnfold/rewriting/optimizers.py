@@ -20,7 +20,7 @@ from bnfold.rewriting.function_pass import FunctionPass
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Another optimizer. `distribution` is what to install, `module` what is imported: where empty, `name`."""
+    """Another optimizer. `distribution` is what to install, `module` what is imported: where empty, the name."""
 
     name: ClassVar[str]
     distribution: ClassVar[str] = ""
@@ -50,8 +50,12 @@ def missing(optimizer: type[Optimizer]) -> str:
     """The advice to install an optimizer that is missing; "" for one that is installed."""
     if importlib.util.find_spec(optimizer.module or optimizer.name) is not None:
         return ""
-    distribution = optimizer.distribution or optimizer.name
-    return f"needs the package {distribution}: pip install {distribution}"
+    return f"needs the package {distribution_of(optimizer)}: pip install {distribution_of(optimizer)}"
+
+
+def distribution_of(optimizer: type[Optimizer]) -> str:
+    """The package to install for an optimizer."""
+    return optimizer.distribution or optimizer.name
 
 
 @dataclass(frozen=True)

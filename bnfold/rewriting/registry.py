@@ -19,7 +19,7 @@ from bnfold.passes import ORDER, Pass, PassOptions, Preserves, default_passes
 from bnfold.pipeline import Rewrite
 from bnfold.rewriting.arguments import described_options, keywords_for, options_holder, split_options, values_for
 from bnfold.rewriting.function_pass import FunctionPass
-from bnfold.rewriting.optimizers import OPTIMIZERS, missing
+from bnfold.rewriting.optimizers import OPTIMIZERS, distribution_of, missing
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -194,7 +194,7 @@ def listed() -> Iterator[Listed]:
     for name, optimizer in OPTIMIZERS.items():
         problem = missing(optimizer)
         options, summary = tuple(described_options(optimizer)), _summary(optimizer)
-        yield Listed(name, str(optimizer.preserves), options, optimizer.distribution, summary, problem)
+        yield Listed(name, str(optimizer.preserves), options, distribution_of(optimizer), summary, problem)
     for point in _plugins():
         source = "an installed package" if point.dist is None else point.dist.name
         try:

@@ -50,5 +50,6 @@ def moments_of(values: NDArray[Any]) -> Moments:
         wide -= own[:, None]
         rest = wide.sum(1)
         mean[start : start + step] = own + rest / count
-        m2[start : start + step] = np.maximum((wide * wide).sum(1) - rest * rest / count, 0)
+        squares = np.multiply(wide, wide, out=wide).sum(1)
+        m2[start : start + step] = np.maximum(squares - rest * rest / count, 0)
     return Moments(count, mean, m2)

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, TensorProto, helper
 
 from bnfold.testing import random_operators as operators
+from bnfold.testing import random_passages as passages
 from bnfold.testing.random_scope import Scope, Shape, Value
 
 DEEPEST = 2
@@ -34,6 +35,9 @@ def grow(scope: Scope, steps: int, depth: int = 0) -> None:
         x = values[-1]
         if dice.chance(20):
             x = dice.one_of(values[::-1])
+        if scope.setting.passages and dice.chance(25):
+            dice.one_of(passages.PASSAGES)(scope, x)
+            continue
         kind = dice.number(0, 99)
         if kind >= 95 and depth < DEEPEST and not scope.is_function:
             dice.one_of([conditional, call, loop, scan])(scope, x, depth + 1)

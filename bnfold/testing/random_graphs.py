@@ -34,7 +34,11 @@ class Case:
     shapes: dict[str, Shape]  # of the outputs, as the generator has computed them
 
 
-def drawn(dice: Dice, most_steps: int) -> Case:
+# From this seed on cases have the passages of `random_passages`: those before stay what they were.
+FIRST_WITH_PASSAGES = 100_000
+
+
+def drawn(dice: Dice, most_steps: int, *, passages: bool = True) -> Case:
     """The model that the choices of `dice` come to, with 1 to `most_steps` operators and those that belong to them."""
     setting = Setting(
         dice,
@@ -43,6 +47,7 @@ def drawn(dice: Dice, most_steps: int) -> Case:
         dtype=dice.one_of(DTYPES),
         names=dice.one_of(["unique", "none"]),
         seed=dice.number(0, 1000),
+        passages=passages,
     )
     main = Scope(setting)
     for _ in range(dice.number(1, 2)):
@@ -126,7 +131,7 @@ class _SeededDice(Dice):
 
 def seeded_case(seed: int, most_steps: int = 8) -> Case:
     """Case number `seed` of an endless row."""
-    return drawn(_SeededDice(seed), most_steps)
+    return drawn(_SeededDice(seed), most_steps, passages=seed >= FIRST_WITH_PASSAGES)
 
 
 def text_of(case: Case) -> str:

@@ -60,6 +60,42 @@ print(resident() - before)
 """
 
 
+FREED = """
+import resource
+import numpy as np
+from bnfold.process import give_back_memory, reuse_memory, trim
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+
+give_back_memory()
+{call}
+before = resident()
+for _ in range(20):
+    block = np.ones(2 << 20, np.uint8)
+    del block
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    block = np.ones(2 << 20, np.uint8)
+    del block
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+trim()
+print(faults, resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_memory_is_used_again_until_it_is_given_back() -> None:
+    cleared, reused = (
+        [float(each) for each in run(sys.executable, "-c", FREED.format(call=call)).stdout.split()]
+        for call in ("", "reuse_memory()")
+    )
+    if cleared[0] < 8_000:
+        pytest.skip("this C library or this system gives memory otherwise")
+    assert reused[0] < 1_000
+    assert reused[1] < 4
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_weights_of_one_session_are_gone_when_the_next_is_open() -> None:
     kept, returned = (

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
+from bnfold.equivalence import Verdict, verify
+from bnfold.equivalence.judging import run_plan
 from bnfold.equivalence.judging.measurement import Where, measure
 from bnfold.equivalence.judging.run_plan import BY_RUNNING, FLOOR, LEAN, plan_of
 from bnfold.equivalence.judging.tolerance import Tolerance
+from bnfold.equivalence.runtime import opening, sessions
 from bnfold.equivalence.runtime.opening import Ahead, Setting, running
-from bnfold.equivalence.runtime.sessions import RunFailed
+from bnfold.equivalence.runtime.sessions import RunFailed, Session
 from bnfold.equivalence.runtime.spending import Purse, spending
 from bnfold.equivalence.structure.work import Work, work_of
 
@@ -112,7 +115,8 @@ def path(tmp_path: Path) -> Path:
 def test_a_session_that_was_begun_is_taken_once(path: Path) -> None:
     feed = {"x": np.float32([[-1, 2, -3, 4]])}
     with spending() as counted, Ahead() as ahead:
-        ahead.begin([(path, LEAN), (path, Setting())])
+        ahead.begin(path, LEAN)
+        ahead.begin(path, Setting())
         for _ in range(2):
             with running(path, LEAN) as session:
                 assert session.run(feed)["y"].tolist() == [[0, 2, 0, 4]]
@@ -125,7 +129,7 @@ def test_a_model_that_cannot_be_loaded_says_so_where_its_session_is_taken(tmp_pa
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"nothing")
     with Ahead() as ahead:
-        ahead.begin([(broken, LEAN)])
+        ahead.begin(broken, LEAN)
         with pytest.raises(RunFailed), running(broken, LEAN):
             pass
 
@@ -134,8 +138,46 @@ def test_a_session_that_nobody_takes_is_gone_in_the_end(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"nothing")
     with Ahead() as ahead:
-        ahead.begin([(broken, LEAN)])
+        ahead.begin(broken, LEAN)
     assert [thread for thread in threading.enumerate() if thread.name == "bnfold-open"] == []
+
+
+def test_of_a_large_model_only_one_of_the_two_is_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    alive: list[str] = []
+    most = 0
+    load, close = sessions.loaded, Session.close
+
+    def loaded(source: Path, *others: object) -> Session:
+        nonlocal most
+        alive.append(source.name)
+        most = max(most, len(alive))
+        made = load(source, *others)  # type: ignore[arg-type]  # what `loaded` takes
+        names[id(made)] = source.name
+        return made
+
+    def closed(session: Session) -> None:
+        close(session)
+        if id(session) in names:
+            alive.remove(names.pop(id(session)))
+
+    names: dict[int, str] = {}
+    monkeypatch.setattr(opening, "loaded", loaded)
+    monkeypatch.setattr(Session, "close", closed)
+    monkeypatch.setattr(run_plan, "FLOOR", 0.0)
+    folded = "agraph (float[N,4] x) => (float[N,5] y) { y = Gemm(x, w, b) }"
+    apart = "agraph (float[N,4] x) => (float[N,5] y) { z = MatMul(x, w) y = Add(z, b) }"
+    weights = {"w": np.ones((4, 5), np.float32), "b": np.arange(5, dtype=np.float32)}
+    paths = [tmp_path / "apart.onnx", tmp_path / "folded.onnx"]
+    for path, body in zip(paths, (apart, folded), strict=True):
+        path.write_bytes(model(body, **weights).SerializeToString())
+    found = verify(*paths)
+    assert (found.verdict, found.shown, found.spent["sessions"]) == (Verdict.EQUIVALENT, "The one change is proved.", 2)
+    assert {measured.where.optimization for measured in found.measurements} == {"on"}
+    assert (most, alive) == (1, [])
+    weights["b"] = weights["b"] + np.float32(1e-3)
+    paths[1].write_bytes(model(folded, **weights).SerializeToString())
+    assert verify(*paths).verdict is Verdict.NOT_EQUIVALENT
+    assert alive == []
 
 
 def test_without_a_report_only_what_the_verdict_rests_on_is_measured() -> None:

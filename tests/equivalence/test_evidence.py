@@ -358,6 +358,12 @@ def test_a_large_model_that_is_not_proved_is_run_on_everything() -> None:
     assert nan.verdict is Verdict.NOT_EQUIVALENT
 
 
+@pytest.mark.parametrize("optimization", sessions.Optimization)
+def test_threads_that_wait_for_work_do_not_spin(optimization: sessions.Optimization) -> None:
+    options = sessions.quiet_options(optimization)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
 def test_sessions_get_the_threads_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     made = sessions.quiet_options

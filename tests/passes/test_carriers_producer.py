@@ -465,6 +465,21 @@ NOT_UP = {
     "NOT_PER_CHANNEL: Resize of the channels to as many": Row(
         f'd = Conv(x, w, b) c = Resize<mode="linear">(d, "", /scales|scales_sly/) {B}'
     ),
+    "NOT_PER_CHANNEL: Resize of the channels to as many, the nearest": Row(
+        f'd = Conv(x, w, b) c = Resize<mode="nearest">(d, "", /scales|scales_sly/) {B}'
+    ),
+    "NOT_PER_CHANNEL: Resize of the channels to as many, the nearest, opset 10": Row(
+        f'd = Conv(x, w, b) c = Resize<mode="nearest">(d, /scales|scales_sly/) {B}', opset=10
+    ),
+    "NOT_PER_CHANNEL: Resize that keeps the aspect ratio, the nearest": Row(
+        "d = Conv(twice, w, b) "
+        'c = Resize<mode="nearest", keep_aspect_ratio_policy=/"stretch"|"not_larger"/>(d, "", "", sizes_sly)' + B,
+        {"twice": "float[2,3,6,7]"},
+        opset=18,
+    ),
+    "NOT_PER_CHANNEL: Upsample of the channels to as many, the nearest": Row(
+        f'd = Conv(x, w, b) c = Upsample<mode="nearest">(d, /scales|scales_sly/) {B}', opset=9
+    ),
     "NOT_PER_CHANNEL: Upsample of the channels to as many": Row(
         f'd = Conv(x, w, b) c = Upsample<mode="linear">(d, /scales|scales_sly/) {B}', opset=9
     ),

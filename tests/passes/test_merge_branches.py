@@ -1,11 +1,14 @@
 """Parallel linear branches: what becomes one operator, and what stays because one precondition is broken."""
 
+import gc
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from bnfold.decisions import Action
 from bnfold.equivalence import Standing, prove
@@ -581,3 +584,42 @@ def test_operands_that_do_not_fit_are_left_alone() -> None:
     model = model_of(Row("c = Gemm(flat, k) d = Gemm(flat, k2) y = Add(c, d)"))
     del model.graph.node[1].input[1:]
     assert not optimized(model).modified
+
+
+def test_large_weights_are_added_up_when_they_are_written(tmp_path: Path) -> None:
+    """What the passes keep is less than one of the weights that they merge."""
+    channels, blocks = 96, 4
+    constants = {
+        "gain": numbers(channels, 1, 1, seed=1),
+        **{f"three{n}": numbers(channels, channels, 3, 3, seed=n + 2) for n in range(blocks)},
+        **{f"one{n}": numbers(channels, channels, 1, 1, seed=n + 9) for n in range(blocks)},
+        "b": numbers(channels, seed=3),
+    }
+    text, value = "", "x"
+    for n in range(blocks):
+        text += (
+            f"c{n} = {_PADDED}({value}, three{n}, b) d{n} = Conv({value}, one{n}) m{n} = Mul({value}, gain) "
+            f"s{n} = Add(c{n}, d{n}) t{n} = Sub(s{n}, m{n}) r{n} = Relu(t{n}) "
+        )
+        value = f"r{n}"
+    model = Row(text + f"y = Identity({value})", {"x": f"float[N,{channels},3,3]"}, constants).model()
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="m.bin", size_threshold=1024)
+    file = read(path)
+    scopes = Model(file)
+    tracemalloc.start()
+    try:
+        run_passes(scopes, default_passes(PassOptions()))
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < constants["three0"].nbytes
+    done = to_proto(file)
+    assert [node.op_type for node in done.graph.node] == ["Conv", "Relu"] * blocks + ["Identity"]
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in done.graph.initializer}
+    for n in range(blocks):
+        expected = constants[f"three{n}"].astype(np.float64)
+        expected[:, :, 1, 1] += constants[f"one{n}"].astype(np.float64)[:, :, 0, 0]
+        expected[:, :, 1, 1] -= np.diag(constants["gain"].astype(np.float64).reshape(-1))
+        assert (weights[f"three{n}"] == expected.astype(np.float32)).all(), "rounded once"

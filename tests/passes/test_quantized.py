@@ -228,6 +228,41 @@ def test_quantized_weights_take_it(name: str) -> None:
     check_folds(Row(TAKEN[name], _INPUTS, _CONSTANTS, opset=23, ir=11), "DequantizeLinear Conv")
 
 
+TURNED = {
+    "Conv": "r = DequantizeLinear<axis=3>(qlast, qs) q = Transpose<perm=[3,2,0,1]>(r) d = Conv(x, q, b)",
+    "Conv, in front": "r = DequantizeLinear<axis=2>(qlast, qs3) q = Transpose<perm=[3,2,0,1]>(r) d = Conv(x, q, b)",
+    "MatMul": "r = DequantizeLinear<axis=0>(q45, qs) q = Transpose(r) e = MatMul(flat, q) d = Add(e, b)",
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_quantized_weights_take_it_in_front_of_a_transpose(name: str) -> None:
+    text = f"{TURNED[name]} y = BatchNormalization(d, g, h, m, v)"
+    if name.endswith("in front"):
+        text = (
+            TURNED[name]
+            .replace("Conv(x,", "Conv(n,")
+            .replace(" d = ", " n = BatchNormalization(x, g3, h3, m3, v3) y = ")
+        )
+    constants = {**_CONSTANTS, "qlast": _SPELLED_CONSTANTS["qlast"], "q45": _SPELLED_CONSTANTS["q45"]}
+    left = "DequantizeLinear Transpose " + ("MatMul Add" if name == "MatMul" else "Conv")
+    row = Row(text, {**_INPUTS, "flat": "float[N,5]"}, constants, opset=23, ir=11)
+    done = check_folds(row, left)
+    assert (done.constant("q45" if name == "MatMul" else "qlast").shape) == constants[
+        "q45" if name == "MatMul" else "qlast"
+    ].shape
+
+
+def test_a_transposed_quantized_weight_that_others_read_stays() -> None:
+    text = f"{TURNED['Conv']} y = BatchNormalization(d, g, h, m, v)"
+    constants = {**_CONSTANTS, "qlast": _SPELLED_CONSTANTS["qlast"]}
+    for outputs in (("y", "q"), ("y", "r")):
+        done = fold(Row(text, _INPUTS, constants, outputs, opset=23, ir=11).model())
+        assert not done.modified
+        assert done.decision().reason is not None
+        assert done.decision().reason.code == "OTHER_CONSUMER"
+
+
 def test_a_shift_alone_leaves_one_scale_for_all() -> None:
     """Also where the operator set has no scales per channel."""
     text = (
@@ -253,6 +288,10 @@ def test_a_quantized_weight_that_is_an_output_stays(outputs: tuple[str, ...]) ->
 _SPELLED = "f = Cast<to=1>(qw) q = Mul(f, column4)"
 _SPELLED_CONSTANTS = {
     "column4": numbers(4, 1, 1, 1, low=0.01, high=0.05),
+    "inverse4": numbers(4, 1, 1, 1, low=20, high=100),
+    "row4": numbers(4, low=0.01, high=0.05),
+    "qlast": np.random.default_rng(5).integers(-127, 128, (3, 3, 3, 4)).astype(np.int8),
+    "q45": np.random.default_rng(6).integers(-127, 128, (4, 5)).astype(np.int8),
     "alone": np.array(0.02, np.float32),
     "offset": np.array(3, np.float32),
     "faint": np.full(4, 1e-30, np.float32),
@@ -261,6 +300,11 @@ _SPELLED_CONSTANTS = {
 SPELLED = {
     "a scale per channel": (f"{_SPELLED} d = Conv(x, q, b)", "Cast Mul Conv"),
     "one scale": ("f = Cast<to=1>(qw) q = Mul(alone, f) d = Conv(x, q, b)", "Cast Mul Conv"),
+    "a division by scales": ("f = Cast<to=1>(qw) q = Div(f, inverse4) d = Conv(x, q, b)", "Cast Div Conv"),
+    "a Transpose behind": (
+        "f = Cast<to=1>(qlast) e = Mul(f, row4) q = Transpose<perm=[3,0,1,2]>(e) d = Conv(x, q, b)",
+        "Cast Mul Transpose Conv",
+    ),
     "a zero point": ("f = Cast<to=1>(qw) e = Sub(f, offset) q = Mul(e, column4) d = Conv(x, q)", "Cast Sub Mul Conv"),
 }
 
@@ -273,7 +317,8 @@ def test_integers_times_scales_stay_integers(name: str) -> None:
     done = check_folds(row, left)
     assert not done.decision().detail
     stored = {tensor.name: tensor for tensor in done.model.graph.initializer}
-    assert stored["qw"].data_type == TensorProto.INT8
+    assert stored["qlast" if "qlast" in text else "qw"].data_type == TensorProto.INT8
+    assert [node.op_type for node in bnfold.optimize(row.model()).model.graph.node] == left.split(), "stays small"
     assert len(done.model.SerializeToString()) < len(row.model().SerializeToString())
 
 
@@ -288,6 +333,14 @@ def test_integers_times_scales_that_are_read_elsewhere_are_written_out() -> None
     done = fold(row.model())
     assert done.operators == ["Cast", "Mul", "Conv", "Conv", "Add"]
     assert done.decision().detail == "'q' was computed from 124 bytes and is stored in 432"
+
+
+def test_a_scale_of_zero_is_a_factor_like_others() -> None:
+    """No runtime asks of a Mul what it asks of a DequantizeLinear."""
+    constants = {**_CONSTANTS, **_SPELLED_CONSTANTS, "dead": np.array([0, 1.5, -2, 3], np.float32)}
+    row = Row(f"{_SPELLED} d = Conv(x, q, b) y = BatchNormalization(d, dead, h, m, v)", None, constants)
+    done = check_folds(row, "Cast Mul Conv")
+    assert not done.constant("column4")[0].any()
 
 
 def test_scales_that_would_vanish_are_not_taken() -> None:

@@ -8,7 +8,7 @@ from bnfold.decisions import Action
 from bnfold.passes import FoldBatchNormOptions
 from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, fold, int64, numbers
 
-_INPUTS = {"x": "float[2,3,8,7]", "tokens": "float[N,5]"}
+_INPUTS = {"rows": "float[N,3,5]", "x": "float[2,3,8,7]", "tokens": "float[N,5]"}
 
 
 _CONSTANTS = {
@@ -76,6 +76,16 @@ SIBLINGS = {
          f"r = {BN4.format('e')} z = Sigmoid(r)"),
         "Conv Slice Slice Relu Sigmoid",
     ),
+    "each part of a product without a bias": (
+        ("a = MatMul(rows, k) e = Slice(a, i0, i1, i1) f = Slice(a, i1, i3, i1) q = Mul(e, s) n = Add(q, t) "
+         "r = Mul(f, s) l = Add(r, t) y = Relu(n) z = Sigmoid(l)"),
+        "MatMul Add Slice Slice Relu Sigmoid",
+    ),
+    "some rows of a product, the others unread": (
+        ("a = MatMul(rows, k) p = Add(a, t) e = Slice(p, i0, i1, i1) f = Slice(p, i1, i2, i1) q = Mul(e, s) "
+         "n = Add(q, t) r = Mul(f, s) l = Add(r, t) y = Relu(n) z = Sigmoid(l)"),
+        "MatMul Add Slice Slice Relu Sigmoid",
+    ),
     "every output of a Split": (
         (f"d = Conv(x, w1_) a, e = Split<axis=3>(d, widths) q = {BN4.format('a')} y = Relu(q) r = {BN4.format('e')} "
          "z = Sigmoid(r)"),
@@ -116,6 +126,15 @@ del LEFT_ALONE["OTHER_CONSUMER: all of it is read behind a Reshape"]
 @pytest.mark.parametrize("name", LEFT_ALONE)
 def test_left_alone(name: str) -> None:
     check_left_alone(name, _row(LEFT_ALONE[name]))
+
+
+def test_no_add_is_made_for_what_nobody_reads() -> None:
+    """It would be more work than the maps of a few rows were."""
+    slices = "a = MatMul(rows, k) e = Slice(a, i0, i1, i1) f = Slice(a, i1, {}, i1)"
+    maps = "q = Mul(e, s) n = Add(q, t) r = Mul(f, s) l = Add(r, t) y = Relu(n) z = Sigmoid(l)"
+    assert fold(_row(f"{slices.format('i3')} {maps}").model()).modified
+    done = fold(_row(f"{slices.format('i2')} {maps}").model())
+    assert not done.modified
 
 
 UNLIKE = {

@@ -99,6 +99,13 @@ def test_a_model_without_anything_to_fold_is_said_to_be_one() -> None:
     assert "nothing to fold" not in drawn(print_console, report())
 
 
+def test_where_no_pass_looked_for_normalizations_none_is_said_to_be_missing() -> None:
+    ran = {"preserves": "algebraic", "seconds": 0.0, "changes": {}, "verdict": "unchanged", "detail": ""}
+    for name, said in (("fold-batch-norm", True), ("own", False)):
+        text = drawn(print_console, report(decisions=(), passes=({"name": name, **ran},)))
+        assert ("nothing to fold" in text) is said
+
+
 @pytest.mark.parametrize("draw", [print_console, print_comparison, print_inspection])
 def test_quiet_draws_nothing(draw: Any) -> None:
     subject = {print_console: report(), print_inspection: Inspection(BEFORE, ())}.get(

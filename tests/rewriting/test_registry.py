@@ -211,8 +211,8 @@ def test_the_command_lists_every_pass_with_its_options() -> None:
     lines = found.output.splitlines()
     assert "recalibrate-batch-norm: preserves evaluation, from bnfold" in lines
     assert "  options: keep=none, keep_dropout=false, accept_initial_statistics=false" in lines
-    for name in OPTIMIZERS:
-        assert any(line.startswith(f"{name}: preserves algebraic") for line in lines), name
+    for name, kind in OPTIMIZERS.items():
+        assert f"{name}: preserves algebraic, from {kind.distribution or name}" in lines
     assert "skip_shape_inference=false" in found.output
 
 

@@ -195,3 +195,14 @@ def test_the_best_of_both_verified(tmp_path: Path) -> None:
     report = bnfold.optimize(model, tmp_path / "o.onnx", passes=["default", "onnxscript"]).report
     assert report.verdict == "equivalent"
     assert [node.op_type for node in onnx.load(tmp_path / "o.onnx").graph.node] == ["Conv"]
+
+
+def test_what_was_taken_back_is_reported_with_its_changes(tmp_path: Path) -> None:
+    case = CASES["shared weights"]
+    report = bnfold.optimize(
+        case.model(), tmp_path / "o.onnx", passes=[case.wrong, "default"], on_mismatch="rollback"
+    ).report
+    first, *others = report.passes
+    assert (first["name"], first["verdict"]) == ("edits_shared_weights", "taken-back")
+    assert first["changes"]["removed"]["count"] == 1
+    assert {each["verdict"] for each in others} == {"unchanged", "proved"}

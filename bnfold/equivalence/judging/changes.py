@@ -17,7 +17,8 @@ class Changes:
     """`proofs`: one per change. `known`: whether anybody looked; where not, everything may have changed.
 
     `values`: those of the reference's main graph. `changed`, `unproved`: the ones that depend on any change, and on one
-    that is not proved. `everywhere`: it could not be told where the models differ.
+    that is not proved. `unseen`: those of the latter that depend on nothing but differences that no output shows.
+    `everywhere`: it could not be told where the models differ.
     """
 
     proofs: tuple[Proof, ...] = ()
@@ -25,6 +26,7 @@ class Changes:
     values: frozenset[str] = frozenset()
     changed: frozenset[str] = frozenset()
     unproved: frozenset[str] = frozenset()
+    unseen: frozenset[str] = frozenset()
     everywhere: bool = False
 
     def is_untouched(self, value: str) -> bool:
@@ -88,12 +90,14 @@ def find_changes(before: Cutter, after: Cutter, seed: int) -> Changes:
     values = {value.name for value in (*graph.input, *graph.output)} | {tensor.name for tensor in graph.initializer}
     everywhere = any(not proof.output for proof in proofs)
     unproved = [proof for proof in proofs if proof.standing is not Standing.HOLDS]
+    seen = reached(before, _ends(proof for proof in unproved if not proof.unseen))
     return Changes(
         proofs,
         known=True,
         values=frozenset(values.union(*(node.output for node in graph.node))),
         changed=frozenset(reached(before, [*_ends(proofs), *(("", name) for name in unread)])),
         unproved=frozenset(reached(before, [*_ends(unproved), *(("", name) for name in unread)])),
+        unseen=frozenset(reached(before, _ends(proof for proof in unproved if proof.unseen)) - seen),
         everywhere=everywhere,
     )
 

@@ -116,7 +116,10 @@ def compare(
     comparing: Comparing,
     taps: Mapping[str, Sources],
 ) -> list[Finding]:
-    """One finding per output, and one per value behind an output that the session returned as well."""
+    """One finding per output, and one per value behind an output that the session returned as well.
+
+    Values behind that differ without any output showing it, such as what a Softmax is shifted by, are left out.
+    """
     pairs = {(pair.reference, pair.candidate) for sources in taps.values() for pair in sources.pairs}
     tapped_before, tapped_after = {old for old, _ in pairs}, {new for _, new in pairs}
     names = [name for name in answer.outputs if name in answer.contract]
@@ -130,7 +133,7 @@ def compare(
             side = "candidate" if name not in outputs else "reference"
             found.append(comparing.missing(where, name, answer, setting, side))
     for old, new in sorted(pairs):
-        if old in tapped_before and old in answer.outputs and new in outputs:
+        if old in tapped_before and old in answer.outputs and new in outputs and old not in comparing.changes.unseen:
             where = _where(old, answer, setting, "behind")
             found.append(comparing.found(where, old, answer, outputs[new], setting, renamed=old != new))
     return found

@@ -537,11 +537,10 @@ Passing = Callable[[list[Relation], list[Linear]], Relation | None]
 
 def related(old: Linear, new: Linear, changed: Mapping[Value, int]) -> Relation | None:
     """The relation of two maps of the same values, up to rounding; None where there is none."""
-    if old.terms.keys() != new.terms.keys():
+    alike = old.terms.keys() == new.terms.keys()
+    if not alike or any(len(old.terms[key]) != len(new.terms[key]) for key in old.terms):
         return None
-    both = [(one, other) for key in old.terms for one, other in zip(old.terms[key], new.terms[key], strict=False)]
-    if any(len(old.terms[key]) != len(new.terms[key]) for key in old.terms):
-        return None
+    both = [(one, other) for key in old.terms for one, other in zip(old.terms[key], new.terms[key], strict=True)]
     allowed, floor = tolerance(changed, 2)
     scale = _ratio(both)
     if scale is None:
@@ -562,6 +561,8 @@ def related(old: Linear, new: Linear, changed: Mapping[Value, int]) -> Relation 
         if found.share > 1:
             return None
     shift, size = new.shift - scale * old.shift, new.size + np.abs(scale) * old.size
+    if not np.isfinite(shift).all():
+        return None
     if np.all(np.abs(shift) <= guessed * np.maximum(size, floor)):
         return Relation(scale)
     return Relation(scale, shift, size)

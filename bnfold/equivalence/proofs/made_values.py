@@ -38,8 +38,9 @@ def made_together(
     """
     if any(value.scope for value in values):
         raise Unknowable("the values are those of a body")
-    ports = {port.name: port for port in signature_of(cutter.model).inputs}
-    nodes, constants, entering = _before(values, cutter)
+    signature = signature_of(cutter.model)
+    ports = {port.name: port for port in (*signature.inputs, *signature.overridable)}
+    nodes, constants, entering = before(values, cutter)
     if not entering or any(name not in ports or not _is_drawn(ports[name].elem_type) for name in entering):
         raise Unknowable("its inputs are not drawn at random")
     wanted = [value.name for value in values if cutter.producer(value) is not None]
@@ -72,15 +73,22 @@ def _is_drawn(elem_type: int) -> bool:
     return bool(elem_type) and is_float(elem_type)
 
 
-def _before(values: Sequence[Value], cutter: Cutter) -> tuple[tuple[Place, ...], dict[str, TensorProto], list[str]]:
-    """The nodes that make values of the main graph, the constants that they read, and the inputs."""
+def before(
+    values: Sequence[Value], cutter: Cutter, given: Collection[Value] = ()
+) -> tuple[tuple[Place, ...], dict[str, TensorProto], list[str]]:
+    """The nodes that make values of the main graph, the constants that they read, and what enters: inputs, and `given`.
+
+    Raises Unknowable.
+    """
     nodes, constants = set[Place](), dict[str, TensorProto]()
     entering: dict[str, None] = {}
     seen, waiting = set(values), list(values)
     while waiting:
         value = waiting.pop()
         place, tensor = cutter.producer(value), cutter.stored(value)
-        if place is not None:
+        if value in given:
+            entering[value.name] = None
+        elif place is not None:
             nodes.add(place)
             found = cutter.reads(place)
             if None in found or len(nodes) > _MOST_NODES:

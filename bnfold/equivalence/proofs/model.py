@@ -4,7 +4,8 @@ The places come from the two files alone (`correspondence`), so nothing here tru
 says it did.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onnx import ModelProto
@@ -12,7 +13,7 @@ from onnx import ModelProto
 from bnfold.activity import doing
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of, reads_part
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
-from bnfold.equivalence.proofs.piece import Proof, Standing, confirmed, prove_piece
+from bnfold.equivalence.proofs.piece import Proof, Standing, confirmed, prove_composed, prove_piece
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import difference, signature_of
 from bnfold.graph import paused_collector
@@ -43,26 +44,67 @@ def _proved(before: Cutter, after: Cutter, seed: int) -> tuple[Proof, ...]:
         return (Proof("", Standing.UNDECIDED, reason),)
     with paused_collector():
         common = Correspondence(before, after)
-    known: dict[tuple[Pair, tuple[Pair, ...]], Proof] = {}
+    found = _Round({})
     for _ in range(_MOST_ROUNDS):
+        found = found.again(common, seed)
+        if found.all_hold:
+            break
+        wrong = _carried(found, common) or _carried(found, common, guessed=True)
+        if not wrong:
+            found = _beyond_what_cancels(found, common, seed)
+            break
+        common.give_up(wrong)
+    return tuple(confirmed(proof, found.obligations[pair], common, seed) for pair, proof in found.proofs.items())
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What is to show while some pairs are given up, and the proofs of it. `known`: those of earlier rounds as well."""
+
+    known: dict[tuple[Pair, tuple[Pair, ...]], Proof]
+    obligations: Mapping[Pair, Obligation] = field(default_factory=dict)
+    fixed: Collection[Pair] = ()
+    proofs: Mapping[Pair, Proof] = field(default_factory=dict)
+
+    def again(
+        self, common: Correspondence, seed: int, prove: Callable[[Obligation, Correspondence, int], Proof] = prove_piece
+    ) -> "_Round":
         with paused_collector():
             obligations, fixed = common.obligations()
         proofs: dict[Pair, Proof] = {}
         for pair, obligation in obligations.items():
             if not obligation.settled:
                 key = pair, obligation.premises
-                if key not in known:
-                    known[key] = prove_piece(obligation, common, seed)
-                proofs[pair] = known[key]
-        if all(proof.standing is Standing.HOLDS for proof in proofs.values()):
-            break
-        wrong = _carried(obligations, fixed, proofs, common) or _carried(
-            obligations, fixed, proofs, common, guessed=True
-        )
-        if not wrong:
-            break
-        common.give_up(wrong)
-    return tuple(confirmed(proof, obligations[pair], common, seed) for pair, proof in proofs.items())
+                if key not in self.known:
+                    self.known[key] = prove(obligation, common, seed)
+                proofs[pair] = self.known[key]
+        return _Round(self.known, obligations, fixed, proofs)
+
+    @property
+    def all_hold(self) -> bool:
+        return all(proof.standing is Standing.HOLDS for proof in self.proofs.values())
+
+    @property
+    def broken(self) -> set[Pair]:
+        return {pair for pair, proof in self.proofs.items() if proof.standing is Standing.BROKEN}
+
+
+def _beyond_what_cancels(found: _Round, common: Correspondence, seed: int) -> _Round:
+    """The round in which all that is broken is given up, if the larger pieces hold: x - x takes out what differs.
+
+    They have to hold weight by weight: at numbers that are tried, int8 is as good as int32.
+    """
+    broken = found.broken
+    if not broken or not broken.isdisjoint(found.fixed):
+        return found
+    common.give_up(broken)
+    farther = replace(found, known=dict(found.known)).again(common, seed, prove_composed)
+    if all(
+        proof.standing is Standing.HOLDS or found.proofs.get(pair) == proof for pair, proof in farther.proofs.items()
+    ):
+        return farther
+    common.take_back(broken)
+    return found
 
 
 def _incomparable(before: Cutter, after: Cutter) -> str:
@@ -78,19 +120,13 @@ def _incomparable(before: Cutter, after: Cutter) -> str:
     return ""
 
 
-def _carried(
-    obligations: Mapping[Pair, Obligation],
-    fixed: Collection[Pair],
-    proofs: Mapping[Pair, Proof],
-    common: Correspondence,
-    *,
-    guessed: bool = False,
-) -> set[Pair]:
+def _carried(found: _Round, common: Correspondence, *, guessed: bool = False) -> set[Pair]:
     """Pairs that are not equal and need not be: whatever reads them is open as well, and may make up for it.
 
     What takes equal values to equal ones cannot make up for unequal ones, unless the map that makes the difference
     crosses it and is made up for behind it. With `guessed`, pairs that were made by use alone may be wrong as well.
     """
+    obligations, proofs = found.obligations, found.proofs
     readers: dict[Pair, list[Pair]] = {}
     for pair, obligation in obligations.items():
         for premise in obligation.premises:
@@ -105,9 +141,9 @@ def _carried(
             or ((reader in movable or (guessed and _is_guessed(pair))) and _is_crossed(obligations[reader], common))
             for reader in readers.get(pair, ())
         )
-        if pair not in fixed and pair in readers and all(makes_up):
+        if pair not in found.fixed and pair in readers and all(makes_up):
             movable.add(pair)
-    broken = {pair for pair, proof in proofs.items() if proof.standing is Standing.BROKEN}
+    broken = found.broken
     before_broken: set[Pair] = set()
     for pair in reversed(list(obligations)):
         if any(reader in broken or reader in before_broken for reader in readers.get(pair, ())):

@@ -109,6 +109,10 @@ class Correspondence:
         """Assert these pairs no longer."""
         self._given_up.update(pair.old for pair in pairs)
 
+    def take_back(self, pairs: Collection[Pair]) -> None:
+        """Assert pairs again that were given up."""
+        self._given_up.difference_update(pair.old for pair in pairs)
+
     def obligations(self) -> tuple[dict[Pair, Obligation], set[Pair]]:
         """Everything the outputs rest on, earlier pairs first; and the pairs that nothing may give up."""
         found: dict[Pair, Obligation] = {}

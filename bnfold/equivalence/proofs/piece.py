@@ -38,6 +38,7 @@ from bnfold.equivalence.proofs.made_values import depend_on_each_other, made_tog
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
 from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes
+from bnfold.equivalence.proofs.reaching import reaches_an_output
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
 
 _IMPULSE = 64.0
@@ -69,7 +70,7 @@ class Proof:
 
     `nodes`: the operators of the piece in the reference; `normalizations`: those of them that the rewrite is called
     after. `used`: the largest share of the allowed error, 1 = all. `blind`: the output was the same whatever entered,
-    as behind a scale of zero.
+    as behind a scale of zero. `unseen`: the two differ, and no output shows it.
     """
 
     output: str
@@ -81,6 +82,7 @@ class Proof:
     nodes: tuple[str, ...] = ()
     normalizations: tuple[str, ...] = ()
     blind: bool = False
+    unseen: bool = False
 
     @property
     def name(self) -> str:
@@ -110,7 +112,12 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     return found
 
 
-def _proved(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
+def prove_composed(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
+    """The proof where it can be composed: for every number, not those that are tried."""
+    return _proved(obligation, common, seed, evaluate=False)
+
+
+def _proved(obligation: Obligation, common: Correspondence, seed: int, *, evaluate: bool = True) -> Proof:
     shell = _described(obligation, common)
     if obligation.before is None or obligation.after is None:
         return replace(shell, reason=obligation.reason)
@@ -119,6 +126,8 @@ def _proved(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
         return replace(shell, reason=reason)
     with suppress(Uncomposed, Unknowable, *_MALFORMED):
         return _composed(obligation, obligation.before, obligation.after, common, shell)
+    if not evaluate:
+        return replace(shell, reason="it is not composed of linear operators")
     return _evaluated(obligation, obligation.before, obligation.after, common, shell, seed)
 
 
@@ -151,7 +160,8 @@ def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed
     """The proof as it is, unless it is broken and evaluating the piece says the opposite: then nothing is known.
 
     Nor is anything known where the pieces differ at random numbers, but at none that the reference makes together. That
-    is not asked of linear pieces whose inputs do not depend on each other, which differ in their weights.
+    is not asked of linear pieces whose inputs do not depend on each other, which differ in their weights. And nothing
+    is known where no output shows the difference: then the models are compared by running.
     """
     if proof.standing is not Standing.BROKEN or obligation.before is None or obligation.after is None:
         return proof
@@ -164,6 +174,9 @@ def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed
         with suppress(Unknowable, *_MALFORMED):
             if _agree_where_made(obligation, before, after, common, seed):
                 return replace(shell, reason=f"at values that are made together both are the same: {proof.reason}")
+    with suppress(Unknowable, *_MALFORMED):
+        if not reaches_an_output(obligation, common, seed):
+            return replace(shell, reason=f"no output shows it, but {proof.reason}", unseen=True)
     return proof
 
 

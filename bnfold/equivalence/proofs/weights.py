@@ -76,23 +76,26 @@ class Weights(NamedTuple):
         shape = (*self.shape[:axis], stop - start, *self.shape[axis + 1 :])
         return self._replace(shape=shape, factors=factors, cut=(axis, before + start, before + stop))
 
-    def blocks(self) -> Iterator[tuple[int, Array]]:
-        """The first index of each block along the first axis, and the block in float64; it may be written to."""
+    def blocks(self, room: "Room | None" = None) -> Iterator[tuple[int, Array]]:
+        """The first index of each block along the first axis, and the block in float64; it may be written to.
+
+        With `room` each block stands where the one before it stood.
+        """
         if not self.shape:
-            yield 0, self._scaled(self._raw(), 0, 1)
+            yield 0, self.rows(0, 1, room)
             return
         raw = self._raw()
-        first = 0
-        if self.cut is not None:
-            axis, start, stop = self.cut
-            first = start if axis == 0 else 0
-            raw = raw if axis == 0 else raw[(slice(None),) * axis + (slice(start, stop),)]
         rows = max(1, _BLOCK // max(1, math.prod(self.shape[1:])))
         for start in range(0, self.shape[0], rows):
             stop = min(start + rows, self.shape[0])
-            yield start, self._scaled(raw[first + start : first + stop], start, stop)
+            yield start, self._scaled(raw[start:stop], start, stop, room)
             if self.owner is not None and self.tensor is not None:
                 self.owner.has_read(self.tensor, (stop - start) * math.prod(self.shape[1:]))
+
+    def rows(self, start: int, stop: int, room: "Room | None" = None) -> Array:
+        """A part along the first axis in float64; all that there is where there are no axes."""
+        raw = self._raw()
+        return self._scaled(raw[start:stop] if self.shape else raw, start, stop, room)
 
     @property
     def computed(self) -> bool:
@@ -107,22 +110,30 @@ class Weights(NamedTuple):
             size = np.maximum(size, np.abs(self._scaled(least, start, start + (block.shape or (1,))[0])))
         return size
 
-    def _scaled(self, block: Array, start: int, stop: int) -> Array:
+    def _scaled(self, block: Array, start: int, stop: int, room: "Room | None" = None) -> Array:
         factors = [factor[start:stop] if factor.ndim and factor.shape[0] > 1 else factor for factor in self.factors]
+        made = np.empty(block.shape) if room is None else room.of_shape(block.shape)
         if not factors or block.dtype.kind != "f":
-            block = block.astype(np.float64)
+            made[...] = block
         else:  # a cast and a product in one step
-            block = np.multiply(block, factors.pop(0), dtype=np.float64)
+            np.multiply(block, factors.pop(0), out=made, dtype=np.float64)
+        block = made
         for factor in factors:
             block *= factor
         return block
 
     def _raw(self) -> Array:
         if self.array is not None:
-            return self.array
-        assert self.tensor is not None
-        assert self.owner is not None
-        return self.owner.array(self.tensor)
+            raw = self.array
+        else:
+            assert self.tensor is not None
+            assert self.owner is not None
+            raw = self.owner.array(self.tensor)
+        if self.cut is None:
+            return raw
+        axis, start, stop = self.cut
+        part: Array = raw[(slice(None),) * axis + (slice(start, stop),)]
+        return part
 
     def reduced(self, axis: int, per_element: Array) -> tuple[Array, Array]:
         """Sums over all axes but `axis` of numbers times `per_element`, and of their absolute values."""
@@ -135,6 +146,20 @@ class Weights(NamedTuple):
             total[at] += block.sum(axis=others)
             size[at] += np.abs(block, out=block).sum(axis=others)
         return total, size
+
+
+class Room:
+    """Memory for one block after the other."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0)
+
+    def of_shape(self, shape: tuple[int, ...]) -> Array:
+        """An array of that shape, in place of the last."""
+        size = math.prod(shape)
+        if size > self._memory.size:
+            self._memory = np.empty(size)
+        return self._memory[:size].reshape(shape)
 
 
 @dataclass
@@ -184,6 +209,9 @@ def compare(
         return
     floor = max((smallest_normal(each.elem_type) for each in now), default=0.0) or _TINY
     both_sizes = both_sizes or any(each.computed for each in was)
+    if len(was) == len(now) == 1 and not (both_sizes or extra or now[0].computed):
+        _compare_one(was[0], now[0], allowance, floor, into)
+        return
     first = 0
     for before, after in zip(_summed(was, allowance), _summed(now, allowance), strict=True):
         size = np.maximum(after[1], floor)
@@ -192,6 +220,26 @@ def compare(
         size = size + extra / allowance * larger if extra else size
         into.add(before[0], after[0], size, allowance, "its weight", first)
         first += before[0].shape[0] if before[0].ndim else 0
+
+
+def _compare_one(was: Weights, now: Weights, allowance: float, floor: float, into: Difference) -> None:
+    """`compare` of one weight with one that is stored, as nearly all are, in memory that is used again."""
+    rooms = Room(), Room()
+    for (start, before), (_, after) in zip(was.blocks(rooms[0]), now.blocks(rooms[1]), strict=True):
+        if into.nothing:
+            into.nothing = not (before.any() or after.any())
+        error = np.abs(np.subtract(after, before, out=before), out=before)
+        worst = float(error.max(initial=0.0))
+        if worst == 0.0:
+            continue
+        size = np.maximum(np.abs(after, out=after), floor, out=after)
+        share = float(np.divide(error, size, out=error).max()) / allowance
+        if share <= 1:
+            into.share, into.error = max(into.share, share), max(into.error, worst)
+            continue
+        stop = start + (before.shape or (1,))[0]
+        before, after = was.rows(start, stop), now.rows(start, stop)  # once more, to say where
+        into.add(before, after, np.maximum(np.abs(after), floor), allowance, "its weight", start)
 
 
 def _same_file_bytes(was: Weights, now: Weights) -> bool:

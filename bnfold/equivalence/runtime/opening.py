@@ -1,7 +1,7 @@
 """Opening a model on a provider, with or without values that are not outputs."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import ContextVar, copy_context
@@ -56,14 +56,15 @@ class Ahead:
         _ahead.reset(self._token)
         self.drop()
 
-    def begin(self, wanted: Iterable[tuple[Source, Setting]]) -> None:
-        """Begin to make these sessions; not where memory is limited, which they would share."""
-        for source, setting in wanted if not memory_is_limited() else ():
-            made: Future[Session] = Future()
-            arguments = (_load_into, made, source, setting)
-            thread = threading.Thread(target=copy_context().run, args=arguments, name="bnfold-open")
-            self._begun.append((source, setting, thread, made))
-            thread.start()
+    def begin(self, source: Source, setting: Setting) -> None:
+        """Begin to make a session; not where memory is limited, which it would share."""
+        if memory_is_limited():
+            return
+        made: Future[Session] = Future()
+        arguments = (_load_into, made, source, setting)
+        thread = threading.Thread(target=copy_context().run, args=arguments, name="bnfold-open")
+        self._begun.append((source, setting, thread, made))
+        thread.start()
 
     def take(self, source: Source, setting: Setting) -> Session | None:
         """The session, if it was begun and not taken yet. Raises what making it raised."""

@@ -77,6 +77,7 @@ def runtime() -> Any:
     if process.owned():
         # Some providers warn for the process and not for the session: CUDA for each Conv that runs as bnfold asks.
         onnxruntime.set_default_logger_severity(_ERROR)
+        process.reuse_memory()
     return onnxruntime
 
 
@@ -90,6 +91,8 @@ def quiet_options(optimization: Optimization) -> Any:
     )
     options.log_severity_level = _FATAL
     options.use_deterministic_compute = True
+    # Threads that spin until the next run of their session take a processor from what is done meanwhile.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads():
         options.intra_op_num_threads = threads()
     options.enable_mem_pattern = False  # a plan of the memory of each shape, which few feeds have
@@ -131,8 +134,9 @@ class Session:
         return dict(pair for port, result in answered for pair in _flat(port.name, result, _held_in(port.type)))
 
     def close(self) -> None:
-        """Let the model go."""
+        """Let the model go, and give back its memory."""
         self.__dict__.clear()
+        _trim()
 
 
 @contextmanager
@@ -160,7 +164,14 @@ def loaded(source: Source, options: Any, providers: list[Any] | None = None) -> 
         raw = onnxruntime.InferenceSession(model, options, enable_fallback=0, **asked)
     except Exception as error:  # onnxruntime's exceptions share no other base class
         raise LoadFailed(str(_failed(error))) from error
+    _trim()
     return Session(raw)
+
+
+def _trim() -> None:
+    """Give back what making or running a session has freed, in a process of bnfold's own."""
+    if process.owned():
+        process.trim()
 
 
 def _interruptibly(run: Callable[[Any], Any]) -> Any:
