@@ -103,6 +103,10 @@ class Proof:
         }
 
 
+class _Otherwise(Uncomposed):
+    """The linear parts of two pieces differ, in front of or behind what is not linear."""
+
+
 def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
     """The proof of one obligation that is not settled: composed where it can be, else evaluated."""
     found = _proved(obligation, common, seed)
@@ -113,7 +117,11 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
 
 
 def prove_composed(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
-    """The proof where it can be composed: for every number, not those that are tried."""
+    """The proof where it can be composed: for every number, not those that are tried.
+
+    What is not linear is broken where the linear parts in front of and behind it differ, although it may make up for
+    that: whoever asks believes only what holds.
+    """
     return _proved(obligation, common, seed, evaluate=False)
 
 
@@ -125,7 +133,11 @@ def _proved(obligation: Obligation, common: Correspondence, seed: int, *, evalua
     if reason:
         return replace(shell, reason=reason)
     with suppress(Uncomposed, Unknowable, *_MALFORMED):
-        return _composed(obligation, obligation.before, obligation.after, common, shell)
+        try:
+            return _composed(obligation, obligation.before, obligation.after, common, shell)
+        except _Otherwise as why:
+            if not evaluate:
+                return replace(shell, standing=Standing.BROKEN, reason=str(why))
     if not evaluate:
         return replace(shell, reason="it is not composed of linear operators")
     return _evaluated(obligation, obligation.before, obligation.after, common, shell, seed)
@@ -262,7 +274,7 @@ def _composed(obligation: Obligation, before: Piece, after: Piece, common: Corre
     if standing is Standing.HOLDS:
         return proof
     if now.atoms or was.atoms:
-        raise Uncomposed("a map behind what is not linear")
+        raise _Otherwise("a map behind what is not linear")
     extra = _IN_FLOAT32 if changed else 0.0
     if difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor, extra=extra).share <= 1:
         return replace(proof, reason=_COARSE.format(found.share))
