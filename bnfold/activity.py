@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 _note: mmap.mmap | None = None
 _stack: list[str] = []
+_beside: list[str] = []
 
 
 def share(note: mmap.mmap) -> None:
@@ -34,7 +35,22 @@ def doing(what: str) -> Iterator[None]:
         _write()
 
 
+@contextmanager
+def beside(what: str) -> Iterator[None]:
+    """Note that a thread does `what` while the block lasts, beside the activity of the main thread."""
+    if _note is None:
+        yield
+        return
+    _beside.append(what)
+    _write()
+    try:
+        yield
+    finally:
+        _beside.remove(what)
+        _write()
+
+
 def _write() -> None:
     assert _note is not None
-    text = ", ".join(_stack).encode("utf-8", "replace")[: len(_note) - 1]
+    text = ", beside ".join(filter(None, [", ".join(_stack), *_beside])).encode("utf-8", "replace")[: len(_note) - 1]
     _note[: len(text) + 1] = text + b"\0"

@@ -77,6 +77,9 @@ class _Place:
         import shutil
 
         try:
+            if "hf" in self.system.protocol:
+                self._commit(files)
+                return
             with self.system.transaction:
                 for name, local in files:
                     with local.open("rb") as source, self.system.open(self.beside(name).path, "wb") as target:
@@ -84,8 +87,27 @@ class _Place:
         except Exception as error:  # whatever the package behind the address raises
             raise OutputError(f"{self.address}: cannot be written: {_reason(error)}") from error
 
+    def _commit(self, files: Iterable[tuple[str, Path]]) -> None:
+        """Put files into a repository of the Hugging Face Hub, whose file system has no transactions, as one commit."""
+        from huggingface_hub import CommitOperationAdd, HfApi
+
+        there = self.system.resolve_path(self.path)
+        if not hasattr(there, "path_in_repo"):
+            raise OSError("a bucket of the Hub has no commits, so half of a model could be seen: upload a file instead")
+        folder = there.path_in_repo.rpartition("/")[0]
+        HfApi(endpoint=self.system.endpoint, token=self.system.token).create_commit(
+            there.repo_id,
+            [CommitOperationAdd(f"{folder}/{name}".lstrip("/"), local) for name, local in files],
+            commit_message=f"Upload {self.path.rpartition('/')[2]} with bnfold",
+            repo_type=there.repo_type,
+            revision=there.revision,
+        )
+        self.system.invalidate_cache()
+
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -10,7 +10,7 @@ _LARGEST_REUSED = 32 << 20
 """glibc allows no more."""
 _owned = False
 _libc = ctypes.CDLL(None)
-_BETWEEN_COLLECTIONS = 20_000
+_BETWEEN_COLLECTIONS = 100_000
 """Objects more than there were, before Python looks for cycles: what a command makes lives until its end anyway."""
 
 

@@ -62,11 +62,12 @@ def _group(node: NodeProto, divided: int, graph: Graph) -> int:
 
 
 def output_conv(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
-    """W is [Cout, Cin/g, *kernel]: W'[o] = k_o W[o], b' = k b + t. The group is irrelevant.
+    """W is [Cout, Cin/g, *kernel]: W'[o] = k_o W[o], b' = k b + t. The group is irrelevant, as long as it is one.
 
     Sound for every stride, dilation and padding: the bias reaches each output position once.
     """
     weight = _kernel(node, graph)
+    _group(node, weight.shape[0], graph)
     scale, shift = vectors(affine, 1, weight.shape[0], node, graph)
     scaled = weight.scaled(affine, scale, (0,))
     return [scaled.also(new_bias(node, scale, shift, weight.dtype, graph))]

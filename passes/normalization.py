@@ -207,15 +207,15 @@ def _plain_epsilon(node: NodeProto) -> float | None:
     """The epsilon of a BatchNormalization in inference mode; None where its form is unusual in any way."""
     if len(node.input) != 5 or len(node.output) != 1 or not node.output[0]:
         return None
-    epsilon = DEFAULT_EPSILON
+    epsilon = None
     for attribute in node.attribute[:]:
         if attribute.ref_attr_name:
             return None
-        if attribute.name == "epsilon" and attribute.type == AttributeProto.FLOAT:
+        if attribute.name == "epsilon" and attribute.type == AttributeProto.FLOAT and epsilon is None:
             epsilon = attribute.f
         elif attribute.name != "momentum" and (attribute.name != "training_mode" or attribute.i):
             return None
-    return epsilon
+    return DEFAULT_EPSILON if epsilon is None else epsilon
 
 
 def _parameter(node: NodeProto, index: int, graph: Graph) -> Tensor:

@@ -179,6 +179,7 @@ def weight(**fields: object) -> Callable[[Path], object]:
 
 entry("dims that overflow", weight(dims=[2**62, 4]), 3, "more elements than a 64-bit number")
 entry("dims that wrap around to nothing", weight(dims=[2**32, 2**32], raw_data=b""), 3, "more elements than")
+entry("more dims than arrays have", weight(dims=[1] * 65), 3, "has 65 dimensions")
 entry("a negative dim", weight(dims=[-1]), 3, "negative dimension")
 entry("a terabyte announced", weight(dims=[2**38]), 3, "has 4 bytes of data")
 entry("too few bytes", weight(dims=[3]), 3, "tensor 'w' has 4 bytes of data where its shape [3]")

@@ -7,8 +7,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, nump
 
 _OPSETS = {"five outputs": 9, "opset 6": 6, "upsample": 9, "group norm": 21}
 _ROWS = {
-    "conv": "c = Conv(x, w, b) y = BatchNormalization(c, g, h, m, v)",
-    "conv transpose": "c = ConvTranspose<strides=[2,2]>(x, wt, b) y = BatchNormalization(c, g, h, m, v)",
+    "conv": "c = Conv<group=1>(x, w, b) y = BatchNormalization(c, g, h, m, v)",
+    "conv transpose": "c = ConvTranspose<strides=[2,2], group=1>(x, wt, b) y = BatchNormalization(c, g, h, m, v)",
     "gemm": "f = Flatten(x) c = Gemm<transB=1>(f, wf, b) y = BatchNormalization(c, g, h, m, v)",
     "matmul": "f = Flatten(x) d = MatMul(f, wm) c = Add(d, b) y = BatchNormalization(c, g, h, m, v)",
     "training": "c = Conv(x, w) y, s, t = BatchNormalization<training_mode=1>(c, g, h, m, v)",
@@ -174,16 +174,22 @@ def _spoiled_nodes(node: NodeProto) -> Iterator[tuple[str, NodeProto]]:
         rest = [each for number, each in enumerate(node.attribute) if number != at]
         yield f"{attribute.name} removed", _attributed(node, rest)
         yield f"{attribute.name} empty", _attributed(node, [*rest, AttributeProto(name=attribute.name)])
+        untyped = AttributeProto.FromString(attribute.SerializeToString())
+        untyped.ClearField("type")
+        yield f"{attribute.name} without a type", _attributed(node, [*rest, untyped])
         typed = AttributeProto(name=attribute.name, type=attribute.type)
         yield f"{attribute.name} without a value", _attributed(node, [*rest, typed])
         yield f"{attribute.name} twice", _attributed(node, [*node.attribute, attribute])
+        yield f"{attribute.name} twice, once without a value", _attributed(node, [*node.attribute, typed])
         for other in (
             -1,
+            0,
             1 << 40,
             0.5,
             "word",
             [],
             [7, -7],
+            [0, 0],
             [0.5],
             ["word"],
             numpy_helper.from_array(CONSTANTS["odd"]),

@@ -1,16 +1,22 @@
-"""Models and reports at addresses: in memory, and in an S3 that moto serves."""
+"""Models and reports at addresses: in memory, in an S3 that moto serves, and on a server that stands in for the Hub."""
 
+import base64
+import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import fsspec.config
 import onnx
 import pytest
 from click.testing import CliRunner, Result
@@ -237,3 +243,102 @@ def test_s3(s3: Any, tmp_path: Path) -> None:
         bnfold.inspect("s3://bucket/none.onnx")
     with pytest.raises(OutputError, match="cannot be written"):
         bnfold.optimize("s3://bucket/in/m.onnx", "s3://missing/o.onnx")
+
+
+# ---------------------------------------------------------------------- a Hub
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The calls by which huggingface_hub reads and writes small files of one repository, ``owner/repo``."""
+
+    protocol_version = "HTTP/1.1"
+    files: dict[str, bytes]
+    commits: list[list[str]]
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def answer(self, code: int, content: Any, **headers: str) -> None:
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(raw)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        name = path.removeprefix("/owner/repo/resolve/main/")
+        if path in ("/api/models/owner/repo", "/api/models/owner/repo/revision/main"):
+            self.answer(200, {"id": "owner/repo", "sha": "1" * 40, "siblings": [], "tags": [], "private": False})
+        elif path.startswith("/api/models/owner/repo/tree/main"):
+            told = {each: hashlib.sha1(data).hexdigest() for each, data in self.files.items()}
+            self.answer(
+                200, [{"type": "file", "path": e, "size": len(self.files[e]), "oid": o} for e, o in told.items()]
+            )
+        elif name in self.files:
+            self.answer(200, self.files[name], ETag=f'"{hashlib.sha1(self.files[name]).hexdigest()}"')
+        else:
+            self.answer(404, {"error": "none"}, X_Error_Code="EntryNotFound")
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.endswith("/preupload/main"):
+            each = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            self.answer(200, {"files": [each | {"path": file["path"]} for file in json.loads(asked)["files"]]})
+        elif self.path.endswith("/commit/main"):
+            lines = [json.loads(line) for line in asked.splitlines()]
+            made = [line["value"] for line in lines if line["key"] == "file"]
+            self.files.update({value["path"]: base64.b64decode(value["content"]) for value in made})
+            self.commits.append([value["path"] for value in made])
+            url = f"https://huggingface.co/owner/repo/commit/{'2' * 40}"
+            self.answer(200, {"commitUrl": url, "commitOid": "2" * 40, "pullRequestUrl": None})
+        else:  # paths-info: nothing of that name
+            self.answer(200, [])
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    own = type("Own", (Hub,), {"files": {"m.onnx": MODEL.read_bytes()}, "commits": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), own) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        options = {"endpoint": f"http://127.0.0.1:{server.server_port}", "token": "hf_none"}
+        monkeypatch.setitem(fsspec.config.conf, "hf", options)
+        try:
+            yield own
+        finally:
+            server.shutdown()
+
+
+def test_the_hub_gets_a_model_and_its_data_in_one_commit(hub: type[Hub], tmp_path: Path) -> None:
+    result = bnfold.optimize("hf://owner/repo/m.onnx", "hf://owner/repo/onnx/o.onnx")
+    assert result.report.published == "hf://owner/repo/onnx/o.onnx"
+    assert hub.commits == [["onnx/o.onnx"]]
+    layout = bnfold.Layout(bnfold.Weights.EXTERNAL, "w.bin", 0)
+    bnfold.optimize("hf://owner/repo/m.onnx", "hf://owner/repo/e.onnx", layout=layout)
+    assert hub.commits[1:] == [["w.bin", "e.onnx"]]
+    assert bnfold.verify("hf://owner/repo/m.onnx", "hf://owner/repo/e.onnx").verdict == "equivalent"
+    with pytest.raises(UsageError, match=r"^hf://owner/repo/e\.onnx: something is there already"):
+        bnfold.optimize("hf://owner/repo/m.onnx", "hf://owner/repo/e.onnx")
+    done = run("optimize", "hf://owner/repo/m.onnx", tmp_path / "o.onnx", "--report", "hf://owner/repo/r.json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(hub.files["r.json"])["verdict"] == "equivalent"
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_the_hub_does_not_have_is_said() -> None:
+    for address, told in (
+        ("hf://owner/repo/none.onnx", "there is no such file"),
+        ("hf://owner/other/m.onnx", "404 Client Error"),
+    ):
+        with pytest.raises(ModelError, match=f"^{re.escape(address)}: cannot read the model: .*{told}"):
+            bnfold.inspect(address)
+
+
+def test_without_the_package_of_the_hub_one_sentence_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "hf", raising=False)  # type: ignore[attr-defined]
+    result = run("optimize", "hf://owner/repo/m.onnx", tmp_path / "o.onnx")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert re.match("bnfold: hf://owner/repo/m.onnx: .*huggingface_hub", result.stderr)

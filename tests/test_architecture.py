@@ -95,7 +95,7 @@ AT_IMPORT: dict[str, set[str]] = {
     "pytest_plugin": {"pytest"},
 }
 WHEN_CALLED: dict[str, set[str]] = {
-    "addresses": {"fsspec"},
+    "addresses": {"fsspec", "huggingface_hub"},
     "batches": {"PIL"},
     "equivalence": {"onnxruntime", "torch"},
     "rewriting": {

@@ -46,9 +46,9 @@ from bnfold import errors
 
 MODEL, TRAIN, DATA, OTHER, BAD, count, threads = sys.argv[1:6] + [int(text) for text in sys.argv[6:8]]
 asked = sys.argv[8:]
-batch = np.random.default_rng(0).random((4, 16, 3, 5), np.float32)
 proto, raw = onnx.load(MODEL), open(MODEL, "rb").read()
 [port] = proto.graph.input
+batch = np.random.default_rng(0).random([dim.dim_value or 4 for dim in port.type.tensor_type.shape.dim], np.float32)
 
 
 def raising(*_progress):
@@ -123,15 +123,15 @@ print(json.dumps({"calls": found, "files": files}))
 """
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def write_models(folder: Path, batch: str, channels: int, outputs: int) -> list[str]:
     """The model, one in training mode, one with its weights outside, one that answers otherwise, half of one."""
-    folder = tmp_path_factory.mktemp("models")
     numbers = np.random.default_rng(0)
-    weights = {"w": numbers.random((24, 16, 3, 3)) - 0.5} | {name: 0.5 + numbers.random(24) for name in "ghmv"}
+    weights = {"w": numbers.random((outputs, channels, 3, 3)) - 0.5}
+    weights |= {name: 0.5 + numbers.random(outputs) for name in "ghmv"}
 
     def save(name: str, operators: str, factor: float = 1.0, **how: Any) -> str:
-        text = f"g (float[N,16,3,5] x) => (float[N,24,1,3] y) {{ c = Conv(x, w) {operators} }}"
+        ports = f"(float[{batch},{channels},3,5] x) => (float[{batch},{outputs},1,3] y)"
+        text = f"g {ports} {{ c = Conv(x, w) {operators} }}"
         model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
         for key, array in weights.items():
             model.graph.initializer.append(numpy_helper.from_array((factor * array).astype(np.float32), key))
@@ -143,8 +143,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     train = save("train", norm.replace("y =", "y, a, b =").format("<training_mode = 1>"))
     data = save("data", norm.format(""), save_as_external_data=True, location="weights.data", size_threshold=0)
     other = save("other", norm.format(""), factor=1.5)
-    (folder / "bad.onnx").write_bytes(Path(model).read_bytes()[:5000])
+    whole = Path(model).read_bytes()
+    (folder / "bad.onnx").write_bytes(whole[: len(whole) // 2])
     return [model, train, data, other, str(folder / "bad.onnx")]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return write_models(tmp_path_factory.mktemp("models"), "N", channels=16, outputs=24)
+
+
+@pytest.fixture(scope="module")
+def quick_models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The same with as few feeds and weights as there can be."""
+    return write_models(tmp_path_factory.mktemp("quick_models"), "1", channels=2, outputs=4)
 
 
 def probe(models: list[str], count: int, threads: int, *names: str) -> dict[str, list[int]]:
@@ -175,8 +187,8 @@ def test_a_call_leaves_no_descriptor_no_thread_and_no_cycle(count: int, threads:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("threads", [1, 8])
 @pytest.mark.parametrize("name", re.findall(r'^    "([^"]+)": lambda out: ', PROBE, re.MULTILINE))
-def test_two_thousand_calls(name: str, threads: int, models: list[str]) -> None:
-    [(_, _, nbytes, _)] = probe(models, 2000, threads, name).values()
+def test_two_thousand_calls(name: str, threads: int, quick_models: list[str]) -> None:
+    [(_, _, nbytes, _)] = probe(quick_models, 2000, threads, name).values()
     assert nbytes <= 20 << 20
 
 

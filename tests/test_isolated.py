@@ -173,9 +173,9 @@ def test_nothing_of_it_stays_open() -> None:
 
 def dying(_model: str, how: str, _options: InspectOptions) -> None:
     """What some runtime does to the process it is in."""
-    from bnfold.activity import doing
+    from bnfold.activity import beside, doing
 
-    with doing("running something"):
+    with doing("running something"), beside("loading m"):
         if how.isdigit():
             os._exit(int(how))
         Path("temporary").joinpath(next(Path("temporary").glob("bnfold-*")).name, "left").write_bytes(b"left")
@@ -184,9 +184,18 @@ def dying(_model: str, how: str, _options: InspectOptions) -> None:
 
 
 ENDS: dict[str, tuple[type[BaseException], str]] = {
-    "SIGFPE": (ModelError, r"^m: makes onnx or onnxruntime crash \(SIGFPE\) while it was running something; do not"),
-    "SIGSEGV": (ModelError, r"^m: makes onnx or onnxruntime crash \(SIGSEGV\) while it was running something; do not"),
-    "SIGKILL": (ResourceLimitError, "^m: was stopped by SIGKILL while it was running something, most likely for lack"),
+    "SIGFPE": (
+        ModelError,
+        r"^m: makes onnx or onnxruntime crash \(SIGFPE\) while it was running something, beside loading m; do not",
+    ),
+    "SIGSEGV": (
+        ModelError,
+        r"^m: makes onnx or onnxruntime crash \(SIGSEGV\) while it was running something, beside loading m; do not",
+    ),
+    "SIGKILL": (
+        ResourceLimitError,
+        "^m: was stopped by SIGKILL while it was running something, beside loading m, most likely",
+    ),
     "SIGTERM": (ResourceLimitError, "^m: was stopped by SIGTERM"),
     "SIGINT": (KeyboardInterrupt, "^$"),
     "7": (BnfoldError, "^m: the isolated process ended with exit code 7 and without a result"),
@@ -247,7 +256,7 @@ def test_a_model_that_the_runtime_dies_of() -> None:
 STAGES = {
     "inferring shapes": ("bnfold.graph.shapes.infer_shapes", "running the pass .*, inferring shapes with onnx"),
     "a pass": ("bnfold.passes.fold_batch_norm.FoldBatchNorm.run", "running the pass fold-batch-norm"),
-    "a proof": ("bnfold.equivalence.proofs.model.prove_piece", "proving what was changed"),
+    "a proof": ("bnfold.equivalence.proofs.piece.composed", "proving what was changed"),
     "constants": ("bnfold.equivalence.runtime.computed_constants.opened", "computing 1 constants in onnxruntime"),
 }
 PROGRAM = """

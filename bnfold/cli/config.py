@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bnfold.cli.configuration import nearest, read, settings_for, words_of
+from bnfold.cli.configuration import check_variables, nearest, read, settings_for, words_of
 from bnfold.cli.delivery import write_out
 from bnfold.cli.mistakes import Group
 from bnfold.cli.shell import Shell
@@ -32,6 +32,7 @@ def show_command(ctx: click.Context, /, name: str | None, config: str | None) ->
     file = nearest() if config is None else read(Path(config))
     if file is not None:
         file.check(shell.known())
+    check_variables(shell, shell.known)
     lines = [f"file: {'none' if file is None else file.path}"]
     for each, found in commands.items():
         if found is None:
@@ -44,7 +45,7 @@ def show_command(ctx: click.Context, /, name: str | None, config: str | None) ->
             if setting is not None:
                 lines.append(f"{each} --{word}: {_shown(setting.value)} ({setting.origin})")
             elif name is not None:
-                lines.append(f"{each} --{word}: {_shown(option.get_default(ctx))} (default)")
+                lines.append(f"{each} --{word}: {_shown(option.to_info_dict()['default'])} (default)")
     write_out("".join(inert(one_line(line)) + "\n" for line in lines))
 
 

@@ -26,6 +26,7 @@ from bnfold.paths import require_regular
 NAMES = ("bnfold.toml", "pyproject.toml")
 PREFIX = "BNFOLD_"
 _NOT_CONFIGURABLE = {"config", "isolated", "help", "output", "quiet", "verbose"}
+_OTHER_VARIABLES = {"BNFOLD_TOKEN"}
 _ISOLATED, _SETTINGS, _FILE = "bnfold.isolated", "bnfold.settings", "bnfold.configuration"
 
 Words = Mapping[str, Collection[str]]
@@ -148,12 +149,27 @@ def settings_for(command: click.Command, file: File | None) -> dict[str, Setting
         value = _from_toml(option, setting, file.path.parent)
         found[option.name or ""] = Setting(setting.flag, value, setting.origin)
     for word, option in words.items():
-        variable = PREFIX + word.upper().replace("-", "_")
+        variable = _variable(word)
         text = os.environ.get(variable, "")
         if text:
             value = tuple(text.split()) if option.multiple else text
             found[option.name or ""] = Setting(word, value, variable)
     return found
+
+
+def check_variables(command: click.Command, known: Callable[[], Words]) -> None:
+    """Raise UsageError for a variable that means no flag of any command, and nearly one."""
+    own = {_variable(word) for word in words_of(command)} | _OTHER_VARIABLES
+    others = [name for name in os.environ if name.startswith(PREFIX) and name not in own]
+    words = {word for each in known().values() for word in each} if others else set()
+    for name in others:
+        meant = nearest_name(name.removeprefix(PREFIX).lower().replace("_", "-"), words)
+        if meant is not None and _variable(meant) != name:
+            raise UsageError(f"no command has an option for the variable {name}; did you mean {_variable(meant)}?")
+
+
+def _variable(word: str) -> str:
+    return PREFIX + word.upper().replace("-", "_")
 
 
 def _from_toml(option: click.Option, setting: Setting, folder: Path) -> Any:
@@ -191,6 +207,7 @@ def with_configuration(command: click.Command, known: Callable[[], Words]) -> cl
         file = nearest() if value is None else read(Path(value))
         if file is not None:
             file.check(known())
+        check_variables(command, known)
         ctx.meta[_FILE] = file
         ctx.meta[_SETTINGS] = found = settings_for(command, file)
         ctx.default_map = {name: setting.value for name, setting in found.items()}

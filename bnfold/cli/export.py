@@ -1,8 +1,8 @@
 """`bnfold export`: a PyTorch module to a verified file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,10 @@ from bnfold.cli.writing import delivered, prepared
 from bnfold.errors import UsageError
 from bnfold.options import OptimizeOptions
 
+if TYPE_CHECKING:
+    from bnfold.torch_export import Finding
+
+_MOST_ALIKE = 3
 _MAKES = "it makes the module and the arguments of one call: (module, args) or (module, args, kwargs)"
 
 
@@ -71,11 +75,22 @@ def command(
             mode="as-is" if as_is else "eval",
             strip_traces=strip_traces,
         )
-        for finding in made.findings:
-            say(f"{finding.code}: {finding.text}")
+        for line in _told(made.findings):
+            say(line)
         return made.report
 
     delivered(ctx, model, output, options, make)
+
+
+def _told(findings: Iterable["Finding"]) -> Iterator[str]:
+    """A line for each finding; for many of one kind, one with the first, and how many there are."""
+    alike: dict[str, list[Finding]] = {}
+    for finding in findings:
+        alike.setdefault(finding.code, []).append(finding)
+    for code, some in alike.items():
+        each = some if len(some) <= _MOST_ALIKE else some[:1]
+        more = f" ({len(some) - 1} more like it)" if len(each) < len(some) else ""
+        yield from (f"{code}: {finding.text}{more}" for finding in each)
 
 
 def _made(script: str) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:

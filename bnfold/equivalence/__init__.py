@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.unrelated_verification import verify_unrelated as verify_unrelated
     from bnfold.equivalence.verdict import Verdict as Verdict
     from bnfold.equivalence.verdict import Verification as Verification
+    from bnfold.equivalence.verification import reference_ahead as reference_ahead
     from bnfold.equivalence.verification import verify as verify
     from bnfold.options import Proving as Proving
     from bnfold.options import VerifyOptions as VerifyOptions
@@ -77,7 +78,7 @@ _HOME = {
     **dict.fromkeys(("Signature", "Source", "signature_of"), "bnfold.equivalence.structure.signature"),
     "verify_unrelated": "bnfold.equivalence.unrelated_verification",
     **dict.fromkeys(("Verdict", "Verification"), "bnfold.equivalence.verdict"),
-    "verify": "bnfold.equivalence.verification",
+    **dict.fromkeys(("reference_ahead", "verify"), "bnfold.equivalence.verification"),
     **dict.fromkeys(("Proving", "VerifyOptions"), "bnfold.options"),
 }
 

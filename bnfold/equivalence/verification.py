@@ -7,7 +7,7 @@ the candidate runs without and with them, on every provider asked for. One sessi
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,7 +36,7 @@ from bnfold.equivalence.structure.output_sources import Sources, behind
 from bnfold.equivalence.structure.signature import Signature, Source, difference, signature_of
 from bnfold.equivalence.structure.work import work_of
 from bnfold.equivalence.verdict import Verdict, Verification
-from bnfold.errors import UsageError
+from bnfold.errors import BnfoldError, UsageError
 from bnfold.options import VerifyOptions
 from bnfold.progress import StageProgress
 
@@ -108,6 +108,24 @@ def _verified(
     return _with_changes(measured, changes, options, model)
 
 
+@contextmanager
+def reference_ahead(reference: GivenModel, options: VerifyOptions) -> Iterator[Callable[[], None]]:
+    """What begins to load `reference`, beside the rest of the block, if `verify` may begin with running it there.
+
+    To be called once the model is known to be sound. Whoever verifies otherwise in the block makes other sessions.
+    """
+    with Ahead() as ahead, few_threads(options.threads):
+
+        def begin() -> None:
+            if options.proof == "never" or not _planning(reference.structure, options)(all_proved=True).is_lean:
+                return
+            with suppress(BnfoldError):  # that onnxruntime is missing is said where it is needed
+                runtime()
+                ahead.begin(reference.source, LEAN)
+
+        yield begin
+
+
 def _structures(reference: Reference, candidate: GivenModel) -> tuple[ModelProto, ModelProto]:
     """Both structures: the same one where both are the same file."""
     model = reference.structure()
@@ -144,8 +162,7 @@ def _read(
         answers, _ = _answers(reference, model, _fed(model, options), {}, options, lean, beside=other)
         if CPU in named(options.providers):
             ahead.begin(candidate.source, LEAN)
-    with doing("loading the candidate in onnxruntime") if lean.is_lean else nullcontext():
-        changes = find_changes(before, after, options.seed)
+    changes = find_changes(before, after, options.seed)
     for index in (before, after):
         index.file.release()
     plan = planned(all_proved=changes.all_proved)

@@ -15,14 +15,21 @@ def attribute(node: NodeProto, name: str) -> Any:
     """The value of attribute `name`, as `onnx.helper.get_attribute_value` gives it, or None where it is absent.
 
     Raises `Refused` where the attribute takes its value from an argument of the function the node stands in: the node
-    then means something else at each call.
+    then means something else at each call. Also where it is there twice, or says no type.
     """
+    found = None
     for candidate in node.attribute:
         if candidate.name == name:
-            if candidate.ref_attr_name:
-                raise Refused(Reason.ATTRIBUTE_OF_CALLER, f"{node.op_type}.{name} is @{candidate.ref_attr_name}")
-            return _value(candidate)
-    return None
+            if found is not None:
+                raise Refused(Reason.MALFORMED, f"{node.op_type}.{name} is there twice")
+            found = candidate
+    if found is None:
+        return None
+    if found.ref_attr_name:
+        raise Refused(Reason.ATTRIBUTE_OF_CALLER, f"{node.op_type}.{name} is @{found.ref_attr_name}")
+    if found.type == AttributeProto.UNDEFINED:
+        raise Refused(Reason.MALFORMED, f"{node.op_type}.{name} says no type")
+    return _value(found)
 
 
 def _value(candidate: AttributeProto) -> Any:

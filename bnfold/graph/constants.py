@@ -139,6 +139,8 @@ def _settle_outputs(graph: "Graph", node: NodeProto) -> None:
 
 
 def _constant_node(graph: "Graph", node: NodeProto) -> Tensor | None:
+    if len(node.attribute) != 1:
+        return None
     for candidate in node.attribute:
         if candidate.name == "value" and not candidate.ref_attr_name:
             return graph.tensor_of(candidate.t) if candidate.HasField("t") else None

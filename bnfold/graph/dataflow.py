@@ -14,7 +14,7 @@ def nodes_by_dataflow(body: Body) -> list[NodeProto]:
 
 def sort_by_dataflow(body: Body) -> None:
     """Put the nodes of `body`, and of every body nested in it, into the order of the data."""
-    for nested in _nested(body.node):
+    for nested in nested_in(body.node):
         sort_by_dataflow(nested)
     position = {tuple(node.output): at for at, node in enumerate(nodes_by_dataflow(body))}
     body.node.sort(key=lambda node: position[tuple(node.output)])
@@ -27,14 +27,27 @@ def is_sorted(body: Body) -> bool:
     for node in body.node:
         if not left.isdisjoint(node.input):
             return False
-        for nested in _nested([node]):
+        for nested in nested_in([node]):
             if not is_sorted(nested) or not left.isdisjoint(_ordered(nested)[1]):
                 return False
         left.difference_update(node.output)
     return True
 
 
-def _nested(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
+def read_around(body: GraphProto) -> dict[str, None]:
+    """The values that `body`, or a body nested in it, reads and that the scopes around it define."""
+    read = dict.fromkeys(value for node in body.node for value in node.input if value)
+    for nested in nested_in(body.node):
+        read |= read_around(nested)
+    read |= dict.fromkeys(value.name for value in body.output)
+    inside = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+    inside.update(tensor.values.name for tensor in body.sparse_initializer)
+    inside.update(value for node in body.node for value in node.output)
+    return {value: None for value in read if value not in inside}
+
+
+def nested_in(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
+    """The bodies that `nodes` hold, without those nested in them."""
     for node in nodes:
         for attribute in node.attribute or ():
             yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
@@ -45,7 +58,7 @@ def _ordered(body: Body) -> tuple[list[NodeProto], list[str]]:
     nodes = list(body.node)
     captured = {}
     for node in nodes:
-        inside = [value for nested in _nested([node]) for value in _ordered(nested)[1]]
+        inside = [value for nested in nested_in([node]) for value in _ordered(nested)[1]]
         if inside:
             captured[id(node)] = inside
     producers = {value: node for node in nodes for value in node.output if value}

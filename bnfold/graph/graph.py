@@ -82,6 +82,9 @@ class Graph:
         self.body = body
         self.parent = parent
         self.scope = scope
+        # It imports the operator sets that count here, in bodies nested in it too; None: the model does.
+        self.function: FunctionProto | None
+        self.function = body if isinstance(body, FunctionProto) else None if parent is None else parent.function
         self._nodes: dict[int, NodeProto] = {id(node): node for node in body.node}
         self._before: dict[int, list[NodeProto]] = {}
         self._after: dict[int, list[NodeProto]] = {}
@@ -111,7 +114,7 @@ class Graph:
                 self._producers[output] = node
         self._producers.pop("", None)  # an output that is left out is no value that an absent input could read
         self._defined.update(self._producers)
-        self.opset = model.opset(body if isinstance(body, FunctionProto) else None)
+        self.opset = model.opset(self.function)
 
     # ------------------------------------------------------------------ questions
 
@@ -126,7 +129,8 @@ class Graph:
     def _those_left(self, original: Sequence[NodeProto]) -> list[NodeProto]:
         """What is left of the `original` nodes, and what was inserted beside them."""
         if not (self._before or self._after):
-            return [node for node in original if id(node) in self._nodes]
+            kept = self._nodes
+            return [node for node in original if id(node) in kept] if len(kept) < len(original) else list(original)
         ordered: list[NodeProto] = []
         for node in original:
             self._collect(node, ordered)
@@ -370,8 +374,8 @@ class Graph:
         else:
             base = f"{old}_{suffix}" if old else f"{self.label(node)}_{suffix}"
             graph.set_input(node, index, graph._new_constant(self.model.fresh_name(base), tensor, before=node))
-        if node.op_type in _WEIGHTED and len(node.input) > 1:
-            graph._as_initializer(node.input[1])
+        if len(inputs) > 1 and inputs[1] not in graph._initializers and node.op_type in _WEIGHTED:
+            graph._as_initializer(inputs[1])
 
     def set_input(self, node: NodeProto, index: int, value: str) -> None:
         """Let input `index` of `node` read `value`; inputs up to it that are absent become ""."""

@@ -8,6 +8,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
 from bnfold.activity import doing
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.collector import paused_collector
+from bnfold.graph.dataflow import nested_in
 from bnfold.graph.graph import Graph, scopes
 from bnfold.graph.shapes import agreed, contradicts, follow, has_rank, inferred, known_sizes, merged
 from bnfold.graph.soundness import check_soundness
@@ -311,6 +312,18 @@ class Model:
 
     def _function_scopes(self) -> list[Graph]:
         return [graph for graph in self.graphs if isinstance(graph.body, FunctionProto)]
+
+    def note_bodies(self, graph: Graph, holder: NodeProto, found: NodeProto) -> None:
+        """Note the types in the bodies of `holder`, which stands in `graph`, as they were `found`; more than before."""
+        children = [child for child in self.bodies(graph) if self.holders[id(child)] is holder]
+        for child, body in zip(children, nested_in([found]), strict=True):
+            table = self._types[id(child)] if self._types is not None else {}
+            for value in (*body.value_info, *body.input, *body.output):
+                if value.HasField("type") and (kind := merged(table.get(value.name), value.type)) is not None:
+                    table[value.name] = kind
+            for node, inner in zip(child.body.node, body.node, strict=True):
+                if inner.attribute:
+                    self.note_bodies(child, node, inner)
 
     def _note_types(self, graph: Graph, body: GraphProto | FunctionProto) -> None:
         assert self._types is not None

@@ -6,11 +6,14 @@ contradict it are stale, and nothing believes them. Where it stops, each operato
 and the partly known sizes that it reads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 import onnx
 from onnx import (
+    FunctionProto,
+    GraphProto,
     ModelProto,
     NodeProto,
     TensorProto,
@@ -23,6 +26,7 @@ from onnx import (
 
 from bnfold.decisions import Refused
 from bnfold.graph.attributes import DEFAULT_DOMAINS, number
+from bnfold.graph.dataflow import nested_in, read_around
 from bnfold.graph.inference import bodies, infer_shapes
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 _SHOWN_BYTES = 4096
 # Shapes that are asked for while a constant is evaluated that is needed for another shape, and so on.
 _DEEPEST = 16
+_FUNCTIONS_SINCE = 8  # the IR version from which on a model may have functions
 _ML_DOMAIN = "ai.onnx.ml"
 # The input that is the shape of the output.
 _TARGETS = {"Reshape": 1, "Resize": 3}
@@ -137,7 +142,7 @@ def follow(model: "Model", graph: "Graph", value: str) -> TypeProto | None:
         settled = model.settled_types(home)
         if name not in settled:
             node = home.producer(name)
-            unsettled = [] if node is None else _unsettled_operands(model, home, node)
+            unsettled = _unsettled_holder(model, home, name) if node is None else _unsettled_operands(model, home, node)
             if unsettled:
                 waiting += unsettled
                 continue
@@ -153,8 +158,13 @@ def follow(model: "Model", graph: "Graph", value: str) -> TypeProto | None:
 
 
 def _operands(graph: "Graph", node: NodeProto) -> list[tuple["Graph", str]]:
-    homes = [(graph.resolve(operand), operand) for operand in node.input if operand]
+    """What `node` and its bodies read, each with the scope that defines it."""
+    homes = [(graph.resolve(operand), operand) for operand in [*node.input, *_read_by_bodies(node)] if operand]
     return [(home, operand) for home, operand in homes if home is not None]
+
+
+def _read_by_bodies(node: NodeProto) -> dict[str, None]:
+    return {value: None for body in nested_in([node]) for value in read_around(body)}
 
 
 def _unsettled_operands(model: "Model", graph: "Graph", node: NodeProto) -> list[tuple["Graph", str]]:
@@ -165,6 +175,16 @@ def _unsettled_operands(model: "Model", graph: "Graph", node: NodeProto) -> list
     ]
 
 
+def _unsettled_holder(model: "Model", graph: "Graph", value: str) -> list[tuple["Graph", str]]:
+    """The first output of the node whose body `graph` is: that inference also finds the arguments of the body."""
+    holder = model.holders.get(id(graph)) if graph.is_input(value) else None
+    if holder is None or graph.parent is None or not holder.output:
+        return []
+    output = holder.output[0]
+    known = not graph.parent.defines(output) or output in model.settled_types(graph.parent)
+    return [] if known else [(graph.parent, output)]
+
+
 def _outputs(model: "Model", graph: "Graph", node: NodeProto) -> dict[str, TypeProto]:
     """The types that follow for the outputs of `node` from those of its operands, which are settled."""
     if model.nesting >= _DEEPEST or (node.domain not in DEFAULT_DOMAINS and not model.is_function_call(node)):
@@ -172,9 +192,9 @@ def _outputs(model: "Model", graph: "Graph", node: NodeProto) -> dict[str, TypeP
     model.nesting += 1
     try:
         if model.is_function_call(node):
-            return model.results_of(node)
+            return _results_of(model, graph, node)
         operands = [graph.value_type(operand) if operand else None for operand in node.input]
-        found = _asked(graph, node, operands)
+        found = _asked_as_a_model(graph, node) if any(nested_in([node])) else _asked(graph, node, operands)
         if not all(has_rank(found.get(output)) for output in node.output[:1]):
             shape = _special(graph, node)
             if shape is not None:
@@ -188,9 +208,19 @@ def _outputs(model: "Model", graph: "Graph", node: NodeProto) -> dict[str, TypeP
         model.nesting -= 1
 
 
+def _results_of(model: "Model", graph: "Graph", call: NodeProto) -> dict[str, TypeProto]:
+    """The types that follow for a call of a function from its operands, else those that every call of it has."""
+    own = _asked_as_a_model(graph, call)
+    if all(has_rank(own.get(output)) for output in call.output if output):
+        return own
+    common = model.results_of(call)
+    found = {output: merged(common.get(output), own.get(output)) for output in call.output}
+    return {output: kind for output, kind in found.items() if kind is not None}
+
+
 def _asked(graph: "Graph", node: NodeProto, operands: Sequence[TypeProto | None]) -> dict[str, TypeProto]:
     """The result of onnx's inference for this one operator, which is shown the constants that the operator reads."""
-    if any(each.HasField("g") or each.graphs or each.ref_attr_name for each in node.attribute):
+    if any(each.ref_attr_name for each in node.attribute):
         return {}
     asked = NodeProto()
     asked.CopyFrom(node)
@@ -218,6 +248,67 @@ def _asked(graph: "Graph", node: NodeProto, operands: Sequence[TypeProto | None]
             if type_proto.HasField("tensor_type"):
                 type_proto.tensor_type.elem_type = TensorProto.UNDEFINED
     return found
+
+
+def _asked_as_a_model(graph: "Graph", node: NodeProto) -> dict[str, TypeProto]:
+    """The result of onnx's inference for an operator with bodies or a call, in a model with all that it reads.
+
+    Within a function onnx infers nothing, and in a body it sees no constant of the scopes around. What it finds of the
+    values in the bodies is noted too.
+    """
+    model = graph.model
+    nodes = [node, *(inner for body in _all_nested(node) for inner in body.node)]
+    if any(each.ref_attr_name for inner in nodes for each in inner.attribute):
+        return {}
+    asked = ModelProto(ir_version=max(model.proto.ir_version, _FUNCTIONS_SINCE))
+    asked.opset_import.extend((graph.function or model.proto).opset_import)
+    asked.functions.extend(_called(model, nodes))
+    asked.graph.node.append(node)
+    names: set[str] = set()  # of sizes: inference makes up more of them, and begins anew with each model
+    for operand in dict.fromkeys([*node.input, *_read_by_bodies(node)]):
+        constant = graph.constant(operand) if operand else None
+        if constant is not None and constant.nbytes <= _SHOWN_BYTES and constant.dtype.kind in "iuf":
+            asked.graph.initializer.append(numpy_helper.from_array(constant.numpy(), operand))
+        elif operand and (kind := graph.value_type(operand)) is not None:
+            asked.graph.input.append(helper.make_value_info(operand, kind))
+            names.update(dim.dim_param for dim in kind.tensor_type.shape.dim)
+    found = inferred(asked.SerializeToString()).graph
+    for body in _all_nested(found.node[0]):
+        for value in (*body.value_info, *body.input, *body.output):
+            _forget_names_but(names, value.type)
+    model.note_bodies(graph, node, found.node[0])
+    types = {value.name: value.type for value in found.value_info if value.name in node.output}
+    for kind in types.values():
+        _forget_names_but(names, kind)
+    return types
+
+
+def _called(model: "Model", nodes: Sequence[NodeProto]) -> Iterator[FunctionProto]:
+    """The model-local functions that `nodes` call, and those that these call."""
+    entered = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        function = model.functions.get((node.domain, node.op_type))
+        if function is not None and id(function) not in entered:
+            entered.add(id(function))
+            yield function
+            waiting += function.node
+            waiting += [inner for held in function.node for body in _all_nested(held) for inner in body.node]
+
+
+def _all_nested(node: NodeProto) -> Iterator[GraphProto]:
+    for body in nested_in([node]):
+        yield body
+        for inner in body.node:
+            yield from _all_nested(inner)
+
+
+def _forget_names_but(known: AbstractSet[str], kind: TypeProto) -> None:
+    """Leave of the sizes in `kind` the numbers, and the names that are `known`."""
+    for dim in kind.tensor_type.shape.dim if kind.HasField("tensor_type") else ():
+        if dim.HasField("dim_param") and dim.dim_param not in known:
+            dim.Clear()
 
 
 def _as_float(operand: TypeProto | None) -> TypeProto:

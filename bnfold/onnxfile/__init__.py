@@ -9,10 +9,12 @@ from bnfold.onnxfile.old_data import named_data
 from bnfold.onnxfile.outline import outline, structure_at
 from bnfold.onnxfile.payload import PAYLOAD_KEY, Payload, Span, Stored, payload_index, set_payload
 from bnfold.onnxfile.publication import Publication
+from bnfold.onnxfile.tensor_sizes import MAX_DIMS
 from bnfold.onnxfile.tensors import tensors
 from bnfold.onnxfile.weight_layout import SIZE_THRESHOLD, Layout, Weights
 
 __all__ = [
+    "MAX_DIMS",
     "PAYLOAD_KEY",
     "SIZE_THRESHOLD",
     "SOURCE",

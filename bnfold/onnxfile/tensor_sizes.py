@@ -6,9 +6,11 @@ int32_data).
 
 import math
 
+import numpy as np
 from onnx import TensorProto
 
 MAX_ELEMENTS = 2**63 - 1
+MAX_DIMS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32  # of an array of numpy
 AGAIN = "the model is damaged or its exporter wrong: export it again"
 
 BITS: dict[int, int] = {
@@ -52,6 +54,8 @@ def element_count(tensor: TensorProto) -> int:
         raise ValueError(f"has a negative dimension ({next(dim for dim in dims if dim < 0)}); {AGAIN}")
     if elements > MAX_ELEMENTS:
         raise ValueError(f"has the dimensions {dims}, more elements than a 64-bit number can count; {AGAIN}")
+    if len(dims) > MAX_DIMS:
+        raise ValueError(f"has {len(dims)} dimensions, and arrays have {MAX_DIMS} at most; reshape it")
     return elements
 
 
@@ -101,7 +105,7 @@ def _is_sound_float32(tensor: TensorProto) -> bool:
     """Whether a quick look finds the raw_data that the shape of a float32 tensor needs."""
     dims = tensor.dims[:]
     nbytes = len(tensor.raw_data)
-    return nbytes > 0 and nbytes == 4 * math.prod(dims) and min(dims, default=0) >= 0
+    return nbytes > 0 and nbytes == 4 * math.prod(dims) and min(dims, default=0) >= 0 and len(dims) <= MAX_DIMS
 
 
 def _check_type(tensor: TensorProto) -> None:

@@ -5,7 +5,8 @@ published.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -186,18 +187,37 @@ def attempt(setup: Setup, forbidden: frozenset[Suspect] = frozenset(), *, looks_
     Without `looks_late` each weight is looked at before something is folded into it; with it that happens while the
     model is written, and once more from the beginning where one would leave the range of its type.
     """
-    with paused_collector():
-        try:
-            made = _written(setup, setup.copy_of_input(), forbidden, looks_late=looks_late)
-        except Refused:
-            if not looks_late:
-                raise
-            made = _written(setup, setup.copy_of_input(), forbidden, looks_late=False)
-    return _verified(setup, made) if setup.request.options.verify else made
+    with _loaded_beside(setup, forbidden) as load:
+        with paused_collector():
+            try:
+                made = _written(setup, setup.copy_of_input(), forbidden, load, looks_late=looks_late)
+            except Refused:
+                if not looks_late:
+                    raise
+                made = _written(setup, setup.copy_of_input(), forbidden, load, looks_late=False)
+        return _verified(setup, made) if setup.request.options.verify else made
 
 
-def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, looks_late: bool) -> Attempt:
-    """The attempt as far as the written file. A pass that makes what is no sound model is left out as well."""
+def _loaded_beside(setup: Setup, forbidden: frozenset[Suspect]) -> AbstractContextManager[Callable[[], None]]:
+    """What loads the input in onnxruntime beside the passes, where that is what the verification begins with.
+
+    Not where another model stands for the input: with new statistics, or another function on purpose.
+    """
+    plain = setup.asked is None and not setup.statistics and setup.substitute is None and not forbidden
+    if not (setup.request.options.verify and plain):
+        return nullcontext(lambda: None)
+    from bnfold import equivalence
+
+    return equivalence.reference_ahead(equivalence.GivenModel.of(setup.file), VerifyOptions.of(setup.request.options))
+
+
+def _written(
+    setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], load: Callable[[], None], *, looks_late: bool
+) -> Attempt:
+    """The attempt as far as the written file. A pass that makes what is no sound model is left out as well.
+
+    `load` is called when the input is known to be sound.
+    """
     request, options = setup.request, setup.request.options
     skipped = frozenset(each for each in forbidden if isinstance(each, Step))
     passes = setup.passes(folds_of(forbidden))
@@ -208,6 +228,7 @@ def _written(setup: Setup, file: OnnxFile, forbidden: frozenset[Suspect], *, loo
 
     def look(untouched: Model) -> None:
         summaries.append(input_summary(untouched, request.model, checksums=options.checksums and not forbidden))
+        load()
 
     evaluations = Evaluations() if options.verify else None
     while True:

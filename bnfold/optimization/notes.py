@@ -7,6 +7,7 @@ from pathlib import Path
 from onnx import NodeProto
 
 from bnfold.decisions import Decision, Diagnosis
+from bnfold.equivalence.operators import operator_of
 from bnfold.graph import STORED, Graph, Model
 from bnfold.onnxfile import Layout, Written
 from bnfold.passes.diagnosis import is_quantized
@@ -26,6 +27,13 @@ def notes_on(model: Model, decisions: Sequence[Decision]) -> Iterator[str]:
     """The sentences on `model`, after the passes decided."""
     if not decisions and not any(is_batch_norm(node) for graph in model.graphs for node in graph.nodes()):
         yield from _without_batch_norm(model)
+    drawn = Counter(node.op_type for graph in model.graphs for node in graph.nodes() if operator_of(node).random)
+    if drawn:
+        listed = ", ".join(f"{count:,} {kind}" for kind, count in drawn.most_common())
+        yield (
+            f"The model draws random numbers ({listed}), so each run answers otherwise; where that is a part of "
+            "training, export it in evaluation mode."
+        )
     stored = sum(edit.kind == STORED for edit in model.edits)
     if stored:
         yield f"{stored:,} {'expression of constants is' if stored == 1 else 'expressions of constants are'} stored."

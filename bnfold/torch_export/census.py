@@ -19,6 +19,7 @@ class FindingCode(StrEnum):
     SYNCHRONIZED = "SYNCHRONIZED"
     CUMULATIVE_AVERAGE = "CUMULATIVE_AVERAGE"
     PARAMETRIZED = "PARAMETRIZED"
+    FROZEN = "FROZEN"
 
 
 _SENTENCES = {
@@ -35,6 +36,7 @@ _SENTENCES = {
     FindingCode.SYNCHRONIZED: "is SyncBatchNorm, which is BatchNormalization in evaluation mode",
     FindingCode.CUMULATIVE_AVERAGE: "has momentum None: its statistics are the plain average over all batches",
     FindingCode.PARAMETRIZED: "computes {what} from other parameters; the file has the value that it has now",
+    FindingCode.FROZEN: "is frozen while other parts are trained; it folds with the values that it has",
 }
 
 
@@ -58,24 +60,26 @@ class Finding:
 
 def census(module: "Module") -> list[Finding]:
     """The findings on the module, in the order of its parts; a part that is used twice is found once."""
-    return [finding for path, part in module.named_modules() for finding in _findings(path, part)]
+    trained = any(parameter.requires_grad for parameter in module.parameters())
+    return [
+        finding for path, part in module.named_modules() for finding in _findings(path, part, others_trained=trained)
+    ]
 
 
-def _findings(path: str, part: Any) -> Iterator[Finding]:
+def _findings(path: str, part: Any, *, others_trained: bool) -> Iterator[Finding]:
     from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
     from torch.nn.modules.dropout import _DropoutNd
     from torch.nn.modules.lazy import LazyModuleMixin
-    from torch.nn.utils.parametrize import is_parametrized
 
     if isinstance(part, LazyModuleMixin) and part.has_uninitialized_params():  # type: ignore[misc]
         yield Finding(FindingCode.LAZY, path)
         return
-    if is_parametrized(part):
-        yield Finding(FindingCode.PARAMETRIZED, path, ", ".join(part.parametrizations))
-    elif names := [name[:-2] for name in dict(part.named_parameters(recurse=False)) if name.endswith(("_g", "_orig"))]:
-        yield Finding(FindingCode.PARAMETRIZED, path, ", ".join(name.removesuffix("_o") for name in names))
+    if names := _parametrized(part):
+        yield Finding(FindingCode.PARAMETRIZED, path, ", ".join(names))
     if isinstance(part, _BatchNorm | _DropoutNd) and part.training:
         yield Finding(FindingCode.TRAINING_MODE, path)
+    if others_trained and _is_frozen(part):
+        yield Finding(FindingCode.FROZEN, path)
     if not isinstance(part, _BatchNorm):
         return
     if isinstance(part, SyncBatchNorm):
@@ -87,6 +91,29 @@ def _findings(path: str, part: Any) -> Iterator[Finding]:
         yield Finding(FindingCode.INITIAL_STATISTICS, path)
     if part.momentum is None:
         yield Finding(FindingCode.CUMULATIVE_AVERAGE, path)
+
+
+def _parametrized(part: Any) -> list[str]:
+    """The parameters that are computed from others: by parametrizations, or by the hooks of older PyTorch."""
+    from torch.nn.utils.parametrize import is_parametrized
+
+    if is_parametrized(part):
+        return list(part.parametrizations)
+    names = dict(part.named_parameters(recurse=False))
+    return [name.removesuffix("_g").removesuffix("_orig") for name in names if name.endswith(("_g", "_orig"))]
+
+
+def _is_frozen(part: Any) -> bool:
+    """Whether it is a normalization whose scale and shift take no gradient, or has them as buffers alone.
+
+    The latter is FrozenBatchNorm2d of torchvision and detectron2.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    if type(part).__name__.startswith("FrozenBatchNorm"):
+        return True
+    own = list(part.parameters(recurse=False)) if isinstance(part, _BatchNorm) else []
+    return bool(own) and not any(parameter.requires_grad for parameter in own)
 
 
 def _is_initial(part: Any) -> bool:

@@ -111,7 +111,7 @@ def export_with(
     findings = tuple(census(source.module)) if source.program is None else ()
     _refuse(findings, accepted=options.accept_initial_statistics)
     with source.prepared(mode):
-        program = source.program or captured(source.module, args, kwargs or {}, dynamic_shapes)
+        program = source.program or captured(source.module, *_apart(args, kwargs or {}), dynamic_shapes)
         refuse_training(program)
         model = source.onnx or to_onnx(program, opset=opset, input_names=input_names, output_names=output_names)
     name_by_modules(model)
@@ -192,6 +192,22 @@ class _Check:
         reference = equivalence.ModuleReference(self._module, self._model)
         self.found = equivalence.verify(reference, candidate, replace(options, proof="auto", layers=False))
         return self.found
+
+
+def _apart(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments with a copy of each tensor that is given twice: torch.export takes the two for one."""
+    import torch
+    from torch.utils import _pytree
+
+    leaves, form = _pytree.tree_flatten((args, dict(kwargs)))
+    seen: set[int] = set()
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, torch.Tensor):
+            if id(leaf) in seen:
+                leaves[place] = leaf.detach().clone()
+            seen.add(id(leaf))
+    apart: tuple[tuple[Any, ...], Mapping[str, Any]] = _pytree.tree_unflatten(leaves, form)
+    return apart
 
 
 def _in_order(module: Any, program: Any) -> Any:

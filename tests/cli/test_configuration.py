@@ -66,6 +66,8 @@ def test_everything_that_a_command_takes_is_shown(folder: Path) -> None:
     assert found["seed"] == ("0", "default")
     assert found["keep"] == ("not given", "default")
     assert {"report", "timeout", "provider", "external-data"} <= found.keys()
+    for flag in ("report", "max-memory", "server", "external-data"):
+        assert found[flag] == ("not given", "default")
 
 
 def test_paths_are_those_of_the_file(folder: Path) -> None:
@@ -101,6 +103,19 @@ def test_a_variable_with_a_bad_value_is_named(folder: Path) -> None:
     assert folder
     result = run("verify", MODEL, MODEL, BNFOLD_SEED="x")
     assert (result.exit_code, result.stderr.startswith("bnfold: BNFOLD_SEED: ")) == (2, True)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_variable_that_nearly_means_something_is_an_error() -> None:
+    for words in (("optimize", MODEL, "o.onnx"), ("config", "show")):
+        result = run(*words, BNFOLD_KEP="head/*")
+        assert result.exit_code == 2
+        assert result.stderr.endswith(
+            "no command has an option for the variable BNFOLD_KEP; did you mean BNFOLD_KEEP?\n"
+        )
+    for name in ("BNFOLD_TOKEN", "BNFOLD_RANDOM_GRAPHS", "BNFOLD_SPILL"):  # another command's, or none's
+        assert run("inspect", MODEL, **{name: "1"}).exit_code == 0
+    assert run("inspect", MODEL, "--isolated", BNFOLD_KEP="1").exit_code == 0
 
 
 @pytest.mark.parametrize("flags", [["--config", "c.toml", "--isolated"], ["--isolated", "--config", "c.toml"]])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
+from bnfold import optimize
 from bnfold.equivalence import Verdict, verify
 from bnfold.equivalence.judging import run_plan
 from bnfold.equivalence.judging.measurement import Where, measure
@@ -17,6 +18,7 @@ from bnfold.equivalence.runtime.opening import Ahead, Setting, running
 from bnfold.equivalence.runtime.sessions import RunFailed, Session
 from bnfold.equivalence.runtime.spending import Purse, spending
 from bnfold.equivalence.structure.work import Work, work_of
+from bnfold.onnxfile import Publication
 
 
 def model(body: str, **weights: np.ndarray) -> ModelProto:
@@ -178,6 +180,54 @@ def test_of_a_large_model_only_one_of_the_two_is_in_memory(monkeypatch: pytest.M
     paths[1].write_bytes(model(folded, **weights).SerializeToString())
     assert verify(*paths).verdict is Verdict.NOT_EQUIVALENT
     assert alive == []
+
+
+def test_the_input_is_loaded_beside_the_passes_where_its_verification_begins_with_running_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.onnx"
+    weights = {"w": np.ones((4, 5), np.float32), **{name: np.full(5, 0.5, np.float32) for name in "sbmv"}}
+    body = "agraph (float[N,4] x) => (float[N,5] y) { z = MatMul(x, w) y = BatchNormalization(z, s, b, m, v) }"
+    path.write_bytes(model(body, **weights).SerializeToString())
+    begun: list[str] = []
+    begin, write = Ahead.begin, Publication.write
+
+    def noted(ahead: Ahead, source: Path, setting: Setting) -> None:
+        begun.append(source.name)
+        begin(ahead, source, setting)
+
+    def written(*given: object, **options: object) -> object:
+        begun.append("written")
+        return write(*given, **options)  # type: ignore[arg-type]  # what `write` takes
+
+    monkeypatch.setattr(Ahead, "begin", noted)
+    monkeypatch.setattr(Publication, "write", written)
+    thorough = run_plan.FLOOR
+    monkeypatch.setattr(run_plan, "FLOOR", 0.0)
+    found = optimize(path, tmp_path / "out.onnx").report
+    assert found.verdict == "equivalent"
+    assert found.verification is not None
+    assert found.verification["spent"]["sessions"] == 2
+    assert begun[:2] == ["in.onnx", "written"]
+    begun.clear()
+    assert optimize(path, tmp_path / "unproved.onnx", proof="never").report.verdict == "equivalent"
+    monkeypatch.setattr(run_plan, "FLOOR", thorough)
+    assert optimize(path, tmp_path / "small.onnx").report.verdict == "equivalent"
+    assert begun == ["written"] * 2
+    assert [thread for thread in threading.enumerate() if thread.name == "bnfold-open"] == []
+
+
+def test_a_session_of_the_block_around_is_taken_and_not_begun_again(path: Path) -> None:
+    with Ahead() as outer:
+        outer.begin(path, LEAN)
+        with spending() as counted, Ahead() as inner:
+            inner.begin(path, LEAN)
+            assert inner.take(path, Setting()) is None
+            taken = inner.take(path, LEAN)
+            assert taken is not None
+            taken.close()
+            assert outer.take(path, LEAN) is None
+        assert counted["sessions"] == 1
 
 
 def test_without_a_report_only_what_the_verdict_rests_on_is_measured() -> None:

@@ -259,6 +259,17 @@ def test_no_feed_is_made_that_is_larger_than_the_budget() -> None:
     assert "--inputs" in found.explanation
 
 
+def test_no_feed_has_more_dims_than_arrays_have() -> None:
+    signature = f"(float[{','.join(65 * '1')}] x) => (float y)"
+    texts = ["z = Reshape(x, to)", "t = Identity(x) z = Reshape(t, to)"]
+    protos = [
+        graph(f"to = Constant<value_ints = [1]>() {text} y = ReduceMax<keepdims=0>(z)", signature) for text in texts
+    ]
+    found = verify(*(proto.SerializeToString() for proto in protos))
+    assert (found.feeds, found.measurements) == ((), ())
+    assert "input 'x' has 65 dimensions" in found.explanation
+
+
 def test_a_model_without_outputs_says_so_and_is_fed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from bnfold.equivalence.feeds import seeded
 

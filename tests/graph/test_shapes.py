@@ -185,14 +185,39 @@ INSIDE = {
     "calls of another rank": ("y = f.Inner(x) t = Flatten(z) w = f.Inner(t)", "h", None),
     "a function that a function calls": ("t = Neg(x) y = f.Outer(t) w = Flatten(z)", "h", ("N", 3, 4)),
     "what such a call makes": ("t = Neg(x) y = f.Outer(t) w = Flatten(z)", "q", ("N", 3, 4)),
+    "what the branches of an If have in common": ("y = f.Chosen(x, z) w = Flatten(z)", "e", (None, 3, 4)),
+    "what a Loop makes": ("y = f.Looped(x) w = Flatten(z)", "made", (None, 4, 3, "N")),
+    "a constant around a body": ("y = f.Looped(x) w = Flatten(z)", "m", (4, 2, "N")),
+    "an argument of a body that declares no size": ("y = f.Scanned(x) w = Flatten(z)", "o", (3, 4)),
+    "what a Scan makes": ("y = f.Scanned(x) w = Flatten(z)", "made", ("N", 4, 3)),
     "what an attribute of the call decides": ("y = Neg(x) t = f.Turned<order=[2, 0, 1]>(z) w = Flatten(t)", "l", None),
+}
+
+
+_OTHERS = {
+    "f.Outer": _OUTER,
+    "f.Chosen": """
+        <domain: "f", opset_import: ["": 17, "f": 1]> Chosen (p, q) => (r) {
+            c = Constant<value = bool {1}>() s = f.Inner(p)
+            d = If(c) <then_branch = a () => (float[?,?,?] i) { i = f.Inner(s) },
+                       else_branch = b () => (float[?,?,?] j) { j = Neg(q) }> e = Neg(d) r = Relu(e) }""",
+    "f.Looped": """
+        <domain: "f", opset_import: ["": 17]> Looped (p) => (r) {
+            n = Constant<value = int64 {6}>() c = Constant<value = bool {1}>() z = Constant<value = int64[1] {1}>()
+            u = Constant<value = int64[1] {3}>() t = Transpose<perm = [2, 1, 0]>(p)
+            v, made = Loop(n, c, t) <body = l (int64 at, bool on, float[?,?,?] o) => (
+                bool on, float[?,?,?] o, float[?,?,?] s) { m = Slice(t, z, u, z) s = Relu(t) }> r = Transpose(v) }""",
+    "f.Scanned": """
+        <domain: "f", opset_import: ["": 17]> Scanned (p) => (r) {
+            made = Scan<num_scan_inputs = 1, body = l (float[?,?] o) => (float[?,?] s) { s = Transpose(o) }>(p)
+            r = Transpose<perm = [0, 2, 1]>(made) }""",
 }
 
 
 @pytest.mark.parametrize("name", INSIDE)
 def test_shape_inside_a_function(name: str) -> None:
     text, value, expected = INSIDE[name]
-    whole = CALLS.format(text) + (_OUTER if "Outer" in text else "")
+    whole = CALLS.format(text) + "".join(other for call, other in _OTHERS.items() if call in text)
     model = Model(read(onnx.parser.parse_model(whole).SerializeToString()))
     [home] = [graph for graph in model.graphs if graph.defines(value)]
     assert home.shape(value) == expected
@@ -207,3 +232,13 @@ def test_a_branch_sees_the_constants_around_it() -> None:
     model = Model(read(row.model().SerializeToString()))
     [home] = [graph for graph in model.graphs if graph.defines("s")]
     assert home.shape("s") == ("N", 2, 6, 7)
+
+
+def test_a_body_in_a_function_has_the_opset_of_the_function() -> None:
+    text = """
+        <ir_version: 8, opset_import: ["": 17, "f": 1]> g (float[2,3] x, bool c) => (float[2,3] y) { y = f.Old(x, c) }
+        <domain: "f", opset_import: ["": 12]> Old (p, c) => (q) {
+            q = If(c) <then_branch = a () => (float[2,3] i) { i = Neg(p) }, else_branch = b () => (float[2,3] j) {
+                j = Relu(p) }> }"""
+    model = Model(read(onnx.parser.parse_model(text).SerializeToString()))
+    assert [graph.opset for graph in model.graphs] == [17, 12, 12, 12]

@@ -95,6 +95,7 @@ def test_a_folder_of_optimum(tmp_path: Path) -> None:
     assert bnfold.verify(source / "model.onnx", tmp_path / "folded/model.onnx").verdict == "equivalent"
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow warns of its own code as it is imported
 def test_a_run_of_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)

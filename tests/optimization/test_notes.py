@@ -6,6 +6,7 @@ from onnx import ModelProto, TensorProto, helper
 
 import bnfold
 from bnfold.decisions import Action, Decision, Reason
+from bnfold.testing import build
 from tests.fold_models import Row, batch_norm
 
 N = "BatchNormalization"
@@ -97,3 +98,14 @@ def test_what_was_merged_says_what_stood_in_the_way() -> None:
     decision = _decisions(model_of(text, inputs={"c4": "float[N,4,6,7]"}))["n"]
     assert (decision.action, decision.reason) == (Action.MERGED, Reason.BARRIER)
     assert decision.detail == "before it: r is Sigmoid; behind it: y is Sigmoid"
+
+
+def test_a_model_that_draws_random_numbers_is_said_to() -> None:
+    inputs, constants = {"x": "float[2,3,4,5]"}, {"w": (4, 3, 1, 1)}
+    made = build("n = RandomUniformLike(x) m = Mul(x, n) y = Conv(m, w)", inputs=inputs, constants=constants)
+    assert any(
+        "The model draws random numbers (1 RandomUniformLike), so each run answers otherwise" in note
+        for note in (*bnfold.inspect(made).notes, *bnfold.optimize(made, verify=False).report.notes)
+    )
+    plain = build("y = Conv(x, w)", inputs=inputs, constants=constants)
+    assert not any("random" in note for note in bnfold.optimize(plain).report.notes)

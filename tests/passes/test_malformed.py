@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, shape_inference
 
-from bnfold.api import inspect, optimize
+from bnfold.api import inspect, optimize, verify
 from bnfold.decisions import Action, Reason
 from bnfold.errors import ModelError, StatisticsError
 from tests.fold_models import Row, assert_same_function, check_folds, check_left_alone, fold, numbers
@@ -26,6 +26,7 @@ _INPUTS = {
 _CONSTANTS = {
     "k": numbers(5, 4),
     "w16": numbers(16, 3, 1, 1),
+    "ten": numbers(4, 4, 2, 3),
     "three": numbers(3),
     "o": np.zeros(4, np.float32),
     "ones": np.ones(4, np.float32),
@@ -235,6 +236,23 @@ NEVER_RUN = {
         _with("Split", axis=-5),
         "MALFORMED",
     ),
+    "a Conv in no groups": (f"d = Conv(x, w) y = {B}(d, g, h, m, v)", _with("Conv", group=0), "WEIGHT_SHAPE"),
+    "a Conv in more groups than channels": (f"d = Conv(x, w) y = {B}(d, g, h, m, v)", _with("Conv", group=7), ""),
+    "a Constant with two values": (
+        f"e = Constant<value=float[4] {{1,2,3,4}}>() {_PARAMETER}",
+        _with("Constant", value_float=1.0, value_floats=[4.0, 3.0, 2.0, 1.0]),
+        "PARAMETER_NOT_CONSTANT",
+    ),
+    "an epsilon that is there twice": (
+        f"d = Conv(x, w) y = {B}<epsilon=0.1>(d, g, h, m, v)",
+        lambda model: model.graph.node[1].attribute.append(helper.make_attribute("epsilon", 0.2)),
+        "MALFORMED",
+    ),
+    "an epsilon that says no type": (
+        f"d = Conv(x, w) y = {B}<epsilon=0.1>(d, g, h, m, v)",
+        lambda model: model.graph.node[1].attribute[0].ClearField("type"),
+        "MALFORMED",
+    ),
     "fewer channels than none": (
         f"d = Conv(x, w) c = Concat<axis=1>(d, cx) y = {B}(c, g, h, m, v)",
         lambda model: setattr(model.graph.input[1].type.tensor_type.shape.dim[1], "dim_value", -4),
@@ -253,6 +271,16 @@ def test_what_no_runtime_would_run_is_a_reason_and_no_crash(name: str) -> None:
     reason = fold(model).decision().reason
     assert reason is not None
     assert not code or reason.code == code
+
+
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("group", [-1, 0])
+def test_the_proof_of_a_convolution_in_no_groups_is_no_crash(operator: str, group: int) -> None:
+    models = [Row(text, _INPUTS, _CONSTANTS).model() for text in ("y = Conv(cx, ten)", "d = Neg(cx) y = Conv(d, ten)")]
+    for model in models:
+        model.graph.node[-1].op_type = operator
+        model.graph.node[-1].attribute.append(helper.make_attribute("group", group))
+    assert verify(*models).verdict != "equivalent"
 
 
 def test_strings_that_are_not_utf8_are_a_constant_like_any_other() -> None:

@@ -30,10 +30,13 @@ FIRST_SEED = int(os.environ.get("BNFOLD_OPTIMIZED_GRAPHS_SEED", "0"))
 INSTALLED = [name for name, kind in OPTIMIZERS.items() if not missing(kind)]
 
 
-SHARP = {TensorProto.DOUBLE: 128.0, TensorProto.FLOAT: 8.0, TensorProto.FLOAT16: 4.0}
-"""The share of what rounding every number moves, beyond which a result may be called wrong."""
+SHARP = {TensorProto.DOUBLE: 128.0, TensorProto.FLOAT: 1.0, TensorProto.FLOAT16: 1.0}
+"""How many times as far as rounding every number moves an output a result may be off before it may be called wrong.
+
+Another epsilon, such as AIMET's 1e-5 where the model says 0, is off by a few.
+"""
 LOOSE = {TensorProto.DOUBLE: 128.0, TensorProto.FLOAT: 32.0, TensorProto.FLOAT16: 16.0}
-"""The share beyond which it has to be."""
+"""The same, before it has to be called wrong."""
 
 
 def wrong_by(case: Case, made: ModelProto, slack: dict[int, float]) -> str | None:

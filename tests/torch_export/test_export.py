@@ -205,6 +205,34 @@ def test_what_a_normalization_lacks_is_found(tmp_path: Path) -> None:
     assert result.report.verdict == "equivalent"
 
 
+def test_what_is_frozen_while_the_rest_is_trained_is_found() -> None:
+    class FrozenBatchNorm2d(nn.Module):
+        pass
+
+    parts = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3), FrozenBatchNorm2d())
+    for parameter in parts[1].parameters():
+        parameter.requires_grad_(False)
+    found = exporting.census(trained(parts[:3]).eval())  # type: ignore[attr-defined]  # it imports the name
+    assert [(finding.code, finding.module) for finding in found] == [("FROZEN", "1")]
+    assert exporting.census(parts)[-1].code == "FROZEN"  # type: ignore[attr-defined]
+    assert exporting.census(parts[:3].requires_grad_(False).eval()) == []  # type: ignore[attr-defined]
+
+
+def test_a_tensor_that_is_given_twice_is_two_inputs(tmp_path: Path) -> None:
+    class Difference(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = trained(Block(3))
+
+        def forward(self, left: Tensor, right: Tensor) -> Tensor:
+            return self.part(left) - 2 * self.part(right)
+
+    image = torch.randn(2, 3, 8, 8)
+    result = bnfold.export(Difference(), (image,), {"right": image}, output=tmp_path / "o.onnx")
+    assert result.report.verdict == "equivalent"
+    assert [each.name for each in onnx.load(tmp_path / "o.onnx").graph.input] == ["left", "right"]
+
+
 def test_a_file_that_differs_from_the_module_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter writes another weight: the fold is right, and the file still is not the module."""
     right = exporting.to_onnx  # type: ignore[attr-defined]  # it imports the name

@@ -24,7 +24,10 @@ import bnfold
 from bnfold.errors import BnfoldError
 from tests.architectures import ARCHITECTURES, UNSUPPORTED, export_module, trained
 
-pytestmark = pytest.mark.soak
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning"),  # LeViT keeps tensors of a call
+]
 MOST = 4.0
 FEEDS = 3
 """Feeds that a module and its file are compared on; the error is that of all of them."""
@@ -211,12 +214,18 @@ def test_an_exported_module_is_right_or_refused_by_name(name: str, mistake: str)
 @pytest.mark.parametrize("mistake", ["right", "everywhere"])
 @pytest.mark.parametrize("name", [name for name in (*OWN, *OTHERS) if (name, "torchscript") not in UNSUPPORTED])
 def test_a_file_of_torchscript_is_right(name: str, mistake: str) -> None:
-    """TorchScript moves the statistics of a module in training mode while it traces; the file is judged by its own."""
+    """TorchScript moves the statistics of a module in training mode while it traces; the file is judged by its own.
+
+    A module that draws random numbers of its own in training has no file that is right: the report says that it draws.
+    """
     module = _module(name)
     MISTAKES[mistake](module)
     feeds = _feeds(name)
     file = export_module(module, feeds[0], "torchscript", 18)
     made = bnfold.optimize(file)
+    if name.startswith("shakeshake") and mistake != "right":
+        assert any("draws random numbers" in note for note in made.report.notes)
+        return
     _judge(
         f"{name}, {mistake}, TorchScript",
         _ratio(module, _module(name).double(), ModelProto.FromString(made.model), feeds),

@@ -7,11 +7,11 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from onnx import TensorProto, helper
 
-from bnfold.activity import doing
+from bnfold.activity import beside, doing
 from bnfold.equivalence.runtime.providers import CPU, Precision, Provider
 from bnfold.equivalence.runtime.sessions import (
     Optimization,
@@ -22,6 +22,7 @@ from bnfold.equivalence.runtime.sessions import (
     opened,
     quiet_options,
 )
+from bnfold.equivalence.runtime.spending import spent
 from bnfold.equivalence.structure.output_sources import tapped
 from bnfold.equivalence.structure.signature import Source
 from bnfold.errors import ProviderError
@@ -39,16 +40,28 @@ class Setting:
         return f"{self.provider.name}, optimization {self.optimization}"
 
 
+class _Begun(NamedTuple):
+    source: Source
+    setting: Setting
+    thread: threading.Thread
+    made: Future[Session]
+
+
 class Ahead:
     """Sessions on the CPU that are made in threads of their own while something else is done.
 
-    As a context manager: inside of it `running` takes such a session instead of making one, the first time.
+    As a context manager: inside of it, and of others inside, `running` takes such a session instead of making one, the
+    first time.
     """
 
     def __init__(self) -> None:
-        self._begun: list[tuple[Source, Setting, threading.Thread, Future[Session]]] = []
+        self._begun: list[_Begun] = []
+        self.shelves = [self._begun]
+        """What was begun here, and in those around."""
 
     def __enter__(self) -> Self:
+        if (around := _ahead.get()) is not None:
+            self.shelves += around.shelves
         self._token = _ahead.set(self)
         return self
 
@@ -57,31 +70,42 @@ class Ahead:
         self.drop()
 
     def begin(self, source: Source, setting: Setting) -> None:
-        """Begin to make a session; not where memory is limited, which it would share."""
-        if memory_is_limited():
+        """Begin to make a session, unless it was begun; not where memory is limited, which it would share."""
+        if memory_is_limited() or self._find(source, setting) is not None:
             return
         made: Future[Session] = Future()
         arguments = (_load_into, made, source, setting)
         thread = threading.Thread(target=copy_context().run, args=arguments, name="bnfold-open")
-        self._begun.append((source, setting, thread, made))
+        self._begun.append(_Begun(source, setting, thread, made))
         thread.start()
 
     def take(self, source: Source, setting: Setting) -> Session | None:
         """The session, if it was begun and not taken yet. Raises what making it raised."""
-        for begun in self._begun:
-            if begun[1] == setting and (begun[0] is source or begun[0] == source):
-                self._begun.remove(begun)
-                begun[2].join()
-                return begun[3].result()
-        return None
+        found = self._find(source, setting)
+        if found is None:
+            return None
+        shelf, at = found
+        begun = shelf.pop(at)
+        spent("sessions")
+        begun.thread.join()
+        return begun.made.result()
 
     def drop(self) -> None:
-        """Close what was begun and not taken."""
+        """Close what was begun here and not taken."""
         while self._begun:
-            _, _, thread, made = self._begun.pop()
-            thread.join()
+            begun = self._begun.pop()
+            spent("sessions")
+            begun.thread.join()
             with suppress(Exception):  # nobody asked for it
-                made.result().close()
+                begun.made.result().close()
+
+    def _find(self, source: Source, setting: Setting) -> tuple[list[_Begun], int] | None:
+        """The shelf that a session is on which was begun, and its position there."""
+        for shelf in self.shelves:
+            for at, begun in enumerate(shelf):
+                if begun.setting == setting and (begun.source is source or begun.source == source):
+                    return shelf, at
+        return None
 
 
 _ahead: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
@@ -90,7 +114,8 @@ _ahead: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
 def _load_into(made: "Future[Session]", source: Source, setting: Setting) -> None:
     try:
         options, providers = _attached(setting)
-        made.set_result(loaded(source, options, providers))
+        with beside(f"loading {_called(source)} in onnxruntime"):
+            made.set_result(loaded(source, options, providers))
     except BaseException as error:  # noqa: BLE001 - raised again where the session is taken
         made.set_exception(error)
 
@@ -108,9 +133,12 @@ def running(source: Source, setting: Setting, taps: Sequence[str] = ()) -> Itera
 
     Without taps the file itself is loaded. With them a copy in memory is, whose external data still lies at the file.
     """
-    name = source.name if isinstance(source, Path) else "a copy in memory"
-    with doing(f"running {name} in onnxruntime ({setting})"), _running(source, setting, taps) as session:
+    with doing(f"running {_called(source)} in onnxruntime ({setting})"), _running(source, setting, taps) as session:
         yield session
+
+
+def _called(source: Source) -> str:
+    return source.name if isinstance(source, Path) else "a copy in memory"
 
 
 @contextmanager

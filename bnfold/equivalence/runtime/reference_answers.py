@@ -25,6 +25,7 @@ from bnfold.equivalence.numbers.element_types import Feed, Outputs, rounding_of
 from bnfold.equivalence.runtime.sessions import RunFailed
 from bnfold.equivalence.runtime.spending import Purse
 from bnfold.equivalence.structure.signature import Signature
+from bnfold.onnxfile import MAX_DIMS
 
 Run = Callable[[Feed], Outputs]
 _DAMPING = (16.0, 256.0, 4096.0)
@@ -129,6 +130,9 @@ def run_seeded_feeds(
     first = next(sizes.variants(1))
     if seeded.elements(first) > seeded.LARGEST_FEED:
         return Answers(refusal=_too_large(first), advice="pass --inputs with data of your own")
+    deep = next((port.name for port in ports if len(first[port.name]) > MAX_DIMS), None)
+    if deep is not None:
+        return Answers(refusal=f"input {deep!r} has {len(first[deep])} dimensions, and arrays have {MAX_DIMS} at most")
     ranges = integer_ranges(model)
     runner = _Runner(
         run,

@@ -142,6 +142,7 @@ class Session:
 @contextmanager
 def opened(source: Source, options: Any, providers: list[Any] | None = None) -> Iterator[Session]:
     """A session as `loaded` makes it that is gone when the block ends."""
+    spent("sessions")
     session = loaded(source, options, providers)
     try:
         yield session
@@ -156,7 +157,6 @@ def loaded(source: Source, options: Any, providers: list[Any] | None = None) -> 
     failure: onnxruntime's own answer is to print so to standard output and go on with the CPU.
     """
     onnxruntime = runtime()
-    spent("sessions")
     # In a locale that knows only ASCII, Python's text of a path is not what UTF-8 makes of its bytes.
     model = source if isinstance(source, bytes) else os.fsencode(source).decode()
     asked = {"providers": providers} if providers else {}

@@ -94,6 +94,7 @@ class Scope:
         self.nodes = list(self.body.node)
         self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         number = self.number
+        self.makers = {name: Place(number, index) for name, index in self.producers.items()}
         self.own = {
             name: Value(number, name) for names in (self.entering, self.producers, self.initializers) for name in names
         }
@@ -190,8 +191,7 @@ class Scopes:
 
     def producer(self, value: Value) -> Place | None:
         """The node that makes a value; None for stored constants and for what callers give."""
-        position = self.scopes[value.scope].producers.get(value.name)
-        return None if position is None else Place(value.scope, position)
+        return self.scopes[value.scope].makers.get(value.name)
 
     def maker(self, name: str) -> NodeProto | None:
         """The node of the main graph that makes the value `name`."""
