@@ -1,13 +1,14 @@
 """Everything that is measured, with one command: python -m benchmarks [--quick] [--only WORD] [--output FILE].
 
 Whole processes, interleaved, medians; page caches are warm. `--quick` takes the small models and fewer rounds. `--only`
-takes the models whose name contains the word. Results, as Markdown with plots beside it, go to docs/benchmarks.md, or
-with `--quick` or `--only` to the screen. Models and results lie in `--folder` while they are measured (20 GB), and are
-removed. Peers that are not installed are named and skipped: pip install '.[benchmarks]'.
+takes the models whose name contains the word. Results, as Markdown with plots and raw numbers beside it, go to
+docs/benchmarks.md, or with `--quick` or `--only` to the screen. Models and results lie in `--folder` while they are
+measured (20 GB), and are removed. Peers that are not installed are named and skipped: pip install '.[benchmarks]'.
 """
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -52,8 +53,10 @@ def main() -> None:
         fitting = [each for each in contenders if name not in LARGE[1:] or each in ONLY_STREAMING]
         if name not in LARGE:  # so small that nobody waits
             fitting = [each for each in fitting if each != COPIES[1]]
+        results.loads.append(os.getloadavg()[0])
         with tempfile.TemporaryDirectory(prefix="bnfold-benchmark-", dir=chosen.folder) as folder:
             measure(name, fitting, Path(folder), runs, results, timeout=chosen.timeout)
+    results.loads.append(os.getloadavg()[0])
     partial = chosen.quick or chosen.only
     write(results, chosen.output or (None if partial else Path(__file__).parents[1] / "docs" / "benchmarks.md"))
 

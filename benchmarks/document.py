@@ -1,9 +1,10 @@
-"""Results as Markdown, with bars beside it as SVG where matplotlib is installed."""
+"""Results as Markdown, with the raw numbers beside it as JSON, and bars as SVG where matplotlib is installed."""
 
+import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,6 +32,13 @@ class Results:
     remaining: dict[str, dict[str, int]] = field(default_factory=dict)
     latencies: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    loads: list[float] = field(default_factory=list)
+    """The load of the machine, as `os.getloadavg` gives it for the last minute, before each model and in the end."""
+
+    def to_json(self) -> str:
+        """All of it, every single run included, and what it was made with."""
+        found = asdict(self) | {"arguments": _portable(self.arguments)}
+        return json.dumps({"machine": _machine(), "packages": _packages(), **found}, indent=1, sort_keys=True)
 
 
 def write(results: Results, path: Path | None) -> None:
@@ -41,32 +49,46 @@ def write(results: Results, path: Path | None) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     plots = _plots(results, path.parent)
+    raw = path.with_suffix(".json")
+    raw.write_text(results.to_json() + "\n", encoding="utf-8")
+    text += f"\nEvery single run is in [{raw.name}]({raw.name}).\n"
     path.write_text(text + "".join(f"\n![{title}]({name})\n" for title, name in plots), encoding="utf-8")
     print(f"written: {path}")
 
 
 def _head(results: Results) -> list[str]:
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     command = " ".join(["python -m benchmarks", *_portable(results.arguments)])
+    packages = ", ".join(f"{name} {number}" for name, number in _packages().items())
+    load = f"; load of the machine {min(results.loads):.1f} to {max(results.loads):.1f}" if results.loads else ""
     lines = [
         "# Benchmarks",
         "",
-        (
-            f"Made by `{command}` on {os.cpu_count()} cores of {_processor()} with {memory:.0f} GiB of memory, "
-            f"{platform.system()} {platform.release()}, Python {platform.python_version()}; {', '.join(found)}."
-        ),
+        (f"Made by `{command}` on {_machine()}; {packages}{load}."),
         "",
         _HOW,
         "",
     ]
     lines += [f"- {contender} was left out: {reason}" for contender, reason in results.skipped.items()]
     return lines
+
+
+def _machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{os.cpu_count()} cores of {_processor()} with {memory:.0f} GiB of memory, "
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    )
+
+
+def _packages() -> dict[str, str]:
+    """The versions of what was measured, and of what it rests on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _portable(arguments: list[str]) -> list[str]:

@@ -135,7 +135,7 @@ class FoldBatchNorm:
             run = self._without_kept(run, original)
             if not run.is_normalization or _is_of_a_computed_one(run, graph):
                 looked_at.update(map(id, run.sure_nodes))
-                decisions += self._gain_or_bias(run, graph, original)
+                decisions += self._gain_or_bias(run, graph, original, seen)
                 continue
             seen.update(map(id, run.nodes))
             if any(self._is_forbidden(each, graph, original) for each in run.nodes):
@@ -167,7 +167,7 @@ class FoldBatchNorm:
                 return Run(run.members[:position])
         return run
 
-    def _gain_or_bias(self, run: Run, graph: Graph, original: Mapping[int, str]) -> list[Decision]:
+    def _gain_or_bias(self, run: Run, graph: Graph, original: Mapping[int, str], seen: set[int]) -> list[Decision]:
         """The decision on a gain or bias that goes into the linear operator beside it; none on one that stays."""
         held = any(self._is_kept(node, original) or self._is_forbidden(node, graph, original) for node in run.nodes)
         if not (self.options.bias_adds and run.members) or held or run.affine.is_identity:
@@ -183,6 +183,7 @@ class FoldBatchNorm:
         if not rewrite.nodes:  # c - x is one operator, and the shift alone would be another
             return []
         target = rewrite.apply()
+        seen.update(map(id, run.nodes))
         detail, steps = rewrite.detail or "a gain or bias beside a linear operator", tuple(walk or ())
         where, partly = graph.scope, rewrite.partly
         decision = Decision(label or "", run.op_types, where, rewrite.action, target, None, detail, steps, partly)

@@ -20,13 +20,12 @@ from onnx import NodeProto
 from bnfold.decisions import Decision
 from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Model, Tensor, paused_collector
 from bnfold.passes.protocol import Preserves
+from bnfold.passes.weights import FEW_BYTES
 
 Arrays = Sequence[NDArray[Any]]
 
 # A value costs at most so many bytes more than what becomes dead with it.
 _GROWTH_BYTES = 1024
-# Larger constants are weights that somebody stored small: they stay so.
-_FEW_BYTES = 64
 # What a tensor or a node takes in a file beside its numbers and its name.
 _OVERHEAD_BYTES = 16
 # Values that are too large for what becomes dead stay, and with them what computes them, which others read then.
@@ -165,7 +164,7 @@ def _may_be_known(node: NodeProto) -> bool:
 def _is_worth_computing(graph: Graph, node: NodeProto) -> bool:
     """A conversion of many numbers to a wider type is not: they were stored small."""
     data = graph.constant(node.input[0]) if node.op_type in ("Cast", "CastLike") else None
-    if data is None or data.nbytes <= _FEW_BYTES:
+    if data is None or data.nbytes <= FEW_BYTES:
         return True
     target = graph.dtype(node.output[0])
     return target is not None and target.itemsize <= data.dtype.itemsize

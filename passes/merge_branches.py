@@ -614,7 +614,7 @@ def _merged(cluster: Cluster, summing: Summing, graph: Graph) -> Iterator[Decisi
             graph.bypass(node, at, toward_producer=True)
     absorbed = [part.branch for part in cluster.parts if part.branch is not change.survivor]
     value = change.survivor.operand.value
-    _drop_operands(summing, {branch.operand.key for branch in absorbed}, value, graph)
+    _drop_operands(summing, {branch.operand.key for branch in absorbed}, change.survivor.operand, graph)
     for branch in absorbed:
         _remove(branch.nodes, graph)
     _remove(change.survivor.nodes[:place], graph)
@@ -630,34 +630,43 @@ def _remove(nodes: Sequence[NodeProto], graph: Graph) -> None:
         graph.remove(node)
 
 
-def _drop_operands(summing: Summing, gone: set[tuple[int, int]], merged: str, graph: Graph) -> None:
+def _drop_operands(summing: Summing, gone: set[tuple[int, int]], survivor: Operand, graph: Graph) -> None:
     """Let the sum do without these operands: an operator that is left with one of them goes, too.
 
-    The value `merged`, which is another one now, and sums take the name of what they stand for; others keep theirs.
+    A part of the sum that held some of the branches and not all of them is another value now, and gets another name.
     """
     readers = {value: Operand(node, at, False) for node in summing.nodes for at, value in enumerate(node.input)}
-    sums = {node.output[0] for node in summing.nodes}
+    held: dict[int, set[tuple[int, int]]] = {id(node): set() for node in summing.nodes}  # by each part of the sum
+    branches = {*gone, survivor.key}
     for node in reversed(summing.nodes):  # what is added first comes first
-        left = [at for at in range(len(node.input)) if (id(node), at) not in gone]
+        held[id(node)] |= branches & {(id(node), at) for at in range(len(node.input))}
         reader = readers.get(node.output[0])
-        if len(left) == len(node.input):
-            continue
+        if reader is not None:
+            held[id(reader.node)] |= held[id(node)]
+    for node in reversed(summing.nodes):
+        left = [at for at in range(len(node.input)) if (id(node), at) not in gone]
+        is_whole = held[id(node)] == branches
+        is_changed = bool(held[id(node)]) and not is_whole
         if not left:
-            assert reader is not None
-            gone.add(reader.key)
+            gone.add(readers[node.output[0]].key)
             _remove([node], graph)
         elif len(left) == 1:
-            value = node.input[left[0]]
-            renamed = value == merged or value in sums
-            graph.bypass(node, left[0], toward_producer=renamed)
-            merged = node.output[0] if value == merged else merged
+            graph.bypass(node, left[0], toward_producer=is_whole)
         else:
-            shorter = NodeProto()
-            shorter.CopyFrom(node)
-            del shorter.input[:]
-            shorter.input.extend(node.input[at] for at in left)
-            graph.remove(node)
-            graph.insert(shorter, before=node)
+            kept = node if len(left) == len(node.input) else _shortened(node, left, graph)
+            if is_changed:
+                graph.rename_output(kept, "merged")
+
+
+def _shortened(node: NodeProto, left: Sequence[int], graph: Graph) -> NodeProto:
+    """Put a node that reads only the inputs that are `left` in the place of `node`."""
+    shorter = NodeProto()
+    shorter.CopyFrom(node)
+    del shorter.input[:]
+    shorter.input.extend(node.input[at] for at in left)
+    graph.remove(node)
+    graph.insert(shorter, before=node)
+    return shorter
 
 
 def _decisions(cluster: Cluster, change: Change, summing: Summing, graph: Graph) -> Iterator[Decision]:

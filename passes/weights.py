@@ -19,6 +19,9 @@ from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor, number, numbers
 from bnfold.passes.affine import Affine, Vector
 from bnfold.passes.step import NewAttribute, NewConstant, Step, constant_input, stored_vector
 
+FEW_BYTES = 64
+"""Constants up to this size are stored as what is computed from them, in a wider type too."""
+
 
 class FloatWeight:
     """A weight stored in a dtype that products can be stored in; `shape` and `dtype` are its own.
@@ -261,7 +264,8 @@ def _factored(value: str, tensor: Tensor, graph: Graph) -> FactoredWeight | Tran
     for index in (0, 1) if maker.op_type == "Mul" else (1,):
         factor, other = (graph.constant(maker.input[place]) for place in (index, 1 - index))
         stored = graph.producer(maker.input[index]) is None and graph.producer(maker.input[1 - index]) is not None
-        if stored and factor is not None and other is not None and other.shape == tensor.shape:
+        is_small = graph.stored_bytes(maker.input[1 - index]) <= FEW_BYTES
+        if stored and not is_small and factor is not None and other is not None and other.shape == tensor.shape:
             return FactoredWeight(maker, index, factor, tensor)
     return None
 

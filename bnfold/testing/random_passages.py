@@ -126,7 +126,9 @@ def gains(scope: Scope, x: Value) -> None:
         weight = scope.normal([y.shape[-1], 3], 1 / math.sqrt(y.shape[-1]))
         y = scope.add("MatMul", [y, scope.constant(weight)], (*y.shape[:-1], 3), keep=scope.dice.chance(10))
     y = _gain(scope, y)
-    if scope.values[-1] is not y:
+    if y is x:
+        return
+    if scope.values[-1:] != [y]:
         scope.values.append(y)
     if scope.dice.chance(50):
         rectify(scope, y)

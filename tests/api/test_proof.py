@@ -79,11 +79,12 @@ def test_without_proofs_it_stays_not_verified(tmp_path: Path) -> None:
 
 
 def test_an_undecided_proof_leaves_it_not_verified(tmp_path: Path) -> None:
-    """The scale went through a product of two computed values, which is not linear."""
+    """The scale went through a Transpose and a product of two computed values, which is not linear."""
     text = (
-        "a = Abs(x2) p = GlobalAveragePool(x) q = Conv(p, w1) c = Conv(x, w, b) t = Mul(c, q) d = Mul(t, s) y = Relu(d)"
+        "a = Abs(x2) p = GlobalAveragePool(x) q = Conv(p, w1) c = Conv(x, w, b) t = Mul(c, q) "
+        "e = Transpose<perm=[0,2,3,1]>(t) d = Mul(e, s) y = Relu(d)"
     )
-    constants = {**CONSTANTS, "s": numbers(4, 1, 1)}
+    constants = {**CONSTANTS, "s": numbers(4)}
     model = unknown(build(text, inputs=INPUTS, constants=constants, outputs=("y", "a")))
     with pytest.raises(VerificationError, match=r"Nor is it proved.*not linear") as failure:
         bnfold.optimize(model, tmp_path / "out.onnx")

@@ -64,6 +64,9 @@ FOLDS = {
     "a gain behind Conv": ("d = Conv(x, w) y = Mul(d, one)", "Conv"),
     "gain and bias of one number": ("d = Conv(x, w) e = Mul(one1, d) y = Add(e, two1)", "Conv"),
     "a division": ("d = Gemm(flat, k) y = Div(d, one)", "Gemm"),
+    "a constant minus, and numbers behind": (
+        "d = Conv(x, w, b) e = Sub(c, d) f = Add(e, one) g_ = Mul(f, one1) y = Conv(g_, u)", "Conv Conv",
+    ),
     "a constant minus": ("d = Conv(x, w, b) y = Sub(c, d)", "Conv"),
     "a gain before a padded Conv": ("r = Sigmoid(p) n = Mul(r, one1) y = Conv<pads=[1,1,1,1]>(n, u3)", "Sigmoid Conv"),
     "a bias before a Conv": ("n = Add(p, one1) y = Conv(n, u3)", "Conv"),

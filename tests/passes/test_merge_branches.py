@@ -280,6 +280,13 @@ FOLDS = {
         Row(f"z = Sigmoid(q) c = {_PADDED}(q, w3, b) d = Conv(q, w1, b2) s = Sum(z, d, q) y = Sub(c, s)"),
         "Sigmoid Conv Sub",
     ),
+    "parts of the sum that hold some of the branches": (
+        Row(
+            f"z = Sigmoid(q) c = {_PADDED}(q, w3, b) d = Conv(q, w1, b2) e = {_PADDED}(q, other3) s = Add(c, d) "
+            "t = Sub(z, e) u = Sum(t, z, q) y = Sub(s, u)"
+        ),
+        "Sigmoid Conv Sum Sub",
+    ),
     "a constant in a Sum": (Row(f"c = {_PADDED}(q, w3) d = Conv(q, w1, b) y = Sum(c, gain, d)"), "Conv Sum"),
     "ConvTranspose": (
         Row(
@@ -561,6 +568,14 @@ def test_what_was_asked_to_stay_stays(code: str, options: dict[str, Any]) -> Non
     assert not done.modified
     assert {decision.reason.code for decision in done.decisions if decision.reason} == {code}
     assert not optimized(model_of(_TWO), merge_branches=False).modified
+
+
+def test_a_part_of_the_sum_that_is_another_value_now_has_another_name() -> None:
+    text, _ = FOLDS["parts of the sum that hold some of the branches"]
+    done = checked(model_of(text))
+    kept = {name for node in done.model.graph.node for name in node.output}
+    assert {"z", "y"} <= kept
+    assert not {"s", "t", "u", "c", "d", "e"} & kept
 
 
 def test_every_branch_has_a_decision() -> None:

@@ -14,7 +14,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 import bnfold
+from bnfold.equivalence import Standing, prove
 from bnfold.errors import StatisticsError, VerificationError
+from bnfold.graph import Model
+from bnfold.onnxfile import read, to_proto
+from bnfold.passes import PassOptions, default_passes
+from bnfold.pipeline import run_passes
 from tests.random_graph_judge import judge
 from tests.random_graphs import Case, cases, seeded_case, text_of
 
@@ -89,6 +94,28 @@ BATCH_NORMALIZATION_IN_A_FUNCTION_OF_OPSET_11 = (166,)
 )
 def test_those_that_once_were_called_different_are_not(seed: int) -> None:
     assert_not_accused(seeded_case(seed))
+
+
+RESIZED_TO_AS_MANY = (100172,)
+EDITED_BY_A_SECOND_RUN = (3187, 100248, 100752)
+NAMES_OF_OTHER_VALUES = (100744, 101109)
+A_RUN_VISITED_TWICE = (101557,)
+ACCUSED_THOUGH_RIGHT = (103070,)
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        *(*RESIZED_TO_AS_MANY, *EDITED_BY_A_SECOND_RUN, *NAMES_OF_OTHER_VALUES, *A_RUN_VISITED_TWICE),
+        *ACCUSED_THOUGH_RIGHT,
+    ],
+)
+def test_those_that_once_were_folded_wrong_are_not(seed: int) -> None:
+    case = seeded_case(seed)
+    judge(case.model, case.feeds, case.shapes)
+    file = read(case.model)
+    run_passes(Model(file), default_passes(PassOptions()))
+    assert Standing.BROKEN not in {proof.standing for proof in prove(case.model, to_proto(file))}
 
 
 def test_the_random_models_are_worth_running() -> None:

@@ -260,7 +260,7 @@ class _Composer:
                 self._read[value] = None
         op_type, crossed = node.op_type, operator_of(node).crossed
         if op_type in _LINEAR and crossed and data and data[0] is not None and not _enters(data[0]):
-            data[0] = self._renewed(("sum",), {}, {0: data[0]}, inputs[0] or Value(place.scope, ""), _any)
+            data[0] = self.renewed(("sum",), {}, {0: data[0]}, inputs[0] or Value(place.scope, ""), _any)
         call = _Call(self, node, place, inputs, data)
         rule = _RULES.get(op_type) if crossed else None
         outputs: dict[Value, Linear] = {}
@@ -297,7 +297,7 @@ class _Composer:
         inputs = {at: form for at, form in enumerate(call.data) if form is not None}
         passing = _passing(call)
         return {
-            Value(call.place.scope, name): self._renewed(
+            Value(call.place.scope, name): self.renewed(
                 (*facts, at), given, inputs, Value(call.place.scope, name), passing
             )
             for at, name in enumerate(node.output)
@@ -316,7 +316,7 @@ class _Composer:
             made.append(form)
         return made
 
-    def _renewed(
+    def renewed(
         self,
         facts: tuple[Any, ...],
         given: Mapping[int, Value],
@@ -326,9 +326,11 @@ class _Composer:
     ) -> Linear:
         """A value as one that enters: in the candidate, the reference's, times and plus what lies between the two."""
         first = next(iter(inputs.values()))
-        keeps = passing is not _equal
-        rank = first.rank if keeps else None
-        dims = _dims_of(first, inputs) if keeps else None
+        keeps = passing is not _equal or facts[0] in _SAME_SHAPE
+        rank = first.rank if keeps and len({form.rank for form in inputs.values()}) == 1 else None
+        dims = None
+        if keeps:
+            dims = _dims_of(list(inputs.values())) if passing is _joined else self._broadcast(inputs.values())
         if self._reference is None:
             number: Key = ("atom", len(self._atoms))
             self._atoms.append(Atom(facts, given, inputs, value))
@@ -337,12 +339,25 @@ class _Composer:
             at, relation = self._matched(self._reference.atoms, facts, given, inputs, value, passing)
             number = ("atom", at)
         self._dims[number] = dims
-        behind = first.behind if relation.scale.ndim or relation.shift.ndim else None
+        behinds = [form.behind for form in inputs.values() if form.behind is not None]
+        behind = next(iter(behinds), None) if relation.scale.ndim or relation.shift.ndim else None
         scale = relation.scale
         if relation.shift.ndim and not scale.ndim:
             scale = np.broadcast_to(scale, relation.shift.shape).copy()
         term = Term(Weights.given(scale), 0)
         return Linear({("value", number): [term]}, relation.shift, relation.size, behind, rank)
+
+    def _broadcast(self, forms: Iterable[Linear]) -> Dims:
+        """The sizes of what an operator makes of values that it broadcasts."""
+        found: list[tuple[int | None, ...]] = []
+        for form in forms:
+            known = self.dims(form) if _enters(form) else None
+            known = _dims_of([form]) if known is None else known
+            if known is None or (found and len(known) != len(found[0])):
+                return None
+            found.append(known)
+        sizes = [{size for size in axis if size != 1} for axis in zip(*found, strict=True)]
+        return tuple(1 if not axis else axis.pop() if len(axis) == 1 else None for axis in sizes)
 
     def _matched(
         self,
@@ -640,9 +655,30 @@ def _joined(relations: list[Relation], forms: list[Linear]) -> Relation | None:
     return Relation(*map(np.concatenate, parts))
 
 
+def _multiplied(relations: list[Relation], forms: list[Linear]) -> Relation | None:
+    """A product of two values: its scale is that of both, where the channels of both lie on one axis."""
+    if len(relations) != 2 or any(each.shift.any() for each in relations):
+        return None
+    per_channel = [form for each, form in zip(relations, forms, strict=True) if each.scale.ndim]
+    axes = {(form.behind, form.channels) for form in per_channel}  # counted from the end, as what is broadcast
+    if per_channel and (len(axes) != 1 or None in next(iter(axes))):
+        return None
+    one, other = relations
+    return Relation(one.scale * other.scale)
+
+
+def _divided(relations: list[Relation], forms: list[Linear]) -> Relation | None:
+    """A quotient likewise."""
+    if len(relations) != 2 or (relations[1].scale == 0).any():
+        return None
+    return _multiplied([relations[0], relations[1]._replace(scale=1 / relations[1].scale)], forms)
+
+
 def _passing(call: "_Call") -> Passing:
     """The part of a per-channel relation of two values that an operator lets pass."""
     form, op = call.data[0], call.node.op_type
+    if call.node.domain in DEFAULT_DOMAINS and op in {"Mul", "Div"} and None not in call.data:
+        return _multiplied if op == "Mul" else _divided
     if call.node.domain not in DEFAULT_DOMAINS or form is None or len(call.node.output) > 1:
         return _equal
     if operator_of(call.node).part is Part.SHAPE:
@@ -663,9 +699,9 @@ def _passing(call: "_Call") -> Passing:
     return _equal
 
 
-def _dims_of(first: Linear, inputs: Mapping[int, Linear]) -> Dims:
+def _dims_of(forms: Sequence[Linear]) -> Dims:
     """The channels of what an operator makes that keeps them, or puts them side by side."""
-    counts = [form.channels for form in inputs.values()]
+    first, counts = forms[0], [form.channels for form in forms]
     if first.rank is None or first.behind is None or None in counts:
         return None
     dims: list[int | None] = [None] * first.rank
@@ -826,6 +862,18 @@ def _batch_normalization(call: _Call) -> dict[str, Linear]:
     return call.made(_shifted(_scaled(x, scale), bias - moved, np.abs(bias) + np.abs(moved)))
 
 
+def _instance_normalization(call: _Call) -> dict[str, Linear]:
+    """What it makes without its scale and bias is equal for equal operands; these are a map of that."""
+    x, output = call.only(), call.node.output[0]
+    gain, bias = call.constant(1), call.constant(2)
+    if x.rank is None or x.rank < 3 or gain.ndim != 1 or gain.shape != bias.shape:
+        raise Uncomposed("InstanceNormalization of a value of unknown rank")
+    facts = ("InstanceNormalization", call.number("epsilon", _EPSILON))
+    plain = call.composer.renewed(facts, {}, {0: x}, Value(call.place.scope, output), _equal)
+    plain = _with_channels(plain, x.rank - 2, gain.size)._replace(rank=x.rank)
+    return call.made(_shifted(_scaled(plain, gain), bias))
+
+
 def _multiplication(call: _Call) -> dict[str, Linear]:
     if len(call.inputs) != 2 or call.opset < 7:
         raise Uncomposed("broadcasting by attributes")
@@ -947,6 +995,7 @@ def _part(form: Linear, start: int, stop: int) -> Linear:
 
 _EPSILON = float(np.float32(1e-5))
 _LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_SAME_SHAPE = {"Abs", "Clip", "Erf", "Exp", "HardSigmoid", "HardSwish", "PRelu", "Sigmoid", "Softmax", "Tanh"}
 _MOST_TRIED = 4
 _RULES = {
     "Conv": _conv,
@@ -954,6 +1003,7 @@ _RULES = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "BatchNormalization": _batch_normalization,
+    "InstanceNormalization": _instance_normalization,
     "Mul": _multiplication,
     "Div": _multiplication,
     "Add": _addition,

@@ -242,8 +242,20 @@ def _evaluated(
 
 
 def _composed(obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof) -> Proof:
-    """The proof of two pieces that are linear, weight by weight. Raises Uncomposed, or Unknowable."""
-    was, now = _both_composed(obligation, before, after, common)
+    """The proof of two pieces that are linear, weight by weight. Raises Uncomposed, or Unknowable.
+
+    Most pieces need no shapes, and to infer them takes longer than to compose: they are asked for when needed.
+    """
+    try:
+        return _compared(obligation, before, after, common, shell, with_shapes=False)
+    except Uncomposed:
+        return _compared(obligation, before, after, common, shell, with_shapes=True)
+
+
+def _compared(
+    obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof, *, with_shapes: bool
+) -> Proof:
+    was, now = _both_composed(obligation, before, after, common, with_shapes=with_shapes)
     changed = changed_constants(was, now.constants, common.new_constants, common.same_constant)
     allowance, floor = tolerance(changed, max(2, _depth(now, changed)))
     allowance += max(was.noise, now.noise)
@@ -264,27 +276,19 @@ def _composed(obligation: Obligation, before: Piece, after: Piece, common: Corre
 
 
 def _both_composed(
-    obligation: Obligation, before: Piece, after: Piece, common: Correspondence
+    obligation: Obligation, before: Piece, after: Piece, common: Correspondence, *, with_shapes: bool
 ) -> tuple[Composed, Composed]:
-    """Most pieces need no shapes, and to infer them takes longer than to compose: they are asked for when needed."""
     numbers: dict[Value, int] = {}
     for pair in obligation.premises:
         numbers.setdefault(pair.new, len(numbers))
-
-    def both(*, with_shapes: bool) -> tuple[Composed, Composed]:
-        leaves = {
-            pair.new: Leaf(numbers[pair.new], common.dims(pair.old) if with_shapes else None)
-            for pair in reversed(obligation.premises)
-        }
-        entering = {pair.old: leaves[pair.new] for pair in obligation.premises}
-        old, new = common.before.opset(before.output.scope), common.after.opset(after.output.scope)
-        was = composed(before, common.old_constants, entering, old)
-        return was, composed(after, common.new_constants, leaves, new, was, common.same_constant)
-
-    try:
-        return both(with_shapes=False)
-    except Uncomposed:
-        return both(with_shapes=True)
+    leaves = {
+        pair.new: Leaf(numbers[pair.new], common.dims(pair.old) if with_shapes else None)
+        for pair in reversed(obligation.premises)
+    }
+    entering = {pair.old: leaves[pair.new] for pair in obligation.premises}
+    old, new = common.before.opset(before.output.scope), common.after.opset(after.output.scope)
+    was = composed(before, common.old_constants, entering, old)
+    return was, composed(after, common.new_constants, leaves, new, was, common.same_constant)
 
 
 def _depth(now: Composed, changed: Collection[Value]) -> int:
