@@ -38,6 +38,7 @@ _SHOWN_BYTES = 4096
 # Shapes that are asked for while a constant is evaluated that is needed for another shape, and so on.
 _DEEPEST = 16
 _FUNCTIONS_SINCE = 8  # the IR version from which on a model may have functions
+_MADE_OF_SIZES = frozenset({"ConstantOfShape", "Range"})  # whose first input decides the shape too
 _ML_DOMAIN = "ai.onnx.ml"
 # The input that is the shape of the output.
 _TARGETS = {"Reshape": 1, "Resize": 3}
@@ -234,7 +235,7 @@ def _asked(graph: "Graph", node: NodeProto, operands: Sequence[TypeProto | None]
             guessed = True  # inference wants an element type: any will do for a shape
             operand = _as_float(operand)
         types[f"operand{index}"] = operand
-        constant = graph.constant(name) if index else None
+        constant = graph.constant(name) if index or node.op_type in _MADE_OF_SIZES else None
         if constant is not None and constant.nbytes <= _SHOWN_BYTES and constant.dtype.kind in "iuf":
             data[f"operand{index}"] = numpy_helper.from_array(constant.numpy())
     try:

@@ -223,15 +223,26 @@ def test_shape_inside_a_function(name: str) -> None:
     assert home.shape(value) == expected
 
 
-def test_a_branch_sees_the_constants_around_it() -> None:
+AROUND = {
+    "a Slice": ("n = Neg(x) s = Slice(n, zero1, two, one1)", ("N", 2, 6, 7)),
+    "a ConstantOfShape": ("s = ConstantOfShape(k9) n = Neg(x)", (9, 9)),
+    "what is made of one": ("c = ConstantOfShape(k9) n = Neg(x) s = MatMul(c, c)", (9, 9)),
+    "a Range": ("n = Neg(x) s = Range(three, nine, three)", (2,)),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_a_branch_sees_the_constants_around_it(name: str) -> None:
     """onnx's inference does not: what is cut out of a value by stored numbers has no sizes for it."""
-    text = """
-        i = If(t) <then_branch = a () => (float[N,M] p) { n = Neg(x) s = Slice(n, zero1, two, one1) p = Flatten(s) },
-                   else_branch = b () => (float[N,M] o) { o = Flatten(x) }> y = Relu(i)"""
-    row = Row(text, constants={**_STORED, "one1": np.array([1], np.int64), "t": np.array(True)}, opset=13)
+    made, expected = AROUND[name]
+    text = f"""
+        i = If(t) <then_branch = a () => (float[N,M] p) {{ {made} p = Flatten(n) }},
+                   else_branch = b () => (float[N,M] o) {{ o = Flatten(x) }}> y = Relu(i)"""
+    sizes = {"one1": np.array([1]), "k9": np.array([9, 9]), "three": np.array(3), "nine": np.array(9)}
+    row = Row(text, constants={**_STORED, **sizes, "t": np.array(True)}, opset=13)
     model = Model(read(row.model().SerializeToString()))
     [home] = [graph for graph in model.graphs if graph.defines("s")]
-    assert home.shape("s") == ("N", 2, 6, 7)
+    assert home.shape("s") == expected
 
 
 def test_a_body_in_a_function_has_the_opset_of_the_function() -> None:

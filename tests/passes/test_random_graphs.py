@@ -100,10 +100,15 @@ RESIZED_TO_AS_MANY = (100172,)
 EDITED_BY_A_SECOND_RUN = (3187, 100248, 100752)
 NAMES_OF_OTHER_VALUES = (100744, 101109)
 A_RUN_VISITED_TWICE = (101557,)
+ACCUSED_THOUGH_RIGHT = (103070,)
 
 
 @pytest.mark.parametrize(
-    "seed", [*RESIZED_TO_AS_MANY, *EDITED_BY_A_SECOND_RUN, *NAMES_OF_OTHER_VALUES, *A_RUN_VISITED_TWICE]
+    "seed",
+    [
+        *(*RESIZED_TO_AS_MANY, *EDITED_BY_A_SECOND_RUN, *NAMES_OF_OTHER_VALUES, *A_RUN_VISITED_TWICE),
+        *ACCUSED_THOUGH_RIGHT,
+    ],
 )
 def test_those_that_once_were_folded_wrong_are_not(seed: int) -> None:
     case = seeded_case(seed)

@@ -5,6 +5,7 @@ import pytest
 
 import bnfold
 from bnfold.decisions import Action
+from bnfold.equivalence import Standing, prove
 from bnfold.passes import FoldBatchNormOptions
 from tests.fold_models import Row, batch_norm, check_folds, check_left_alone, fold, int64, numbers
 
@@ -160,3 +161,25 @@ def test_a_sibling_that_is_to_stay_holds_the_others(options: dict[str, object]) 
 def test_optimize_publishes_it(name: str) -> None:
     text, _ = {**FOLDS, **SIBLINGS}[name]
     assert bnfold.optimize(_row(text).model()).report.verdict == "equivalent"
+
+
+def test_it_is_proved_where_nothing_else_in_front_of_it_is() -> None:
+    """The value that is shared out is another one under its old name, read by parts alone."""
+    text = (
+        "c = Conv(x, w3_) f = Reshape(c, flat) n = BatchNormalization(f, tg, th, tm, tv) r = Reshape(n, apart) "
+        "d = Conv(r, w8) a = Slice(d, i0, i4, i1) e = Slice(d, i4, i6, i1) o = Slice(d, i6, i8, i1) "
+        f"p = {BN4.format('a')} q = BatchNormalization<epsilon=0.0>(e, one2, zero2, zero2, one2) l = LeakyRelu(o) "
+        "y = Concat<axis=1>(p, q, l) z = Sigmoid(l)"
+    )
+    row = _row(text)
+    constants = {
+        **(row.constants or {}),
+        **{f"t{name}": np.tile(array, 2) for name, array in batch_norm(3, "").items()},
+        "w3_": numbers(3, 3, 1, 1),
+        "flat": int64(1, 6, 8, 7),
+        "apart": int64(2, 3, 8, 7),
+        "one2": np.ones(2, np.float32),
+        "zero2": np.zeros(2, np.float32),
+    }
+    model = Row(text, _INPUTS, constants, ("y", "z")).model()
+    assert {proof.standing for proof in prove(model, fold(model).model)} == {Standing.HOLDS}

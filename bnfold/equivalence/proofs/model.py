@@ -191,7 +191,7 @@ def _movable(found: _Round, common: Correspondence, *, guessed: bool = False) ->
         makes_up = (
             reader in unproved
             or (reader in proofs and proofs[reader].blind)
-            or _takes_part(reader, pair, common)
+            or _takes_part(reader, pair, obligations[reader], common)
             or ((reader in movable or (guessed and _is_guessed(pair))) and _is_crossed(obligations[reader], common))
             for reader in readers.get(pair, ())
         )
@@ -246,12 +246,17 @@ def _is_guessed(pair: Pair) -> bool:
     return pair.old.name != pair.new.name
 
 
-def _takes_part(reader: Pair, value: Pair, common: Correspondence) -> bool:
+def _takes_part(reader: Pair, value: Pair, obligation: Obligation, common: Correspondence) -> bool:
     """Whether only the shape, the type or a part of a value is read: that may be right where the whole is not."""
-    place = common.before.producer(reader.old)
-    node = None if place is None else common.before.node(place)
-    positions = [] if node is None else [at for at, name in enumerate(node.input) if name == value.old.name]
-    return node is not None and bool(positions) and all(reads_part(node, at) for at in positions)
+    maker = common.before.producer(reader.old)
+    places = obligation.before.nodes if obligation.before is not None else [maker] if maker is not None else []
+    reads = [
+        (node, at)
+        for node in map(common.before.node, places)
+        for at, name in enumerate(node.input)
+        if name == value.old.name
+    ]
+    return bool(reads) and all(reads_part(node, at) for node, at in reads)
 
 
 def _is_crossed(obligation: Obligation, common: Correspondence) -> bool:

@@ -34,7 +34,7 @@ from bnfold.equivalence.proofs.composition import (
     difference,
     tolerance,
 )
-from bnfold.equivalence.proofs.made_values import depend_on_each_other, made_together
+from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
 from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes
@@ -184,7 +184,7 @@ def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed
     values = [pair.old for pair in obligation.premises]
     if not _is_linear(obligation, common, shell) or depend_on_each_other(values, common.before):
         with suppress(Unknowable, *_MALFORMED):
-            if _agree_where_made(obligation, before, after, common, seed):
+            if _agree_where_made(obligation, common, seed):
                 return replace(shell, reason=f"at values that are made together both are the same: {proof.reason}")
     with suppress(Unknowable, *_MALFORMED):
         if not reaches_an_output(obligation, common, seed):
@@ -202,17 +202,9 @@ def _is_linear(obligation: Obligation, common: Correspondence, shell: Proof) -> 
     return True
 
 
-def _agree_where_made(
-    obligation: Obligation, before_piece: Piece, after_piece: Piece, common: Correspondence, seed: int
-) -> bool:
+def _agree_where_made(obligation: Obligation, common: Correspondence, seed: int) -> bool:
     """Whether both pieces make the same of values that the reference makes. Raises Unknowable."""
-    renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
-    if len(set(renamed.values())) < len(renamed):
-        raise Unknowable("two values have become one")
-    old = common.before.cut(before_piece, list(renamed))
-    new = common.after.cut(after_piece, list(renamed.values()))
-    for model in (old, new):
-        store_constants(model)
+    old, new, renamed = cut_alike(obligation, common)
     changed = _changed(old, new)
     run_old, run_new, bound = Evaluator(old), Evaluator(new), MagnitudeBound(new, changed)
     _, coarse = _allowances(new, changed)
