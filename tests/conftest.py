@@ -21,10 +21,13 @@ for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """The whole default suite runs in a process for each processor, what is asked for by name in this one."""
+    """The whole default suite runs in a process for each processor and one more, what is asked for by name in this one.
+
+    A quarter of its time it waits for commands that it started, and for disks.
+    """
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not soak"
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors, MOST_PROCESSES) if whole and processors > 1 else 0
+    return min(processors + 1, MOST_PROCESSES) if whole and processors > 1 else 0
 
 
 SLOWEST = (

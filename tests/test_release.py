@@ -192,6 +192,14 @@ def test_an_image_names_what_exists_and_runs_as_nobody(name: str) -> None:
     assert lines.index("USER") > lines.index("RUN")
 
 
+def test_an_image_is_built_of_what_a_wheel_needs() -> None:
+    ignored = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {".git", "tests"} <= set(ignored)
+    needed = {"bnfold", "passes", "pyproject.toml", PROJECT["readme"], "LICENSE"}
+    assert not needed & set(ignored)
+    assert all((REPOSITORY / name).exists() for name in needed)
+
+
 def test_metadata_and_licence() -> None:
     assert PROJECT["license"] == "Apache-2.0"
     assert (REPOSITORY / "LICENSE").read_text(encoding="utf-8").lstrip().startswith("Apache License")

@@ -64,6 +64,11 @@ class Operator:
     magnitude: Magnitude = Magnitude.UNBOUNDED
     part: Part = Part.ALL
 
+    @property
+    def weighted(self) -> bool:
+        """Whether it is linear in its data, with weights, so that each element it makes is made of many."""
+        return self.magnitude is Magnitude.PRODUCT and not self.affine
+
 
 def _carrier(**facts: object) -> Operator:
     """An operator that puts each element of its data somewhere else."""

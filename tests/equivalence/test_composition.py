@@ -12,6 +12,7 @@ from bnfold.equivalence import Standing, prove
 from bnfold.equivalence.numbers import kernels
 from bnfold.equivalence.numbers.constant_expressions import evaluate
 from bnfold.equivalence.proofs import composition, piece
+from bnfold.equivalence.proofs import model as whole
 from tests.fold_models import CONSTANTS, INPUTS, build, numbers
 
 BN = "BatchNormalization"
@@ -64,6 +65,58 @@ def folded(text: str) -> tuple[ModelProto, ModelProto]:
 
 def standings(before: ModelProto, after: ModelProto) -> set[Standing]:
     return {proof.standing for proof in prove(before, after)}
+
+
+def dense_block(layers: int) -> tuple[str, dict[str, np.ndarray]]:
+    """Each layer normalizes all that came before, as a DenseNet does: scales move across Relu, shifts stay."""
+    nodes, constants, channels, now = "x0 = Conv(x, w)", dict(MORE), 4, "x0"
+    for at in range(1, layers + 1):
+        for name, low in (("g", 0.5), ("h", -1.0), ("m", -1.0), ("v", 0.5)):
+            constants[f"{name}{at}"] = numbers(channels, low=low, high=2.0, seed=10 * at + len(name))
+        constants[f"w{at}"] = numbers(2, channels, 1, 1, seed=at)
+        statistics = ", ".join(f"{name}{at}" for name in "ghmv")
+        nodes += f" b{at} = {BN}({now}, {statistics}) r{at} = Relu(b{at}) c{at} = Conv(r{at}, w{at})"
+        nodes += f" x{at} = Concat<axis=1>({now}, c{at})"
+        channels, now = channels + 2, f"x{at}"
+    return f"{nodes} y = Identity({now})", constants
+
+
+TRANSPOSED = (
+    "c = Conv(x, w) t = Transpose<perm=[0,2,3,1]>(c) s = Mul(t, row) y1 = Add(s, row) r = Relu(y1) "
+    "u = Transpose<perm=[0,3,1,2]>(r) d = Conv(u, k) f = Transpose<perm=[0,2,3,1]>(d) e = Mul(f, row5) y = Add(e, row5)"
+)
+
+
+@pytest.mark.parametrize("kind", ["dense", "transposed"])
+def test_only_what_is_off_is_given_up_and_each_change_is_proved_by_itself(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A value that keeps its name and carries another scale takes no right pairs with it, and nothing is run."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("not necessary")
+
+    monkeypatch.setattr(piece, "_evaluated", refuse)
+    monkeypatch.setattr(whole, "_all_at_once", refuse)
+    text, constants = dense_block(6)
+    if kind == "transposed":
+        text, constants = TRANSPOSED, {**MORE, "row": numbers(4, seed=8), "row5": numbers(5, seed=9)}
+    before = build(text, inputs=INPUTS, constants=constants)
+    result = bnfold.optimize(before, verify=False)
+    found = prove(before, result.model)
+    assert {proof.standing for proof in found} == {Standing.HOLDS}
+    assert len(found) >= (6 if kind == "dense" else 2)
+
+
+def test_a_wrong_scale_among_values_that_were_given_up_breaks_the_proof() -> None:
+    text, constants = dense_block(4)
+    before = build(text, inputs=INPUTS, constants=constants)
+    after = bnfold.optimize(before, verify=False).model
+    weight = next(tensor for tensor in after.graph.initializer if list(tensor.dims) == [2, 8, 1, 1])
+    wrong = numpy_helper.to_array(weight).copy()
+    wrong[1, 3] *= 1.001
+    weight.CopyFrom(numpy_helper.from_array(wrong, weight.name))
+    assert Standing.BROKEN in standings(before, after)
 
 
 def uncomposed(monkeypatch: pytest.MonkeyPatch) -> None:

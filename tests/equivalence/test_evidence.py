@@ -158,6 +158,17 @@ def test_a_right_rewrite_of_something_chaotic_is_judged_by_how_far_rounding_move
     assert check(loop("r = Sin(k)"), wrong, proof="never").verdict is Verdict.NOT_EQUIVALENT
 
 
+def test_where_an_output_cancels_the_words_say_so_and_no_number_without_meaning() -> None:
+    stored = {"t": np.full(1, 1 / 3, np.float32), "h": np.full(1, 3, np.float32)}
+    one, other = (
+        build(f"a = Mul(x, {first}) b = Mul(a, {second}) y = Sub(b, x)", inputs={"x": "float[N,40]"}, constants=stored)
+        for first, second in (("t", "h"), ("h", "t"))
+    )
+    found = check(one, other)
+    assert found.verdict is Verdict.EQUIVALENT
+    assert any("it cancels here" in note for note in found.notes)
+
+
 def test_float16_inside_is_judged_as_float16_and_a_wrong_weight_is_found() -> None:
     assert check(half(), half(1e-4), proof="never").verdict is Verdict.EQUIVALENT
     assert check(half(), half(0.25), proof="never").verdict is Verdict.NOT_EQUIVALENT

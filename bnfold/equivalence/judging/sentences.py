@@ -46,6 +46,8 @@ def conditioning(finding: Finding) -> str:
     if finding.judgement.rule is Rule.SAME_SETTING:
         return f"{text}: onnxruntime answers the reference itself otherwise in this setting, and the candidate alike."
     if noise is not None and noise.agrees:
+        if noise.original_max > measured.reference_max_abs:
+            return f"{text}: it cancels here, so that rounding is all that is left, in the reference as well."
         if noise.instrument is Instrument.FLOAT64 and noise.candidate_max < noise.original_max:
             errors = f"{noise.candidate_max:.3g} off, the reference {noise.original_max:.3g}"
             return f"{text}: the candidate is nearer to float64 ({errors}). Rounding is amplified {_times(noise)} here."

@@ -933,6 +933,19 @@ def _cast(call: _Call) -> dict[str, Linear]:
     return call.made(x)
 
 
+def _transpose(call: _Call) -> dict[str, Linear]:
+    x = call.only()
+    if x.rank is None or x.behind is None or any(key[0] == "value" for key in x.terms):
+        raise Uncomposed("a Transpose of what entered, or of unknown rank")
+    order = call.integers("perm", range(x.rank - 1, -1, -1))
+    if sorted(order) != list(range(x.rank)):
+        raise Uncomposed("a Transpose of another rank")
+    behind = x.rank - 1 - order.index(x.rank - 1 - x.behind)
+    return call.made(
+        x._replace(terms={("Transpose", order, key): each for key, each in x.terms.items()}, behind=behind)
+    )
+
+
 def _split(call: _Call) -> dict[str, Linear]:
     x = call.only()
     count = x.channels
@@ -1013,6 +1026,7 @@ _RULES = {
     "Identity": _identity,
     "Dropout": _dropout,
     "Cast": _cast,
+    "Transpose": _transpose,
     "Split": _split,
     "Slice": _slice,
 }

@@ -7,11 +7,12 @@ which never enter them compute the same.
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from bnfold.equivalence.numbers.constant_expressions import store_constants
 from bnfold.equivalence.numbers.element_types import Array, is_float
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
+from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
 from bnfold.equivalence.proofs.piece_sizes import InputShapes
 from bnfold.equivalence.structure.dependence import reached
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Value
@@ -27,6 +28,21 @@ def depend_on_each_other(values: Collection[Value], cutter: Cutter) -> bool:
     """Whether one of several values of the main graph is made of another."""
     names = {value.name for value in values if value.scope == 0}
     return any(len(names & reached(cutter, [("", name)])) > 1 for name in names)
+
+
+def cut_alike(obligation: Obligation, common: Correspondence) -> tuple[ModelProto, ModelProto, dict[str, str]]:
+    """Both pieces of an obligation with their constants stored, and the new names of what enters by the old ones.
+
+    Raises Unknowable where two values that enter have become one.
+    """
+    renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
+    if obligation.before is None or obligation.after is None or len(set(renamed.values())) < len(renamed):
+        raise Unknowable("two values have become one")
+    old = common.before.cut(obligation.before, list(renamed))
+    new = common.after.cut(obligation.after, list(renamed.values()))
+    for model in (old, new):
+        store_constants(model)
+    return old, new, renamed
 
 
 def made_together(

@@ -73,7 +73,7 @@ class Correspondence:
         self._partner: dict[Value, Value] = {}
         self._origins: dict[Value, list[Value]] = {}
         self._scopes: dict[int, int] = {}
-        self._given_up: set[Value] = set()
+        self._given_up: dict[Value, Pair] = {}
         self._same_tensors: dict[tuple[Value, Value], bool] = {}
         self._same_nodes: dict[tuple[Place, Place], bool] = {}
         self._integers: dict[Value, bool] = {}
@@ -107,11 +107,17 @@ class Correspondence:
 
     def give_up(self, pairs: Collection[Pair]) -> None:
         """Assert these pairs no longer."""
-        self._given_up.update(pair.old for pair in pairs)
+        self._given_up.update((pair.old, pair) for pair in pairs)
 
     def take_back(self, pairs: Collection[Pair]) -> None:
         """Assert pairs again that were given up."""
-        self._given_up.difference_update(pair.old for pair in pairs)
+        for pair in pairs:
+            self._given_up.pop(pair.old, None)
+
+    def assert_all(self) -> Collection[Pair]:
+        """Assert every pair again; those that were given up."""
+        given_up, self._given_up = self._given_up, {}
+        return given_up.values()
 
     def obligations(self) -> tuple[dict[Pair, Obligation], set[Pair]]:
         """Everything the outputs rest on, earlier pairs first; and the pairs that nothing may give up."""

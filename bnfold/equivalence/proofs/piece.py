@@ -34,7 +34,7 @@ from bnfold.equivalence.proofs.composition import (
     difference,
     tolerance,
 )
-from bnfold.equivalence.proofs.made_values import depend_on_each_other, made_together
+from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
 from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes
@@ -103,6 +103,10 @@ class Proof:
         }
 
 
+class _Otherwise(Uncomposed):
+    """The linear parts of two pieces differ, in front of or behind what is not linear."""
+
+
 def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
     """The proof of one obligation that is not settled: composed where it can be, else evaluated."""
     found = _proved(obligation, common, seed)
@@ -113,7 +117,11 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
 
 
 def prove_composed(obligation: Obligation, common: Correspondence, seed: int) -> Proof:
-    """The proof where it can be composed: for every number, not those that are tried."""
+    """The proof where it can be composed: for every number, not those that are tried.
+
+    What is not linear is broken where the linear parts in front of and behind it differ, although it may make up for
+    that: whoever asks believes only what holds.
+    """
     return _proved(obligation, common, seed, evaluate=False)
 
 
@@ -125,7 +133,11 @@ def _proved(obligation: Obligation, common: Correspondence, seed: int, *, evalua
     if reason:
         return replace(shell, reason=reason)
     with suppress(Uncomposed, Unknowable, *_MALFORMED):
-        return _composed(obligation, obligation.before, obligation.after, common, shell)
+        try:
+            return _composed(obligation, obligation.before, obligation.after, common, shell)
+        except _Otherwise as why:
+            if not evaluate:
+                return replace(shell, standing=Standing.BROKEN, reason=str(why))
     if not evaluate:
         return replace(shell, reason="it is not composed of linear operators")
     return _evaluated(obligation, obligation.before, obligation.after, common, shell, seed)
@@ -172,7 +184,7 @@ def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed
     values = [pair.old for pair in obligation.premises]
     if not _is_linear(obligation, common, shell) or depend_on_each_other(values, common.before):
         with suppress(Unknowable, *_MALFORMED):
-            if _agree_where_made(obligation, before, after, common, seed):
+            if _agree_where_made(obligation, common, seed):
                 return replace(shell, reason=f"at values that are made together both are the same: {proof.reason}")
     with suppress(Unknowable, *_MALFORMED):
         if not reaches_an_output(obligation, common, seed):
@@ -190,17 +202,9 @@ def _is_linear(obligation: Obligation, common: Correspondence, shell: Proof) -> 
     return True
 
 
-def _agree_where_made(
-    obligation: Obligation, before_piece: Piece, after_piece: Piece, common: Correspondence, seed: int
-) -> bool:
+def _agree_where_made(obligation: Obligation, common: Correspondence, seed: int) -> bool:
     """Whether both pieces make the same of values that the reference makes. Raises Unknowable."""
-    renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
-    if len(set(renamed.values())) < len(renamed):
-        raise Unknowable("two values have become one")
-    old = common.before.cut(before_piece, list(renamed))
-    new = common.after.cut(after_piece, list(renamed.values()))
-    for model in (old, new):
-        store_constants(model)
+    old, new, renamed = cut_alike(obligation, common)
     changed = _changed(old, new)
     run_old, run_new, bound = Evaluator(old), Evaluator(new), MagnitudeBound(new, changed)
     _, coarse = _allowances(new, changed)
@@ -274,7 +278,7 @@ def _compared(
     if standing is Standing.HOLDS:
         return proof
     if now.atoms or was.atoms:
-        raise Uncomposed("a map behind what is not linear")
+        raise _Otherwise("a map behind what is not linear")
     extra = _IN_FLOAT32 if changed else 0.0
     if difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor, extra=extra).share <= 1:
         return replace(proof, reason=_COARSE.format(found.share))

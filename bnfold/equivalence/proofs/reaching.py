@@ -12,7 +12,7 @@ import numpy as np
 from bnfold.equivalence.numbers.constant_expressions import store_constants
 from bnfold.equivalence.numbers.element_types import Array
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
-from bnfold.equivalence.proofs.made_values import before, made_together
+from bnfold.equivalence.proofs.made_values import before, cut_alike, made_together
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
 from bnfold.equivalence.structure.dependence import reached
 from bnfold.equivalence.structure.scopes import Piece, Value
@@ -54,14 +54,8 @@ def _made_by_both(
     obligation: Obligation, common: Correspondence, beside: list[Value], seed: int
 ) -> Iterator[tuple[Array, Array, dict[str, Array]]]:
     """The arrays that both pieces make of what the reference makes for them, and those of the values `beside`."""
-    old, new = obligation.before, obligation.after
-    renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
-    if old is None or new is None or len(set(renamed.values())) < len(renamed):
-        raise Unknowable("two values have become one")
-    pieces = [common.before.cut(old, list(renamed)), common.after.cut(new, list(renamed.values()))]
-    for model in pieces:
-        store_constants(model)
-    was_made, now_made = map(Evaluator, pieces)
+    old, new, renamed = cut_alike(obligation, common)
+    was_made, now_made = Evaluator(old), Evaluator(new)
     values = list(dict.fromkeys([*(pair.old for pair in obligation.premises), *beside]))
     for made in made_together(values, common.before, common.shapes, seed):
         was = was_made({name: made[name] for name in renamed})
