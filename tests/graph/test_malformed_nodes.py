@@ -134,6 +134,14 @@ def test_a_node_without_inputs_and_outputs_does_no_harm(tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "out.onnx").graph.node[1] == proto.graph.node[1]
 
 
+def test_an_unknown_operator_that_makes_nothing_does_no_harm(tmp_path: Path) -> None:
+    """No schema says of it that it lacks its output."""
+    proto = Row("u = acme.What(x) c = Conv(x, w) y = BatchNormalization(c, g, h, m, v)").model()
+    del proto.graph.node[0].output[:]
+    assert check("acme.What", proto, tmp_path) == 0
+    assert [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node] == ["What", "Conv"]
+
+
 BROKEN = {
     "Identity() c = Conv(x, w)": "node 'i' (Identity) has 0 inputs, and the operator takes 1",
     "Conv(x) c = Conv(x, w)": "node 'i' (Conv) has 1 inputs, and the operator takes at least 2",

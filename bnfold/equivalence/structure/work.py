@@ -66,6 +66,8 @@ class _Walk:
 
     def add(self, node: NodeProto) -> None:
         """Count one node, whose operands were counted before."""
+        if not node.output:
+            return
         if node.op_type == "Constant":
             for attribute in node.attribute:
                 if attribute.HasField("t"):
