@@ -55,7 +55,7 @@ def element_count(tensor: TensorProto) -> int:
     if elements > MAX_ELEMENTS:
         raise ValueError(f"has the dimensions {dims}, more elements than a 64-bit number can count; {AGAIN}")
     if len(dims) > MAX_DIMS:
-        raise ValueError(f"has {len(dims)} dimensions, and arrays have {MAX_DIMS} at most; reshape it")
+        raise ValueError(f"has {len(dims)} dimensions, and arrays have {MAX_DIMS} at most; export it again with fewer")
     return elements
 
 
