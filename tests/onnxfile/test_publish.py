@@ -569,6 +569,14 @@ def test_a_signal_right_after_any_system_call_leaves_nothing(
 # --- made in the workshop
 
 
+def publish_from_workshop(source: Path, target: Path) -> None:
+    with Publication(target) as publication:
+        with publication.workshop() as folder:
+            made = shutil.copytree(source.parent, folder / "made") / source.name
+            publication.write(read(made), untouched=True, ours=True)
+        publication.publish()
+
+
 @pytest.mark.parametrize("external", [False, True])
 def test_a_model_that_was_made_in_the_workshop_is_moved_and_not_copied(tmp_path: Path, *, external: bool) -> None:
     source, target = big(tmp_path / "in", external=external), tmp_path / "out" / "o.onnx"
@@ -600,11 +608,7 @@ def test_a_workshop_model_is_copied_where_files_get_no_second_name(
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refuse)
-    with Publication(target) as publication:
-        with publication.workshop() as folder:
-            made = shutil.copytree(source.parent, folder / "made") / source.name
-            publication.write(read(made), untouched=True, ours=True)
-        publication.publish()
+    publish_from_workshop(source, target)
     assert loaded(target) == loaded(source)
     assert {path.name for path in tmp_path.iterdir()} == {"in", "o.onnx", "in.data"}
 
@@ -612,11 +616,7 @@ def test_a_workshop_model_is_copied_where_files_get_no_second_name(
 def test_a_workshop_model_is_written_anew_where_the_name_of_its_data_is_taken(tmp_path: Path) -> None:
     source, target = big(tmp_path / "in", external=True), tmp_path / "o.onnx"
     (tmp_path / "in.data").write_bytes(b"of somebody else")
-    with Publication(target) as publication:
-        with publication.workshop() as folder:
-            made = shutil.copytree(source.parent, folder / "made") / source.name
-            publication.write(read(made), untouched=True, ours=True)
-        publication.publish()
+    publish_from_workshop(source, target)
     assert loaded(target) == loaded(source)
     assert (tmp_path / "in.data").read_bytes() == b"of somebody else"
     assert len([path for path in tmp_path.iterdir() if path.name.startswith(".")]) == 0

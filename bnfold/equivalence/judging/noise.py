@@ -183,22 +183,27 @@ def shaken_noise(
     """
     if not moved or reference.shape != candidate.shape or reference.dtype.kind not in "fiuV":
         return None
-    with np.errstate(all="ignore"):
-        was, now = reference.astype(np.float64), candidate.astype(np.float64)
-        known = np.isfinite(was) & np.isfinite(now)
-        error = np.abs(now - was)[known]
-    if not known.any():
+    was, error = _where_both_are_finite(reference, candidate)
+    if not error.size:
         return None
-    scale = float(np.abs(was[known]).max())
+    scale = float(np.abs(was).max())
     units = [facts for facts in (rounding_of(reference.dtype), rounding_named(made_in)) if facts]
     return Noise(
         candidate_max=float(error.max()),
         candidate_rms=_rms(error),
         original_max=max(elsewhere * scale, *(each.largest for each in moved)),
-        original_rms=max(elsewhere * _rms(np.abs(was[known])), *(each.rms for each in moved)),
+        original_rms=max(elsewhere * _rms(np.abs(was)), *(each.rms for each in moved)),
         floor=max((max(facts.unit * scale, facts.tiny) for facts in units), default=0.0),
         instrument=Instrument.SHAKEN,
     )
+
+
+def _where_both_are_finite(reference: Array, candidate: Array) -> tuple[Array, Array]:
+    """The reference there, and how far the candidate is off, both in float64 and flat."""
+    with np.errstate(all="ignore"):
+        was, now = reference.astype(np.float64), candidate.astype(np.float64)
+        known = np.isfinite(was) & np.isfinite(now)
+        return was[known], np.abs(now - was)[known]
 
 
 def are_jumps(reference: Array, candidate: Array) -> bool:
@@ -206,13 +211,10 @@ def are_jumps(reference: Array, candidate: Array) -> bool:
     facts = rounding_of(reference.dtype)
     if facts is None or reference.shape != candidate.shape:
         return False
-    with np.errstate(all="ignore"):
-        was, now = reference.astype(np.float64), candidate.astype(np.float64)
-        known = np.isfinite(was) & np.isfinite(now)
-        error = np.abs(now - was)[known]
+    was, error = _where_both_are_finite(reference, candidate)
     if not error.size:
         return False
-    floor = max(facts.unit * float(np.abs(was[known]).max()), facts.tiny)
+    floor = max(facts.unit * float(np.abs(was).max()), facts.tiny)
     return int(np.count_nonzero(error > _JUMP * floor)) <= max(1, error.size // 100)
 
 

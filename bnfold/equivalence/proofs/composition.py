@@ -258,11 +258,11 @@ class _Composer:
                 if not self.constants.is_constant(value):
                     raise Uncomposed("a computed value that is not of this form")
                 self._read[value] = None
-        op_type, crossed = node.op_type, operator_of(node).crossed
-        if op_type in _LINEAR and crossed and data and data[0] is not None and not _enters(data[0]):
+        known = operator_of(node)
+        if known.weighted and known.crossed and data and data[0] is not None and not _enters(data[0]):
             data[0] = self.renewed(("sum",), {}, {0: data[0]}, inputs[0] or Value(place.scope, ""), _any)
         call = _Call(self, node, place, inputs, data)
-        rule = _RULES.get(op_type) if crossed else None
+        rule = _RULES.get(node.op_type) if known.crossed else None
         outputs: dict[Value, Linear] = {}
         if rule is not None:
             with suppress(Uncomposed):
@@ -1007,7 +1007,6 @@ def _part(form: Linear, start: int, stop: int) -> Linear:
 
 
 _EPSILON = float(np.float32(1e-5))
-_LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _SAME_SHAPE = {"Abs", "Clip", "Erf", "Exp", "HardSigmoid", "HardSwish", "PRelu", "Sigmoid", "Softmax", "Tanh"}
 _MOST_TRIED = 4
 _RULES = {

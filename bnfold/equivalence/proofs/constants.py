@@ -14,9 +14,10 @@ from bnfold.equivalence.numbers.constant_expressions import evaluate
 from bnfold.equivalence.numbers.element_types import Array, rounding
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
-from bnfold.equivalence.proofs.piece_sizes import InputShapes, nested
+from bnfold.equivalence.proofs.piece_sizes import InputShapes
 from bnfold.equivalence.proofs.weights import Weights
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Value
+from bnfold.equivalence.structure.signature import every_graph
 
 _SMALL = 1 << 20
 """A tensor with more elements is read in blocks alone."""
@@ -297,7 +298,7 @@ class StaticSizes:
     def _shapes(self) -> InputShapes:
         bare = ModelProto()
         bare.CopyFrom(self._owner.model)
-        for body in (bare.graph, *nested(bare.graph)):
+        for body in every_graph(bare.graph):
             del body.value_info[:]
         for output in bare.graph.output:
             if output.type.HasField("tensor_type"):

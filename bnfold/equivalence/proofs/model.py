@@ -6,6 +6,7 @@ says it did.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -90,7 +91,7 @@ class _Round:
     def all_hold(self) -> bool:
         return not self.unproved
 
-    @property
+    @cached_property
     def readers(self) -> dict[Pair, list[Pair]]:
         """The pairs that rest on each."""
         found: dict[Pair, list[Pair]] = {}
@@ -99,11 +100,11 @@ class _Round:
                 found.setdefault(premise, []).append(pair)
         return found
 
-    @property
+    @cached_property
     def unproved(self) -> set[Pair]:
         return {pair for pair, proof in self.proofs.items() if proof.standing is not Standing.HOLDS}
 
-    @property
+    @cached_property
     def broken(self) -> set[Pair]:
         return {pair for pair, proof in self.proofs.items() if proof.standing is Standing.BROKEN}
 

@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, TypeProto
+from onnx import ModelProto, TensorProto, TypeProto
 
 from bnfold.equivalence.feeds.dynamic_sizes import windows
 from bnfold.equivalence.numbers.element_types import is_float
+from bnfold.equivalence.structure.signature import bodies, every_graph
 from bnfold.graph import Model, infer_shapes, numbers, text
 from bnfold.onnxfile import OnnxFile, without_negative_dims
 
@@ -15,15 +16,6 @@ _BATCH = 3
 _DYNAMIC = 5
 _SIZE_READERS = frozenset({"Shape", "Size"})
 """The operators that give out sizes: at other sizes than the model's their answer is another."""
-
-
-def nested(graph: GraphProto) -> Iterator[GraphProto]:
-    """The bodies inside a graph, at any depth."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield body
-                yield from nested(body)
 
 
 def reads_sizes(region: ModelProto) -> bool:
@@ -49,14 +41,14 @@ class InputShapes:
     """
 
     def __init__(self, model: ModelProto, file: OnnxFile | None = None) -> None:
-        has_scopes = bool(model.functions) or any(True for _ in nested(model.graph))
+        has_scopes = bool(model.functions) or any(True for node in model.graph.node for _ in bodies(node))
         self._scopes = _NestedTypes(file) if file is not None and has_scopes else None
         bare = ModelProto()
         bare.CopyFrom(model)
-        for graph in (bare.graph, *nested(bare.graph)):
+        for graph in every_graph(bare.graph):
             del graph.value_info[:]
         self._types = _inferred(bare)
-        declared = {value.name: value for graph in (model.graph, *nested(model.graph)) for value in graph.value_info}
+        declared = {value.name: value for graph in every_graph(model.graph) for value in graph.value_info}
         missing = [value for name, value in declared.items() if not _has_shape(self._types.get(name))]
         if missing:
             bare.graph.value_info.extend(missing)
@@ -154,7 +146,7 @@ def _inferred(model: ModelProto) -> dict[str, TypeProto]:
         pass
     graph = model.graph
     types = {value.name: value.type for value in (*graph.input, *graph.value_info, *graph.output)}
-    for body in nested(graph):
+    for body in every_graph(graph):
         for value in body.value_info:
             types.setdefault(value.name, value.type)
     return types
