@@ -37,7 +37,7 @@ from bnfold.equivalence.proofs.composition import (
 from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes
+from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes, sizes_read
 from bnfold.equivalence.proofs.reaching import reaches_an_output
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
 
@@ -250,7 +250,12 @@ def _evaluated(
                 break
             except Unknowable as why:
                 reason = str(why)
-    return _agreed(found) or replace(shell, reason=reason)
+    agreed = _agreed(found) or replace(shell, reason=reason)
+    read = sizes_read(old).intersection(renamed)
+    if agreed.standing is Standing.BROKEN and any(map(common.shapes.is_made_up, read)):
+        reason = f"sizes are read that only the whole model tells; at others, {agreed.reason}"
+        return replace(agreed, standing=Standing.UNDECIDED, reason=reason)
+    return agreed
 
 
 def _composed(obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof) -> Proof:
