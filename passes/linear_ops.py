@@ -144,7 +144,7 @@ def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Weight]:
     """Which operand is the constant, of rank 2 or more, and the constant."""
     if len(node.input) != 2:
         raise Refused(Reason.MALFORMED, graph.known_as(node))
-    index = 1 if _is_weight(node.input[1], graph) else 0
+    index = 1 if is_weight(node.input[1], graph) else 0
     weight = read_weight(node, index, graph)
     if len(weight.shape) < 2 or graph.constant(node.input[1 - index]) is not None:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has shape {list(weight.shape)}")
@@ -162,7 +162,8 @@ def is_bias_of_matmul(node: NodeProto, graph: Graph) -> bool:
     return maker is not None and maker.op_type == "MatMul" and maker.domain in DEFAULT_DOMAINS
 
 
-def _is_weight(value: str, graph: Graph) -> bool:
+def is_weight(value: str, graph: Graph) -> bool:
+    """Whether `value` is constant, or dequantized from what is."""
     maker = graph.producer(value)
     if maker is not None and maker.op_type == "Transpose" and maker.input:
         maker = graph.producer(maker.input[0])
