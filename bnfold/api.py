@@ -258,6 +258,7 @@ def inspect_with(model: AnyModel, options: InspectOptions) -> Inspection:
 
 def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
     file = read_model(model, strict=options.strict_external_data)
+    file.start_hash()
     found = {}
     summaries: list[ModelSummary] = []
 
@@ -278,7 +279,7 @@ def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
         )
     infos = [_info(decision, found.get((decision.scope, decision.node), _BRANCH)) for decision in decisions]
     notes = (*notes_on(edited, decisions), *unmatched({"--keep": options.keep}, decisions))
-    return Inspection(summaries[0], tuple(infos), notes=notes)
+    return Inspection(replace(summaries[0], sha256=file.sha256()), tuple(infos), notes=notes)
 
 
 @_verifies(VerifyOptions)

@@ -197,6 +197,14 @@ def test_what_is_too_large_is_refused(service: ServiceProcess, told: bool) -> No
     assert list((service.data / "incoming").iterdir()) == []
 
 
+def test_sizes_tell_whether_a_hash_can_be_of_use(service: ServiceProcess) -> None:
+    content = b"s" * 4321
+    assert service.ask("HEAD", "/v1/files?size=4321").status_code == 404
+    service.put("m.onnx", content)
+    assert service.ask("HEAD", "/v1/files?size=4321").status_code == 200
+    assert service.ask("HEAD", "/v1/files?size=-1").status_code == 422
+
+
 def test_a_known_content_is_not_sent_again(service: ServiceProcess) -> None:
     sha256 = service.put("m.onnx", MODEL.read_bytes())
     head = service.ask("HEAD", f"/v1/models/{sha256}/files/other.onnx")
@@ -406,7 +414,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def _keep(store: Store, content: bytes) -> str:
     incoming = store.incoming()
-    incoming.write(content)
+    incoming.write([content])
     return incoming.finish(None)
 
 
