@@ -135,6 +135,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
             require_utf8(request.target, "OUTPUT")
     with paused_collector():
         file = read_model(request.model, strict=options.strict_external_data)
+        file.known_sha256 = options.known_sha256
     refuse_overwriting(request, file)
     setup = Setup(request, publication, file, existing=existing_output(request, file))
     if options.passes is not None:

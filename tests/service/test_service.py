@@ -56,6 +56,8 @@ def test_a_job_gives_what_the_command_gives(
     subprocess.run(line, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
     answer = service.ask("GET", f"/v1/jobs/{optimized['id']}/model")
     assert answer.content == here.read_bytes()
+    report = service.ask("GET", f"/v1/jobs/{optimized['id']}/report.json").json()
+    assert report["input"]["sha256"] == hashlib.sha256(MODEL.read_bytes()).hexdigest()
     part = service.ask("GET", f"/v1/jobs/{optimized['id']}/model", headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, here.read_bytes()[10:20])
     again = service.ask("GET", f"/v1/jobs/{optimized['id']}/model", headers={"If-Range": part.headers["etag"]})
