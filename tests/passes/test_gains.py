@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
@@ -300,3 +301,60 @@ SCALERS = {
 @pytest.mark.parametrize("reason", SCALERS)
 def test_a_scaler_that_is_no_map_stays(reason: str) -> None:
     assert not fold(_scaled(**SCALERS[reason])).modified  # type: ignore[arg-type]
+
+
+def _into_a_linear_model(op_type: str, **attributes: object) -> ModelProto:
+    """Scaler and a linear model of ai.onnx.ml, as scikit-learn's converters write a pipeline."""
+    model = _scaled([0.5, 2, -1, 0.25, 3], [1, 0.5, 3, 0.25, 2])
+    outputs = ["l", "y"] if op_type == "LinearClassifier" else ["y"]
+    coefficients = numbers(3, 5, seed=9).reshape(-1).tolist()
+    linear = helper.make_node(op_type, ["a"], outputs, domain="ai.onnx.ml", coefficients=coefficients, **attributes)
+    del model.graph.node[1:]
+    model.graph.node.append(linear)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3]))
+    return model
+
+
+INTO_LINEAR_MODELS = {
+    "a classifier": ("LinearClassifier", {"intercepts": [0.5, -0.5, 0.25], "classlabels_ints": [0, 1, 2]}),
+    "its probabilities": (
+        "LinearClassifier",
+        {"intercepts": [0.5, -0.5, 0.25], "classlabels_strings": ["a", "b", "c"], "post_transform": "SOFTMAX"},
+    ),
+    "a regressor": ("LinearRegressor", {"intercepts": [0.5, -0.5, 0.25], "targets": 3}),
+    "a regressor without intercepts": ("LinearRegressor", {"targets": 3}),
+}
+
+
+@pytest.mark.parametrize("name", INTO_LINEAR_MODELS)
+def test_a_scaler_goes_into_a_linear_model(name: str) -> None:
+    op_type, attributes = INTO_LINEAR_MODELS[name]
+    model = _into_a_linear_model(op_type, **attributes)
+    done = fold(model)
+    assert done.operators == [op_type]
+    assert done.decision().target == (done.model.graph.node[0].output[0],)
+    made, expected = (_answers(each) for each in (done.model, model))
+    for one, other in zip(made, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
+    assert bnfold.optimize(model).report.verdict == "equivalent"
+
+
+def _answers(model: ModelProto) -> list[np.ndarray]:
+    """What onnxruntime answers."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["y"], {"z": numbers(4, 5, seed=10)})
+
+
+BESIDE_LINEAR_MODELS = {
+    "WEIGHT_SHAPE": ("LinearClassifier", {"classlabels_ints": [0, 1, 2]}),  # the rows are counted by the intercepts
+    "WEIGHT_SHAPE: coefficients": ("LinearRegressor", {"targets": 4}),
+    "UNKNOWN_OPERATOR": ("SVMRegressor", {"n_supports": 3}),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_LINEAR_MODELS)
+def test_a_scaler_stays_in_front_of_a_model_that_cannot_take_it_up(name: str) -> None:
+    op_type, attributes = BESIDE_LINEAR_MODELS[name]
+    done = fold(_into_a_linear_model(op_type, **attributes))
+    assert not done.modified
+    assert done.decision().reason.code == name.split(":")[0]  # type: ignore[union-attr]
