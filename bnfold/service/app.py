@@ -33,12 +33,12 @@ from bnfold.service.bodies import (
 )
 from bnfold.service.names import checked_hash, checked_name
 from bnfold.service.problems import Problem, documented
+from bnfold.service.receiving import BLOCK, MOST_WAITING, WritingBehind, blocks
 from bnfold.service.runner import Runner
 from bnfold.service.settings import Settings
 from bnfold.service.store import Full, Mismatch, State, Store, Unknown
 
 _LONGEST_WAIT = 60.0
-_BLOCK = 256 << 10  # bytes of a body on its way, kept for each connection
 _LOOK_EVERY = 0.2
 _MEDIA = {
     "json": "application/json",
@@ -71,6 +71,7 @@ class Service:
         self.store = Store(settings.data)
         self.runner = Runner(self.store, settings)
         self.stopping = asyncio.Event()
+        self.room = asyncio.Semaphore(MOST_WAITING)
 
     def files_of(self, key: str, state: State) -> list[str]:
         """The names of what a job published, as paths from the model's folder, the model first."""
@@ -204,13 +205,17 @@ def _files(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
         if shutil.disk_usage(store.root).free - announced < settings.min_free:
             raise Problem(507, "the disk of the service is full")
         incoming = await run_in_threadpool(store.incoming)
+        behind = WritingBehind(incoming, service.room)
+        size = 0
         try:
-            async for block in _blocks(request.stream()):
-                if incoming.size + len(block) > settings.max_upload:
+            async for block in blocks(request.stream()):
+                size += sum(map(len, block))
+                if size > settings.max_upload:
                     raise Problem(413, f"a file has at most {settings.max_upload:,} bytes here")
-                await run_in_threadpool(incoming.write, block)
+                await behind.write(block)
                 if not announced and shutil.disk_usage(store.root).free < settings.min_free:
                     raise Problem(507, "the disk of the service is full")
+            await behind.finish()
             sha256 = await run_in_threadpool(incoming.finish, expected)
         except Mismatch as error:
             raise Problem(422, str(error)) from error
@@ -219,8 +224,9 @@ def _files(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
         except OSError as error:
             raise Problem(507, f"the file could not be stored: {error.strerror or error}") from error
         finally:
+            await behind.finish(wanted=False)
             await run_in_threadpool(incoming.discard)
-        return FileAnswer(sha256=sha256, size=incoming.size)
+        return FileAnswer(sha256=sha256, size=size)
 
     body = {
         "requestBody": {
@@ -254,6 +260,13 @@ def _files(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
         if size is None:
             raise Problem(404, "this content is not here")
         return Response(headers={"Content-Length": "0", "X-Content-Size": str(size)})
+
+    @router.head("/files", responses=documented(400, 401, 403, 404, 422))
+    async def head_files(size: Annotated[int, Query(ge=0, le=1 << 62)]) -> Response:
+        """Whether a content of this many bytes is here: 200, else 404, and a client need not know its hash first."""
+        if not await run_in_threadpool(store.has_size, size):
+            raise Problem(404, "no content of this size is here")
+        return Response(headers={"Content-Length": "0"})
 
     @router.post("/files", status_code=201, responses=errors, openapi_extra=body)
     async def post_file(request: Request) -> FileAnswer:
@@ -462,23 +475,11 @@ async def _events(service: Service, key: str) -> AsyncIterator[str]:
 class _Download(FileResponse):
     """A file as it is, in blocks that are worth a change of threads each."""
 
-    chunk_size = _BLOCK
+    chunk_size = BLOCK
 
 
 def _download(path: Path) -> FileResponse:
     return _Download(path, media_type="application/octet-stream", filename=path.name)
-
-
-async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The bytes of `chunks` in blocks of at least `_BLOCK`, but for the last."""
-    block = bytearray()
-    async for chunk in chunks:
-        block += chunk
-        if len(block) >= _BLOCK:
-            yield bytes(block)
-            block.clear()
-    if block:
-        yield bytes(block)
 
 
 def _checked(check: Any, text: str) -> None:

@@ -2,13 +2,15 @@
 
 import hashlib
 import http.client
+import ipaddress
 import json
 import os
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -16,10 +18,12 @@ from urllib.parse import quote, urlencode, urlsplit
 from bnfold.errors import BnfoldError, OutputError, UsageError
 from bnfold.job import COMMANDS
 from bnfold.paths import require_regular
+from bnfold.running_hash import RunningHash
 from bnfold.service.names import checked_name
 from bnfold.writeback import Writeback
 
 _CHUNK = 1 << 20
+_LARGE = 8 << 20  # bytes that take long enough to hash that it is asked first whether the hash can be of use
 _TIMEOUT = 120.0  # seconds without an answer
 _WAIT = 30  # seconds the service is asked to wait
 
@@ -95,17 +99,50 @@ class Client:
     def send(self, path: str | os.PathLike[str], name: str | None = None) -> str:
         """Send one file where the service does not have its content; its SHA-256."""
         place = Path(path)
+        require_regular(place, "what is to be sent")
+        try:
+            size = place.stat().st_size
+        except OSError as error:
+            raise UsageError(f"{place}: {error.strerror or error}") from error
+        if size >= _LARGE and not self._may_have(size):
+            return self._send_unknown(place, size)
         sha256 = _hash(place)
         address = f"/v1/models/{sha256}/files/{quote(name or place.name)}"
         with self._answer("HEAD", address) as answer:
             known = answer.status == http.HTTPStatus.OK
             answer.read()
         if not known:
-            with place.open("rb") as stream:
-                headers = {"Content-Length": str(place.stat().st_size), "Content-Type": "application/octet-stream"}
-                with self._answer("PUT", address, stream, headers) as answer:
-                    _checked(answer)
+            with place.open("rb") as stream, self._answer("PUT", address, stream, _binary(size)) as answer:
+                _checked(answer)
         return sha256
+
+    def _may_have(self, size: int) -> bool:
+        """Whether the service may have a file of this size; a service of an earlier version does not say."""
+        with self._answer("HEAD", f"/v1/files?size={size}") as answer:
+            answer.read()
+        return answer.status != http.HTTPStatus.NOT_FOUND
+
+    def _send_unknown(self, place: Path, size: int) -> str:
+        """Send a file that cannot be there; its SHA-256, which is computed here too where nothing guards the way."""
+        with place.open("rb") as stream, ExitStack() as stack:
+            before = os.fstat(stream.fileno())
+            own = None
+            if not self._is_guarded:
+                own = stack.enter_context(closing(RunningHash(stream.fileno())))
+                own.advance(size)
+            with self._answer("POST", "/v1/files", stream, _binary(size)) as answer:
+                found = str(json.loads(_checked(answer))["sha256"])
+            now = os.fstat(stream.fileno())
+            if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise ServiceError(f"{place} was written to while it was sent; send it again when it is complete")
+            if own is not None and found != own.hexdigest():
+                raise ServiceError(f"{place} arrived with another SHA-256, {found}: it was damaged on its way")
+        return found
+
+    @property
+    def _is_guarded(self) -> bool:
+        """Whether nothing can change on its way unnoticed: over TLS, and within this machine."""
+        return self._parts.scheme == "https" or _is_loopback(self._parts.hostname or "")
 
     def submit(self, command: str, options: Mapping[str, Any] | None = None, **contents: str) -> RemoteJob:
         """Queue a job: `contents` are `model`, or `reference` and `candidate`, by id. `options` are the library's."""
@@ -202,6 +239,7 @@ class Client:
     def _answer(
         self, method: str, address: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a request; the `body` is bytes, or a file of as many bytes as the headers announce."""
         parts = self._parts
         assert parts.hostname is not None
         connection: http.client.HTTPConnection
@@ -217,7 +255,12 @@ class Client:
             given["Authorization"] = f"Bearer {self._token}"
         try:
             with suppress(BrokenPipeError):  # an answer that came before the body was sent says why
-                connection.request(method, parts.path.rstrip("/") + address, body=body, headers=given)
+                file = body if isinstance(body, BufferedReader) else None
+                connection.request(method, parts.path.rstrip("/") + address, None if file else body, given)
+                if file is not None:
+                    nbytes = int(given["Content-Length"])
+                    if connection.sock.sendfile(file, count=nbytes) < nbytes:
+                        raise ServiceError("the file became shorter while it was sent")
             yield connection.getresponse()
         except (ConnectionError, TimeoutError, http.client.HTTPException, ssl.SSLError) as error:
             raise ServiceError(f"the service at {parts.geturl()} cannot be reached: {error}") from error
@@ -246,8 +289,9 @@ def _copied(answer: http.client.HTTPResponse, stream: IO[bytes]) -> None:
     if answer.status != http.HTTPStatus.OK:
         _checked(answer)
     writeback = Writeback(stream.fileno())
-    while chunk := answer.read(_CHUNK):
-        stream.write(chunk)
+    block = memoryview(bytearray(_CHUNK))
+    while count := answer.readinto(block):
+        stream.write(block[:count])
         writeback.advance(stream.tell())
     if answer.length:
         raise ServiceError("the connection ended before the file did")
@@ -257,8 +301,18 @@ def _job(facts: dict[str, Any]) -> RemoteJob:
     return RemoteJob(facts["id"], facts["state"], facts)
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _binary(nbytes: int) -> dict[str, str]:
+    return {"Content-Length": str(nbytes), "Content-Type": "application/octet-stream"}
+
+
 def _hash(path: Path) -> str:
-    require_regular(path, "what is to be sent")
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
