@@ -188,7 +188,8 @@ def optimize(model: AnyModel, output: _Destination, options: OptimizeOptions) ->
     named, and with `on_mismatch` "rollback" left out. One that raises is a UsageError.
 
     `layout` says where weights go: by default where the input has them. Without `checksums` the report holds no sha256,
-    and no time is spent on them; without `distributions` no measurement says more than the verdict rests on: no means,
+    and no time is spent on them; `known_sha256` is that of the model file, for the report, where the caller has just
+    computed it. Without `distributions` no measurement says more than the verdict rests on: no means,
     percentiles and histogram. `progress` is called now and then with what is being counted (`bnfold.progress.Stage`),
     how much of it is done, and about how much there is.
 
@@ -258,6 +259,7 @@ def inspect_with(model: AnyModel, options: InspectOptions) -> Inspection:
 
 def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
     file = read_model(model, strict=options.strict_external_data)
+    file.start_hash()
     found = {}
     summaries: list[ModelSummary] = []
 
@@ -278,7 +280,7 @@ def _inspected(model: AnyModel, options: InspectOptions) -> Inspection:
         )
     infos = [_info(decision, found.get((decision.scope, decision.node), _BRANCH)) for decision in decisions]
     notes = (*notes_on(edited, decisions), *unmatched({"--keep": options.keep}, decisions))
-    return Inspection(summaries[0], tuple(infos), notes=notes)
+    return Inspection(replace(summaries[0], sha256=file.sha256()), tuple(infos), notes=notes)
 
 
 @_verifies(VerifyOptions)

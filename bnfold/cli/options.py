@@ -32,6 +32,7 @@ from bnfold.options.kinds import (
     Numbers,
     Passes,
     Path,
+    Sha256,
     Shapes,
     Size,
     Text,
@@ -239,6 +240,7 @@ _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Feeds: lambda _: {"type": data_path},
     Path: lambda _: {"type": click.Path()},
     Folder: lambda _: {"type": click.Path(exists=True, file_okay=False)},
+    Sha256: lambda _: {},
     Text: lambda _: {},
     Address: lambda _: {},
 }

@@ -649,6 +649,8 @@ class Graph:
                 if self.resolve(value) is None:
                     self.model.unresolved.append((self, value, node))
                 self._add_use(value, Use(self, node, index))
+            else:
+                self.model.absent.append(Use(self, node, index))
         if self.parent is not None:
             for output in self._outputs:
                 if not self.defines(output) and (home := self.resolve(output)) is not None:

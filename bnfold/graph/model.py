@@ -9,7 +9,7 @@ from bnfold.activity import doing
 from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.collector import paused_collector
 from bnfold.graph.dataflow import nested_in
-from bnfold.graph.graph import Graph, scopes
+from bnfold.graph.graph import Graph, Use, scopes
 from bnfold.graph.shapes import agreed, contradicts, follow, has_rank, inferred, known_sizes, merged
 from bnfold.graph.soundness import check_soundness
 from bnfold.graph.tensor import TensorPayload
@@ -76,6 +76,7 @@ class Model:
         self._by_dataflow: list[Graph] = []
         self._bodies: dict[int, list[Graph]] = {}  # by scope: those nested directly in it
         self.unresolved: list[tuple[Graph, str, NodeProto]] = []  # what a node reads and nothing makes, as it was read
+        self.absent: list[Use] = []  # inputs that nodes leave out, as it was read
         self._owners: dict[int, Graph] = {}
         self.evaluated_bytes = 0  # by all constant expressions together, and those that are kept in memory
         self.kept_bytes = 0

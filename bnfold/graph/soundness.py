@@ -35,6 +35,7 @@ def check_soundness(model: "Model") -> None:
         _check_versions(model)
         _check_scopes(model)
         _check_functions(model)
+        _check_absent(model)
     except ValueError as problem:
         raise ModelError(f"{model.file.path or 'the model'}: {problem}") from problem
     _warn_of_shared_names(model)
@@ -310,3 +311,56 @@ def _check_calls(calls: dict[FunctionKey | None, Counter[FunctionKey]], size: di
 
 def _key(function: FunctionProto) -> FunctionKey:
     return function.domain, function.name, function.overload
+
+
+# ---------------------------------------------------------------------- inputs that are left out
+
+
+def _check_absent(model: "Model") -> None:
+    """An operator that takes any number of inputs is given each of them: onnxruntime reads what is absent, and dies.
+
+    Through calls too, which may leave out arguments. Bodies may ask first (OptionalHasElement), so they are left alone.
+    """
+    absent = [(use, "") for use in model.absent]
+    for graph, formal in _formals_left_out(model):
+        absent += [(use, f": calls leave out {formal!r}") for use in graph.consumers(formal)]
+    for (graph, node, position), why in absent:
+        if graph.parent is None and _takes_any_number(graph, node, position):
+            raise ValueError(
+                f"{_called(graph, node)} has no value for its input number {position + 1}, and the operator needs "
+                f"each that is listed{why}; remove it, or export the model again"
+            )
+
+
+def _formals_left_out(model: "Model") -> list[tuple["Graph", str]]:
+    """The inputs of functions for which some call gives nothing, or an input for which its own caller has nothing."""
+    if not model.proto.functions:
+        return []
+    bodies = {_key(graph.body): graph for graph in model.graphs if isinstance(graph.body, FunctionProto)}
+    found: list[tuple[Graph, str]] = []
+    for graph in model.graphs:
+        for node in graph.nodes():
+            callee = bodies.get((node.domain, node.op_type, node.overload))
+            if callee is not None:
+                given = [*node.input, *[""] * len(callee._inputs)]
+                found += [(callee, formal) for formal, name in zip(callee._inputs, given, strict=False) if not name]
+    found = list(dict.fromkeys(found))
+    for graph, formal in found:  # grows while it is walked
+        for use in graph.consumers(formal):
+            callee = bodies.get((use.node.domain, use.node.op_type, use.node.overload))
+            if callee is not None and use.position < len(callee._inputs):
+                passed_on = callee, callee._inputs[use.position]
+                found += [passed_on] if passed_on not in found else []
+    return found
+
+
+def _takes_any_number(graph: "Graph", node: NodeProto, position: int) -> bool:
+    """Whether this input is one of a list of any length, by the schema of an operator of ONNX."""
+    if node.domain not in DEFAULT_DOMAINS or (node.domain, node.op_type) in graph.model.functions:
+        return False
+    try:
+        formals = onnx.defs.get_schema(node.op_type, graph.opset, "").inputs
+    except onnx.defs.SchemaError:
+        return False
+    any_number = onnx.defs.OpSchema.FormalParameterOption.Variadic
+    return bool(formals) and position >= len(formals) - 1 and formals[-1].option == any_number

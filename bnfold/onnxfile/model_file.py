@@ -43,6 +43,7 @@ class OnnxFile:
     `proto` is the structure: each tensor that is external or has 4096 bytes or more of raw_data, at any depth, holds a
     marker instead (`payload_index`). `payloads` are those bytes, by index; entries may be added and left unused.
     `path` is None for a model read from memory. `nbytes` is the size of the model file, without external data.
+    `known_sha256` is the hash of the model file where the caller has it; it is not computed then.
     """
 
     proto: ModelProto
@@ -50,6 +51,7 @@ class OnnxFile:
     path: Path | None
     source: Source
     data_files: tuple[File, ...] = ()
+    known_sha256: str | None = None
     _hash: RunningHash | None = field(default=None, repr=False)
 
     @property
@@ -78,7 +80,7 @@ class OnnxFile:
 
     def start_hash(self) -> None:
         """Begin computing `sha256` beside whatever comes next."""
-        if self._hash is None and isinstance(self.source, File):
+        if self._hash is None and self.known_sha256 is None and isinstance(self.source, File):
             descriptor = self.source.duplicate()
             try:
                 self._hash = RunningHash(descriptor)
@@ -89,6 +91,8 @@ class OnnxFile:
 
     def sha256(self) -> str:
         """The hash of the model file, without external data."""
+        if self.known_sha256 is not None:
+            return self.known_sha256
         if isinstance(self.source, Memory):
             return hashlib.sha256(self.source.data).hexdigest()
         self.start_hash()

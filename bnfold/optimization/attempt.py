@@ -135,6 +135,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
             require_utf8(request.target, "OUTPUT")
     with paused_collector():
         file = read_model(request.model, strict=options.strict_external_data)
+        file.known_sha256 = options.known_sha256
     refuse_overwriting(request, file)
     setup = Setup(request, publication, file, existing=existing_output(request, file))
     if options.passes is not None:
@@ -225,9 +226,14 @@ def _written(
     looks_late = looks_late and not foreign  # who is handed a model looks at its weights before it is written
     unsound: dict[Step, str] = {}
     summaries: list[ModelSummary] = []
+    inputs: list[OnnxFile] = []
+    hashed = options.checksums and not forbidden
 
     def look(untouched: Model) -> None:
-        summaries.append(input_summary(untouched, request.model, checksums=options.checksums and not forbidden))
+        summaries.append(input_summary(untouched, request.model))
+        if hashed:
+            inputs.append(untouched.file)
+            untouched.file.start_hash()  # it is computed while the passes work and the result is written
         load()
 
     evaluations = Evaluations() if options.verify else None
@@ -264,7 +270,7 @@ def _written(
         file=edited.file,
         ran=outcome.ran,
         decisions=decisions,
-        input=summaries[0],
+        input=replace(summaries[0], sha256=inputs[-1].sha256()) if hashed else summaries[0],
         output=output_summary(edited, written, request.output),
         weights_moved=written.moved,
         looked_late=looks_late,

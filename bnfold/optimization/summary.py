@@ -9,12 +9,12 @@ from bnfold.report import ModelSummary
 from bnfold.sources import AnyModel, is_path
 
 
-def input_summary(model: Model, source: AnyModel, *, checksums: bool = True) -> ModelSummary:
-    """The summary of the input, which came from `source`, before anything is done with it."""
+def input_summary(model: Model, source: AnyModel) -> ModelSummary:
+    """The summary of the input, which came from `source`, before anything is done with it; without its sha256."""
     file = model.file
     nbytes = file.nbytes + sum(data.nbytes for data in file.data_files)
     path = os.fspath(source) if is_path(source) else None
-    return _summary(model, path, file.sha256() if checksums else None, nbytes)
+    return _summary(model, path, None, nbytes)
 
 
 def output_summary(model: Model, written: Written, output: str | os.PathLike[str] | None) -> ModelSummary:

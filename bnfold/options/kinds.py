@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -104,6 +105,16 @@ class Text(Kind):
         """The text."""
         if value is not None and not isinstance(value, str):
             raise _wrong(name, "a text", value)
+        return value
+
+
+class Sha256(Text):
+    """A SHA-256 in 64 lower-case hexadecimal digits, or None."""
+
+    def checked(self, name: str, value: Any) -> str | None:
+        """The digits."""
+        if value is not None and not (isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)):
+            raise _wrong(name, "a SHA-256 in 64 lower-case hexadecimal digits", value)
         return value
 
 

@@ -4,7 +4,7 @@ import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +39,7 @@ from bnfold.service.store import Full, Mismatch, State, Store, Unknown
 
 _LONGEST_WAIT = 60.0
 _BLOCK = 256 << 10  # bytes of a body on its way, kept for each connection
+_MOST_CHUNKS = 256  # of one block: what is written at once, and small ones take more memory than they hold
 _LOOK_EVERY = 0.2
 _MEDIA = {
     "json": "application/json",
@@ -204,13 +205,18 @@ def _files(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
         if shutil.disk_usage(store.root).free - announced < settings.min_free:
             raise Problem(507, "the disk of the service is full")
         incoming = await run_in_threadpool(store.incoming)
+        size = 0
+        writing = asyncio.ensure_future(asyncio.sleep(0))  # what was received last, while more of it comes
         try:
-            async for block in _blocks(request.stream()):
-                if incoming.size + len(block) > settings.max_upload:
+            async for chunks in _blocks(request.stream()):
+                size += sum(map(len, chunks))
+                if size > settings.max_upload:
                     raise Problem(413, f"a file has at most {settings.max_upload:,} bytes here")
-                await run_in_threadpool(incoming.write, block)
+                await writing
+                writing = asyncio.ensure_future(run_in_threadpool(incoming.write, chunks))
                 if not announced and shutil.disk_usage(store.root).free < settings.min_free:
                     raise Problem(507, "the disk of the service is full")
+            await writing
             sha256 = await run_in_threadpool(incoming.finish, expected)
         except Mismatch as error:
             raise Problem(422, str(error)) from error
@@ -219,8 +225,10 @@ def _files(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
         except OSError as error:
             raise Problem(507, f"the file could not be stored: {error.strerror or error}") from error
         finally:
+            with suppress(OSError):
+                await writing
             await run_in_threadpool(incoming.discard)
-        return FileAnswer(sha256=sha256, size=incoming.size)
+        return FileAnswer(sha256=sha256, size=size)
 
     body = {
         "requestBody": {
@@ -254,6 +262,13 @@ def _files(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
         if size is None:
             raise Problem(404, "this content is not here")
         return Response(headers={"Content-Length": "0", "X-Content-Size": str(size)})
+
+    @router.head("/files", responses=documented(400, 401, 403, 404, 422))
+    async def head_files(size: Annotated[int, Query(ge=0, le=1 << 62)]) -> Response:
+        """Whether a content of this many bytes is here: 200, else 404, and a client need not know its hash first."""
+        if not await run_in_threadpool(store.has_size, size):
+            raise Problem(404, "no content of this size is here")
+        return Response(headers={"Content-Length": "0"})
 
     @router.post("/files", status_code=201, responses=errors, openapi_extra=body)
     async def post_file(request: Request) -> FileAnswer:
@@ -469,16 +484,18 @@ def _download(path: Path) -> FileResponse:
     return _Download(path, media_type="application/octet-stream", filename=path.name)
 
 
-async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The bytes of `chunks` in blocks of at least `_BLOCK`, but for the last."""
-    block = bytearray()
+async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """The `chunks` in lists of at least `_BLOCK` bytes, but for the last."""
+    block: list[bytes] = []
+    nbytes = 0
     async for chunk in chunks:
-        block += chunk
-        if len(block) >= _BLOCK:
-            yield bytes(block)
-            block.clear()
+        block.append(chunk)
+        nbytes += len(chunk)
+        if nbytes >= _BLOCK or len(block) >= _MOST_CHUNKS:
+            yield block
+            block, nbytes = [], 0
     if block:
-        yield bytes(block)
+        yield block
 
 
 def _checked(check: Any, text: str) -> None:

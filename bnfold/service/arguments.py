@@ -85,8 +85,12 @@ def arguments_of(
     output: Path | None,
     folder: Path,
     settings: Settings,
+    sha256: str | None = None,
 ) -> list[str]:
-    """The words behind `bnfold`: the command, its models, its options, limits, and the paths of its reports."""
+    """The words behind `bnfold`: the command, its models, its options, limits, and the paths of its reports.
+
+    `sha256` is that of the model which is read, as it was received.
+    """
     kind = options_class(command)
     own = {name: value for name, value in _FIXED.items() if _has(kind, name)}
     slot = {name: value for name, value in _OF_A_SLOT.items() if _has(kind, name)}
@@ -96,6 +100,7 @@ def arguments_of(
     words += [str(output)] if output is not None else []
     words += ["--data", str(paths["data"])] if "data" in paths else []
     words += kind.words(made.to_dict())
+    words += ["--known-sha256", sha256] if sha256 is not None and output is not None else []
     words += ["--timeout", f"{settings.job_timeout:g}", "--max-memory", str(settings.job_memory)]
     if command in PRINTING:
         return [*words, "--json"]

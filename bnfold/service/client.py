@@ -7,7 +7,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -16,10 +16,12 @@ from urllib.parse import quote, urlencode, urlsplit
 from bnfold.errors import BnfoldError, OutputError, UsageError
 from bnfold.job import COMMANDS
 from bnfold.paths import require_regular
+from bnfold.running_hash import RunningHash
 from bnfold.service.names import checked_name
 from bnfold.writeback import Writeback
 
 _CHUNK = 1 << 20
+_LARGE = 8 << 20  # bytes that take long enough to hash that it is asked first whether the hash can be of use
 _TIMEOUT = 120.0  # seconds without an answer
 _WAIT = 30  # seconds the service is asked to wait
 
@@ -95,17 +97,38 @@ class Client:
     def send(self, path: str | os.PathLike[str], name: str | None = None) -> str:
         """Send one file where the service does not have its content; its SHA-256."""
         place = Path(path)
+        require_regular(place, "what is to be sent")
+        try:
+            size = place.stat().st_size
+        except OSError as error:
+            raise UsageError(f"{place}: {error.strerror or error}") from error
+        if size >= _LARGE and not self._may_have(size):
+            return self._send_unknown(place, size)
         sha256 = _hash(place)
         address = f"/v1/models/{sha256}/files/{quote(name or place.name)}"
         with self._answer("HEAD", address) as answer:
             known = answer.status == http.HTTPStatus.OK
             answer.read()
         if not known:
-            with place.open("rb") as stream:
-                headers = {"Content-Length": str(place.stat().st_size), "Content-Type": "application/octet-stream"}
-                with self._answer("PUT", address, stream, headers) as answer:
-                    _checked(answer)
+            with place.open("rb") as stream, self._answer("PUT", address, stream, _binary(size)) as answer:
+                _checked(answer)
         return sha256
+
+    def _may_have(self, size: int) -> bool:
+        """Whether the service may have a file of this size; a service of an earlier version does not say."""
+        with self._answer("HEAD", f"/v1/files?size={size}") as answer:
+            answer.read()
+        return answer.status != http.HTTPStatus.NOT_FOUND
+
+    def _send_unknown(self, place: Path, size: int) -> str:
+        """Send a file that cannot be there, and compute its SHA-256 meanwhile."""
+        with place.open("rb") as stream, closing(RunningHash(stream.fileno())) as running:
+            running.advance(size)
+            with self._answer("POST", "/v1/files", stream, _binary(size)) as answer:
+                found = str(json.loads(_checked(answer))["sha256"])
+            if found != running.hexdigest():
+                raise ServiceError(f"{place} arrived with the SHA-256 {found}: it was damaged, or it changed meanwhile")
+        return found
 
     def submit(self, command: str, options: Mapping[str, Any] | None = None, **contents: str) -> RemoteJob:
         """Queue a job: `contents` are `model`, or `reference` and `candidate`, by id. `options` are the library's."""
@@ -257,8 +280,11 @@ def _job(facts: dict[str, Any]) -> RemoteJob:
     return RemoteJob(facts["id"], facts["state"], facts)
 
 
+def _binary(nbytes: int) -> dict[str, str]:
+    return {"Content-Length": str(nbytes), "Content-Type": "application/octet-stream"}
+
+
 def _hash(path: Path) -> str:
-    require_regular(path, "what is to be sent")
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -120,11 +120,12 @@ class Runner:
             data = folder / "data.npz"
             shutil.copyfile(self._store.path_of_file(job.contents["data"]), data)
             paths["data"] = data
-        output = None
+        output, sha256 = None, None
         if job.command in WRITING:
+            sha256 = models["model"].files[models["model"].model]
             output = folder / "result" / Path(models["model"].model).name
             output.parent.mkdir()
-        arguments = arguments_of(job.command, job.options, paths, output, folder, self._settings)
+        arguments = arguments_of(job.command, job.options, paths, output, folder, self._settings, sha256)
         line = command_line(
             arguments,
             root=self._store.root,

@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,7 +21,6 @@ from typing import Any
 
 from bnfold.errors import UsageError
 from bnfold.job import Job
-from bnfold.running_hash import RunningHash
 from bnfold.service.names import checked_hash, checked_name
 from bnfold.writeback import Writeback
 
@@ -155,6 +154,11 @@ class Store:
         """The size of a stored file in bytes; None where it is not here."""
         row = self._row("SELECT size, path FROM files WHERE sha256 = ?", sha256)
         return None if row is None or not (self.root / row["path"]).exists() else int(row["size"])
+
+    def has_size(self, nbytes: int) -> bool:
+        """Whether any file of this many bytes is stored."""
+        rows = self._rows("SELECT path FROM files WHERE size = ?", nbytes)
+        return any((self.root / row["path"]).exists() for row in rows)
 
     def path_of_file(self, sha256: str) -> Path:
         """Where a file lies. Raises Unknown."""
@@ -439,19 +443,19 @@ class Incoming:
         handle, name = tempfile.mkstemp(dir=store.root / "incoming")
         self._file = os.fdopen(handle, "r+b", buffering=0)
         self._path = Path(name)
-        self._hash = RunningHash(handle)
+        self._hash = hashlib.sha256()
         self._writeback = Writeback(handle)
-        self.size = 0
+        self._size = 0
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunks: Sequence[bytes]) -> None:
         """Append; raises OSError."""
-        view = memoryview(chunk)
-        while view:
-            count = self._file.write(view)
-            view = view[count:]
-        self.size += len(chunk)
-        self._hash.advance(self.size)
-        self._writeback.advance(self.size)
+        for chunk in chunks:
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            self._hash.update(chunk)
+            self._size += len(chunk)
+        self._writeback.advance(self._size)
 
     def finish(self, expected: str | None) -> str:
         """Keep what was sent; its hash. Raises Mismatch where it is not `expected`, and keeps nothing then."""
@@ -460,12 +464,11 @@ class Incoming:
             raise Mismatch(f"what was sent has the hash {found}")
         os.fsync(self._file.fileno())
         self._file.close()
-        self._store.keep(self._path, found, self.size)
+        self._store.keep(self._path, found, self._size)
         return found
 
     def discard(self) -> None:
         """Remove what was not kept."""
-        self._hash.close()
         self._file.close()
         self._path.unlink(missing_ok=True)
 

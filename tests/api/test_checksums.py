@@ -1,5 +1,6 @@
 """A run that writes no report spends no time on checksums of the model."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,6 +41,18 @@ def test_without_checksums_nothing_is_hashed(model: onnx.ModelProto, tmp_path: P
         assert report.output.to_dict()["sha256"] is None
 
 
+@pytest.mark.parametrize("model", [MODEL, NOTHING_TO_FOLD], ids=["folded", "copied"])
+def test_a_known_checksum_is_repeated(model: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnfold.onnxfile.model_file.RunningHash", refuse)
+    onnx.save(model, tmp_path / "in.onnx")
+    report = bnfold.optimize(tmp_path / "in.onnx", tmp_path / "out.onnx", known_sha256="ab" * 32).report
+    assert report.input.sha256 == "ab" * 32
+    assert report.output is not None
+    assert (report.output.sha256 == hashlib.sha256((tmp_path / "out.onnx").read_bytes()).hexdigest()) == (
+        model is MODEL
+    )
+
+
 @pytest.mark.usefixtures("no_hashing")
 @pytest.mark.parametrize("command", ["optimize", "freeze"])
 def test_the_command_line_hashes_for_a_report_only(command: str, tmp_path: Path) -> None:
@@ -60,4 +73,5 @@ def test_a_report_holds_the_checksums(tmp_path: Path) -> None:
     ]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     report = json.loads((tmp_path / "r.json").read_text())
-    assert len(report["input"]["sha256"]) == len(report["output"]["sha256"]) == 64
+    for side, name in (("input", "in.onnx"), ("output", "out.onnx")):
+        assert report[side]["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()

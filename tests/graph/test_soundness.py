@@ -166,6 +166,13 @@ SOUND = {
     "no nodes": "g (float[1] x) => (float[1] x) { }",
     "a function called twice": CALL.replace("y = own.f(x)", "z = own.f(x) y = own.f(z)")
     + FUNCTION + "f (a) => (b) { b = Relu(a) }",
+    "a call that leaves out what is optional": CALL + FUNCTION + "f (a, o) => (b) { b = Clip(a, o) }",
+    "a call that leaves out what one branch reads": (
+        CALL.replace("f(x)", "f(x, x)")
+        + FUNCTION.replace("17", "18") + "f (a, b, o) => (r) { c = OptionalHasElement(o) r = If(c) "
+        "<then_branch = t () => (s) { s = Sum(a, o) }, else_branch = e () => (s) { s = Sum(a, b) }> }"
+    ),
+    "a custom operator with an input left out": 'g (float[1] x) => (float[1] y) { y = own.Sum(x, "") }',
 }  # fmt: skip
 
 

@@ -164,6 +164,7 @@ WRONG: dict[str, list[Any]] = {
     "layout": ["inline", {"weights": "nowhere"}, {"where": "inline"}, {"size_threshold": -1}],
     "calibration": ["fast", {"mode": "slow"}, {"speed": 1}, {"batch_size": 0}, {"mean": "0"}, {"std": [float("inf")]}],
     "statistics_from": [3],
+    "known_sha256": ["abc", "G" * 64, 3],
     "substitute": [3],
     "data": [True, 7],
     "progress": [3],

@@ -56,6 +56,8 @@ def test_a_job_gives_what_the_command_gives(
     subprocess.run(line, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
     answer = service.ask("GET", f"/v1/jobs/{optimized['id']}/model")
     assert answer.content == here.read_bytes()
+    report = service.ask("GET", f"/v1/jobs/{optimized['id']}/report.json").json()
+    assert report["input"]["sha256"] == hashlib.sha256(MODEL.read_bytes()).hexdigest()
     part = service.ask("GET", f"/v1/jobs/{optimized['id']}/model", headers={"Range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, here.read_bytes()[10:20])
     again = service.ask("GET", f"/v1/jobs/{optimized['id']}/model", headers={"If-Range": part.headers["etag"]})
@@ -195,6 +197,14 @@ def test_what_is_too_large_is_refused(service: ServiceProcess, told: bool) -> No
         assert answer.status_code == 413
     assert service.ask("GET", "/healthz").status_code == 200
     assert list((service.data / "incoming").iterdir()) == []
+
+
+def test_sizes_tell_whether_a_hash_can_be_of_use(service: ServiceProcess) -> None:
+    content = b"s" * 4321
+    assert service.ask("HEAD", "/v1/files?size=4321").status_code == 404
+    service.put("m.onnx", content)
+    assert service.ask("HEAD", "/v1/files?size=4321").status_code == 200
+    assert service.ask("HEAD", "/v1/files?size=-1").status_code == 422
 
 
 def test_a_known_content_is_not_sent_again(service: ServiceProcess) -> None:
@@ -406,7 +416,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def _keep(store: Store, content: bytes) -> str:
     incoming = store.incoming()
-    incoming.write(content)
+    incoming.write([content])
     return incoming.finish(None)
 
 

@@ -25,6 +25,8 @@ FALLBACK_SIDES = (224, 256, 64, 299, 32, 28, 16, 8, 4, 2)
 FALLBACK_ELEMENTS = LARGEST_INPUT
 """Larger inputs are not tried: a side of 256 is 64 Ki pixels of a picture, but 16 Mi voxels of a volume."""
 _NON_SPATIAL_SIDE = 5
+_STRETCHED = 4
+"""Axes in a row that get different sizes. With ten the product of all would be some 40 million."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ def _dynamic_size(dims: tuple[Dim, ...], axis: int, batch: int, side: int, stret
     if len(dims) < 3:
         return 1 if side == 1 else max(_NON_SPATIAL_SIDE, min(side, 16))
     # Height and width differ, so that a model with its axes swapped is not taken for a right one.
-    return side + stretch * (axis - 2 if axis >= 2 else 0)
+    return side + stretch * ((axis - 2) % _STRETCHED if axis >= 2 else 0)
 
 
 def _listed(names: Mapping[str, Port]) -> str:

@@ -226,8 +226,14 @@ class Unsqueeze(OpRun):
         return (x.reshape([1 if place in places else next(sizes) for place in range(rank)]),)
 
 
+_OPEN_END = (1 << 31) - 1
+
+
 class Slice(OpRun):
-    """Starts and ends are clamped as the specification says, backwards too; before opset 10 they are attributes."""
+    """Starts and ends are clamped as the specification says, backwards too; before opset 10 they are attributes.
+
+    Backwards to INT_MAX raises: by the specification that is nothing, and onnxruntime goes on to the first element.
+    """
 
     def _run(
         self, x: Array, *given: Array | None, starts: Ints = None, ends: Ints = None, axes: Ints = None
@@ -238,12 +244,35 @@ class Slice(OpRun):
             raise ValueError("Slice with lists of other lengths")
         for at, axis in enumerate(along or range(len(begin))):
             size, step = x.shape[axis], (steps or [1] * len(begin))[at]
+            if step < 0 and end[at] >= _OPEN_END:
+                raise ValueError("Slice backwards with an open end")
             low, high = (0, size) if step > 0 else (-1, size - 1)
             first, last = (each + size if each < 0 else each for each in (begin[at], end[at]))
             first = min(max(first, 0), high)
             last = min(max(last, low), high)
             x = np.take(x, np.arange(first, last, step), axis=axis)
         return (x,)
+
+
+class ReduceMean(OpRun):
+    """Raises for the mean of nothing, which the specification leaves undefined; axes are an input from opset 18 on."""
+
+    def _run(
+        self,
+        x: Array,
+        given: Array | None = None,
+        *,
+        axes: Ints = None,
+        keepdims: int | None = None,
+        noop_with_empty_axes: int | None = None,
+    ) -> tuple[Array]:
+        along = tuple(_integers(given) or axes or ())
+        if not along and noop_with_empty_axes:
+            return (x,)
+        kept = keepdims is None or bool(keepdims)
+        if not x.size and x.any(axis=along or None, keepdims=kept).size:
+            raise ValueError("ReduceMean of nothing")
+        return (np.asarray(x.mean(axis=along or None, keepdims=kept, dtype=x.dtype)),)
 
 
 def _integers(given: Array | None) -> list[int] | None:
@@ -357,7 +386,7 @@ def _along(scale: Array, x: Array, axis: int | None) -> tuple[int, ...]:
 
 
 CONSTANT_OPERATORS: list[type[OpRun]] = [
-    *(BatchNormalization, Unsqueeze, Slice, Shape),
+    *(BatchNormalization, Unsqueeze, Slice, Shape, ReduceMean),
     *(DequantizeLinear, QuantizeLinear),
     *(GlobalMaxPool, LRN, Softmax, LogSoftmax, Hardmax),
 ]
