@@ -31,7 +31,7 @@ from bnfold.equivalence.runtime.reference_answers import Answers, conditions, ru
 from bnfold.equivalence.runtime.references import ModelReference, Reference, Runner
 from bnfold.equivalence.runtime.sessions import LoadFailed, Optimization, RunFailed, quiet_options, runtime
 from bnfold.equivalence.runtime.spending import estimate, few_threads, spending
-from bnfold.equivalence.structure.given_model import GivenModel
+from bnfold.equivalence.structure.given_model import GivenModel, both_indexes
 from bnfold.equivalence.structure.output_sources import Sources, behind
 from bnfold.equivalence.structure.signature import Signature, Source, difference, signature_of
 from bnfold.equivalence.structure.work import work_of
@@ -157,7 +157,7 @@ def _read(
     if lean.is_lean:
         ahead.begin(reference.given.source, LEAN)
     constants = options.assume_constant_initializers
-    before, after = (each.index(assume_constant_initializers=constants) for each in (reference.given, candidate))
+    before, after = both_indexes(reference.given, candidate, assume_constant_initializers=constants)
     if lean.is_lean:
         answers, _ = _answers(reference, model, _fed(model, options), {}, options, lean, beside=other)
         if CPU in named(options.providers):
@@ -201,7 +201,7 @@ def _measured(
     pairs: Mapping[str, Sources] = {}
     if reference.given is not None and not plan.is_lean:
         constants = options.assume_constant_initializers
-        pairs = behind(*(each.index(assume_constant_initializers=constants) for each in (reference.given, candidate)))
+        pairs = behind(*both_indexes(reference.given, candidate, assume_constant_initializers=constants))
     answers, sources = lean, pairs
     if answers is None:
         answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)

@@ -103,8 +103,11 @@ def check_contents(tensor: TensorProto) -> None:
 
 def _is_sound_float32(tensor: TensorProto) -> bool:
     """Whether a quick look finds the raw_data that the shape of a float32 tensor needs."""
-    dims = tensor.dims[:]
+    sizes = tensor.dims
     nbytes = len(tensor.raw_data)
+    if len(sizes) == 1:
+        return 0 < nbytes == 4 * sizes[0]
+    dims = sizes[:]
     return nbytes > 0 and nbytes == 4 * math.prod(dims) and min(dims, default=0) >= 0 and len(dims) <= MAX_DIMS
 
 

@@ -2,13 +2,15 @@
 
 import hashlib
 import http.client
+import ipaddress
 import json
 import os
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -121,14 +123,26 @@ class Client:
         return answer.status != http.HTTPStatus.NOT_FOUND
 
     def _send_unknown(self, place: Path, size: int) -> str:
-        """Send a file that cannot be there, and compute its SHA-256 meanwhile."""
-        with place.open("rb") as stream, closing(RunningHash(stream.fileno())) as running:
-            running.advance(size)
+        """Send a file that cannot be there; its SHA-256, which is computed here too where nothing guards the way."""
+        with place.open("rb") as stream, ExitStack() as stack:
+            before = os.fstat(stream.fileno())
+            own = None
+            if not self._is_guarded:
+                own = stack.enter_context(closing(RunningHash(stream.fileno())))
+                own.advance(size)
             with self._answer("POST", "/v1/files", stream, _binary(size)) as answer:
                 found = str(json.loads(_checked(answer))["sha256"])
-            if found != running.hexdigest():
-                raise ServiceError(f"{place} arrived with the SHA-256 {found}: it was damaged, or it changed meanwhile")
+            now = os.fstat(stream.fileno())
+            if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise ServiceError(f"{place} was written to while it was sent; send it again when it is complete")
+            if own is not None and found != own.hexdigest():
+                raise ServiceError(f"{place} arrived with another SHA-256, {found}: it was damaged on its way")
         return found
+
+    @property
+    def _is_guarded(self) -> bool:
+        """Whether nothing can change on its way unnoticed: over TLS, and within this machine."""
+        return self._parts.scheme == "https" or _is_loopback(self._parts.hostname or "")
 
     def submit(self, command: str, options: Mapping[str, Any] | None = None, **contents: str) -> RemoteJob:
         """Queue a job: `contents` are `model`, or `reference` and `candidate`, by id. `options` are the library's."""
@@ -225,6 +239,7 @@ class Client:
     def _answer(
         self, method: str, address: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a request; the `body` is bytes, or a file of as many bytes as the headers announce."""
         parts = self._parts
         assert parts.hostname is not None
         connection: http.client.HTTPConnection
@@ -240,7 +255,12 @@ class Client:
             given["Authorization"] = f"Bearer {self._token}"
         try:
             with suppress(BrokenPipeError):  # an answer that came before the body was sent says why
-                connection.request(method, parts.path.rstrip("/") + address, body=body, headers=given)
+                file = body if isinstance(body, BufferedReader) else None
+                connection.request(method, parts.path.rstrip("/") + address, None if file else body, given)
+                if file is not None:
+                    nbytes = int(given["Content-Length"])
+                    if connection.sock.sendfile(file, count=nbytes) < nbytes:
+                        raise ServiceError("the file became shorter while it was sent")
             yield connection.getresponse()
         except (ConnectionError, TimeoutError, http.client.HTTPException, ssl.SSLError) as error:
             raise ServiceError(f"the service at {parts.geturl()} cannot be reached: {error}") from error
@@ -269,8 +289,9 @@ def _copied(answer: http.client.HTTPResponse, stream: IO[bytes]) -> None:
     if answer.status != http.HTTPStatus.OK:
         _checked(answer)
     writeback = Writeback(stream.fileno())
-    while chunk := answer.read(_CHUNK):
-        stream.write(chunk)
+    block = memoryview(bytearray(_CHUNK))
+    while count := answer.readinto(block):
+        stream.write(block[:count])
         writeback.advance(stream.tell())
     if answer.length:
         raise ServiceError("the connection ended before the file did")
@@ -278,6 +299,13 @@ def _copied(answer: http.client.HTTPResponse, stream: IO[bytes]) -> None:
 
 def _job(facts: dict[str, Any]) -> RemoteJob:
     return RemoteJob(facts["id"], facts["state"], facts)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _binary(nbytes: int) -> dict[str, str]:

@@ -179,6 +179,27 @@ def test_an_overridable_weight_that_was_folded_away_is_found() -> None:
     assert found.largest.where.feed == "overrides"
 
 
+def test_what_the_candidate_alone_lets_callers_override_is_constant_for_those_of_the_reference() -> None:
+    text = "agraph (float[N,4] x, float[4] w) => (float[N,4] y) { y = Mul(x, w) }"
+    w = np.full(4, 2, np.float32)
+    fixed = model(text, w=w)
+    del fixed.graph.input[1]
+    found = verify(fixed.SerializeToString(), model(text, w=w).SerializeToString())
+    assert found.verdict is Verdict.EQUIVALENT
+    assert "differ in nothing" in found.shown
+    wrong = verify(fixed.SerializeToString(), model(text, w=w + 1).SerializeToString())
+    assert wrong.verdict is Verdict.NOT_EQUIVALENT
+
+
+def test_what_callers_may_override_stays_so() -> None:
+    text = "agraph (float[N,4] x, float[4] w) => (float[N,4] y) { y = Mul(x, w) }"
+    open_, fixed = (model(text, w=np.full(4, 2, np.float32)) for _ in range(2))
+    del fixed.graph.input[1]
+    found = verify(open_.SerializeToString(), fixed.SerializeToString())
+    assert found.verdict is Verdict.NOT_EQUIVALENT
+    assert "overridable inputs differ" in found.explanation
+
+
 def test_both_branches_of_an_if_are_run() -> None:
     body = (
         "agraph (bool cond, float[N,4] x) => (float[N,4] y) {{ y = If (cond) <then_branch = t () => (float[N,4] a) "

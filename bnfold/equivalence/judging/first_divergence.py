@@ -19,7 +19,7 @@ from bnfold.equivalence.numbers.element_types import Outputs
 from bnfold.equivalence.runtime.opening import Setting, running
 from bnfold.equivalence.runtime.references import Reference
 from bnfold.equivalence.runtime.sessions import RunFailed
-from bnfold.equivalence.structure.given_model import GivenModel
+from bnfold.equivalence.structure.given_model import GivenModel, both_indexes
 from bnfold.equivalence.structure.output_sources import ValuePair
 from bnfold.equivalence.structure.scopes import Cutter, reads
 from bnfold.equivalence.structure.signature import Source
@@ -114,7 +114,7 @@ def compare_layers(
     """
     assert reference.given is not None
     constants = assume_constant_initializers
-    before, after = (each.index(assume_constant_initializers=constants) for each in (reference.given, candidate))
+    before, after = both_indexes(reference.given, candidate, assume_constant_initializers=constants)
     look = _Look(reference, candidate.source, finding, comparing)
     found = pairs(before, after)
     makers = {name: node for node in after.model.graph.node for name in node.output}

@@ -206,7 +206,7 @@ class BatchNormalization(OpRun):
             if opset >= 14
             else sum(map(bool, self.onnx_node.output)) == 1
         )
-        if not inference or attributes.get("spatial") == 0:
+        if not inference or (attributes.get("spatial") == 0 and x.ndim != 2):  # of rank 2 there is one position
             raise NotImplementedError("BatchNormalization in training mode or per position")
         shape = (-1, *[1] * (x.ndim - 2))
         factor = scale / np.sqrt(variance + attributes["epsilon"])

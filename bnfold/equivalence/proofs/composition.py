@@ -6,7 +6,6 @@ number. What is not of this form is `Uncomposed`, and is evaluated instead.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,8 +79,10 @@ class Linear(NamedTuple):
     @property
     def channels(self) -> int | None:
         """The size of the channel axis; None where it is not known."""
-        sizes = {term.channels for terms in self.terms.values() for term in terms} - {None}
-        sizes |= {self.shift.size} if self.shift.ndim else set()
+        sizes = {term.channels for terms in self.terms.values() for term in terms}
+        if self.shift.ndim:
+            sizes.add(self.shift.size)
+        sizes.discard(None)
         return sizes.pop() if len(sizes) == 1 else None
 
     @property
@@ -138,7 +139,6 @@ Same = Callable[[Value, Value], bool]
 """Whether a constant of the reference and one of the candidate are the same numbers."""
 
 
-@np.errstate(all="ignore")
 def composed(
     piece: Piece,
     constants: Constants,
@@ -171,7 +171,6 @@ def tolerance(changed: Mapping[Value, int], steps: int) -> tuple[float, float]:
     return steps * unit + ARITHMETIC, max(map(smallest_normal, changed.values()), default=0.0)
 
 
-@np.errstate(all="ignore")
 def difference(
     was: Linear, now: Linear, allowance: float, *, both_sizes: bool, floor: float, extra: float = 0.0
 ) -> Difference:
@@ -188,15 +187,14 @@ def difference(
     for key, terms in was.terms.items():
         before = [term.weights for term in terms]
         after = [term.weights for term in now.terms[key]]
-        shapes = {weights.shape for weights in before}.union(weights.shape for weights in after)
+        shapes = {weights.shape for weights in (*before, *after)}
         if len(shapes) > 1:
             if key[0] != "value":
                 raise Uncomposed("weights of another shape")
             shape = np.broadcast_shapes(*shapes)
             before, after = ([_spread(each, shape) for each in side] for side in (before, after))
         compare(before, after, allowance, found, both_sizes=both_sizes, extra=extra)
-    nothing = found.nothing
-    shape = was.shift.shape
+    nothing, shape = found.nothing, was.shift.shape
     if shape != now.shift.shape:
         shape = np.broadcast_shapes(shape, now.shift.shape)
     size = np.maximum(now.size, floor)
@@ -268,14 +266,15 @@ class _Composer:
             data[0] = self.renewed(("sum",), {}, {0: data[0]}, inputs[0] or Value(place.scope, ""), _any)
         call = _Call(self, node, place, inputs, data)
         rule = _RULES.get(node.op_type) if known.crossed else None
-        outputs: dict[Value, Linear] = {}
-        if rule is not None:
-            with suppress(Uncomposed):
-                outputs = {Value(place.scope, name): form for name, form in rule(call).items()}
-                self._reads.append((inputs, list(outputs)))
+        try:
+            made = {} if rule is None else rule(call)
+        except Uncomposed:
+            made = {}
+        outputs = {Value(place.scope, name): form for name, form in made.items()}
+        reads = inputs
         if not outputs:
-            outputs = self._nonlinear(call)
-            self._reads.append(([], list(outputs)))
+            outputs, reads = self._nonlinear(call), ()
+        self._reads.append((reads, list(outputs)))
         self._known |= outputs
 
     def _nonlinear(self, call: "_Call") -> dict[Value, Linear]:
@@ -395,8 +394,7 @@ class _Composer:
 
     def small(self, value: Value) -> Array:
         """A small constant; how far rounding may have moved it is kept."""
-        found = self.constants.small(value)
-        noise = self.constants.noise(value)
+        found, noise = self.constants.small(value), self.constants.noise(value)
         if noise:
             self._noise = max(self._noise, noise / max(float(np.abs(found).max()), noise))
         return found
@@ -426,7 +424,7 @@ class _Call:
 
     def only(self) -> Linear:
         """The first input, where it alone is computed."""
-        if not self.data or self.data[0] is None or any(each is not None for each in self.data[1:]):
+        if not self.data or self.data[0] is None or self.data.count(None) != len(self.data) - 1:
             raise Uncomposed("more than one computed input")
         return self.data[0]
 
@@ -445,7 +443,7 @@ class _Call:
         return self.composer.constants.weights(value)
 
     def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
-        return tuple(self.attributes[name].ints) if name in self.attributes else tuple(default)
+        return tuple(self.attributes[name].ints[:] if name in self.attributes else default)
 
     def integer(self, name: str, default: int) -> int:
         return self.attributes[name].i if name in self.attributes else default

@@ -87,7 +87,7 @@ class Constants:
 
     def small(self, value: Value) -> Array:
         """A constant in float64 where it is a float, else in its own type. Raises Unknowable."""
-        found = self._recent.get(value)
+        found = self._recent.get(value) if self._recent else None
         if found is None:
             found = self._small(value)
             if found.size > _TINY:
@@ -98,11 +98,12 @@ class Constants:
 
     def _small(self, value: Value) -> Array:
         tensor = self.tensor(value)
-        if tensor is not None and math.prod(tensor.dims) > _SMALL:
+        if tensor is not None and _is_large(tensor):
             raise Unknowable(f"constant {value.name!r} is too large to be looked at whole")
         array = self.owner.array(tensor) if tensor is not None else self._evaluated(value)
-        is_real = array.dtype.kind == "f" or array.dtype.name.startswith("bf")
-        return array.astype(np.float64 if is_real else array.dtype)  # a copy, never a view of the file
+        if array.dtype.kind == "f" or array.dtype.name.startswith("bf"):
+            return array.astype(np.float64)
+        return array.copy()  # never a view of the file
 
     def weights(self, value: Value) -> Weights:
         """A constant of any size. Raises Unknowable where it cannot be computed, or is no float."""
@@ -123,7 +124,7 @@ class Constants:
         The nodes that compute it round after each step, and in which order they sum up is not said: four times what
         float64 makes of it otherwise.
         """
-        if self.owner.stored(value) is not None or self.tensor(value) is not None:
+        if self.tensor(value) is not None:
             return 0.0
         exact = self._evaluated(value)
         return self._noises.get(value, 0.0) if exact.dtype.kind == "f" else 0.0
@@ -234,6 +235,11 @@ class Constants:
                 places.add(place)
                 waiting += [found for found in self.owner.reads(place) if found is not None]
         return places
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    dims = tensor.dims
+    return (dims[0] if len(dims) == 1 else math.prod(dims)) > _SMALL
 
 
 class _Look(NamedTuple):

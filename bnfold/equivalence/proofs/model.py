@@ -16,9 +16,11 @@ from bnfold.activity import doing
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of, reads_part
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
 from bnfold.equivalence.proofs.piece import Proof, Standing, confirmed, prove_composed, prove_piece
+from bnfold.equivalence.structure.given_model import GivenModel, both_indexes
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import difference, signature_of
 from bnfold.graph import paused_collector
+from bnfold.onnxfile import read
 
 _Prover: TypeAlias = Callable[[Obligation, Correspondence, int], Proof]
 _MOST_ROUNDS = 20
@@ -35,7 +37,8 @@ def prove(
     What is the same in both needs no proof: none at all means that nothing was changed that the outputs depend on.
     Raises ModelError for what is not a model.
     """
-    return prove_with(Cutter(reference), Cutter(candidate), seed)
+    before, after = (GivenModel.of(read(model)) for model in (reference, candidate))
+    return prove_with(*both_indexes(before, after, assume_constant_initializers=False), seed)
 
 
 def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...]:
@@ -115,7 +118,8 @@ def _few_given_up(found: _Round, common: Correspondence, seed: int, *, trusting:
     Of two values in a row that are off, the second may be right and make up for the first, as where the scale of a
     normalization moved across a Relu into the next Conv. All is composed first, which takes no time to speak of.
     """
-    found = _one_after_the_other(found, common, seed, prove_composed, _MANY, trusting=trusting)
+    with paused_collector():
+        found = _one_after_the_other(found, common, seed, prove_composed, _MANY, trusting=trusting)
     if 0 < len(found.unproved) <= _FEW:
         most = _FEW_ROUNDS * len(found.obligations)
         found = _one_after_the_other(found.holding, common, seed, prove_piece, most, trusting=trusting)

@@ -12,13 +12,12 @@ their names and mean something else. Such a pair is given up (`Correspondence.gi
 together.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from onnx import NodeProto, TensorProto
+from onnx import TensorProto
 
 from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
@@ -46,8 +45,7 @@ class Pair(NamedTuple):
     new: Value
 
 
-@dataclass(frozen=True)
-class Obligation:
+class Obligation(NamedTuple):
     """`premises`: the pairs that enter. `before`, `after`: the pieces to compare; None where nothing is left to show.
 
     `reason`: why there are no pieces although there is something to show, "" otherwise. `apart`: the candidate's piece
@@ -190,19 +188,21 @@ class Correspondence:
 
     def _counterpart(self, place: Place) -> Place | None:
         """The node of the candidate that makes the value paired with what this one makes, in the same scope."""
-        output = next((name for name in self.before.node(place).output if name), None)
         scope = self._scopes.get(place.scope)
-        if output is None or scope is None:
+        before = self.before.scopes[place.scope]
+        if scope is None:
             return None
-        value = Value(place.scope, output)
-        return self.after.producer(self._partner.get(value, Value(scope, output)))
+        for name in before.outputs[place.position]:
+            if name:
+                partner = self._partner.get(before.own[name])
+                return self.after.scopes[scope].makers.get(name) if partner is None else self.after.producer(partner)
+        return None
 
     def _match_renamed(self, before: Scope) -> None:
         """A value whose name is gone, and what an operator that is otherwise as before reads instead."""
-        for position in range(len(before.nodes)):
-            place = Place(before.number, position)
+        for place, node in zip(before.places, before.nodes, strict=True):
             other = self._counterpart(place)
-            if other is None or self.before.node(place).op_type != self.after.node(other).op_type:
+            if other is None or node.op_type != self.after.node(other).op_type:
                 continue
             renamed = self._renamed_inputs(place, other)
             if renamed and self._same_node(place, other):
@@ -213,9 +213,10 @@ class Correspondence:
     def _renamed_inputs(self, place: Place, other: Place) -> list[Pair]:
         """Where two nodes read values of different names; nothing if they differ in anything else they read."""
         renamed: list[Pair] = []
+        one, two = self.before.names_read(place), self.after.names_read(other)
         for at, (old, new) in enumerate(zip(self.before.inputs(place), self.after.inputs(other), strict=False)):
             if old is None or new is None:
-                alike = not self.before.node(place).input[at] and not self.after.node(other).input[at]
+                alike = not one[at] and not two[at]
             elif self._is_computed(old, self.before) and self._is_computed(new, self.after):
                 alike = True
                 if old.name != new.name and old not in self._partner:
@@ -242,11 +243,16 @@ class Correspondence:
             one, other = self.before.node(old), self.after.node(new)
             found = self._same_nodes[key] = (
                 one.op_type == other.op_type
-                and len(_inputs(one)) == len(_inputs(other))
-                and [bool(name) for name in one.output] == [bool(name) for name in other.output]
+                and _count(self.before.names_read(old)) == _count(self.after.names_read(new))
+                and self._same_outputs(old, new)
                 and same_attributes(one, other, self.before, self.after)
             )
         return found
+
+    def _same_outputs(self, old: Place, new: Place) -> bool:
+        """Whether both nodes make as many values, and leave the same ones out."""
+        one, other = self.before.names_made(old), self.after.names_made(new)
+        return len(one) == len(other) and all(map(_both_or_none, one, other))
 
     def _same_constant(self, old: Value, new: Value) -> bool:
         """Whether both are stored, or made of what is stored, in the same way from the same numbers."""
@@ -264,10 +270,12 @@ class Correspondence:
         stored: dict[Value, TensorProto] = {}
         names: dict[Value, Value] = {}
         for number, other in self._scopes.items():
-            for name, position in self.before.scopes[number].producers.items():
-                old, new = Value(number, name), Value(other, name)
+            before, after = self.before.scopes[number], self.after.scopes[other]
+            held = {name for node in after.nodes if node.op_type == "Constant" for name in node.output}
+            for name in filter((held | after.stored.keys()).__contains__, before.producers):
+                old, new = before.own[name], after.own[name]
                 tensor = self.new_constants.held(new)
-                if tensor is not None and self.before.scopes[number].nodes[position].op_type != "Constant":
+                if tensor is not None and before.nodes[before.producers[name]].op_type != "Constant":
                     stored[old], names[old] = tensor, new
         if not stored:
             return {}
@@ -318,13 +326,14 @@ class Correspondence:
         old, new = self.before.producer(pair.old), self.after.producer(pair.new)
         if old is None or new is None or not self._same_node(old, new):
             return None
-        one, other = self.before.node(old), self.after.node(new)
-        if len(one.output) > 1 and one.output[:].index(pair.old.name) != other.output[:].index(pair.new.name):
+        made, also = self.before.names_made(old), self.after.names_made(new)
+        if len(made) > 1 and made.index(pair.old.name) != also.index(pair.new.name):
             return None
+        one, other = self.before.names_read(old), self.after.names_read(new)
         premises: list[Pair] = []
         for at, (first, second) in enumerate(zip(self.before.inputs(old), self.after.inputs(new), strict=False)):
             if first is None or second is None:
-                if one.input[at] or other.input[at]:
+                if one[at] or other[at]:
                     return None
                 continue
             if self._same_constant(first, second):
@@ -337,9 +346,11 @@ class Correspondence:
 
     def _bodies(self, old: Place, new: Place) -> list[Pair] | None:
         """The outputs of what two nodes run inside, in pairs; None where that does not match."""
-        one, other = self.before.node(old), self.after.node(new)
         inner = self.before.scopes[old.scope].bodies.get(old.position, {})
         outer = self.after.scopes[new.scope].bodies.get(new.position, {})
+        if not (inner or outer or self.before.functions or self.after.functions):
+            return []
+        one, other = self.before.node(old), self.after.node(new)
         scopes = [(body, outer.get(name)) for name, body in inner.items()]
         if inner.keys() != outer.keys():
             return None
@@ -451,13 +462,14 @@ def _walk(cutter: Cutter, start: Value, stops: Callable[[Value], bool]) -> Piece
     seen, waiting = {start}, [start]
     while waiting:
         value = waiting.pop()
-        stored = cutter.stored(value)
+        scope = cutter.scopes[value.scope]
+        stored = scope.stored.get(value.name)
         if stored is not None:
             constants[value.name] = stored
             continue
         if stops(value):
             continue
-        place = cutter.producer(value)
+        place = scope.makers.get(value.name)
         if place is None:
             raise Uncut(f"value {value.name!r} enters it, which has no counterpart")
         if place not in nodes:
@@ -470,7 +482,8 @@ def _walk(cutter: Cutter, start: Value, stops: Callable[[Value], bool]) -> Piece
                 if other not in seen:
                     seen.add(other)
                     waiting.append(other)
-    return Piece(tuple(sorted(nodes, key=cutter.rank.__getitem__)), constants, start)
+    in_order = sorted(nodes, key=cutter.rank.__getitem__) if len(nodes) > 1 else nodes
+    return Piece(tuple(in_order), constants, start)
 
 
 def _stored(cutter: Cutter, value: Value) -> TensorProto | None:
@@ -487,9 +500,13 @@ def _stored(cutter: Cutter, value: Value) -> TensorProto | None:
     return tensor
 
 
-def _inputs(node: NodeProto) -> list[str]:
-    """Without the empty ones at the end."""
-    names = list(node.input)
-    while names and not names[-1]:
-        names.pop()
-    return names
+def _count(names: Sequence[str]) -> int:
+    """How many there are, without the empty ones at the end."""
+    count = len(names)
+    while count and not names[count - 1]:
+        count -= 1
+    return count
+
+
+def _both_or_none(one: str, other: str) -> bool:
+    return bool(one) == bool(other)

@@ -285,6 +285,7 @@ def _composed(obligation: Obligation, before: Piece, after: Piece, common: Corre
         return _compared(obligation, before, after, common, shell, with_shapes=True)
 
 
+@np.errstate(all="ignore")
 def _compared(
     obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof, *, with_shapes: bool
 ) -> Proof:
@@ -349,10 +350,11 @@ def _described(obligation: Obligation, common: Correspondence) -> Proof:
     value, before, after = obligation.pair.old, common.before, common.after
     places = obligation.before.nodes if obligation.before is not None else ()
     nodes = [(before.node(place), before.label(place)) for place in places if not before.makes_constants(place)]
-    stays = obligation.after.nodes if obligation.after is not None else ()
-    now = {(after.node(place).op_type, after.label(place)) for place in stays}
     named = [label for node, label in nodes if node.op_type == "BatchNormalization"]
-    named = named or [label for node, label in nodes if _is_map(node) and (node.op_type, label) not in now]
+    if not named:
+        stays = obligation.after.nodes if obligation.after is not None else ()
+        now = {(after.node(place).op_type, after.label(place)) for place in stays}
+        named = [label for node, label in nodes if _is_map(node) and (node.op_type, label) not in now]
     return Proof(
         value.name,
         Standing.UNDECIDED,

@@ -51,7 +51,7 @@ class Weights(NamedTuple):
     @classmethod
     def stored(cls, tensor: TensorProto, owner: Cutter) -> "Weights":
         """The numbers of a tensor of a model."""
-        return cls(tuple(tensor.dims), tensor.data_type, tensor, owner)
+        return cls(tuple(tensor.dims[:]), tensor.data_type, tensor, owner)
 
     @classmethod
     def given(cls, array: Array, elem_type: int = TensorProto.DOUBLE, noise: float = 0.0) -> "Weights":
@@ -84,13 +84,13 @@ class Weights(NamedTuple):
         if not self.shape:
             yield 0, self.rows(0, 1, room)
             return
-        raw = self._raw()
-        rows = max(1, _BLOCK // max(1, math.prod(self.shape[1:])))
+        raw, per_row = self._raw(), math.prod(self.shape[1:])
+        rows = max(1, _BLOCK // max(1, per_row))
         for start in range(0, self.shape[0], rows):
             stop = min(start + rows, self.shape[0])
             yield start, self._scaled(raw[start:stop], start, stop, room)
             if self.owner is not None and self.tensor is not None:
-                self.owner.has_read(self.tensor, (stop - start) * math.prod(self.shape[1:]))
+                self.owner.has_read(self.tensor, (stop - start) * per_row)
 
     def rows(self, start: int, stop: int, room: "Room | None" = None) -> Array:
         """A part along the first axis in float64; all that there is where there are no axes."""
@@ -148,11 +148,14 @@ class Weights(NamedTuple):
         return total, size
 
 
+_NOTHING = np.empty(0)
+
+
 class Room:
     """Memory for one block after the other."""
 
     def __init__(self) -> None:
-        self._memory = np.empty(0)
+        self._memory = _NOTHING
 
     def of_shape(self, shape: tuple[int, ...]) -> Array:
         """An array of that shape, in place of the last."""
@@ -173,12 +176,12 @@ class Difference:
 
     def add(self, was: Array, now: Array, size: Array, allowance: float, what: str, first: int = 0) -> None:
         """Take numbers into account that may differ by `allowance` times `size`; `first`: the index of their row 0."""
-        if self.nothing:
-            self.nothing = not (was.any() or now.any())
         error = np.abs(now - was)
         worst = float(np.maximum.reduce(error, axis=None, initial=0.0))
         if worst == 0.0:
+            self.nothing = self.nothing and not was.any()
             return
+        self.nothing = False
         parts = error / size
         share = float(np.maximum.reduce(parts, axis=None)) / allowance
         if not share <= 1:  # also where something is not finite
@@ -226,14 +229,14 @@ def _compare_one(was: Weights, now: Weights, allowance: float, floor: float, int
     """`compare` of one weight with one that is stored, as nearly all are, in memory that is used again."""
     rooms = Room(), Room()
     for (start, before), (_, after) in zip(was.blocks(rooms[0]), now.blocks(rooms[1]), strict=True):
-        if into.nothing:
-            into.nothing = not (before.any() or after.any())
         error = np.abs(np.subtract(after, before, out=before), out=before)
-        worst = float(error.max(initial=0.0))
+        worst = float(np.maximum.reduce(error, axis=None, initial=0.0))
         if worst == 0.0:
+            into.nothing = into.nothing and not after.any()
             continue
+        into.nothing = False
         size = np.maximum(np.abs(after, out=after), floor, out=after)
-        share = float(np.divide(error, size, out=error).max()) / allowance
+        share = float(np.maximum.reduce(np.divide(error, size, out=error), axis=None)) / allowance
         if share <= 1:
             into.share, into.error = max(into.share, share), max(into.error, worst)
             continue

@@ -7,7 +7,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from bnfold.equivalence.structure.scopes import Cutter
-from bnfold.equivalence.structure.signature import Source
+from bnfold.equivalence.structure.signature import Source, is_overridable
 from bnfold.onnxfile import OnnxFile, read
 
 
@@ -48,3 +48,16 @@ class GivenModel:
             found = Cutter(self.file, assume_constant_initializers=assume_constant_initializers)
             self._indexes[assume_constant_initializers] = found
         return found
+
+
+def both_indexes(
+    reference: GivenModel, candidate: GivenModel, *, assume_constant_initializers: bool
+) -> tuple[Cutter, Cutter]:
+    """The scopes of both. What the candidate alone lets callers override is constant: who calls the reference will not.
+
+    `assume_constant_initializers`: nor does anybody else.
+    """
+    constants = assume_constant_initializers
+    before = reference.index(assume_constant_initializers=constants)
+    alone = is_overridable(candidate.structure) and not is_overridable(reference.structure)
+    return before, candidate.index(assume_constant_initializers=constants or alone)

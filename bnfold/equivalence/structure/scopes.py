@@ -32,11 +32,11 @@ from bnfold.graph import paused_collector
 from bnfold.onnxfile import OnnxFile, Span, label, payload_index, read, shared_names
 
 _COMPARED = 1 << 20
-_LITTLE_ENDIAN: dict[int, str] = {
-    TensorProto.FLOAT: "<f4",
-    TensorProto.DOUBLE: "<f8",
-    TensorProto.FLOAT16: "<f2",
-    TensorProto.INT64: "<i8",
+_LITTLE_ENDIAN: dict[int, np.dtype[Any]] = {
+    TensorProto.FLOAT: np.dtype("<f4"),
+    TensorProto.DOUBLE: np.dtype("<f8"),
+    TensorProto.FLOAT16: np.dtype("<f2"),
+    TensorProto.INT64: np.dtype("<i8"),
 }
 """Types whose bytes are numbers as numpy has them."""
 _MAPPED_NUMBERS = 4 << 20
@@ -61,8 +61,7 @@ class Place(NamedTuple):
     position: int
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """`nodes` in an order in which they can run, the `constants` they read, and the value they are there for."""
 
     nodes: tuple[Place, ...]
@@ -75,8 +74,9 @@ class Scope:
     """One graph, nested body or function: who makes what, and which constants are stored there.
 
     `entering`: what callers give, overridable constants included. `key`: how a function is called, None in a graph.
-    `own`: the values that belong to this scope itself; `stored`: the constants that no caller can override; `reads`:
-    the names that each node reads, and what nested bodies read from outside; `owners`: the nodes that have such bodies.
+    `own`: the values that belong to this scope itself; `stored`: the constants that no caller can override; `inputs`,
+    `outputs`: the names that each node reads and makes, "" where one is left out; `reads`: the names that it reads, and
+    what nested bodies read from outside; `owners`: the nodes that have such bodies.
     """
 
     number: int
@@ -91,20 +91,32 @@ class Scope:
     bodies: dict[int, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.nodes = list(self.body.node)
-        self.producers = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         number = self.number
-        self.makers = {name: Place(number, index) for name, index in self.producers.items()}
+        self.nodes = list(self.body.node)
+        self.inputs: list[Sequence[str]] = [node.input[:] for node in self.nodes]
+        self.outputs: list[Sequence[str]] = [node.output[:] for node in self.nodes]
+        self.places = [Place(number, at) for at in range(len(self.nodes))]
+        self.producers = {name: at for at, names in enumerate(self.outputs) for name in names if name}
+        self.makers = {name: self.places[at] for name, at in self.producers.items()}
         self.own = {
             name: Value(number, name) for names in (self.entering, self.producers, self.initializers) for name in names
         }
-        self.shared_names = shared_names(self.nodes)
-        self.owners = [at for at, node in enumerate(self.nodes) if any(map(_holds_graphs, node.attribute))]
-        self.reads = [tuple(filter(None, node.input)) for node in self.nodes]
+        self.owners = [at for at, node in enumerate(self.nodes) if _has_bodies(node)]
+        self.reads = [[*filter(None, names)] if "" in names else names for names in self.inputs]
         for position in self.owners:
-            self.reads[position] = tuple(reads(self.nodes[position]))
+            self.reads[position] = [*reads(self.nodes[position])]
         given = frozenset(self.entering)
         self.stored = {name: tensor for name, tensor in self.initializers.items() if name not in given}
+
+    @cached_property
+    def opset(self) -> int:
+        """The version of ONNX's own operators."""
+        return next((each.version for each in self.opsets if each.domain in DEFAULT_DOMAINS), 1)
+
+    @cached_property
+    def shared_names(self) -> frozenset[str]:
+        """The names that several nodes have."""
+        return shared_names(self.nodes)
 
     @cached_property
     def readers(self) -> dict[str, list[int]]:
@@ -118,10 +130,10 @@ class Scope:
     def order(self) -> Iterable[int]:
         """The positions of the nodes in an order in which they can run: that of the file, where it can be kept."""
         missing = set(self.producers)
-        for node, names in zip(self.nodes, self.reads, strict=True):
+        for made, names in zip(self.outputs, self.reads, strict=True):
             if not missing.isdisjoint(names):
                 return self._sorted()
-            missing.difference_update(node.output)
+            missing.difference_update(made)
         return range(len(self.nodes))
 
     def _sorted(self) -> list[int]:
@@ -184,6 +196,14 @@ class Scopes:
     def node(self, place: Place) -> NodeProto:
         """The node at `place`."""
         return self.scopes[place.scope].nodes[place.position]
+
+    def names_read(self, place: Place) -> Sequence[str]:
+        """The names that the node at `place` reads by position, "" where one is left out."""
+        return self.scopes[place.scope].inputs[place.position]
+
+    def names_made(self, place: Place) -> Sequence[str]:
+        """The names that the node at `place` makes by position, "" where one is left out."""
+        return self.scopes[place.scope].outputs[place.position]
 
     def label(self, place: Place) -> str:
         """The label of the node at `place`, for people."""
@@ -257,8 +277,12 @@ class Scopes:
         """The values that a node reads, by position; None where one is left out, or comes from nowhere."""
         found = self._inputs.get(place)
         if found is None:
-            names = self.node(place).input
-            found = self._inputs[place] = tuple([self.resolve(place.scope, name) if name else None for name in names])
+            scope = self.scopes[place.scope]
+            names, own = scope.inputs[place.position], scope.own
+            found = tuple([own.get(name) if name else None for name in names])
+            if scope.parent is not None and None in found:
+                found = tuple([self.resolve(place.scope, name) if name else None for name in names])
+            self._inputs[place] = found
         return found
 
     def reads(self, place: Place) -> tuple[Value | None, ...]:
@@ -274,7 +298,7 @@ class Scopes:
 
     def opset(self, scope: int) -> int:
         """The version of ONNX's own operators in a scope."""
-        return next((each.version for each in self.scopes[scope].opsets if each.domain in DEFAULT_DOMAINS), 1)
+        return self.scopes[scope].opset
 
     # --- reading the model
 
@@ -315,22 +339,24 @@ class Scopes:
                     name = attribute.name if attribute.HasField("g") else f"{attribute.name}[{number}]"
                     path = f"{scope.path}/{label(node, scope.shared_names)}.{name}".lstrip("/")
                     scope.bodies.setdefault(position, {})[name] = self._add_graph(graph, scope, scope.opsets, path)
-            self.rank[Place(scope.number, position)] = len(self.rank)
+            self.rank[scope.places[position]] = len(self.rank)
 
     def _find_constants(self) -> None:
         """Values that nodes make of stored constants alone, whoever calls the model."""
         made = self.constant_made
+        constant = {scope.own[name] for scope in self.scopes for name in scope.stored}
         for place in self.rank:
+            if not constant.issuperset(self.reads(place)):
+                continue
             scope = self.scopes[place.scope]
             node = scope.nodes[place.position]
-            if any(value is None or (self.stored(value) is None and value not in made) for value in self.reads(place)):
-                continue
             if place.position in scope.bodies or node.domain not in DEFAULT_DOMAINS or operator_of(node).random:
                 continue
             if self.drops(place.scope, node):
                 continue
-            values = [Value(place.scope, name) for name in node.output if name]
+            values = [scope.own[name] for name in scope.outputs[place.position] if name]
             made.update(values)
+            constant.update(values)
             if values:
                 self._constant_nodes.add(place)
 
@@ -370,7 +396,7 @@ class Cutter(Scopes):
         bytes_, kind = tensor.raw_data, _LITTLE_ENDIAN.get(tensor.data_type)
         if bytes_ and kind is not None:
             numbers, dims = np.frombuffer(bytes_, kind), tensor.dims
-            return numbers if len(dims) == 1 else numbers.reshape(tuple(dims))
+            return numbers if len(dims) == 1 else numbers.reshape(dims[:])
         index = payload_index(tensor)
         if index is None:
             return numpy_helper.to_array(tensor)
@@ -435,13 +461,16 @@ class Cutter(Scopes):
                     self._fill(inner)
 
 
-_GRAPHS = {AttributeProto.GRAPH, AttributeProto.GRAPHS}
+_GRAPHS = {AttributeProto.GRAPH, AttributeProto.GRAPHS, AttributeProto.UNDEFINED}
 
 
-def _holds_graphs(attribute: AttributeProto) -> bool:
-    """Also where the file does not say of which type it is."""
-    kind = attribute.type
-    return kind in _GRAPHS or (not kind and (attribute.HasField("g") or bool(attribute.graphs)))
+def _has_bodies(node: NodeProto) -> bool:
+    """Whether a node holds graphs, also where the file does not say of which type an attribute is."""
+    for attribute in node.attribute:
+        kind = attribute.type
+        if kind in _GRAPHS and (kind or attribute.HasField("g") or attribute.graphs):
+            return True
+    return False
 
 
 def _written(node: NodeProto) -> TensorProto | AttributeProto | None:
@@ -469,8 +498,11 @@ def reads(node: NodeProto) -> Iterator[str]:
 
 def same_bytes(one: TensorProto, other: TensorProto, first: Cutter, second: Cutter) -> bool:
     """Whether two tensors, each of its own model, hold the same numbers."""
-    if one.data_type != other.data_type or list(one.dims) != list(other.dims):
+    if one.data_type != other.data_type or one.dims != other.dims:
         return False
+    held, also = one.raw_data, other.raw_data
+    if held and also:
+        return held == also
     a, b = first.raw(one), second.raw(other)
     if a is not None and b is not None:
         return a.nbytes == b.nbytes and all(

@@ -63,6 +63,11 @@ def signature_of(model: ModelProto) -> Signature:
     )
 
 
+def is_overridable(model: ModelProto) -> bool:
+    """Whether callers may override an initializer."""
+    return bool(signature_of(model).overridable)
+
+
 def weight_count(model: ModelProto) -> int:
     """The number of elements in the initializers of the main graph."""
     return sum(math.prod(tensor.dims) for tensor in model.graph.initializer)
@@ -104,9 +109,12 @@ def difference(reference: Signature, candidate: Signature) -> str:
     """Why a caller of `reference` could not call `candidate` instead: one sentence, empty where they could.
 
     Names, order, element types, ranks and static sizes must be the same, and an input that takes any size must still
-    take any. A dynamic output dimension may have become known; symbolic names may differ.
+    take any. A dynamic output dimension may have become known; symbolic names may differ. Where the reference lets
+    nobody override anything, the candidate may: whoever calls the reference will not.
     """
     for kind in ("inputs", "overridable", "outputs"):
+        if kind == "overridable" and not reference.overridable:
+            continue
         before: tuple[Port, ...] = getattr(reference, kind)
         after: tuple[Port, ...] = getattr(candidate, kind)
         word = "overridable inputs" if kind == "overridable" else kind
