@@ -131,14 +131,8 @@ def test_what_was_undone_on_the_way_need_not_be_read(seen: bool) -> None:
     assert verify(before, wrong).verdict is Verdict.NOT_EQUIVALENT
 
 
-@pytest.mark.parametrize(
-    ("operator", "verdict", "otherwise"),
-    [
-        ("Relu", Verdict.EQUIVALENT, Verdict.NOT_EQUIVALENT),
-        ("custom.Magic", Verdict.PROVED, Verdict.NOT_VERIFIED),  # batch and sequence are made up
-    ],
-)
-def test_sizes_that_are_read_are_those_of_the_model(operator: str, verdict: Verdict, otherwise: Verdict) -> None:
+@pytest.mark.parametrize(("operator", "verdict"), [("Relu", Verdict.EQUIVALENT), ("custom.Magic", Verdict.PROVED)])
+def test_sizes_that_are_read_are_those_of_the_model(operator: str, verdict: Verdict) -> None:
     """The heads of an attention: at operator set 11 onnx infers nothing of a Reshape whose target is computed."""
     text = (
         "agraph (int64[B,S] ids) => (y) <int64[1] zero = {0}, int64[1] last = {-1}, int64[1] open = {2147483647}, "
@@ -157,7 +151,7 @@ def test_sizes_that_are_read_are_those_of_the_model(operator: str, verdict: Verd
         for name, size in (("two_each", 2), ("three", 3)):
             made.graph.initializer.append(numpy_helper.from_array(np.array([size]), name))
     assert verify(before.SerializeToString(), right.SerializeToString()).verdict is verdict
-    assert verify(before.SerializeToString(), wrong.SerializeToString()).verdict is otherwise
+    assert verify(before.SerializeToString(), wrong.SerializeToString()).verdict is Verdict.NOT_EQUIVALENT
 
 
 def test_nothing_is_broken_at_sizes_that_are_made_up() -> None:
