@@ -125,7 +125,8 @@ _ULTRALYTICS = """
 """
 _OPTIMUM = """
     import sys
-    from optimum.exporters.onnx import export, TasksManager
+    from optimum.exporters.onnx import export
+    from optimum.exporters.tasks import TasksManager
     from pathlib import Path
     from transformers import ResNetConfig, ResNetForImageClassification
     model = ResNetForImageClassification(ResNetConfig(depths=[1, 1], hidden_sizes=[16, 32], embedding_size=8)).eval()
