@@ -331,7 +331,9 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.KERNELS_DIFFER: Example(
         'c = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w, b) d = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w1) '
         "y = Add(c, d)",
-        "Export with numbers for the padding: here what is read depends on whether the size is even.",
+        "Export with numbers for the padding: here what is read depends on whether the size is even. A ConvTranspose "
+        "beside a Conv stays too: with a stride above 1 it makes other positions, and with stride 1, where it is a "
+        "Conv with its kernel turned, no network that was looked at has one there.",
         note="`w1` is [4, 3, 1, 1]",
     ),
     Reason.MORE_WORK: Example(
