@@ -2,7 +2,7 @@
 
 import mmap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 _note: mmap.mmap | None = None
 _stack: list[str] = []
@@ -20,33 +20,27 @@ def read(note: mmap.mmap) -> str:
     return note[:].split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-@contextmanager
-def doing(what: str) -> Iterator[None]:
+def doing(what: str) -> AbstractContextManager[None]:
     """Note that the block does `what`, as a part of the activity around it. Without a shared note it costs nothing."""
-    if _note is None:
-        yield
-        return
-    _stack.append(what)
-    _write()
-    try:
-        yield
-    finally:
-        _stack.pop()
-        _write()
+    return _noted(_stack, what)
+
+
+def beside(what: str) -> AbstractContextManager[None]:
+    """Note that a thread does `what` while the block lasts, beside the activity of the main thread."""
+    return _noted(_beside, what)
 
 
 @contextmanager
-def beside(what: str) -> Iterator[None]:
-    """Note that a thread does `what` while the block lasts, beside the activity of the main thread."""
+def _noted(activities: list[str], what: str) -> Iterator[None]:
     if _note is None:
         yield
         return
-    _beside.append(what)
+    activities.append(what)
     _write()
     try:
         yield
     finally:
-        _beside.remove(what)
+        activities.remove(what)
         _write()
 
 

@@ -12,6 +12,11 @@ from tests.shared import FOLDER
 MOST_PROCESSES = 4
 """Each of them holds PyTorch and the models of its tests: up to 2.5 GB."""
 
+# Tests run side by side, a process for each processor and more: what PyTorch and numpy start beside them would take
+# half of the time in waiting for one another.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
 # Started by `nohup`, or behind a shell that goes on, this process ignores signals, and so would the commands that the
 # tests start and send them to. A handler, unlike being ignored, is not handed on to them.
 for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):

@@ -116,6 +116,7 @@ def answer(model: ModelProto) -> tuple[str, Counter[tuple[str, str]]]:
 def runs(model: ModelProto) -> bool:
     """Whether onnxruntime loads it: it wants the nodes of a body in order, and has no kernel for some types."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

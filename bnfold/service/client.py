@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -225,6 +226,7 @@ class Client:
     def _answer(
         self, method: str, address: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Iterator[http.client.HTTPResponse]:
+        """The answer to a request; the `body` is bytes, or a file of as many bytes as the headers announce."""
         parts = self._parts
         assert parts.hostname is not None
         connection: http.client.HTTPConnection
@@ -240,7 +242,12 @@ class Client:
             given["Authorization"] = f"Bearer {self._token}"
         try:
             with suppress(BrokenPipeError):  # an answer that came before the body was sent says why
-                connection.request(method, parts.path.rstrip("/") + address, body=body, headers=given)
+                file = body if isinstance(body, BufferedReader) else None
+                connection.request(method, parts.path.rstrip("/") + address, None if file else body, given)
+                if file is not None:
+                    nbytes = int(given["Content-Length"])
+                    if connection.sock.sendfile(file, count=nbytes) < nbytes:
+                        raise ServiceError("the file became shorter while it was sent")
             yield connection.getresponse()
         except (ConnectionError, TimeoutError, http.client.HTTPException, ssl.SSLError) as error:
             raise ServiceError(f"the service at {parts.geturl()} cannot be reached: {error}") from error
@@ -269,8 +276,9 @@ def _copied(answer: http.client.HTTPResponse, stream: IO[bytes]) -> None:
     if answer.status != http.HTTPStatus.OK:
         _checked(answer)
     writeback = Writeback(stream.fileno())
-    while chunk := answer.read(_CHUNK):
-        stream.write(chunk)
+    block = memoryview(bytearray(_CHUNK))
+    while count := answer.readinto(block):
+        stream.write(block[:count])
         writeback.advance(stream.tell())
     if answer.length:
         raise ServiceError("the connection ended before the file did")

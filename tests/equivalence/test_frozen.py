@@ -71,6 +71,7 @@ def feeds_of(model: ModelProto) -> dict[str, np.ndarray]:
 
 def run(model: ModelProto) -> dict[str, np.ndarray]:
     options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -23,6 +23,7 @@ def attributes(node: NodeProto) -> dict[str, object]:
 
 def run(model: ModelProto, images: np.ndarray) -> np.ndarray:
     options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {"images": images})[0]

@@ -58,6 +58,7 @@ def folded(proto: ModelProto) -> tuple[ModelProto, list[str]]:
 
 def run(proto: ModelProto, feed: Mapping[str, Array] | None = None) -> list[Any]:
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

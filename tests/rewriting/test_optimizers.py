@@ -101,6 +101,7 @@ def _is_other_epsilon(model: ModelProto, made: ModelProto, feed: dict[str, Array
 def _refused(model: ModelProto) -> str:
     """What onnxruntime says against loading a model; "" where it loads it."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     try:
@@ -124,6 +125,7 @@ def drifts_by(case: Case, made: ModelProto) -> str:
 
 def _drifts(model: ModelProto, feed: dict[str, Array]) -> bool:
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -109,6 +109,12 @@ def test_a_small_file_is_hashed_first(service: Pretender, client: Client, file: 
     assert service.asked[0].startswith("HEAD /v1/models/")
 
 
+def test_a_file_that_becomes_shorter_is_an_error(client: Client, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_binary", lambda nbytes: {"Content-Length": str(nbytes + 1)})
+    with pytest.raises(ServiceError, match="became shorter"):
+        client.send(file)
+
+
 def test_what_arrives_damaged_is_an_error(service: Pretender, client: Client, file: Path) -> None:
     service.claimed = "0" * 64
     with pytest.raises(ServiceError, match="damaged, or it changed"):
