@@ -174,6 +174,38 @@ def test_a_wrong_scale_among_values_that_were_given_up_breaks_the_proof() -> Non
     assert Standing.BROKEN in standings(before, after)
 
 
+TRAINED = f"y, mean, variance = {BN}<training_mode=1>(c, g, h, m, v)"
+WITHOUT_MEAN = {
+    "statistics of the batch": (TRAINED, True),
+    "statistics of the batch, the variance read": (f"{TRAINED} y2 = Identity(variance)", True),
+    "statistics of the batch, the mean read": (f"{TRAINED} y2 = Identity(mean)", False),
+    "InstanceNormalization": ("y = InstanceNormalization(c, g, h)", True),
+    "its own statistics": (f"y = {BN}(c, g, h, m, v)", False),
+    "LayerNormalization": ("y = LayerNormalization<axis=1>(c, one)", False),
+}
+
+
+@pytest.mark.parametrize(("behind", "right"), WITHOUT_MEAN.values(), ids=WITHOUT_MEAN)
+def test_a_bias_goes_where_the_mean_of_each_channel_is_taken_out(behind: str, right: bool) -> None:
+    """Nothing can be seen of it in the runtime: where a channel is constant, rounding alone is left, and amplified."""
+    constants = {**MORE, "one": np.ones((4, 4, 5), np.float32)}
+
+    def with_(front: str) -> ModelProto:
+        found = build(f"c = {front} {behind}", inputs=INPUTS, constants=constants)
+        if "y2" in behind:
+            found.graph.output.add().name = "y2"
+            found.graph.output[-1].type.tensor_type.elem_type = 1
+        return found
+
+    before = with_("Conv(x, w, b)")
+    assert (standings(before, with_("Conv(x, w)")) == {Standing.HOLDS}) is right
+    doubled = with_("Conv(x, w)")
+    for tensor in doubled.graph.initializer:
+        if tensor.name == "w":
+            tensor.CopyFrom(numpy_helper.from_array(2 * constants["w"], "w"))
+    assert Standing.HOLDS not in {proof.standing for proof in prove(before, doubled)}
+
+
 def uncomposed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluate every piece."""
 

@@ -7,6 +7,7 @@ number. What is not of this form is `Uncomposed`, and is evaluated instead.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -313,14 +314,14 @@ class _Composer:
         if node.op_type == "Concat":
             call.data = self._side_by_side(call)
         inputs = {at: form for at, form in enumerate(call.data) if form is not None}
-        passing = _passing(call)
-        return {
-            Value(call.place.scope, name): self.renewed(
-                (*facts, at), given, inputs, Value(call.place.scope, name), passing
-            )
-            for at, name in enumerate(node.output)
-            if name
-        }
+        made: dict[Value, Linear] = {}
+        values = {at: Value(call.place.scope, name) for at, name in enumerate(node.output) if name}
+        for at, value in values.items():  # what cannot be told may be read by nobody
+            with suppress(Uncomposed):
+                made[value] = self.renewed((*facts, at), given, inputs, value, _passing(call, at))
+        if not made:
+            raise Uncomposed(node.op_type)
+        return made
 
     def _side_by_side(self, call: "_Call") -> list[Linear | None]:
         """The inputs of a Concat; what has no channels of its own yet has them along the axis of the Concat."""
@@ -655,6 +656,14 @@ def _any(relations: list[Relation], _: list[Linear]) -> Relation | None:
     return relations[0]
 
 
+def _free_of_shift(relations: list[Relation], forms: list[Linear]) -> Relation | None:
+    """The mean of each channel is taken out, and with it what is added to all of a channel."""
+    (one, *others), form = relations, forms[0]
+    in_channels = not one.shift.ndim or (form.rank is not None and form.behind == form.rank - 2)
+    alike = bool(np.all(one.scale == 1)) and all(each.is_equality for each in others)
+    return Relation() if alike and in_channels else None
+
+
 def _positive(relations: list[Relation], _: list[Linear]) -> Relation | None:
     """A maximum: what is added to all is added to it."""
     return relations[0] if bool(np.all(relations[0].scale > 0)) else None
@@ -704,12 +713,25 @@ def _divided(relations: list[Relation], forms: list[Linear]) -> Relation | None:
     return _multiplied([relations[0], relations[1]._replace(scale=1 / relations[1].scale)], forms)
 
 
-def _passing(call: "_Call") -> Passing:
-    """The part of a per-channel relation of two values that an operator lets pass."""
+_PASSING: dict[str, Passing] = {
+    "Relu": _positive_scale,
+    "LeakyRelu": _positive_scale,
+    "MaxPool": _positive,
+    "GlobalMaxPool": _positive,
+    "GlobalAveragePool": _any,
+}
+
+
+def _passing(call: "_Call", output: int = 0) -> Passing:
+    """The part of a per-channel relation of two values that an operator lets pass to one of its outputs."""
     form, op = call.data[0], call.node.op_type
     if call.node.domain in DEFAULT_DOMAINS and op in {"Mul", "Div"} and None not in call.data:
         return _multiplied if op == "Mul" else _divided
-    if call.node.domain not in DEFAULT_DOMAINS or form is None or len(call.node.output) > 1:
+    if call.node.domain not in DEFAULT_DOMAINS or form is None:
+        return _equal
+    if op == "BatchNormalization" and _trains(call):
+        return _equal if output in _MEANS else _free_of_shift
+    if len(call.node.output) > 1:
         return _equal
     if operator_of(call.node).part is Part.SHAPE:
         return lambda _relations, _forms: Relation()
@@ -717,16 +739,12 @@ def _passing(call: "_Call") -> Passing:
         axes = [_channel_axes(each) for each in call.data if each is not None]
         at = call.integer("axis", 1)
         return _joined if all(at in each for each in axes) and len(axes) == len(call.data) else _equal
-    if op in {"Relu", "LeakyRelu"} or (op == "PRelu" and call.data[1] is None):
+    if op == "PRelu" and call.data[1] is None:
         return _positive_scale
-    if op in {"MaxPool", "GlobalMaxPool"}:
-        return _positive
-    if op == "GlobalAveragePool":
-        return _any
     if op == "AveragePool":
         padded = any(call.integers("pads", ())) or call.text("auto_pad", "NOTSET") not in {"NOTSET", "VALID"}
         return _scale_alone if padded and call.integer("count_include_pad", 0) else _any
-    return _equal
+    return _PASSING.get(op, _equal)
 
 
 def _dims_of(forms: Sequence[Linear]) -> Dims:
@@ -874,14 +892,7 @@ def _biased(call: _Call, form: Linear, position: int, factor: float = 1.0) -> Li
 def _batch_normalization(call: _Call) -> dict[str, Linear]:
     x = call.only()
     more = len(call.node.output) > 1 and any(call.node.output[1:])
-    training = (
-        not call.integer("is_test", 0)
-        if call.opset < 7
-        else bool(call.integer("training_mode", 0))
-        if call.opset >= 14
-        else more
-    )
-    if training or not call.integer("spatial", 1) or more or x.rank is None:
+    if _trains(call) or not call.integer("spatial", 1) or more or x.rank is None:
         raise Uncomposed("BatchNormalization in training mode, or of a value of unknown rank")
     gain, bias, mean, variance = (call.constant(position) for position in range(1, 5))
     if not gain.shape == bias.shape == mean.shape == variance.shape or gain.ndim != 1:
@@ -892,6 +903,15 @@ def _batch_normalization(call: _Call) -> dict[str, Linear]:
     return call.made(_shifted(_scaled(x, scale), bias - moved, np.abs(bias) + np.abs(moved)))
 
 
+def _trains(call: _Call) -> bool:
+    """Whether a BatchNormalization takes the statistics of the batch."""
+    if call.opset < 7:
+        return not call.integer("is_test", 0)
+    if call.opset < 14:
+        return len(call.node.output) > 1 and any(call.node.output[1:])
+    return bool(call.integer("training_mode", 0))
+
+
 def _instance_normalization(call: _Call) -> dict[str, Linear]:
     """What it makes without its scale and bias is equal for equal operands; these are a map of that."""
     x, output = call.only(), call.node.output[0]
@@ -899,7 +919,7 @@ def _instance_normalization(call: _Call) -> dict[str, Linear]:
     if x.rank is None or x.rank < 3 or gain.ndim != 1 or gain.shape != bias.shape:
         raise Uncomposed("InstanceNormalization of a value of unknown rank")
     facts = ("InstanceNormalization", call.number("epsilon", _EPSILON))
-    plain = call.composer.renewed(facts, {}, {0: x}, Value(call.place.scope, output), _equal)
+    plain = call.composer.renewed(facts, {}, {0: x}, Value(call.place.scope, output), _free_of_shift)
     plain = _with_channels(plain, x.rank - 2, gain.size)._replace(rank=x.rank)
     return call.made(_shifted(_scaled(plain, gain), bias))
 
@@ -1115,6 +1135,7 @@ def _part(form: Linear, start: int, stop: int) -> Linear:
     return form._replace(terms=terms, shift=shift, size=size, sizes=None)
 
 
+_MEANS = {1, 3}
 _EPSILON = float(np.float32(1e-5))
 _SAME_SHAPE = {"Abs", "Clip", "Erf", "Exp", "HardSigmoid", "HardSwish", "PRelu", "Sigmoid", "Softmax", "Tanh"}
 _MOST_TRIED = 4
