@@ -73,13 +73,20 @@ class Network:
 
     def parts(self, *ends: int) -> list[str]:
         """Slices of the channels of `value`, as PyTorch exports a split: up to each of `ends`, and the rest."""
-        axis, made = self._integers(1), []
+        axis, made = self.integers(1), []
         for start, end in itertools.pairwise((0, *ends, self.channels)):
-            made.append(self.node("Slice", self.value, self._integers(start), self._integers(end), axis))
+            made.append(self.node("Slice", self.value, self.integers(start), self.integers(end), axis))
             self.value = self._nodes[-1].input[0]
         return made
 
-    def _integers(self, *numbers: int) -> str:
+    def number(self, value: float) -> str:
+        """An initializer of one number and no axes."""
+        name = f"constant{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        return name
+
+    def integers(self, *numbers: int) -> str:
+        """An initializer of integers."""
         name = f"constant{len(self._constants)}"
         self._constants.append(numpy_helper.from_array(np.array(numbers, np.int64), name))
         return name
@@ -272,6 +279,61 @@ def speech() -> ModelProto:
     return network.model()
 
 
+def conformer() -> ModelProto:
+    """The encoder of Conformer-S over 80 bands and 400 frames: 16 blocks of width 144 (arXiv 2005.08100, table 1).
+
+    Without positions, and with one-dimensional convolutions for the time reduction.
+    """
+    network = Network(80, 400, axes=1)
+    width, heads = 144, 4
+
+    def linear(start: str, inputs: int, outputs: int) -> str:
+        limit = (3 / inputs) ** 0.5
+        product = network.node("MatMul", start, network.constant(inputs, outputs, low=-limit, high=limit))
+        return network.node("Add", product, network.constant(outputs))
+
+    def normalized(start: str) -> str:
+        scale, bias = network.constant(width, low=0.5, high=1.5), network.constant(width)
+        return network.node("LayerNormalization", start, scale, bias)
+
+    def swish(start: str) -> str:
+        return network.node("Mul", start, network.node("Sigmoid", start))
+
+    def half_step(start: str) -> str:
+        inner = linear(swish(linear(normalized(start), width, 4 * width)), 4 * width, width)
+        return network.node("Add", start, network.node("Mul", inner, network.number(0.5)))
+
+    def attention(start: str) -> str:
+        plain, shape = normalized(start), network.integers(0, 0, heads, width // heads)
+        queries, keys, values = (network.node("Reshape", linear(plain, width, width), shape) for _ in range(3))
+        queries, values = (network.node("Transpose", each, perm=[0, 2, 1, 3]) for each in (queries, values))
+        scores = network.node("MatMul", queries, network.node("Transpose", keys, perm=[0, 2, 3, 1]))
+        shares = network.node("Softmax", network.node("Div", scores, network.number((width / heads) ** 0.5)), axis=-1)
+        mixed = network.node("Transpose", network.node("MatMul", shares, values), perm=[0, 2, 1, 3])
+        flat = network.node("Reshape", mixed, network.integers(0, 0, width))
+        return network.node("Add", start, linear(flat, width, width))
+
+    def convolution(start: str) -> str:
+        network.node("Transpose", normalized(start), perm=[0, 2, 1])
+        network.conv(2 * width, 1)
+        left, right = network.parts(width)
+        network.node("Mul", left, network.node("Sigmoid", right))
+        network.channels = width
+        network.conv(width, 31, group=width)
+        network.batch_norm()
+        swish(network.value)
+        network.conv(width, 1)
+        return network.node("Add", start, network.node("Transpose", perm=[0, 2, 1]))
+
+    for _ in range(2):
+        network.conv(width, 3, stride=2)
+        network.node("Relu")
+    network.node("Transpose", perm=[0, 2, 1])
+    for _ in range(16):
+        network.value = normalized(half_step(convolution(attention(half_step(network.value)))))
+    return network.model()
+
+
 def perceptron() -> ModelProto:
     """Gemm, BatchNormalization, Relu: onnxruntime does not fuse these."""
     network = Network(256, 1)
@@ -351,6 +413,7 @@ MODELS: dict[str, Callable[[], ModelProto]] = {
     "wide": wide,
     "segmentation": segmentation,
     "speech": speech,
+    "Conformer": conformer,
     "1 GB inline": partial(large, 100),
     "3 GB external": partial(large, 300),
     "3 GB in 300 files": partial(large, 300),

@@ -116,6 +116,10 @@ class Reason(Coded):
     )
     MORE_WORK = "One operator for it and the branch beside it would be more work than the two are."
     MORE_NODES = "Folding it would leave at least as many operators as before."
+    PART_OF_A_PATTERN = (
+        "It is a part of a LayerNormalization, a Gelu or an attention written in operators, which runtimes recognize "
+        "only as a whole."
+    )
     SEARCH_LIMIT = "The search for a place to fold it reached its limit of steps."
 
 
@@ -203,6 +207,12 @@ class Decision:
     detail: str = ""
     walk: tuple[str, ...] = ()
     partly: bool = False
+    gain: bool = False
+
+    @property
+    def is_gain_that_stays(self) -> bool:
+        """Whether it is a gain or bias that no linear operator took up: no normalization, and nothing was done."""
+        return self.gain and self.action is Action.KEPT
 
     @property
     def outcome(self) -> str:
@@ -219,4 +229,8 @@ class Decision:
             "target": list(self.target),
             "reason": None if self.reason is None else {"code": self.reason.code, "sentence": self.reason.sentence},
             "detail": self.detail,
-        } | {key: value for key, value in (("walk", list(self.walk)), ("partly", self.partly)) if value}
+        } | {key: value for key, value in self._sometimes if value}
+
+    @property
+    def _sometimes(self) -> tuple[tuple[str, Any], ...]:
+        return ("walk", list(self.walk)), ("partly", self.partly), ("gain", self.gain)

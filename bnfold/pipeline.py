@@ -18,6 +18,7 @@ from bnfold.errors import BnfoldError, ModelError, UsageError
 from bnfold.graph import Changes, Evaluations, Model, changes_between, check_new_forms, forms_of, inlined
 from bnfold.onnxfile import OnnxFile
 from bnfold.passes import Pass, Preserves
+from bnfold.passes.callers import with_factors_of_callers
 
 
 @runtime_checkable
@@ -140,7 +141,7 @@ def run_passes(
         seconds = time.perf_counter() - begun
         ran(position, Ran(Step(position, each.name), str(each.preserves), seconds, changes, tuple(decided)))
     model.finish()
-    return last_words(made)
+    return tuple(_those_there(last_words(made), model))
 
 
 def _run_foreign(each: Pass, model: Model) -> list[Decision]:
@@ -159,6 +160,19 @@ def last_words(made: Iterable[Decision]) -> tuple[Decision, ...]:
         key = (decision.scope, decision.node)
         decisions[key] = _last_word(decisions[key], decision) if key in decisions else decision
     return tuple(decisions.values())
+
+
+def _those_there(decisions: Iterable[Decision], model: Model) -> Iterator[Decision]:
+    """All but the decisions on gains that stay, where a later pass took the operator up with something else."""
+    there: set[tuple[str, str]] | None = None
+    for decision in decisions:
+        if decision.is_gain_that_stays:
+            if there is None:
+                first = model.first_labels or {}
+                there = {(graph.scope, first.get(id(node), "")) for graph in model.graphs for node in graph.nodes()}
+            if (decision.scope, decision.node) not in there:
+                continue
+        yield decision
 
 
 def _last_word(earlier: Decision, later: Decision) -> Decision:
@@ -202,9 +216,9 @@ def run_on(
     With `looks_late` writing the model may raise `Refused`: then a weight that was folded into has left the range of
     its type, and the passes must run again without. `evaluations`: see `Model`.
 
-    Where a normalization stays in the body of a function because only its callers know the weights, the calls are
-    written out and the passes run once more; that result counts only if it folds more. `ran` is told what each pass
-    did, of the result that counts the last time.
+    Where a normalization stays in the body of a function because only its callers know the weights, or may be one for
+    which they give the factor, the calls are written out and the passes run once more; that result counts only if it
+    folds more. `ran` is told what each pass did, of the result that counts the last time.
     """
     pristine = None
     if file.proto.functions:
@@ -222,8 +236,9 @@ def run_on(
     if pristine is None:
         return model, decisions
     scopes = {f"{domain}::{name}": (domain, name) for domain, name in model.functions}
-    stayed = [decision.scope.partition("/")[0] for decision in decisions if decision.reason in _CALLER_KNOWS]
-    blocked = {scopes[scope] for scope in stayed if scope in scopes}
+    stay = (decision for decision in decisions if decision.reason in _CALLER_KNOWS and not decision.gain)
+    stayed = [decision.scope.partition("/")[0] for decision in stay]
+    blocked = {scopes[scope] for scope in stayed if scope in scopes} | with_factors_of_callers(model)
     written_out = inlined(pristine, blocked) if blocked else None
     if written_out is None:
         return model, decisions

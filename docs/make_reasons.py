@@ -27,7 +27,8 @@ under.*
 `bnfold inspect MODEL` says for each normalization what `bnfold optimize` would do with it. Where it stays, a code and a
 sentence say why; the codes are stable, so scripts may match on them (`bnfold inspect --fail-on CODE`, and
 `"reason": {"code": ...}` in the JSON report). `bnfold inspect MODEL --explain NODE` tells the whole walk for one of
-them.
+them. A constant gain or bias that stays beside a linear operator has a reason of these too; it is no normalization, so
+it is counted on its own (`"gain": true` in the JSON report), and `--fail-on` does not ask about it.
 
 In the examples `x` is an input of shape [N, 3, 6, 7], `w` and `b` are the weight and bias of a convolution with four
 output channels, and `g, h, m, v` are scale, bias, mean and variance of four channels, `g3, h3, m3, v3` of three. They
@@ -330,7 +331,9 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.KERNELS_DIFFER: Example(
         'c = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w, b) d = Conv<auto_pad="SAME_UPPER", strides=[2,2]>(x, w1) '
         "y = Add(c, d)",
-        "Export with numbers for the padding: here what is read depends on whether the size is even.",
+        "Export with numbers for the padding: here what is read depends on whether the size is even. A ConvTranspose "
+        "beside a Conv stays too: with a stride above 1 it makes other positions, and with stride 1, where it is a "
+        "Conv with its kernel turned, no network that was looked at has one there.",
         note="`w1` is [4, 3, 1, 1]",
     ),
     Reason.MORE_WORK: Example(
@@ -350,6 +353,18 @@ EXAMPLES: dict[Reason, Example] = {
             "h8": numbers(8),
             "one8": np.ones(8, np.float32),
             "zero8": np.zeros(8, np.float32),
+        },
+    ),
+    Reason.PART_OF_A_PATTERN: Example(
+        "p = Div(t, root2) e = Erf(p) f = Add(e, one) q = Mul(t, f) r = Mul(q, half) y = MatMul(r, k)",
+        "Runtimes fuse the whole Gelu or LayerNormalization, which saves more than one operator.",
+        note="a Gelu; `t` is an input of shape [N, 5], `k` is [5, 4]",
+        inputs={"t": "float[N,5]"},
+        constants={
+            "k": numbers(5, 4),
+            "root2": np.array(2**0.5, np.float32),
+            "one": np.array(1, np.float32),
+            "half": np.array(0.5, np.float32),
         },
     ),
     Reason.SEARCH_LIMIT: Example(

@@ -32,7 +32,7 @@ from bnfold.passes.step import (
     vectors,
 )
 
-_ML_DOMAIN = ("ai.onnx.ml",)
+ML_DOMAIN = "ai.onnx.ml"
 _MOST_GAINS = 1 << 16  # along several axes; a linear operator has no more outputs
 
 
@@ -51,7 +51,7 @@ def read_affine(node: NodeProto, graph: Graph) -> AffineOp:
 
 def is_affine_op(node: NodeProto) -> bool:
     """Whether the operator can be a per-channel map at all."""
-    return node.op_type in AFFINE_OPS and node.domain in (_ML_DOMAIN if node.op_type == "Scaler" else DEFAULT_DOMAINS)
+    return node.op_type in AFFINE_OPS and node.domain in ((ML_DOMAIN,) if node.op_type == "Scaler" else DEFAULT_DOMAINS)
 
 
 def is_transparent(node: NodeProto, graph: Graph) -> bool:

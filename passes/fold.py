@@ -13,6 +13,8 @@ from bnfold.decisions import Reason, Refused
 from bnfold.graph import DEFAULT_DOMAINS, FLOATS, Graph, Tensor, Use
 from bnfold.passes import affine_ops, carriers, linear_ops
 from bnfold.passes.affine import Affine
+from bnfold.passes.affine_ops import ML_DOMAIN
+from bnfold.passes.gains import BETWEEN
 from bnfold.passes.step import Handler, NewAttribute, NewConstant, Step, stored_vector
 
 MOST_STEPS = 10_000
@@ -32,14 +34,6 @@ TOWARD_CONSUMERS: dict[str, Handler] = {
     **affine_ops.ABSORB_INPUT,
     **linear_ops.ABSORB_INPUT,
 }
-
-# What may lie between a gain or a bias and the linear operator beside it.
-_BESIDE = frozenset(
-    {
-        *linear_ops.ABSORB_OUTPUT,
-        *("Identity", "Dropout", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -185,7 +179,7 @@ class Search:
         plan = Plan(list(step.constants), list(step.attributes))
         if step.add is not None:
             plan.adds.append(NewAdd(node, step.add))
-        if step.constants or step.add is not None:
+        if step.constants or step.add is not None or (step.attributes and not step.passes_on):
             plan.absorbers.append(node)
         ends = node.input if toward_producer else node.output
         for index, rest in step.passes_on:
@@ -211,10 +205,13 @@ class Search:
             self.graph = outer
 
     def _handler(self, table: dict[str, Handler], node: NodeProto, graph: Graph) -> Handler:
+        if node.domain == ML_DOMAIN and table is TOWARD_CONSUMERS and node.op_type in linear_ops.ABSORB_INPUT_ML:
+            return linear_ops.ABSORB_INPUT_ML[node.op_type]
         if node.domain not in DEFAULT_DOMAINS or graph.model.is_function_call(node):
             raise Refused(Reason.UNKNOWN_OPERATOR, f"{graph.known_as(node)} is {node.domain}::{node.op_type}")
         handler = table.get(node.op_type)
-        if self._near and node.op_type not in _BESIDE and not linear_ops.is_bias_of_matmul(node, graph):
+        is_beside = node.op_type in linear_ops.ABSORB_OUTPUT or node.op_type in BETWEEN
+        if self._near and not is_beside and not linear_ops.is_bias_of_matmul(node, graph):
             raise Refused(Reason.BARRIER, f"{graph.known_as(node)} is {node.op_type}")
         if handler is None:
             reason = Reason.BARRIER if node.op_type in carriers.BARRIERS else Reason.UNKNOWN_OPERATOR

@@ -8,7 +8,7 @@ possible; what stays is kept with the reason of the nearest miss.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Final, NamedTuple
@@ -23,6 +23,7 @@ from bnfold.passes.affine import Affine
 from bnfold.passes.affine_ops import AffineOp, as_constant, checked_parameters, is_affine_op, stored_scale
 from bnfold.passes.direct_folds import DirectFolds
 from bnfold.passes.fold import Plan, Search
+from bnfold.passes.gains import beside_linear, unread_beside_linear
 from bnfold.passes.normalization import is_batch_norm, plain_affines, read_batch_norm
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.runs import (
@@ -85,6 +86,7 @@ class FoldBatchNorm:
 
     def _rounds(self, model: Model) -> list[Decision]:
         decisions: dict[tuple[str, str], Decision] = {}
+        gains: dict[tuple[str, str], Decision] = {}  # of those that stay: what the last round found
         if model.first_labels is None:
             model.first_labels = {
                 id(node): graph.label(node)
@@ -95,11 +97,12 @@ class FoldBatchNorm:
         original = model.first_labels
         while True:
             before = len(model.edits)
+            gains.clear()
             for graph in model.by_dataflow():
                 for decision in self._scope(graph, original):
-                    decisions[graph.scope, decision.node] = decision
+                    (gains if decision.is_gain_that_stays else decisions)[graph.scope, decision.node] = decision
             if len(model.edits) == before:
-                return _as_in_the_file(decisions, model)
+                return _as_in_the_file({**gains, **decisions}, model)
 
     def _scope(self, graph: Graph, original: Mapping[int, str]) -> list[Decision]:
         """One round over one scope. What the pass itself made is folded too, but is no normalization of the input.
@@ -110,6 +113,7 @@ class FoldBatchNorm:
         decisions: list[Decision] = []
         seen: set[int] = set()
         looked_at: set[int] = set()  # a run from here was found to be no normalization: that takes linear time once
+        told: set[int] = set()  # gains that stay, and have their decision
         candidates = [node for node in graph.by_dataflow() if is_affine_op(node)]
         known = plain_affines(candidates, graph)
         direct = DirectFolds(candidates, known, graph)
@@ -132,10 +136,13 @@ class FoldBatchNorm:
                 seen.add(id(node))
                 decisions += _kept([(original[id(node)], node.op_type)], graph, Refused(Reason.KEPT_ON_REQUEST))
                 continue
+            if self._is_kept(node, original):
+                asked = Refused(Reason.KEPT_ON_REQUEST)
+                decisions += _gain_kept(Run(run.members[:1]), graph, asked, original, told)
             run = self._without_kept(run, original)
             if not run.is_normalization or _is_of_a_computed_one(run, graph):
                 looked_at.update(map(id, run.sure_nodes))
-                decisions += self._gain_or_bias(run, graph, original, seen)
+                decisions += self._gain_or_bias(run, graph, original, seen, told)
                 continue
             seen.update(map(id, run.nodes))
             if any(self._is_forbidden(each, graph, original) for each in run.nodes):
@@ -167,27 +174,39 @@ class FoldBatchNorm:
                 return Run(run.members[:position])
         return run
 
-    def _gain_or_bias(self, run: Run, graph: Graph, original: Mapping[int, str], seen: set[int]) -> list[Decision]:
-        """The decision on a gain or bias that goes into the linear operator beside it; none on one that stays."""
-        held = any(self._is_kept(node, original) or self._is_forbidden(node, graph, original) for node in run.nodes)
-        if not (self.options.bias_adds and run.members) or held or run.affine.is_identity:
-            return []
-        if is_part_of_a_pattern(run, graph):
-            return []
-        label = original.get(id(run.first.node))
+    def _gain_or_bias(
+        self, run: Run, graph: Graph, original: Mapping[int, str], seen: set[int], told: set[int]
+    ) -> list[Decision]:
+        """The decision on a gain or bias beside a linear operator, which takes it up where it can; else none."""
+        label = original.get(id(run.first.node)) if run.members else None
         walk: list[str] | None = [] if label is not None and label == self.options.explain else None
         try:
-            rewrite = best_rewrite(run, graph, trace=walk, near=True)
-        except Refused:
-            return []
-        if not rewrite.nodes:  # c - x is one operator, and the shift alone would be another
-            return []
+            rewrite = self._beside(run, graph, original, walk)
+        except Refused as refused:
+            return _gain_kept(run, graph, refused, original, told, walk)
         target = rewrite.apply()
         seen.update(map(id, run.nodes))
         detail, steps = rewrite.detail or "a gain or bias beside a linear operator", tuple(walk or ())
         where, partly = graph.scope, rewrite.partly
-        decision = Decision(label or "", run.op_types, where, rewrite.action, target, None, detail, steps, partly)
+        decision = Decision(label or "", run.op_types, where, rewrite.action, target, None, detail, steps, partly, True)
         return [] if label is None else [decision]
+
+    def _beside(self, run: Run, graph: Graph, original: Mapping[int, str], walk: list[str] | None) -> Rewrite:
+        """The rewrite that puts `run` into the linear operator beside it. Raises `Refused` with why it stays."""
+        if not run.members:
+            raise Refused(Reason.MORE_NODES, "it has no operator")
+        if not self.options.bias_adds or any(self._is_kept(node, original) for node in run.nodes):
+            raise Refused(Reason.KEPT_ON_REQUEST)
+        if any(self._is_forbidden(node, graph, original) for node in run.nodes):
+            raise Refused(Reason.ROLLED_BACK)
+        if is_part_of_a_pattern(run, graph):
+            raise Refused(Reason.PART_OF_A_PATTERN)
+        if run.affine.is_identity and beside_linear(run, graph) is None:
+            raise Refused(Reason.MORE_NODES, "it changes nothing")
+        rewrite = best_rewrite(run, graph, trace=walk, near=True)
+        if not rewrite.nodes:
+            raise Refused(Reason.MORE_NODES, "c - x is one operator, and its shift alone would be another")
+        return rewrite
 
     def _decide(self, run: Run, graph: Graph, original: Mapping[int, str], seen: set[int]) -> list[Decision]:
         labels = _labels_of(run, original)
@@ -238,10 +257,36 @@ def _labels_of(run: Run, original: Mapping[int, str]) -> list[tuple[str, str]]:
 
 
 def _unreadable(node: NodeProto, graph: Graph, refused: Refused, original: Mapping[int, str]) -> list[Decision]:
-    """The decision on an operator that is no map, as `refused` says; none where it is no normalization either."""
-    if id(node) in original and (is_batch_norm(node) or may_be_normalization(node, graph, refused)):
-        return _kept([(original[id(node)], node.op_type)], graph, refused)
-    return []
+    """The decision on an operator that is no map, as `refused` says; none where it can be nothing to fold either."""
+    if id(node) not in original:
+        return []
+    named = [(original[id(node)], node.op_type)]
+    if is_batch_norm(node) or may_be_normalization(node, graph, refused):
+        return _kept(named, graph, refused)
+    why = unread_beside_linear(node, refused, graph)
+    return [] if why is None else [replace(each, gain=True) for each in _kept(named, graph, why)]
+
+
+def _gain_kept(
+    run: Run,
+    graph: Graph,
+    refused: Refused,
+    original: Mapping[int, str],
+    told: set[int],
+    walk: Sequence[str] | None = None,
+) -> list[Decision]:
+    """The decision on a gain or bias that stays beside a linear operator; none where nothing linear is beside `run`.
+
+    What is told of already, as a part of a longer one, is not told of again.
+    """
+    gain = beside_linear(run, graph)
+    if gain is None or id(gain.first.node) not in original or id(gain.first.node) in told:
+        return []
+    if len(gain.affine.axes) > 1:  # it is not one number, nor one for each channel
+        return []
+    told.update(map(id, gain.nodes))
+    kept = _kept([(original[id(gain.first.node)], gain.op_types)], graph, refused, walk)
+    return [replace(each, gain=True) for each in kept]
 
 
 def _kept(

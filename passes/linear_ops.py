@@ -8,9 +8,9 @@ import numpy as np
 from onnx import NodeProto
 
 from bnfold.decisions import Reason, Refused
-from bnfold.graph import DEFAULT_DOMAINS, Graph, number, numbers
+from bnfold.graph import DEFAULT_DOMAINS, Graph, attribute, number, numbers
 from bnfold.passes.affine import Affine, Array, Vector
-from bnfold.passes.affine_ops import as_constant, is_transparent
+from bnfold.passes.affine_ops import as_constant, is_transparent, stored_scale
 from bnfold.passes.step import (
     Handler,
     NewAttribute,
@@ -144,7 +144,7 @@ def _matmul_weight(node: NodeProto, graph: Graph) -> tuple[int, Weight]:
     """Which operand is the constant, of rank 2 or more, and the constant."""
     if len(node.input) != 2:
         raise Refused(Reason.MALFORMED, graph.known_as(node))
-    index = 1 if _is_weight(node.input[1], graph) else 0
+    index = 1 if is_weight(node.input[1], graph) else 0
     weight = read_weight(node, index, graph)
     if len(weight.shape) < 2 or graph.constant(node.input[1 - index]) is not None:
         raise Refused(Reason.WEIGHT_SHAPE, f"{node.input[index]!r} has shape {list(weight.shape)}")
@@ -162,7 +162,8 @@ def is_bias_of_matmul(node: NodeProto, graph: Graph) -> bool:
     return maker is not None and maker.op_type == "MatMul" and maker.domain in DEFAULT_DOMAINS
 
 
-def _is_weight(value: str, graph: Graph) -> bool:
+def is_weight(value: str, graph: Graph) -> bool:
+    """Whether `value` is constant, or dequantized from what is."""
     maker = graph.producer(value)
     if maker is not None and maker.op_type == "Transpose" and maker.input:
         maker = graph.producer(maker.input[0])
@@ -255,6 +256,30 @@ def input_matmul(node: NodeProto, index: int, affine: Affine, graph: Graph) -> l
     return [scaled._replace(passes_on=((0, rest),)), scaled._replace(add=add)]
 
 
+def input_linear_model(node: NodeProto, index: int, affine: Affine, graph: Graph) -> list[Step]:
+    """LinearClassifier and LinearRegressor of ai.onnx.ml: each row of W takes k_i at its feature i, and b' = b + W t.
+
+    W and b are the attributes `coefficients`, a row for each class or target, and `intercepts`. Sound for every
+    `post_transform`, which comes after the sums. Sources: ai.onnx.ml LinearClassifier-1, LinearRegressor-1.
+    """
+    require_data_input(node, index, graph)
+    given = [attribute(node, name) for name in ("coefficients", "intercepts")]
+    weight, bias = (np.asarray([] if each is None else each, np.float64) for each in given)
+    rows = bias.size if node.op_type == "LinearClassifier" else number(node, "targets", 1)
+    if rows < 1 or not weight.size or weight.size % rows or bias.size not in (0, rows):
+        raise Refused(Reason.WEIGHT_SHAPE, f"{weight.size} coefficients of {graph.known_as(node)} for {rows} rows")
+    if graph.dtype(node.input[0]) != np.float32:
+        raise Refused(Reason.UNSUPPORTED_DTYPE, f"{graph.known_as(node)} reads {graph.dtype(node.input[0])}")
+    weight = weight.reshape(rows, -1)
+    scale, shift = vectors(affine, 1, weight.shape[1], node, graph, "reads")
+    float32 = np.dtype(np.float32)
+    new = [("coefficients", stored_scale(weight * scale, float32, weight))]
+    if affine.has_shift:
+        new.append(("intercepts", stored_vector((bias if bias.size else 0) + weight @ shift, float32)))
+    attributes = [NewAttribute(node, name, tensor.numpy().reshape(-1).tolist()) for name, tensor in new]
+    return [Step(attributes=tuple(attributes))]
+
+
 def require_data_input(node: NodeProto, index: int, graph: Graph, *, data: int = 0) -> None:
     """Raise `Refused` where the value is read as a weight or bias instead of as data."""
     if index != data:
@@ -272,4 +297,9 @@ ABSORB_INPUT: dict[str, Handler] = {
     "ConvTranspose": input_conv_transpose,
     "Gemm": input_gemm,
     "MatMul": input_matmul,
+}
+# Of the domain ai.onnx.ml.
+ABSORB_INPUT_ML: dict[str, Handler] = {
+    "LinearClassifier": input_linear_model,
+    "LinearRegressor": input_linear_model,
 }

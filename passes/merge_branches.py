@@ -125,12 +125,14 @@ class MergeBranches:
             while merged:
                 model.bury_the_dead()  # what only dead constants ask the type of has one reader less
                 found, merged = self._merge_all(model)
-                if merged and self._folding is not None:
-                    found += FoldBatchNorm(replace(self._folding, lower=False)).run(model)
                 for decision in found:
-                    key = decision.scope, decision.node
-                    if decision.action is not Action.KEPT or key not in decisions:
-                        decisions[key] = decision
+                    _note(decision, decisions)
+                    for target in decision.target:  # what stayed alone at first has taken in another one now
+                        if (decision.scope, target) in decisions:
+                            del decisions[decision.scope, target]
+                if merged and self._folding is not None:
+                    for decision in FoldBatchNorm(replace(self._folding, lower=False)).run(model):
+                        _note(decision, decisions)
         return [*decisions.values(), *self._lowered(model)]
 
     def _merge_all(self, model: Model) -> tuple[list[Decision], bool]:
@@ -164,9 +166,10 @@ class MergeBranches:
             kinds = dict.fromkeys(kind for branch in beside if (kind := _kind(branch)) is not None)
             for kind in kinds:
                 alike = [branch for branch in beside if _kind(branch) in (kind, None)]
-                if len(alike) < 2 and alike[0].linear is not None and len(kinds) > 1:
-                    yield _kept(alike[0].linear, Refused(Reason.KERNELS_DIFFER, " and ".join(kinds)), summing, graph)
                 if len(alike) < 2:
+                    if len(kinds) > 1:
+                        refused = Refused(Reason.KERNELS_DIFFER, " and ".join(kinds))
+                        yield _kept(_linear(alike[0]), refused, summing, graph)
                     continue
                 refusals: dict[int, Refused] = {}
                 clusters = self._clusters(alike, kind, summing, refusals, graph)
@@ -200,7 +203,7 @@ class MergeBranches:
             if refusal is not None:
                 refusals[id(part.branch)] = refusal
         found = [cluster for cluster in clusters if cluster.change is not None]
-        if not found and refusals:  # one that stays alone does so for what hinders those beside it
+        if refusals:  # one that stays alone does so for what hinders those beside it
             first = next(iter(refusals.values()))
             refusals |= {id(branch): first for branch in alike if id(branch) not in refusals}
         for cluster in found:
@@ -217,9 +220,9 @@ class MergeBranches:
             if (graph.scope, label) in self.options.forbidden:
                 raise Refused(Reason.ROLLED_BACK, label)
             for value in node.output:
-                if value and graph.is_output(value):
+                if graph.is_output(value):
                     raise Refused(Reason.VALUE_IS_OUTPUT, repr(value))
-                if value and len(graph.consumers(value)) > 1:
+                if len(graph.consumers(value)) > 1:
                     raise Refused(Reason.OTHER_CONSUMER, repr(value))
         root = label_of(summing.nodes[0], graph)
         if (graph.scope, root) in self.options.forbidden:
@@ -229,6 +232,13 @@ class MergeBranches:
         hidden = [value for value in values if graph.is_hidden(value)]
         if hidden:
             raise Refused(Reason.NAME_TAKEN, repr(hidden[0]))
+
+
+def _note(decision: Decision, decisions: dict[tuple[str, str], Decision]) -> None:
+    """Note what became of a node; that it stays is the last word only where it is the first."""
+    key = decision.scope, decision.node
+    if decision.action is not Action.KEPT or key not in decisions:
+        decisions[key] = decision
 
 
 def label_of(node: NodeProto, graph: Graph) -> str:
@@ -243,8 +253,7 @@ def is_sum(node: NodeProto, graph: Graph) -> bool:
     """Whether `node` adds up or subtracts computed values, two or more, that it broadcasts as numpy does."""
     if node.op_type not in _SUMS or node.domain not in DEFAULT_DOMAINS or node.attribute or len(node.output) != 1:
         return False
-    computed = [bool(value) and graph.constant(value) is None for value in node.input]
-    return sum(computed) > 1 and (all(computed) or node.op_type == "Sum")
+    return sum(bool(value) and graph.constant(value) is None for value in node.input) > 1
 
 
 def _only_reader(value: str, graph: Graph) -> NodeProto | None:
@@ -300,7 +309,7 @@ def _data_input(node: NodeProto, graph: Graph) -> int | None:
     """The input that a linear operator is linear in; None for what is no linear operator or lacks one."""
     if node.domain not in DEFAULT_DOMAINS or not node.input or len(node.output) != 1:
         return None
-    if node.op_type in ("Conv", "ConvTranspose", "Gemm", "BatchNormalization", "AveragePool"):
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm", "BatchNormalization", "AveragePool", "Neg"):
         return 0
     if is_transparent(node, graph) or (node.op_type == "Pad" and text(node, "mode", "constant") == "constant"):
         return 0
@@ -357,6 +366,8 @@ def _kernel_of(branch: Branch, kind: str, alike: Sequence[Branch], graph: Graph)
             pools = node.op_type == "AveragePool"
             outer = read_average_pool(node, channels, graph) if pools else read_pad(node, channels, axes, graph)
             kernel = kernel.then(outer)
+        elif node.op_type == "Neg":
+            kernel = (kernel or _neutral(kind, alike, graph)).negated()
         elif not is_transparent(node, graph):
             kernel = kernel or _neutral(kind, alike, graph)
             kernel = kernel.mapped(_on_channels(node, kind, graph), graph)
@@ -395,6 +406,12 @@ def read_linear(node: NodeProto, graph: Graph) -> Kernel:
 
 
 # ---------------------------------------------------------------------- the one operator
+
+
+def _linear(branch: Branch) -> NodeProto:
+    """The operator of `LINEAR` of a branch that has one."""
+    assert branch.linear is not None
+    return branch.linear
 
 
 class Part(NamedTuple):

@@ -125,7 +125,7 @@ def _where(draw: Draw, _opset: int) -> Made:
 
 def _reduction(since: int) -> Callable[[Draw, int], Made]:
     def make(draw: Draw, opset: int) -> Made:
-        data = _floats(draw, _shape(draw), draw.choice([np.float32, np.float64]))
+        data = _any(draw, _shape(draw))
         axes = _some_axes(draw, data.ndim) or None
         attributes, inputs = _list("axes", axes, opset, since)
         if draw.random() < 0.5:
@@ -321,6 +321,109 @@ def _matmul(draw: Draw, _opset: int) -> Made:
     return [_floats(draw, a, dtype), _floats(draw, b, dtype)], {}, 1
 
 
+def _pad(draw: Draw, opset: int) -> Made:
+    data = _any(draw, _shape(draw, int(draw.integers(1, 5)), empty=False))
+    mode = str(draw.choice(["constant", "constant", "edge", "reflect"]))
+    axes = _some_axes(draw, data.ndim) if opset >= 18 and draw.random() < 0.5 else None
+    pads = [int(width) for width in draw.integers(0, 3, 2 * (data.ndim if axes is None else len(axes)))]
+    attributes, inputs = _list("pads", pads, opset, 11)
+    if opset < 11:
+        return [data], attributes | {"mode": mode} | ({"value": 1.5} if draw.random() < 0.5 else {}), 1
+    fill = draw.normal(size=()).astype(data.dtype) if draw.random() < 0.5 else None
+    more = [] if axes is None else [fill, _ints(*axes)]
+    return [data, *inputs, *(more or [fill])], attributes | {"mode": mode}, 1
+
+
+def _axis_of(draw: Draw, data: Array) -> int:
+    axis = int(draw.integers(data.ndim))
+    return axis - (data.ndim if draw.random() < 0.3 else 0)
+
+
+def _indices(draw: Draw, shape: list[int], size: int) -> Array:
+    return draw.integers(-size, size, shape).astype(draw.choice([np.int32, np.int64]))
+
+
+def _along(draw: Draw) -> tuple[Array, Array, int]:
+    data = _any(draw, _shape(draw, int(draw.integers(1, 4)), empty=False))
+    axis = _axis_of(draw, data)
+    shape = [int(draw.integers(1, size + 1)) for size in data.shape]
+    return data, _indices(draw, shape, data.shape[axis]), axis
+
+
+def _gather_elements(draw: Draw, _opset: int) -> Made:
+    data, indices, axis = _along(draw)
+    return [data, indices], {"axis": axis}, 1
+
+
+def _scatter_elements(draw: Draw, _opset: int) -> Made:
+    data, indices, axis = _along(draw)
+    if draw.random() < 0.7:  # each place once
+        size = data.shape[axis]
+        indices = np.broadcast_to(np.expand_dims(draw.permutation(size), _others(axis, data.ndim)), data.shape).copy()
+        indices = np.asarray(indices, np.int64) - (size if draw.random() < 0.3 else 0)
+    return [data, indices, _any(draw, list(indices.shape)).astype(data.dtype)], {"axis": axis}, 1
+
+
+def _others(axis: int, rank: int) -> list[int]:
+    return [each for each in range(rank) if each != axis % rank]
+
+
+def _places(draw: Draw, data: Array) -> Array:
+    depth = int(draw.integers(1, data.ndim + 1))
+    rows = _shape(draw, int(draw.integers(1, 3)), empty=False)
+    columns = [draw.integers(-size, size, rows) for size in data.shape[:depth]]
+    return np.stack(columns, -1).astype(np.int64)
+
+
+def _gather_nd(draw: Draw, _opset: int) -> Made:
+    data = _any(draw, _shape(draw, int(draw.integers(1, 4)), empty=False))
+    return [data, _places(draw, data)], {}, 1
+
+
+def _scatter_nd(draw: Draw, _opset: int) -> Made:
+    data = _any(draw, _shape(draw, int(draw.integers(1, 4)), empty=False))
+    places = _places(draw, data)
+    updates = _any(draw, [*places.shape[:-1], *data.shape[places.shape[-1] :]])
+    return [data, places, updates.astype(data.dtype)], {}, 1
+
+
+def _trilu(draw: Draw, _opset: int) -> Made:
+    data = _any(draw, _shape(draw, int(draw.integers(2, 5))))
+    diagonal = [np.array(draw.integers(-6, 7), np.int64)] if draw.random() < 0.7 else []
+    return [data, *diagonal], {"upper": int(draw.integers(0, 2))}, 1
+
+
+def _cum_sum(draw: Draw, _opset: int) -> Made:
+    data = _floats(draw, _shape(draw, int(draw.integers(1, 4))), draw.choice([np.float32, np.float64]))
+    axis = np.array(_axis_of(draw, data), draw.choice([np.int32, np.int64]))
+    return [data, axis], {"exclusive": int(draw.integers(0, 2)), "reverse": int(draw.integers(0, 2))}, 1
+
+
+def _softmax(draw: Draw, opset: int) -> Made:
+    data = _floats(draw, _shape(draw, int(draw.integers(2, 5))), draw.choice([np.float32, np.float64]))
+    axis = int(draw.integers(data.ndim)) if opset < 11 else _axis_of(draw, data)
+    return [data], {} if draw.random() < 0.3 else {"axis": axis}, 1
+
+
+def _einsum(draw: Draw, _opset: int) -> Made:
+    sizes = dict(zip("abcd", (int(size) for size in draw.integers(1, 5, 4)), strict=True))
+    terms = ["".join(draw.permutation(list("abcd"))[: int(draw.integers(1, 4))]) for _ in range(2)]
+    used = sorted(set("".join(terms)))
+    result = "".join(draw.permutation(used)[: int(draw.integers(0, len(used) + 1))])
+    operands: list[Array | None] = [_floats(draw, [sizes[each] for each in term], np.float32) for term in terms]
+    return operands, {"equation": f"{terms[0]},{terms[1]}->{result}"}, 1
+
+
+def _gemm(draw: Draw, _opset: int) -> Made:
+    rows, inner, columns = (int(size) for size in draw.integers(1, 6, 3))
+    turned = [int(draw.integers(0, 2)) for _ in range(2)]
+    a, b = ([inner, rows] if turned[0] else [rows, inner]), ([columns, inner] if turned[1] else [inner, columns])
+    c = [_floats(draw, list(draw.choice([1, columns], 1)), np.float32)] if draw.random() < 0.6 else []
+    attributes = {"transA": turned[0], "transB": turned[1], "alpha": 0.5, "beta": 2.0}
+    operands: list[Array | None] = [_floats(draw, each, np.float32) for each in (a, b)]
+    return [*operands, *(c or [np.zeros(1, np.float32)])], attributes, 1
+
+
 GENERATORS: dict[str, Callable[[Draw, int], Made]] = {
     **dict.fromkeys(("Abs", "Neg", "Sign"), _signed),
     **dict.fromkeys(("Ceil", "Cos", "Exp", "Floor", "Log", "Reciprocal", "Relu", "Round", "Sigmoid", "Sin"), _unary),
@@ -328,7 +431,7 @@ GENERATORS: dict[str, Callable[[Draw, int], Made]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _binary),
     **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _binary),
     **dict.fromkeys(("And", "Or", "Xor"), _booleans),
-    **dict.fromkeys(("Max", "Min", "Sum"), _several),
+    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _several),
     **dict.fromkeys(
         ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare"),
         _reduction(18),
@@ -345,7 +448,18 @@ GENERATORS: dict[str, Callable[[Draw, int], Made]] = {
     "Gather": _gather,
     "MatMul": _matmul,
     "Mod": _mod,
+    "CumSum": _cum_sum,
+    "Einsum": _einsum,
+    "Erf": _unary,
+    "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
+    "Gemm": _gemm,
     "Not": _not,
+    "Pad": _pad,
+    "ScatterElements": _scatter_elements,
+    "ScatterND": _scatter_nd,
+    "Softmax": _softmax,
+    "Trilu": _trilu,
     "Pow": _pow,
     "QuantizeLinear": _quantize,
     "Range": _range,
@@ -375,7 +489,10 @@ def expression(seed: int) -> ModelProto | None:
     operands, attributes, count = GENERATORS[op_type](draw, opset)
     named = {f"a{index}": np.asarray(array) for index, array in enumerate(operands) if array is not None}
     outputs = [f"y{index}" for index in range(count)]
-    node = helper.make_node(op_type, list(named), outputs, **attributes)
+    inputs = ["" if array is None else f"a{index}" for index, array in enumerate(operands)]
+    while inputs and not inputs[-1]:
+        inputs.pop()
+    node = helper.make_node(op_type, inputs, outputs, **attributes)
     stored = [numpy_helper.from_array(array, name) for name, array in named.items()]
     graph = helper.make_graph([node], "g", [], [helper.make_empty_tensor_value_info(name) for name in outputs], stored)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)

@@ -16,15 +16,17 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 class Magnitude(StrEnum):
     """The computation on absolute values that bounds an operator's rounding errors.
 
-    SAME: the operator itself, which is linear in its data or monotone with slope at most 1. PRODUCT: the same, where at
-    most one factor is computed. ADDED: the sum, for a difference. SLOPED: nothing, where no slope is above 1. SHAPES:
-    the operator itself, which reads no numbers. UNBOUNDED: there is no such bound.
+    SAME: the operator itself, which is linear in its data or monotone with slope at most 1. PRODUCT: the same, and
+    twice of two factors that are computed; a divisor that is needs its own values. ADDED: the sum, for a difference.
+    SLOPED: its steepest slope times its data. NORMALIZED: by deviations of its own data. SHAPES: the operator itself,
+    which reads no numbers. UNBOUNDED: there is no such bound.
     """
 
     SAME = "same"
     PRODUCT = "product"
     ADDED = "added"
     SLOPED = "sloped"
+    NORMALIZED = "normalized"
     SHAPES = "shapes"
     UNBOUNDED = "unbounded"
 
@@ -102,7 +104,7 @@ OPERATORS: dict[str, Operator] = {
     "Sum": Operator(crossed=True, affine=True, commutative=True, magnitude=_SAME),
     "Neg": Operator(crossed=True, magnitude=Magnitude.SLOPED),
     "Mean": Operator(commutative=True, magnitude=_SAME),
-    "InstanceNormalization": Operator(crossed=True, real=True),
+    "InstanceNormalization": Operator(crossed=True, real=True, magnitude=Magnitude.NORMALIZED),
     "GroupNormalization": Operator(real=True),
     "LayerNormalization": Operator(real=True),
     # nothing, or nothing but where and in which type an element stands

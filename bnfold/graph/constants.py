@@ -41,19 +41,23 @@ _DEEPEST = 16
 _MOST_SIZES = 4096
 
 _SIZES = frozenset({"Shape", "Size"})
-# Operators that know a part of their result where they know a part of an operand.
-_IN_PART = frozenset(REARRANGEMENTS) | {"Add", "Cast", "Div", "Mul", "Sub"}
+# Operators that know a part of their result where they know a part of an operand: each element is made by itself.
+_EACH_BY_ITSELF = frozenset(
+    {"Abs", "Add", "And", "Cast", "Ceil", "Div", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
+    | {"Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Round", "Sub", "Where"}
+)
+_IN_PART = frozenset(REARRANGEMENTS) | _EACH_BY_ITSELF
 
 
 class PartlyKnown(NamedTuple):
-    """Integers, rank 0 or 1, of which some are known: `values` there, and 1 elsewhere."""
+    """Numbers, rank 0 or 1, of which some are known: `values` there, and what a size of 1 makes elsewhere."""
 
     values: NDArray[Any]
     known: NDArray[np.bool_]
 
 
 Operand: TypeAlias = PartlyKnown | NDArray[Any] | None
-"""An array, integers that are known in part, or None where the operand is absent."""
+"""An array, numbers that are known in part, or None where the operand is absent."""
 
 
 class _Asked:
@@ -175,7 +179,7 @@ def _agreed(graph: "Graph", node: NodeProto, operands: Sequence[Operand]) -> Seq
     if len(made) < len(node.output) or not _may_be_stored(node, made):
         return ()
     _require_work(graph, sum(array.nbytes for array in made if array.nbytes <= LARGEST_RESULT_BYTES), made)
-    known = _known_part(node, operands, made, graph.opset)
+    known = _known_part(node, operands, graph.opset)
     if not _is_agreed(graph, node, arrays, made, known):
         return ()
     if known is None or known.all():
@@ -207,7 +211,7 @@ def _is_agreed(
 
 
 def _operand(graph: "Graph", node: NodeProto, position: int) -> Operand:
-    """The operand at `position`: an array, integers that are known in part, or None where it is absent."""
+    """The operand at `position`: an array, numbers that are known in part, or None where it is absent."""
     name = node.input[position]
     if not name:
         return None
@@ -255,9 +259,7 @@ def _sizes_in_part(graph: "Graph", node: NodeProto, shape: PartlyKnown) -> Seque
     return ()
 
 
-def _known_part(
-    node: NodeProto, operands: Sequence[Operand], made: Sequence[NDArray[Any]], opset: int
-) -> NDArray[np.bool_] | None:
+def _known_part(node: NodeProto, operands: Sequence[Operand], opset: int) -> NDArray[np.bool_] | None:
     """Which elements of the first value are known: the mask of the operand moves as the operand does. None for all."""
     if not any(isinstance(operand, PartlyKnown) for operand in operands):
         return None
@@ -274,9 +276,10 @@ def _known_part(
             masks.append(operand)
     if node.op_type in REARRANGEMENTS:
         return values_of(Call(node, masks, opset))[0]
-    if made[0].dtype.kind not in "iu":
-        raise NoValueError
     whole = np.broadcast_arrays(*(mask for mask in masks if mask is not None))
+    if node.op_type == "Where":  # what is not chosen need not be known
+        chosen = operands[0].values if isinstance(operands[0], PartlyKnown) else operands[0]
+        return np.asarray(whole[0] & np.where(np.asarray(chosen), whole[1], whole[2]), np.bool_)
     return np.asarray(np.logical_and.reduce(whole), np.bool_)
 
 

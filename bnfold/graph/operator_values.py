@@ -28,6 +28,8 @@ LARGEST_BROADCAST_BYTES = 1 << 30
 _LARGEST_PRODUCT = 1 << 28
 _LARGEST_RANK = 32
 _LARGEST_INTEGER = 1 << 62
+# Integers of so many bytes are computed in float64 as they are.
+_EXACT_BELOW = {4: 1 << 31, 8: 1 << 53}
 # The end that means "to the last" to those who write it.
 _OPEN_END = (1 << 31) - 1
 _INTEGERS = frozenset(map(np.dtype, ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")))
@@ -506,6 +508,10 @@ def _sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
+def _erf(x: Array) -> Array:
+    return np.array([math.erf(value) for value in x.reshape(-1).tolist()], np.float64).reshape(x.shape)
+
+
 def _relu(x: Array) -> Array:
     return np.maximum(x, 0)
 
@@ -525,6 +531,11 @@ def _clip(call: Call) -> Array:
                 raise NoValueError
             data = function(data, bound.reshape(()))
     return data
+
+
+def _mean_of_several(call: Call) -> Array:
+    total = _several(np.add)(call)
+    return np.asarray(total.astype(np.float64) / len(call.inputs), total.dtype)
 
 
 def _several(function: np.ufunc) -> Callable[[Call], Array]:
@@ -572,13 +583,16 @@ def _not(call: Call) -> Array:
     return np.asarray(np.logical_not(call.operand()))
 
 
-def _reduction(function: Callable[[Array, tuple[int, ...], bool], Array], since: int = 18) -> Callable[[Call], Array]:
-    """Over `axes`, over all where none are given (unless `noop_with_empty_axes`); summed in float64."""
+def _reduction(
+    function: Callable[[Array, tuple[int, ...], bool], Array], since: int = 18, *, integers: bool = False
+) -> Callable[[Call], Array]:
+    """Over `axes`, or all if there are none (unless `noop_with_empty_axes`); in float64, `integers` that fit too."""
 
     def evaluate(call: Call) -> Array:
         data = call.operand()
         axes = call.list_of("axes", 1, since)
-        if data.dtype not in FLOATS or data.nbytes > LARGEST_RESULT_BYTES or not data.size:
+        numbers_ = data.dtype in FLOATS or (integers and data.dtype in (np.int32, np.int64))
+        if not numbers_ or data.nbytes > LARGEST_RESULT_BYTES or not data.size:
             raise NoValueError
         if axes is not None and call.opset < 11 and min(axes, default=0) < 0:
             raise NoValueError
@@ -587,7 +601,12 @@ def _reduction(function: Callable[[Array, tuple[int, ...], bool], Array], since:
             raise NoValueError  # the specification and its readers disagree on what becomes of the squares
         places = tuple(_axes(axes, data.ndim) if axes else range(data.ndim))
         with np.errstate(all="ignore"):
-            return np.asarray(function(data.astype(np.float64), places, keep), data.dtype)
+            made = function(data.astype(np.float64), places, keep)
+            if data.dtype.kind == "i":  # on the way to the result, too
+                largest = function(np.abs(data.astype(np.float64)), places, keep)
+                if largest.max(initial=0) >= _EXACT_BELOW[data.dtype.itemsize]:
+                    raise NoValueError
+            return np.asarray(made, data.dtype)
 
     return evaluate
 
@@ -624,6 +643,188 @@ def _matmul(call: Call) -> Array:
 
 
 # Moving elements without looking at them: what is done to values may be done to a mask of them.
+
+
+# ---------------------------------------------------------------------- elements chosen by indices
+
+
+def _pad(call: Call) -> Array:
+    """Pads for all axes, from 18 on for some; a negative one, which takes away, is not evaluated here."""
+    data, pads = call.operand(), call.list_of("pads", 1, 11)
+    how = attribute(call.node, "mode")
+    mode = "constant" if how is None else how.decode() if isinstance(how, bytes) else str(how)
+    given = call.integers(3) if call.opset >= 18 else None
+    axes = list(range(data.ndim)) if given is None else _axes(given, data.ndim)
+    if pads is None or len(pads) != 2 * len(axes) or min(pads, default=0) < 0:
+        raise NoValueError
+    widths = [(0, 0)] * data.ndim
+    for place, axis in enumerate(axes):
+        widths[axis] = pads[place], pads[place + len(axes)]
+    fits([size + sum(width) for size, width in zip(data.shape, widths, strict=True)], data.dtype)
+    if mode == "constant":
+        fill = call.given(2) if call.opset >= 11 else np.asarray(number(call.node, "value", 0.0), data.dtype)
+        if fill is not None and (fill.size != 1 or fill.dtype != data.dtype):
+            raise NoValueError
+        return np.pad(data, widths, constant_values=0 if fill is None else fill.reshape(()))
+    beyond = (max(width) >= size for width, size in zip(widths, data.shape, strict=True) if any(width))
+    if mode == "reflect" and not any(beyond):
+        return np.pad(data, widths, "reflect")
+    if mode == "edge" and data.size:
+        return np.pad(data, widths, "edge")
+    raise NoValueError
+
+
+def _within(indices: Array, size: int) -> Array:
+    """Indices into an axis counted from the front. Raises `NoValueError` for one beyond its border."""
+    if indices.dtype.kind not in "iu" or (indices.size and not (-size <= indices.min() and indices.max() < size)):
+        raise NoValueError
+    return np.asarray(np.where(indices < 0, indices + size, indices))
+
+
+def _along_axis(call: Call) -> tuple[Array, Array, int]:
+    """Data, indices of its rank and the axis they go along; from 11 on negative indices count from the back."""
+    data, indices = call.operand(), call.operand(1)
+    axis = _axis(number(call.node, "axis", 0), data.ndim)
+    shapes = zip(indices.shape, data.shape, strict=False)
+    if indices.ndim != data.ndim or any(mine > whole for at, (mine, whole) in enumerate(shapes) if at != axis):
+        raise NoValueError
+    fits(indices.shape, data.dtype)
+    return data, _within(indices, data.shape[axis]), axis
+
+
+def _gather_elements(call: Call) -> Array:
+    data, indices, axis = _along_axis(call)
+    part = tuple(slice(size) if at != axis else slice(None) for at, size in enumerate(indices.shape))
+    return np.take_along_axis(data[part], indices, axis)
+
+
+def _scatter_elements(call: Call) -> Array:
+    """Without a reduction an element that is written twice may be either: such are not evaluated."""
+    data, indices, axis = _along_axis(call)
+    updates, reduction = call.operand(2), attribute(call.node, "reduction")
+    if reduction not in (None, b"none", "none") or updates.shape != indices.shape or updates.dtype != data.dtype:
+        raise NoValueError
+    places: list[Array] = list(np.indices(indices.shape, sparse=True))
+    places[axis] = indices
+    return _written(data, tuple(np.broadcast_arrays(*places)), updates)
+
+
+def _written(data: Array, places: tuple[Array, ...], updates: Array) -> Array:
+    flat = np.ravel_multi_index(places, data.shape)
+    if np.unique(flat).size != flat.size:
+        raise NoValueError
+    made = data.copy()
+    made[places] = updates
+    return made
+
+
+def _scatter_nd(call: Call) -> Array:
+    """The last axis of the indices is a place in the first axes of the data."""
+    data, indices, updates = (call.operand(index) for index in range(3))
+    reduction = attribute(call.node, "reduction")
+    depth = indices.shape[-1] if indices.ndim else 0
+    if reduction not in (None, b"none", "none") or not 0 < depth <= data.ndim or updates.dtype != data.dtype:
+        raise NoValueError
+    if updates.shape != (*indices.shape[:-1], *data.shape[depth:]):
+        raise NoValueError
+    rows = _within_each(indices, data.shape)
+    flat = np.ravel_multi_index(tuple(rows), data.shape[:depth])
+    if np.unique(flat).size != flat.size:
+        raise NoValueError
+    made = data.copy()
+    made[tuple(rows)] = updates
+    return made
+
+
+def _within_each(indices: Array, shape: Sequence[int]) -> list[Array]:
+    return [_within(indices[..., place], shape[place]) for place in range(indices.shape[-1])]
+
+
+def _gather_nd(call: Call) -> Array:
+    data, indices = call.operand(), call.operand(1)
+    depth = indices.shape[-1] if indices.ndim else 0
+    if number(call.node, "batch_dims", 0) or not 0 < depth <= data.ndim:
+        raise NoValueError
+    fits((*indices.shape[:-1], *data.shape[depth:]), data.dtype)
+    return np.asarray(data[tuple(_within_each(indices, data.shape))])
+
+
+def _trilu(call: Call) -> Array:
+    data, diagonal = call.operand(), call.integers(1)
+    if data.ndim < 2 or (diagonal is not None and len(diagonal) != 1):
+        raise NoValueError
+    keep = np.triu if number(call.node, "upper", 1) else np.tril
+    return np.asarray(keep(data, 0 if diagonal is None else diagonal[0]))
+
+
+def _cumulative(call: Call) -> Array:
+    """Sums up to each place along an axis; `exclusive` leaves the place itself out, `reverse` begins at the end."""
+    data, axis = call.operand(), call.integers(1)
+    if data.dtype not in FLOATS or axis is None or len(axis) != 1:
+        raise NoValueError
+    place = _axis(axis[0], data.ndim)
+    backwards, exclusive = number(call.node, "reverse", 0), number(call.node, "exclusive", 0)
+    exact = np.flip(data, place) if backwards else data
+    with np.errstate(all="ignore"):
+        sums = np.cumsum(exact.astype(np.float64), place)
+    if exclusive and sums.size:
+        first = [slice(None)] * sums.ndim
+        first[place] = slice(-1)
+        widths = [(1, 0) if at == place else (0, 0) for at in range(sums.ndim)]
+        sums = np.pad(sums[tuple(first)], widths)
+    return np.asarray(np.flip(sums, place) if backwards else sums, data.dtype)
+
+
+# ---------------------------------------------------------------------- several axes at once
+
+
+def _softmax(call: Call) -> Array:
+    """Along one axis from 13 on; before, over all axes from `axis` on together."""
+    data = call.operand()
+    if data.dtype not in FLOATS or not data.size:
+        raise NoValueError
+    axis = _axis(number(call.node, "axis", -1 if call.opset >= 13 else 1), data.ndim)
+    axes = (axis,) if call.opset >= 13 else tuple(range(axis, data.ndim))
+    exact = data.astype(np.float64)
+    with np.errstate(all="ignore"):
+        powers = np.exp(exact - exact.max(axes, keepdims=True))
+        return np.asarray(powers / powers.sum(axes, keepdims=True), data.dtype)
+
+
+def _einsum(call: Call) -> Array:
+    equation = attribute(call.node, "equation")
+    operands = [call.operand(index) for index in range(len(call.inputs))]
+    if not isinstance(equation, bytes | str) or any(operand.dtype not in FLOATS for operand in operands):
+        raise NoValueError
+    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    terms, arrow, result = text.partition("->")
+    letters = terms.split(",")
+    if not arrow or "." in text or [len(each) for each in letters] != [operand.ndim for operand in operands]:
+        raise NoValueError
+    sizes = {
+        letter: size
+        for each, operand in zip(letters, operands, strict=True)
+        for letter, size in zip(each, operand.shape, strict=True)
+    }
+    if math.prod(sizes.values()) > _LARGEST_PRODUCT or not set(result) <= sizes.keys():
+        raise NoValueError
+    exact = [operand.astype(np.float64) for operand in operands]
+    return np.asarray(np.einsum(text, *exact), operands[0].dtype)
+
+
+def _gemm(call: Call) -> Array:
+    a, b, c = call.operand(), call.operand(1), call.given(2)
+    if a.ndim != 2 or b.ndim != 2 or a.dtype not in FLOATS or b.dtype != a.dtype:
+        raise NoValueError
+    a, b = (each.T if number(call.node, name, 0) else each for each, name in ((a, "transA"), (b, "transB")))
+    if a.size * b.shape[1] > _LARGEST_PRODUCT:
+        raise NoValueError
+    made = number(call.node, "alpha", 1.0) * (a.astype(np.float64) @ b.astype(np.float64))
+    if c is not None:
+        made = made + np.broadcast_to(number(call.node, "beta", 1.0) * c.astype(np.float64), made.shape)
+    return np.asarray(made, a.dtype)
+
+
 REARRANGEMENTS: dict[str, Callable[[Call], Values]] = {
     "Concat": _concat,
     "Expand": _expand,
@@ -650,11 +851,17 @@ OPERATORS: dict[str, Callable[[Call], Values]] = {
     "Clip": _clip,
     "ConstantOfShape": _constant_of_shape,
     "Cos": _unary(np.cos),
+    "CumSum": _cumulative,
     "DequantizeLinear": _dequantize,
     "Div": _div,
+    "Einsum": _einsum,
     "Equal": _comparison(np.equal),
+    "Erf": _unary(_erf),
     "Exp": _unary(np.exp),
     "Floor": _unary(np.floor),
+    "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
+    "Gemm": _gemm,
     "Greater": _comparison(np.greater),
     "GreaterOrEqual": _comparison(np.greater_equal),
     "Less": _comparison(np.less),
@@ -662,36 +869,42 @@ OPERATORS: dict[str, Callable[[Call], Values]] = {
     "Log": _unary(np.log),
     "MatMul": _matmul,
     "Max": _several(np.maximum),
+    "Mean": _mean_of_several,
     "Min": _several(np.minimum),
     "Mod": _mod,
     "Mul": _arithmetic(np.multiply),
     "Neg": _unary(np.negative, integers=True),
     "Not": _not,
     "Or": _logical(np.logical_or),
+    "Pad": _pad,
     "Pow": _pow,
     "QuantizeLinear": _quantize,
     "Range": _range,
     "Reciprocal": _unary(np.reciprocal),
     "ReduceL1": _reduction(lambda x, axes, keep: _sum(np.abs(x), axes, keep)),
     "ReduceL2": _reduction(lambda x, axes, keep: np.sqrt(_sum(x * x, axes, keep))),
-    "ReduceMax": _reduction(_maximum),
+    "ReduceMax": _reduction(_maximum, integers=True),
     "ReduceMean": _reduction(_mean),
-    "ReduceMin": _reduction(_minimum),
-    "ReduceProd": _reduction(_product),
-    "ReduceSum": _reduction(_sum, since=13),
+    "ReduceMin": _reduction(_minimum, integers=True),
+    "ReduceProd": _reduction(_product, integers=True),
+    "ReduceSum": _reduction(_sum, since=13, integers=True),
     "ReduceSumSquare": _reduction(lambda x, axes, keep: _sum(x * x, axes, keep)),
     "Relu": _unary(_relu),
     "Round": _unary(np.rint),
+    "ScatterElements": _scatter_elements,
+    "ScatterND": _scatter_nd,
     "Shape": _shape,
     "Sigmoid": _unary(_sigmoid),
     "Sign": _unary(np.sign, integers=True),
     "Sin": _unary(np.sin),
     "Size": _size,
+    "Softmax": _softmax,
     "Softplus": _unary(_softplus),
     "Sqrt": _unary(np.sqrt),
     "Sub": _arithmetic(np.subtract),
     "Sum": _several(np.add),
     "Tanh": _unary(np.tanh),
+    "Trilu": _trilu,
     "Where": _where,
     "Xor": _logical(np.logical_xor),
 }

@@ -34,7 +34,7 @@ def _lines(document: Document) -> Iterator[str]:
         if proof.standing == "broken":
             names = shortened(", ".join(proof.rewrites))
             yield _command("error", document, "bnfold: broken proof", f"{names}: {proof.reason}")
-    for (code, sentence), fates in words.by_reason(document).items():
+    for (code, sentence), fates in words.by_reason(document.kept).items():
         nodes = [words.placed(shortened(fate.node), shortened(fate.scope)) for fate in fates]
         more = f" and {number(len(nodes) - NAMED)} more" if len(nodes) > NAMED else ""
         title = f"bnfold: {words.count(len(nodes), 'normalization')} kept"

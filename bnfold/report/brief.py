@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bnfold.decisions import Action, Decision
 from bnfold.report.text import number, printable, shortened
+from bnfold.report.words import GAINS
 
 if TYPE_CHECKING:
     from bnfold.report.inspection import Inspection
@@ -47,7 +48,7 @@ def report_table(report: "Report") -> str:
         ]
         parts.append(_table(("", "before", "after"), rows))
     kept = [decision for decision in report.decisions if decision.action is Action.KEPT]
-    parts += _decided(kept)
+    parts += _decided([decision for decision in kept if not decision.gain])
     if report.published is not None:
         parts.append(f"<p>written to {escape(_short(report.published))}</p>")
     return "".join(parts)
@@ -55,17 +56,23 @@ def report_table(report: "Report") -> str:
 
 def inspection_table(inspection: "Inspection") -> str:
     """HTML: the model in numbers, and what would become of each normalization."""
-    decisions = [info.decision for info in inspection.normalizations]
+    decisions = [info.decision for info in inspection.normalizations if not info.decision.is_gain_that_stays]
     return "".join([f"<p>{escape(inspection_line(inspection))}</p>", *_decided(decisions)])
 
 
 def _actions(decisions: Iterable[Decision], would_be: str = "") -> str:
-    counts = Counter(decision.outcome for decision in decisions).most_common()
-    if not counts:
-        return "no normalization"
-    (action, count), *others = counts
-    noun = "normalization" if count == 1 else "normalizations"
-    return ", ".join([f"{number(count)} {noun} {would_be}{action}", *(f"{number(n)} {word}" for word, n in others)])
+    """``5 normalizations folded, 1 kept; 3 gains and biases folded``."""
+    kinds = Counter[tuple[bool, str]]((decision.gain, decision.outcome) for decision in decisions).most_common()
+    found = []
+    for gain, one, several in ((False, "normalization", "normalizations"), (True, *GAINS)):
+        counts = [(action, count) for (kind, action), count in kinds if kind is gain]
+        if counts:
+            (action, count), *others = counts
+            first = f"{number(count)} {one if count == 1 else several} {would_be}{action}"
+            found.append(", ".join([first, *(f"{number(n)} {word}" for word, n in others)]))
+        elif not gain:
+            found.append("no normalization")
+    return "; ".join(found)
 
 
 def _decided(decisions: list[Decision]) -> Iterator[str]:

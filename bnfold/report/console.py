@@ -14,7 +14,7 @@ from bnfold.report.inspection import Inspection, NormalizationInfo
 from bnfold.report.lines import Screen
 from bnfold.report.report import GOOD, ComparisonReport, ModelSummary, Report
 from bnfold.report.text import inert, number, one_line, printable
-from bnfold.report.words import changed, pass_verdict, place, took
+from bnfold.report.words import GAINS, changed, pass_verdict, place, took
 from bnfold.report.words import count as _count
 from bnfold.report.words import size as _deviation
 
@@ -131,7 +131,11 @@ def print_inspection(inspection: Inspection, console: Screen, verbosity: int = 0
         f"{printable(model.path or 'the model')}: {_count(model.nodes, 'node')}, opset {model.opset}, "
         f"IR version {model.ir_version}, {_count(model.nbytes, 'byte')}",
     )
+    gains = []
     for info in inspection.normalizations:
+        if info.decision.is_gain_that_stays and not info.decision.walk and verbosity <= 0:
+            gains.append(info.decision)
+            continue
         _line(console, "")
         for line in _described(info):
             _line(console, line)
@@ -140,10 +144,19 @@ def print_inspection(inspection: Inspection, console: Screen, verbosity: int = 0
         each.code: each.sentence for info in inspection.normalizations for each in info.diagnoses
     }.items():
         _line(console, f"{code}: {sentence}")
+    _print_gains(gains, "would be kept:", console)
     _print_notes(inspection.notes, console)
-    actions = Counter(info.decision.outcome for info in inspection.normalizations)
+    decisions = [info.decision for info in inspection.normalizations]
+    _line(console, _fates([each for each in decisions if not each.gain], "normalization", "normalizations"))
+    if any(each.gain for each in decisions):
+        _line(console, _fates([each for each in decisions if each.gain], *GAINS))
+
+
+def _fates(decisions: Sequence[Decision], one: str, several: str) -> str:
+    """``5 normalizations: 4 would be folded, 1 would be kept``."""
+    actions = Counter(decision.outcome for decision in decisions)
     fates = ", ".join(f"{number(count)} would be {action}" for action, count in actions.items())
-    _line(console, _count(len(inspection.normalizations), "normalization") + (f": {fates}" if fates else ""))
+    return _count(len(decisions), one, several) + (f": {fates}" if fates else "")
 
 
 def print_judged(judged: "Judged", console: Screen, verbosity: int = 0) -> None:
@@ -181,9 +194,10 @@ def _print_before_after(before: ModelSummary, after: ModelSummary, console: Scre
 
 def _print_decisions(decisions: Sequence[Decision], console: Screen, *, every: bool) -> None:
     """All of them where every detail is wanted; else what stays, a reason that many share in one line."""
-    if not decisions:
+    gains = [decision for decision in decisions if decision.is_gain_that_stays]
+    if len(gains) == len(decisions):
         _line(console, "nothing to fold: the model has no BatchNormalization, and nothing that is one in disguise")
-    stays = [decision for decision in decisions if decision.action in _STAYS]
+    stays = [decision for decision in decisions if decision.action in _STAYS and not decision.gain]
     groups: dict[tuple[Action, Reason | None], list[Decision]] = {}
     for decision in stays:
         groups.setdefault((decision.action, decision.reason), []).append(decision)
@@ -193,6 +207,21 @@ def _print_decisions(decisions: Sequence[Decision], console: Screen, *, every: b
             _line(console, _decided(decision))
         elif decision is alike[0]:
             _line(console, _summed_up(alike))
+    if not every:
+        _print_gains(gains, "kept", console)
+
+
+def _print_gains(gains: Iterable[Decision], fate: str, console: Screen) -> None:
+    """A line for each reason for which gains and biases stay, which are no normalizations."""
+    reasons: dict[Reason | None, list[Decision]] = {}
+    for decision in gains:
+        reasons.setdefault(decision.reason, []).append(decision)
+    for reason, alike in reasons.items():
+        what = f"{_count(len(alike), *GAINS)} beside a linear operator"
+        why = "" if reason is None else f": {reason.sentence} [{reason.code}]"
+        names = ", ".join(_placed(decision.node, decision.scope) for decision in alike[:2])
+        more = f" and {number(len(alike) - 2)} more; -v for all" if len(alike) > 2 else ""
+        _line(console, f"{fate} {what}{why} {names}{more}")
 
 
 def _summed_up(stays: Sequence[Decision]) -> str:

@@ -348,8 +348,9 @@ class Document:
 
     `subject` names the model or models, `file` is the path of the one that the verdict is about. `before` and `after`
     are None where there is none. `largest` is the worst measurement. `command` reproduces the run, "" where no command
-    can; `no_command` says why, where passes are the cause. `actions` counts the fates. `divergence` says which of the
-    `layers`, the values inside the models, is the first that diverges.
+    can; `no_command` says why, where passes are the cause. `actions` counts the fates, which are those of
+    normalizations; `gains` are those of constant gains and biases beside linear operators. `divergence` says which of
+    the `layers`, the values inside the models, is the first that diverges.
     """
 
     kind: str
@@ -363,6 +364,7 @@ class Document:
     after: Model | None = None
     published: str = ""
     fates: tuple[Fate, ...] = ()
+    gains: tuple[Fate, ...] = ()
     measured: tuple[Measured, ...] = ()
     largest: Measured | None = None
     training_distance: tuple[Measured, ...] = ()
@@ -462,7 +464,8 @@ def _fields(data: Data) -> dict[str, Any]:
     elif kind == "inspect":
         found["before"] = Model.of(data["model"])
         decisions = [each["decision"] for each in data["normalizations"]]
-    found["fates"] = tuple(map(Fate.of, decisions))
+    found["fates"] = tuple(Fate.of(each) for each in decisions if not each.get("gain"))
+    found["gains"] = tuple(Fate.of(each) for each in decisions if each.get("gain"))
     found["actions"] = dict(Counter(fate.action for fate in found["fates"]).most_common())
     found["training_distance"] = tuple(map(Measured.of, data.get("training_distance", ())))
     found["recalibration"] = Recalibration.of(data["recalibration"]) if data.get("recalibration") else None

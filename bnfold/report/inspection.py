@@ -29,7 +29,8 @@ class NormalizationInfo:
     `mode` is "inference" or "train"; `channels` is None where the parameters do not tell; `epsilon` and `momentum`
     are the attributes' values, `momentum` in the convention of ONNX (the share of the old statistic that stays) and
     None where the operator has none. `fed_by` says what makes its input: an operator and its node, or a graph input.
-    A linear operator that has others beside it is listed as well, with the kind "branch" and nothing to be fed by.
+    A linear operator that has others beside it is listed as well, with the kind "branch" and nothing to be fed by, and
+    a constant gain or bias beside a linear operator, whose decision says that it is one.
     `kind` says what it really is, where `mode` is not the whole truth; `diagnoses` what a person should know of it.
     """
 
@@ -90,7 +91,8 @@ class Inspection:
     @property
     def codes(self) -> frozenset[str]:
         """The codes of every diagnosis, and of every reason for which a normalization would be kept."""
-        reasons = {info.decision.reason.code for info in self.normalizations if info.decision.reason is not None}
+        decisions = (info.decision for info in self.normalizations if not info.decision.gain)
+        reasons = {decision.reason.code for decision in decisions if decision.reason is not None}
         return frozenset(reasons | {found.code for info in self.normalizations for found in info.diagnoses})
 
     def to_dict(self) -> dict[str, Any]:

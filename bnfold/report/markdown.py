@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from bnfold.report import words
@@ -34,6 +35,8 @@ def to_markdown(document: Document) -> str:
         blocks.append(_before_after(document))
     if document.fates:
         blocks += _normalizations(document)
+    if document.gains:
+        blocks += _gains(document)
     if document.passes:
         blocks.append(_passes(document))
     blocks += _comparison(document)
@@ -96,14 +99,31 @@ def _normalizations(document: Document) -> Iterable[str]:
     would = "would be " if document.kind == "inspect" else ""
     counts = ", ".join(f"{number(counted)} {would}{inert(action)}" for action, counted in document.actions.items())
     yield f"**{words.count(len(document.fates), 'normalization')}**: {counts}."
-    if document.kept:
-        kept = [
+    yield from _reasons(document.kept)
+    yield _each(document.fates, "normalization")
+
+
+def _gains(document: Document) -> Iterable[str]:
+    would = "would be " if document.kind == "inspect" else ""
+    actions = Counter(fate.action for fate in document.gains)
+    counts = ", ".join(f"{number(counted)} {would}{inert(action)}" for action, counted in actions.items())
+    yield f"**{words.count(len(document.gains), *words.GAINS)}** beside linear operators: {counts}."
+    yield from _reasons([fate for fate in document.gains if fate.action == "kept"])
+    yield _each(document.gains, "gain or bias")
+
+
+def _reasons(kept: Sequence[Fate]) -> Iterable[str]:
+    if kept:
+        rows = [
             (number(len(fates)), f"{inert(sentence, 200)} {_code(code)}", _listed(fates))
-            for (code, sentence), fates in words.by_reason(document).items()
+            for (code, sentence), fates in words.by_reason(kept).items()
         ]
-        yield _table(("kept", "why", "which"), kept, right=(0,))
-    rows = [(_code(words.placed(fate.node, fate.scope)), inert(fate.action), _went(fate)) for fate in document.fates]
-    yield _folded("Each of them", _table(("normalization", "became", ""), rows))
+        yield _table(("kept", "why", "which"), rows, right=(0,))
+
+
+def _each(fates: Sequence[Fate], what: str) -> str:
+    rows = [(_code(words.placed(fate.node, fate.scope)), inert(fate.action), _went(fate)) for fate in fates]
+    return _folded("Each of them", _table((what, "became", ""), rows))
 
 
 def _passes(document: Document) -> str:

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 from bnfold.report.text import number
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bnfold.report.document import Comparison, Document, Fate, Measured, PassRun, ShownAttribution
+
+GAINS = ("gain or bias", "gains and biases")
+"""What constant maps beside a linear operator are called, which are no normalizations: one, and several."""
 
 HEADLINES = {
     "equivalent": "Equivalent",
@@ -72,10 +77,10 @@ def judged(comparison: "Comparison") -> str:
     return f"differs on {len(comparison.differing)} of {count(len(comparison.measured), 'feed')}"
 
 
-def by_reason(document: "Document") -> "dict[tuple[str, str], list[Fate]]":
-    """The normalizations that stay, by code and sentence of the reason, the most frequent first."""
+def by_reason(kept: "Iterable[Fate]") -> "dict[tuple[str, str], list[Fate]]":
+    """What stays, by code and sentence of the reason, the most frequent first."""
     groups: dict[tuple[str, str], list[Fate]] = {}
-    for fate in document.kept:
+    for fate in kept:
         groups.setdefault((fate.reason, fate.sentence), []).append(fate)
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 

@@ -4,7 +4,7 @@ import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,13 +33,12 @@ from bnfold.service.bodies import (
 )
 from bnfold.service.names import checked_hash, checked_name
 from bnfold.service.problems import Problem, documented
+from bnfold.service.receiving import BLOCK, MOST_WAITING, WritingBehind, blocks
 from bnfold.service.runner import Runner
 from bnfold.service.settings import Settings
 from bnfold.service.store import Full, Mismatch, State, Store, Unknown
 
 _LONGEST_WAIT = 60.0
-_BLOCK = 256 << 10  # bytes of a body on its way, kept for each connection
-_MOST_CHUNKS = 256  # of one block: what is written at once, and small ones take more memory than they hold
 _LOOK_EVERY = 0.2
 _MEDIA = {
     "json": "application/json",
@@ -72,6 +71,7 @@ class Service:
         self.store = Store(settings.data)
         self.runner = Runner(self.store, settings)
         self.stopping = asyncio.Event()
+        self.room = asyncio.Semaphore(MOST_WAITING)
 
     def files_of(self, key: str, state: State) -> list[str]:
         """The names of what a job published, as paths from the model's folder, the model first."""
@@ -205,18 +205,17 @@ def _files(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
         if shutil.disk_usage(store.root).free - announced < settings.min_free:
             raise Problem(507, "the disk of the service is full")
         incoming = await run_in_threadpool(store.incoming)
+        behind = WritingBehind(incoming, service.room)
         size = 0
-        writing = asyncio.ensure_future(asyncio.sleep(0))  # what was received last, while more of it comes
         try:
-            async for chunks in _blocks(request.stream()):
-                size += sum(map(len, chunks))
+            async for block in blocks(request.stream()):
+                size += sum(map(len, block))
                 if size > settings.max_upload:
                     raise Problem(413, f"a file has at most {settings.max_upload:,} bytes here")
-                await writing
-                writing = asyncio.ensure_future(run_in_threadpool(incoming.write, chunks))
+                await behind.write(block)
                 if not announced and shutil.disk_usage(store.root).free < settings.min_free:
                     raise Problem(507, "the disk of the service is full")
-            await writing
+            await behind.finish()
             sha256 = await run_in_threadpool(incoming.finish, expected)
         except Mismatch as error:
             raise Problem(422, str(error)) from error
@@ -225,8 +224,7 @@ def _files(service: Service) -> APIRouter:  # noqa: C901 - a list of routes
         except OSError as error:
             raise Problem(507, f"the file could not be stored: {error.strerror or error}") from error
         finally:
-            with suppress(OSError):
-                await writing
+            await behind.finish(wanted=False)
             await run_in_threadpool(incoming.discard)
         return FileAnswer(sha256=sha256, size=size)
 
@@ -477,25 +475,11 @@ async def _events(service: Service, key: str) -> AsyncIterator[str]:
 class _Download(FileResponse):
     """A file as it is, in blocks that are worth a change of threads each."""
 
-    chunk_size = _BLOCK
+    chunk_size = BLOCK
 
 
 def _download(path: Path) -> FileResponse:
     return _Download(path, media_type="application/octet-stream", filename=path.name)
-
-
-async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
-    """The `chunks` in lists of at least `_BLOCK` bytes, but for the last."""
-    block: list[bytes] = []
-    nbytes = 0
-    async for chunk in chunks:
-        block.append(chunk)
-        nbytes += len(chunk)
-        if nbytes >= _BLOCK or len(block) >= _MOST_CHUNKS:
-            yield block
-            block, nbytes = [], 0
-    if block:
-        yield block
 
 
 def _checked(check: Any, text: str) -> None:

@@ -2,12 +2,13 @@
 
 import hashlib
 import http.client
+import ipaddress
 import json
 import os
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
@@ -122,14 +123,26 @@ class Client:
         return answer.status != http.HTTPStatus.NOT_FOUND
 
     def _send_unknown(self, place: Path, size: int) -> str:
-        """Send a file that cannot be there, and compute its SHA-256 meanwhile."""
-        with place.open("rb") as stream, closing(RunningHash(stream.fileno())) as running:
-            running.advance(size)
+        """Send a file that cannot be there; its SHA-256, which is computed here too where nothing guards the way."""
+        with place.open("rb") as stream, ExitStack() as stack:
+            before = os.fstat(stream.fileno())
+            own = None
+            if not self._is_guarded:
+                own = stack.enter_context(closing(RunningHash(stream.fileno())))
+                own.advance(size)
             with self._answer("POST", "/v1/files", stream, _binary(size)) as answer:
                 found = str(json.loads(_checked(answer))["sha256"])
-            if found != running.hexdigest():
-                raise ServiceError(f"{place} arrived with the SHA-256 {found}: it was damaged, or it changed meanwhile")
+            now = os.fstat(stream.fileno())
+            if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise ServiceError(f"{place} was written to while it was sent; send it again when it is complete")
+            if own is not None and found != own.hexdigest():
+                raise ServiceError(f"{place} arrived with another SHA-256, {found}: it was damaged on its way")
         return found
+
+    @property
+    def _is_guarded(self) -> bool:
+        """Whether nothing can change on its way unnoticed: over TLS, and within this machine."""
+        return self._parts.scheme == "https" or _is_loopback(self._parts.hostname or "")
 
     def submit(self, command: str, options: Mapping[str, Any] | None = None, **contents: str) -> RemoteJob:
         """Queue a job: `contents` are `model`, or `reference` and `candidate`, by id. `options` are the library's."""
@@ -286,6 +299,13 @@ def _copied(answer: http.client.HTTPResponse, stream: IO[bytes]) -> None:
 
 def _job(facts: dict[str, Any]) -> RemoteJob:
     return RemoteJob(facts["id"], facts["state"], facts)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _binary(nbytes: int) -> dict[str, str]:

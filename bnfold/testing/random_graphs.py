@@ -34,11 +34,11 @@ class Case:
     shapes: dict[str, Shape]  # of the outputs, as the generator has computed them
 
 
-# From this seed on cases have the passages of `random_passages`: those before stay what they were.
-FIRST_WITH_PASSAGES = 100_000
+# From these seeds on cases have the passages of `random_passages`, and a Neg in them: those before stay what they were.
+FIRST_WITH_PASSAGES, FIRST_NEGATED = 100_000, 200_000
 
 
-def drawn(dice: Dice, most_steps: int, *, passages: bool = True) -> Case:
+def drawn(dice: Dice, most_steps: int, *, passages: bool = True, negates: bool = True) -> Case:
     """The model that the choices of `dice` come to, with 1 to `most_steps` operators and those that belong to them."""
     setting = Setting(
         dice,
@@ -48,6 +48,7 @@ def drawn(dice: Dice, most_steps: int, *, passages: bool = True) -> Case:
         names=dice.one_of(["unique", "none"]),
         seed=dice.number(0, 1000),
         passages=passages,
+        negates=negates,
     )
     main = Scope(setting)
     for _ in range(dice.number(1, 2)):
@@ -131,7 +132,8 @@ class _SeededDice(Dice):
 
 def seeded_case(seed: int, most_steps: int = 8) -> Case:
     """Case number `seed` of an endless row."""
-    return drawn(_SeededDice(seed), most_steps, passages=seed >= FIRST_WITH_PASSAGES)
+    dice = _SeededDice(seed)
+    return drawn(dice, most_steps, passages=seed >= FIRST_WITH_PASSAGES, negates=seed >= FIRST_NEGATED)
 
 
 def text_of(case: Case) -> str:

@@ -35,6 +35,8 @@ def differences(scope: Scope, x: Value) -> None:
             before = len(scope.values)
             batch_normalization(scope, x)
             operands += scope.values[before:]
+    if scope.setting.negates and dice.chance(20):
+        operands.append(scope.add("Neg", [operands.pop(dice.number(0, len(operands) - 1))], shape, keep=False))
     if dice.chance(30):
         operands.append(scope.add(dice.one_of(["Sigmoid", "Tanh"]), [operands[0]], shape, keep=False))
     while len(operands) > 1:

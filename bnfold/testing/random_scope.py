@@ -63,6 +63,7 @@ class Setting:
     overridable: dict[str, Shape] = field(default_factory=dict)
     count: int = 0
     captures: bool = True  # whether a body may add constants to the scope around it
+    negates: bool = False  # whether a Neg is among what a difference is made of
     passages: bool = False  # whether whole passages of `random_passages` are among what it is made of
 
     def fresh(self, base: str) -> str:

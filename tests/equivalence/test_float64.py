@@ -299,6 +299,33 @@ def test_quantization_is_what_the_runtime_does_at_every_opset(opset: int, kind: 
     np.testing.assert_allclose(Reference(model).run(None, {"x": x})[0], expected, atol=1e-6)
 
 
+AS_THE_RUNTIME = {
+    "Upsample, scales an attribute": (7, 'y = Upsample<mode="nearest", scales=[1.0, 1.0, 2.5, 1.0]>(x)'),
+    "Upsample, linear": (8, 'y = Upsample<mode="linear", scales=[1.0, 1.0, 2.0, 3.0]>(x)'),
+    "Upsample, scales an input": (9, 'y = Upsample<mode="nearest">(x, s)'),
+    "Pad takes away": (11, "y = Pad(x, p)"),
+    "Pad takes away by attributes": (9, "y = Pad<pads=[0,0,-1,2,0,0,1,-2], value=0.5>(x)"),
+    "Pad takes away and mirrors": (13, 'y = Pad<mode="reflect">(x, p)'),
+    "Pad repeats the last": (18, 'y = Pad<mode="edge">(x, q, , a)'),
+    "Pad with a number": (13, "y = Pad(x, p, v)"),
+}
+
+
+@pytest.mark.parametrize(("opset", "body"), AS_THE_RUNTIME.values(), ids=AS_THE_RUNTIME)
+def test_what_the_reference_lacks_is_what_the_runtime_does(opset: int, body: str) -> None:
+    model = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> agraph (float[2,3,5,6] x) => (float[A,B,C,D] y) '
+        "<float[4] s = {1, 1, 2, 3}, int64[8] p = {0, 0, -2, 1, 0, 0, 1, -3}, int64[4] q = {-1, 1, 2, -2}, "
+        f"int64[2] a = {{-1, 2}}, float v = {{0.25}}> {{ {body} }}"
+    )
+    x = RNG.standard_normal((2, 3, 5, 6)).astype(np.float32)
+    with opened(model.SerializeToString(), quiet_options(Optimization.OFF), ["CPUExecutionProvider"]) as session:
+        expected = session.run({"x": x})["y"]
+    found = Evaluator(model)({"x": x})["y"]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_operators_of_every_version_are_what_onnxruntime_computes() -> None:
     """Windows, normalizations, coordinates, and what flattened its operand once."""
     found, wrong = answers(0, 5 * len(GENERATORS))

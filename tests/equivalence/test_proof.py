@@ -314,9 +314,10 @@ def test_a_merge_that_leaves_a_normalization_and_constant_expressions_is_proved(
     ("last", "now", "standing"),
     [
         ("y = PRelu(c, small)", "y = PRelu(d, small2)", Standing.HOLDS),
-        ("y = PRelu(c, large)", "y = PRelu(d, large2)", Standing.UNDECIDED),
+        ("y = PRelu(c, large)", "y = PRelu(d, large2)", Standing.HOLDS),
         ("y = Mul(c, c)", "e = Identity(d) y = Mul(d, e)", Standing.HOLDS),  # of the same
-        ("y = Div(one, c)", "y = Div(one2, d)", Standing.UNDECIDED),
+        ("y = Div(one, c)", "y = Div(one2, d)", Standing.HOLDS),
+        ("y = Div(c, zero)", "y = Div(d, zero)", Standing.UNDECIDED),
         ("y = Sub(c, one)", "y = Sub(d, one2)", Standing.HOLDS),
         ("n = Neg(c) y = Abs(n)", "n = Neg(d) m = Identity(n) y = Abs(m)", Standing.HOLDS),
     ],
@@ -325,6 +326,7 @@ def test_only_what_an_error_cannot_grow_in_is_bounded(last: str, now: str, stand
     frame = "agraph (float[N,4] x) => (float[N,4] y) {{ {} {} }}"
     w = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
     constants = {"small": np.float32([0.5]), "large": np.float32([2.0]), "one": np.float32([1.0])}
+    constants["zero"] = np.float32([0.0])
     nudged = {f"{name}2": np.nextafter(value, np.float32(np.inf)) for name, value in constants.items()}
     before = model(frame.format("c = MatMul(x, w)", last), {"w": w, **constants})
     after = model(frame.format("d = MatMul(x, w2)", now), {"w2": np.nextafter(w, np.float32(np.inf)), **nudged})
@@ -332,6 +334,66 @@ def test_only_what_an_error_cannot_grow_in_is_bounded(last: str, now: str, stand
     assert proof.output == "y"
     assert proof.standing is standing, proof.reason
     assert bool(proof.reason) is (standing is not Standing.HOLDS)
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["right", "wrong"])
+def test_a_value_is_added_beside_a_kernel_that_may_hold_it(wrong: bool) -> None:
+    """x - (x - w * x) is x - (1 - w) * x."""
+    w = np.random.default_rng(0).standard_normal((3, 3, 1, 1)).astype(np.float32)
+    moved = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1) - w
+    frame = "agraph (float[N,3,4,5] x) => (float[N,3,4,5] y) {{ {} }}"
+    before = model(frame.format("c = Conv(x, w) s = Sub(x, c) y = Sub(x, s)"), {"w": w})
+    after = model(frame.format("s = Conv(x, w2) y = Sub(x, s)"), {"w2": moved * 1.001 if wrong else moved})
+    proof = prove(before, after)[-1]
+    assert proof.standing is (Standing.BROKEN if wrong else Standing.HOLDS), proof.reason
+
+
+IF = (
+    "i = If (t) <then_branch = p () => (float[4,2] q) {q = MatMul(d, x)}, "
+    "else_branch = o () => (float[4,2] n) {n = MatMul(e, x)}>"
+)
+COMPUTED = "h = Shape(x) o = Slice(h, one, two, zero) j = Concat<axis=0>(o, m) i = Reshape(x, j)"
+SIZES = {
+    "rows of a product from the left": ("float[A,B] x", "i = Neg(x)"),
+    "rows behind others that tell them": ("float[A,B] x", "a = Mul(x, r) i = Relu(a)"),
+    "rows that an If hands on": ("bool t, float[3,2] x", IF),
+    "sizes that are computed": ("float[A,4] x", COMPUTED),
+}
+
+
+@pytest.mark.parametrize(("inputs", "front"), SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("wrong", [False, True], ids=["right", "wrong"])
+def test_sizes_that_the_piece_does_not_tell_are_those_of_the_model(inputs: str, front: str, wrong: bool) -> None:
+    rng = np.random.default_rng(0)
+    w, k, d, e = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 4), (5, 1), (4, 3), (4, 3)))
+    numbers = {name: np.array([value]) for name, value in (("zero", 0), ("one", 1), ("two", 2), ("m", -1))}
+    constants = {"d": d, "e": e, "r": np.ones((4, 1), np.float32), **numbers}
+    signature = f"agraph ({inputs}) => (float[C,D] y) {{{{ {{}} }}}}"
+    before = model(signature.format(f"{front} c = MatMul(w, i) y = Mul(c, k)"), {"w": w, "k": k, **constants})
+    after = model(signature.format(f"{front} y = MatMul(w2, i)"), {"w2": w * k * (1.001 if wrong else 1), **constants})
+    proof = prove(before, after)[-1]
+    assert proof.standing is (Standing.BROKEN if wrong else Standing.HOLDS), proof.reason
+
+
+@pytest.mark.parametrize(
+    ("rows", "row", "standing"),
+    [("2", 0, Standing.HOLDS), ("2", 3e-5, Standing.BROKEN), ("N", 0, Standing.UNDECIDED)],
+)
+def test_what_takes_one_batch_alone_is_proved_where_the_model_has_no_other(
+    rows: str, row: float, standing: Standing
+) -> None:
+    """A bias with two rows, for one that the reference multiplies by zero."""
+    rng = np.random.default_rng(0)
+    w, k, t = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 3), 3, 3))
+    signature = f"agraph (float[{rows},4] x) => (float[{rows},3] y) {{{{ {{}} }}}}"
+    before = model(
+        signature.format("c = Gemm<beta=0.0>(x, w, c0) d = Mul(c, k) y = Add(d, t)"),
+        {"w": w, "k": k, "t": t, "c0": np.ones((2, 3), np.float32)},
+    )
+    bias = np.stack([t, t * np.float32(1 + row)])
+    after = model(signature.format("y = Gemm(x, w2, c2)"), {"w2": w * k, "c2": bias})
+    proof = prove(before, after)[-1]
+    assert proof.standing is standing, proof.reason
 
 
 def calling(text: str, weight: np.ndarray) -> ModelProto:

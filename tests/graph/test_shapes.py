@@ -32,6 +32,34 @@ SHAPES = {
         "s = Shape(x) n = Gather(s, zero1) k = Cast<to=6>(n) t = Concat<axis=0>(k, k126) z = Reshape(x, t) y = Relu(z)",
         (None, 126),
     ),
+    "sizes known in part that go through floats": (
+        (
+            "s = Shape(x) f_ = Cast<to=1>(s) i = Floor(f_) k = Cast<to=7>(i) n = Gather(k, zero1) l_ = Cast<to=7>(k126)"
+            " t = Concat<axis=0>(n, l_) z = Reshape(x, t) y = Relu(z)"
+        ),
+        (None, 126),
+    ),
+    "one of them chosen": (
+        (
+            "s = Shape(x) n = Gather(s, zero1) t = Concat<axis=0>(n, minus) e = Equal(t, minus) c = Where(e, l126, t)"
+            " z = Reshape(x, c) y = Relu(z)"
+        ),
+        (None, 126),
+    ),
+    "one of them chosen that nobody knows": (
+        (
+            "s = Shape(x) n = Gather(s, zero1) t = Concat<axis=0>(l126, n) e = Equal(l126, l126) c = Where(e, n, l126)"
+            " j = Concat<axis=0>(c, l126) z = Reshape(x, j) y = Relu(z)"
+        ),
+        (None, 126),
+    ),
+    "a product of sizes": (
+        (
+            "s = Shape(x) n = Gather(s, zero1) r_ = Slice(s, one1, four) q = ReduceProd<axes=[0], keepdims=1>(r_)"
+            " t = Concat<axis=0>(n, q) z = Reshape(x, t) y = Relu(z)"
+        ),
+        (None, 126),
+    ),
     "a Reshape to the shape of another value": ("s = Shape(x2) z = Reshape(x, s) y = Relu(z)", (None, 3, 6, 7)),
     "a Resize to sizes known in part": (
         "s = Shape(x) n = Slice(s, zero1, two) t = Concat<axis=0>(n, k9) z = Resize(x, , , t) y = Relu(z)",
@@ -45,6 +73,10 @@ _STORED = {
     "zero1": np.array([0], np.int64),
     "two": np.array([2], np.int64),
     "k126": np.array([126], np.int32),
+    "l126": np.array([126], np.int64),
+    "minus": np.array([-1], np.int64),
+    "one1": np.array([1], np.int64),
+    "four": np.array([4], np.int64),
     "k9": np.array([9, 9], np.int64),
 }
 

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
+import onnxruntime
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 import bnfold
-from bnfold.decisions import Action
-from bnfold.passes import FoldBatchNormOptions
+from bnfold.decisions import Action, Decision, Reason
+from bnfold.graph import Model
+from bnfold.onnxfile import read
+from bnfold.passes import FoldBatchNorm, FoldBatchNormOptions, Preserves
+from bnfold.pipeline import run_passes
 from tests.fold_models import (
     Row,
     assert_same_function,
@@ -103,10 +107,11 @@ def test_goes_into_the_linear_operator(name: str) -> None:
     assert {decision.action for decision in done.decisions} == {Action.FOLDED}
     untouched = fold(_row(Row(text)).model(), FoldBatchNormOptions(bias_adds=False))
     assert not untouched.modified
-    assert untouched.decisions == ()
+    assert untouched.decisions or "each" in text
+    assert {(each.is_gain_that_stays, each.reason) for each in untouched.decisions} <= {(True, Reason.KEPT_ON_REQUEST)}
 
 
-# What stays is no normalization, so nothing is said of it. Each breaks one condition of a model that folds.
+# Each breaks one condition of a model that folds. What stays beside a linear operator has its decision.
 LEFT_ALONE = {
     "its operator has another reader": Row("d = Conv(x, w) y = Add(d, c) z = Sigmoid(/x|d/)", outputs=("y", "z")),
     "its operator makes an output": Row("d = Conv(x, w) y = Add(d, c)", outputs=("y", "/y|d/")),
@@ -117,9 +122,6 @@ LEFT_ALONE = {
     "a padded border": Row("n = Add(p, one1) y = Conv<pads=/[0,0,0,0]|[0,1,0,0]/>(n, u3)"),
     "MatMul has no bias": Row("d = MatMul(tokens, k) /e = Mul(d, one) y = Mul(e, one)|y = Add(d, last)/"),
     "c - x behind a MatMul": Row("d = MatMul(tokens, k) /y = Mul(d, one)|y = Sub(last, d)/"),
-    "a number that does nothing": Row(
-        "d = Conv(x, w) y = Mul(d, /one|unit/)", constants={"unit": np.ones(1, np.float32)}
-    ),
     "another axis": Row("d = Conv(x, w) y = Add(d, /c|row/)", constants={"row": numbers(5)}),
     "a constant chain that no linear operator stands beside": Row(
         "d = /MatMul(tokens, k)|Sigmoid(other)/ e = Add(d, plane) i = Identity(e) y = Add(i, one)",
@@ -145,6 +147,19 @@ LEFT_ALONE = {
     ),
 }
 
+# Why those stay that a linear operator stands beside. Of the others nothing is said: they are no normalization.
+REASONS = {
+    "its operator has another reader": Reason.OTHER_CONSUMER,
+    "its operator makes an output": Reason.VALUE_IS_OUTPUT,
+    "the bias is computed": Reason.BIAS_NOT_CONSTANT,
+    "the weight is computed": Reason.WEIGHT_NOT_CONSTANT,
+    "a padded border": Reason.PADDED_BORDER,
+    "another axis": Reason.WRONG_AXIS,
+    "the scale of an attention's queries": Reason.PART_OF_A_PATTERN,
+    "the end of a Gelu": Reason.PART_OF_A_PATTERN,
+    "the bias of a LayerNormalization": Reason.PART_OF_A_PATTERN,
+}
+
 
 @pytest.mark.parametrize("name", LEFT_ALONE)
 def test_stays_where_it_is(name: str) -> None:
@@ -152,7 +167,9 @@ def test_stays_where_it_is(name: str) -> None:
     assert fold(row.good().model()).modified, "even without the difference"
     done = fold(row.bad().model())
     assert not done.modified, done.decisions
-    assert done.decisions == ()
+    expected = [REASONS[name]] if name in REASONS else []
+    assert [each.reason for each in done.decisions] == expected
+    assert all(each.is_gain_that_stays for each in done.decisions)
 
 
 def test_the_decision_says_what_it_was() -> None:
@@ -161,11 +178,69 @@ def test_the_decision_says_what_it_was() -> None:
     assert decision.detail == "a gain or bias beside a linear operator"
 
 
-@pytest.mark.parametrize("options", [{"keep": ("y",)}, {"forbidden": frozenset({("", "y")})}])
-def test_one_that_is_to_stay_stays(options: dict[str, object]) -> None:
-    done = fold(_row(Row("d = Conv(x, w) y = Add(d, c)")).model(), FoldBatchNormOptions(**options))  # type: ignore[arg-type]
+STAYS = {
+    Reason.KEPT_ON_REQUEST: FoldBatchNormOptions(keep=("y",)),
+    Reason.ROLLED_BACK: FoldBatchNormOptions(forbidden=frozenset({("", "y")})),
+}
+
+
+@pytest.mark.parametrize("reason", STAYS)
+def test_one_that_is_to_stay_stays(reason: Reason) -> None:
+    done = fold(_row(Row("d = Conv(x, w) y = Add(d, c)")).model(), STAYS[reason])
+    assert not done.modified
+    assert (done.decision().reason, done.decision().gain) == (reason, True)
+
+
+DOES_NOTHING = {
+    "behind a Conv": "d = Conv(x, w) y = Add(d, zeros)",
+    "behind a Conv, times one": "d = Conv(x, w) y = Mul(d, unit)",
+    "in front of a padded Conv": "n = Add(p, zeros) y = Conv<pads=[1,1,1,1]>(n, u3)",
+}
+_NOTHING = {"zeros": np.zeros((4, 1, 1), np.float32), "unit": np.ones(1, np.float32)}
+
+
+@pytest.mark.parametrize("name", DOES_NOTHING)
+def test_one_that_does_nothing_goes(name: str) -> None:
+    done = check_folds(_row(Row(DOES_NOTHING[name], constants=_NOTHING)), "Conv")
+    assert done.decision().action is Action.FOLDED
+
+
+def test_one_that_does_nothing_stays_where_nothing_linear_is_beside_it() -> None:
+    done = fold(_row(Row("d = Sigmoid(p) e = Add(d, zeros) y = Relu(e)", constants=_NOTHING)).model())
     assert not done.modified
     assert done.decisions == ()
+
+
+def test_one_that_a_caller_may_replace_stays() -> None:
+    model = _row(Row("d = Conv(x, w) y = Add(d, c)")).model()
+    model.graph.input.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, [4, 1, 1]))
+    done = fold(model)
+    assert not done.modified
+    assert (done.decision().reason, done.decision().gain) == (Reason.OVERRIDABLE_PARAMETER, True)
+
+
+def test_a_longer_one_is_told_of_once() -> None:
+    text = "d = Conv(x, w, b) e = Sub(c, d) f = Add(e, one) g_ = Mul(f, one1) y = Conv(g_, u)"
+    done = fold(_row(Row(text)).model(), FoldBatchNormOptions(bias_adds=False))
+    assert [each.op_type for each in done.decisions] == ["Sub+Add+Mul"]
+
+
+def test_one_that_a_later_pass_removes_has_no_decision() -> None:
+    class RemoveIt:
+        name = "remove-it"
+        preserves = Preserves.NOTHING
+
+        def run(self, model: Model) -> list[Decision]:
+            graph = model.graphs[0]
+            node = next(each for each in graph.nodes() if each.output[0] == "e")
+            graph.bypass(node, 0, toward_producer=False)
+            return []
+
+    text = "d = Conv(x, w) e = Mul(d, one) y = Relu(e)"
+    keeping = FoldBatchNorm(FoldBatchNormOptions(bias_adds=False))
+    for passes, expected in (([keeping], ["e"]), ([keeping, RemoveIt()], [])):
+        model = Model(read(_row(Row(text)).model().SerializeToString()))
+        assert [each.node for each in run_passes(model, passes)] == expected
 
 
 def test_its_walk_is_told() -> None:
@@ -226,3 +301,60 @@ SCALERS = {
 @pytest.mark.parametrize("reason", SCALERS)
 def test_a_scaler_that_is_no_map_stays(reason: str) -> None:
     assert not fold(_scaled(**SCALERS[reason])).modified  # type: ignore[arg-type]
+
+
+def _into_a_linear_model(op_type: str, **attributes: object) -> ModelProto:
+    """Scaler and a linear model of ai.onnx.ml, as scikit-learn's converters write a pipeline."""
+    model = _scaled([0.5, 2, -1, 0.25, 3], [1, 0.5, 3, 0.25, 2])
+    outputs = ["l", "y"] if op_type == "LinearClassifier" else ["y"]
+    coefficients = numbers(3, 5, seed=9).reshape(-1).tolist()
+    linear = helper.make_node(op_type, ["a"], outputs, domain="ai.onnx.ml", coefficients=coefficients, **attributes)
+    del model.graph.node[1:]
+    model.graph.node.append(linear)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3]))
+    return model
+
+
+INTO_LINEAR_MODELS = {
+    "a classifier": ("LinearClassifier", {"intercepts": [0.5, -0.5, 0.25], "classlabels_ints": [0, 1, 2]}),
+    "its probabilities": (
+        "LinearClassifier",
+        {"intercepts": [0.5, -0.5, 0.25], "classlabels_strings": ["a", "b", "c"], "post_transform": "SOFTMAX"},
+    ),
+    "a regressor": ("LinearRegressor", {"intercepts": [0.5, -0.5, 0.25], "targets": 3}),
+    "a regressor without intercepts": ("LinearRegressor", {"targets": 3}),
+}
+
+
+@pytest.mark.parametrize("name", INTO_LINEAR_MODELS)
+def test_a_scaler_goes_into_a_linear_model(name: str) -> None:
+    op_type, attributes = INTO_LINEAR_MODELS[name]
+    model = _into_a_linear_model(op_type, **attributes)
+    done = fold(model)
+    assert done.operators == [op_type]
+    assert done.decision().target == (done.model.graph.node[0].output[0],)
+    made, expected = (_answers(each) for each in (done.model, model))
+    for one, other in zip(made, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-6)
+    assert bnfold.optimize(model).report.verdict == "equivalent"
+
+
+def _answers(model: ModelProto) -> list[np.ndarray]:
+    """What onnxruntime answers."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(["y"], {"z": numbers(4, 5, seed=10)})
+
+
+BESIDE_LINEAR_MODELS = {
+    "WEIGHT_SHAPE": ("LinearClassifier", {"classlabels_ints": [0, 1, 2]}),  # the rows are counted by the intercepts
+    "WEIGHT_SHAPE: coefficients": ("LinearRegressor", {"targets": 4}),
+    "UNKNOWN_OPERATOR": ("SVMRegressor", {"n_supports": 3}),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_LINEAR_MODELS)
+def test_a_scaler_stays_in_front_of_a_model_that_cannot_take_it_up(name: str) -> None:
+    op_type, attributes = BESIDE_LINEAR_MODELS[name]
+    done = fold(_into_a_linear_model(op_type, **attributes))
+    assert not done.modified
+    assert done.decision().reason.code == name.split(":")[0]  # type: ignore[union-attr]

@@ -15,6 +15,7 @@ from bnfold.equivalence import Standing, prove
 from bnfold.graph import Model
 from bnfold.onnxfile import read, to_proto
 from bnfold.passes import PassOptions, default_passes
+from bnfold.passes.merge_branches import MergeBranches
 from bnfold.pipeline import run_passes
 from tests.fold_models import (
     CONSTANTS,
@@ -286,6 +287,27 @@ FOLDS = {
             "t = Sub(z, e) u = Sum(t, z, q) y = Sub(s, u)"
         ),
         "Sigmoid Conv Sum Sub",
+    ),
+    "a Neg behind a kernel": (Row(f"c = {_PADDED}(q, w3, b) n = Neg(c) d = Conv(q, w1, b2) y = Add(d, n)"), "Conv"),
+    "a Neg in front of a kernel, and one alone": (
+        Row(f"n = Neg(q) c = {_PADDED}(n, w3, b) d = Conv(q, w1, b2) o = Neg(q) s = Sub(c, d) y = Sub(s, o)"),
+        "Conv",
+    ),
+    "a Neg behind the largest, and what is subtracted": (
+        Row(f"z = Sigmoid(q) c = {_PADDED}(q, w3, b) n = Neg(c) d = Conv(q, w1) s = Sub(z, d) y = Add(n, s)"),
+        "Sigmoid Conv Sub",
+    ),
+    "a Neg of a product": (
+        Row("c = MatMul(tokens, k) n = Neg(c) d = MatMul(tokens, k2) e = Add(d, b5) y = Sub(e, n)"),
+        "MatMul Add",
+    ),
+    "a Neg and ConvTranspose": (Row("c = ConvTranspose(q, w1, b) n = Neg(q) y = Add(c, n)"), "ConvTranspose"),
+    "what stands in the way is merged first": (
+        Row(
+            f"r = Sigmoid(q) c = {_PADDED}(q, w3) e = {_PADDED}(r, other3) s = Sub(c, e) "
+            "d = Conv(q, w1) f = Conv(r, w1) t = Sub(d, f) y = Add(s, t)"
+        ),
+        "Sigmoid Conv Conv Sub",
     ),
     "a constant in a Sum": (Row(f"c = {_PADDED}(q, w3) d = Conv(q, w1, b) y = Sum(c, gain, d)"), "Conv Sum"),
     "ConvTranspose": (
@@ -590,6 +612,52 @@ def test_every_branch_has_a_decision() -> None:
         ("n", "BatchNormalization", "folded", ("c",)),
         ("y", "Sum", "merged", ("c",)),
     }
+
+
+def kept(row: Row, **options: Any) -> dict[str, str]:
+    """The reasons of what stays, by label."""
+    return {each.node: each.reason.code for each in optimized(model_of(row), **options).decisions if each.reason}
+
+
+def test_what_has_taken_one_in_stays_beside_another_for_what_hinders_that() -> None:
+    row = Row(f"e = {_PADDED}(q, w3) c = Conv(q, loose1) s = Add(e, c) y = Add(s, q)")
+    assert kept(row) == {"c": "WEIGHT_NOT_CONSTANT", "e": "WEIGHT_NOT_CONSTANT"}
+    assert optimized(model_of(row)).operators == ["Conv", "Conv", "Add"]
+
+
+def test_each_says_what_hinders_itself() -> None:
+    text = f"c = {_PADDED}(q, w3) d = Conv(q, loose1) e = Conv(q, w1) s = Sum(c, d, e) y = Relu(s)"
+    assert kept(Row(text, outputs=("y", "e")), keep=("c",)) == {
+        "c": "KEPT_ON_REQUEST",
+        "d": "WEIGHT_NOT_CONSTANT",
+        "e": "VALUE_IS_OUTPUT",
+    }
+
+
+def test_of_one_branch_alone_nothing_is_said() -> None:
+    row = Row("r = Relu(q) c = Conv(r, w1) y = Add(c, q)")
+    assert not optimized(model_of(row), keep=("c",)).decisions
+
+
+def test_of_two_kinds_beside_each_other_one_of_each_stays() -> None:
+    row = Row(f"c = {_PADDED}(q, w3) d = Conv(q, w1) e = ConvTranspose(q, w1) s = Add(c, d) y = Add(s, e)")
+    assert kept(row) == {"c": "KERNELS_DIFFER", "e": "KERNELS_DIFFER"}
+
+
+def test_the_pass_alone_has_options_of_its_own() -> None:
+    model = model_of(FOLDS["RepVGG, one Sum"][0])
+    scopes = Model(read(model.SerializeToString()))
+    decisions = MergeBranches().run(scopes)
+    assert {decision.action for decision in decisions} == {Action.MERGED, Action.FOLDED}
+    assert scopes.modified
+
+
+def test_what_only_looks_like_a_sum_is_none() -> None:
+    text = f"c = {_PADDED}(q, w3) d = Conv(q, w1) y = {{}}(c, d)"
+    assert optimized(model_of(Row(text.format("Add")))).modified
+    assert not optimized(model_of(Row(text.format("custom.Add")))).modified
+    old = Row(text.format("Add<axis=0, broadcast=1>"), opset=6)
+    assert not optimized(model_of(old)).modified
 
 
 def test_a_shared_weight_is_copied() -> None:

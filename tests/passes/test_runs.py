@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import NodeProto, shape_inference
 
-from bnfold.decisions import Action
+from bnfold.decisions import Action, Reason
 from bnfold.graph import Graph
 from bnfold.passes import FoldBatchNormOptions, runs
 from bnfold.passes.affine_ops import AffineOp
@@ -440,9 +440,11 @@ def test_keep_has_nothing_to_say_to_what_the_pass_itself_made() -> None:
     assert fold(model, FoldBatchNormOptions(keep=("nobody",))).operators == ["Conv", "Relu", "Add"]
 
 
-def test_keep_says_nothing_of_what_is_no_normalization() -> None:
-    done = fold(_row(Row("d = Conv(x, w, b) y = Add(d, c)")).model(), FoldBatchNormOptions(keep=("*",)))
-    assert done.decisions == ()
+@pytest.mark.parametrize("linear", [True, False])
+def test_keep_says_nothing_of_what_has_nothing_linear_beside_it(linear: bool) -> None:
+    text = "d = Conv(x, w, b) y = Add(d, c)" if linear else "d = Conv(x, w, b) r = Relu(d) y = Add(r, c)"
+    done = fold(_row(Row(text)).model(), FoldBatchNormOptions(keep=("*",)))
+    assert [(each.reason, each.gain) for each in done.decisions] == [(Reason.KEPT_ON_REQUEST, True)] * linear
     assert not done.modified
 
 

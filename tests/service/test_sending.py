@@ -4,7 +4,7 @@ import hashlib
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ class Pretender(http.server.ThreadingHTTPServer):
         self.known: set[str] = set()
         self.claimed: str | None = None
         self.asked: list[str] = []
+        self.meanwhile: Callable[[], object] = bool
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -45,6 +46,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _receive(self, method: str, status: int) -> None:
         self.server.asked.append(f"{method} {self.path}")
         content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.meanwhile()
         found = self.server.claimed or hashlib.sha256(content).hexdigest()
         self._answer(status, json.dumps({"sha256": found, "size": len(content)}).encode())
 
@@ -115,7 +117,32 @@ def test_a_file_that_becomes_shorter_is_an_error(client: Client, file: Path, mon
         client.send(file)
 
 
-def test_what_arrives_damaged_is_an_error(service: Pretender, client: Client, file: Path) -> None:
+def test_what_arrives_damaged_is_an_error(
+    service: Pretender, client: Client, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service.claimed = "0" * 64
-    with pytest.raises(ServiceError, match="damaged, or it changed"):
+    assert client.send(file) == service.claimed  # within one machine nobody hashes twice
+    monkeypatch.setattr(client_module, "_is_loopback", lambda _: False)
+    with pytest.raises(ServiceError, match="damaged on its way"):
         client.send(file)
+
+
+def test_a_file_that_changes_while_it_is_sent_is_an_error(service: Pretender, client: Client, file: Path) -> None:
+    service.meanwhile = lambda: file.write_bytes(CONTENT[::-1])
+    with pytest.raises(ServiceError, match="was written to while it was sent"):
+        client.send(file)
+
+
+@pytest.mark.parametrize(
+    ("url", "guarded"),
+    [
+        ("http://127.0.0.1:1", True),
+        ("http://[::1]:1", True),
+        ("http://localhost", True),
+        ("https://models.example", True),
+        ("http://models.example", False),
+        ("http://10.0.0.1", False),
+    ],
+)
+def test_the_ways_on_which_nothing_changes_unnoticed(url: str, *, guarded: bool) -> None:
+    assert Client(url)._is_guarded is guarded

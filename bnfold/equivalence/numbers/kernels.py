@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_resize import Resize as ReferenceResize
 
+from bnfold.equivalence.numbers.bounds import BOUNDS
 from bnfold.equivalence.numbers.element_types import Array
 from bnfold.lifetime import emptied_at_the_end
 
@@ -205,7 +206,7 @@ class BatchNormalization(OpRun):
             if opset >= 14
             else sum(map(bool, self.onnx_node.output)) == 1
         )
-        if not inference or attributes.get("spatial") == 0:
+        if not inference or (attributes.get("spatial") == 0 and x.ndim != 2):  # of rank 2 there is one position
             raise NotImplementedError("BatchNormalization in training mode or per position")
         shape = (-1, *[1] * (x.ndim - 2))
         factor = scale / np.sqrt(variance + attributes["epsilon"])
@@ -302,6 +303,51 @@ class Resize(ReferenceResize):
         return answer
 
 
+class Upsample(ReferenceResize):
+    """Resize as it was: the nearest position before, or between two of them; `scales` is an attribute in opset 7."""
+
+    def _run(  # type: ignore[override]  # it has other inputs
+        self, x: Array, given: Array | None = None, *, scales: Sequence[float] | None = None, mode: str | None = None
+    ) -> tuple[Array]:
+        answer: tuple[Array] = super()._run(
+            x,
+            None,
+            np.asarray(scales if given is None else given, np.float64),
+            mode=mode or "nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+        return answer
+
+
+class Pad(OpRun):
+    """A negative number of places takes away as many before others are padded; numpy knows no negative ones."""
+
+    def _run(
+        self,
+        x: Array,
+        given: Array | None = None,
+        value: Array | float | None = None,
+        axes: Array | None = None,
+        *,
+        pads: Ints = None,
+        mode: str | None = None,
+    ) -> tuple[Array]:
+        places = (_integers(given) if given is not None else list(pads or ())) or []
+        along = range(x.ndim) if axes is None else [int(axis) % x.ndim for axis in axes.reshape(-1)]
+        if len(places) != 2 * len(along):
+            raise ValueError("Pad with a list of another length")
+        around = [(0, 0)] * x.ndim
+        for at, axis in enumerate(along):
+            around[axis] = places[at], places[at + len(along)]
+        x = x[tuple(slice(max(0, -a), max(0, x.shape[n] - max(0, -b))) for n, (a, b) in enumerate(around))]
+        wider = [(max(0, before), max(0, behind)) for before, behind in around]
+        if mode not in {None, "constant"}:
+            return (np.pad(x, wider, mode=mode),)  # type: ignore[call-overload]  # reflect, edge, wrap
+        fill = 0.0 if value is None else np.asarray(value).reshape(())
+        return (np.pad(x, wider, constant_values=fill).astype(x.dtype),)
+
+
 class DequantizeLinear(OpRun):
     """(x - zero point) * scale, one for all or one per position of `axis`; onnx.reference begins at opset 19."""
 
@@ -345,7 +391,7 @@ CONSTANT_OPERATORS: list[type[OpRun]] = [
     *(GlobalMaxPool, LRN, Softmax, LogSoftmax, Hardmax),
 ]
 """Kernels for operators that onnx.reference has wrong or lacks: right in every type."""
-OPERATORS: list[type[OpRun]] = [*CONSTANT_OPERATORS, Conv, ConvTranspose, MaxPool, AveragePool, Resize]
+OPERATORS: list[type[OpRun]] = [*CONSTANT_OPERATORS, Conv, ConvTranspose, MaxPool, AveragePool, Resize, Upsample, Pad]
 
 
 class Reference(ReferenceEvaluator):
@@ -356,7 +402,7 @@ class Reference(ReferenceEvaluator):
 
     def __init__(self, proto: Any, **options: Any) -> None:
         emptied_at_the_end(self)
-        super().__init__(proto, **{**options, "new_ops": OPERATORS})
+        super().__init__(proto, **{**options, "new_ops": [*OPERATORS, *BOUNDS]})
 
 
 def _pool_windows(x: Array, attributes: dict[str, Any], fill: float) -> Array:

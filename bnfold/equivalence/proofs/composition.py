@@ -224,6 +224,11 @@ def difference(
     return found
 
 
+def adds_what_it_convolves(form: Linear) -> bool:
+    """Whether a value is a term beside a linear operator that reads it: whose weights may hold the value as well."""
+    return any(key[0] == "value" and key != other and key in other for key in form.terms for other in form.terms)
+
+
 def _as(array: Array, shape: tuple[int, ...]) -> Array:
     return array if array.shape == shape else np.broadcast_to(array, shape)
 

@@ -4,24 +4,27 @@ Behind a Relu nothing is negative, and of two values one may follow from the oth
 which never enter them compute the same.
 """
 
+import math
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 from onnx import ModelProto, TensorProto
 
+from bnfold.equivalence.feeds.seeded import FeedPlan, build
 from bnfold.equivalence.numbers.constant_expressions import store_constants
-from bnfold.equivalence.numbers.element_types import Array, is_float
+from bnfold.equivalence.numbers.element_types import Array, Feed, is_float
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.proofs.piece_sizes import InputShapes
+from bnfold.equivalence.proofs.piece_sizes import MOST_ELEMENTS, InputShapes
 from bnfold.equivalence.structure.dependence import reached
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Value
-from bnfold.equivalence.structure.signature import signature_of
+from bnfold.equivalence.structure.signature import Port, signature_of
+from bnfold.equivalence.structure.work import work_of
 
 _MAGNITUDES = (1.0, 30.0, 1000.0, 0.03)
 _MOST_NODES = 5_000
-_MOST_ELEMENTS = 1 << 20
-"""Of what enters the model: more are too many for float64."""
+_MOST_WORK = 5e8
 
 
 def depend_on_each_other(values: Collection[Value], cutter: Cutter) -> bool:
@@ -52,37 +55,89 @@ def made_together(
 
     All of them are of the main graph. Raises Unknowable.
     """
-    if any(value.scope for value in values):
-        raise Unknowable("the values are those of a body")
-    signature = signature_of(cutter.model)
-    ports = {port.name: port for port in (*signature.inputs, *signature.overridable)}
-    nodes, constants, entering = before(values, cutter)
-    if not entering or any(name not in ports or not _is_drawn(ports[name].elem_type) for name in entering):
+    making = _Making(values, cutter)
+    if not making.ports or not all(_is_drawn(port.elem_type) for port in making.ports):
         raise Unknowable("its inputs are not drawn at random")
-    wanted = [value.name for value in values if cutter.producer(value) is not None]
-    if not wanted:
+    if not making.wanted:
         raise Unknowable("they are the inputs themselves")
-    model = cutter.cut(Piece(nodes, constants, next(value for value in values if value.name == wanted[0])), entering)
-    for name in wanted[1:]:
-        model.graph.output.add().name = name
-    store_constants(model)
-    run, generator = Evaluator(model), np.random.default_rng([seed, 0x51ED270B])
+    generator = np.random.default_rng([seed, 0x51ED270B])
     reason = "no shapes for its inputs are known"
-    for choice in shapes.candidates(model, entering):
-        for sizes in choice:
-            if sum(map(np.prod, sizes.values())) > _MOST_ELEMENTS:
-                continue
-            feeds = [
-                {name: size * generator.standard_normal(shape) for name, shape in sizes.items()} for size in _MAGNITUDES
-            ]
-            try:
-                found = [run(feed) | feed for feed in feeds]
-            except Unknowable as why:
-                reason = str(why)
-                continue
-            yield from ({value.name: arrays[value.name] for value in values} for arrays in found)
-            return
+    for sizes in making.sizes(shapes):
+        feeds = [
+            {name: size * generator.standard_normal(shape) for name, shape in sizes.items()} for size in _MAGNITUDES
+        ]
+        try:
+            found = [making.run(feed) | feed for feed in feeds]
+        except Unknowable as why:
+            reason = str(why)
+            continue
+        yield from ({value.name: arrays[value.name] for value in values} for arrays in found)
+        return
     raise Unknowable(reason)
+
+
+def sizes_made(values: Sequence[Value], common: Correspondence, seed: int) -> Iterator[dict[str, tuple[int, ...]]]:
+    """The sizes that values of the reference have together, by name: as inferred, or where it is run in float64."""
+    if len(common.before.rank) > _MOST_NODES:
+        return
+    for sizes in common.shapes.solved:
+        dims = common.dims_at(values, sizes)
+        found = {name: tuple(size or 0 for size in known) for name, known in dims.items() if known is not None}
+        if len(found) == len(dims) and all(map(math.prod, found.values())):
+            yield found
+    with suppress(Unknowable):
+        yield from _sizes_run(values, common, seed)
+
+
+def _sizes_run(values: Sequence[Value], common: Correspondence, seed: int) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Raises Unknowable."""
+    if work_of(common.before.model).run > _MOST_WORK:
+        raise Unknowable("the model is too large to be run in float64")
+    making = _Making(values, common.before)
+    if not all(port.elem_type for port in making.ports):
+        raise Unknowable("its inputs are no tensors")
+    for sizes in (*making.sizes(common.shapes), *common.shapes.solved):
+        try:
+            arrays = making.run(build(FeedPlan("sizes", "normal", sizes), making.ports, seed, {}))
+        except Unknowable:
+            continue
+        made = sizes | {name: array.shape for name, array in arrays.items()}
+        found = {value.name: made[value.name] for value in values}
+        if all(map(math.prod, found.values())):
+            yield found
+
+
+class _Making:
+    """What makes some values of the main graph out of the inputs of the model, in float64. Raises Unknowable.
+
+    `ports`: the inputs that it reads. `wanted`: the names of the values that are not inputs themselves.
+    """
+
+    def __init__(self, values: Sequence[Value], cutter: Cutter) -> None:
+        if any(value.scope for value in values):
+            raise Unknowable("the values are those of a body")
+        signature = signature_of(cutter.model)
+        ports = {port.name: port for port in (*signature.inputs, *signature.overridable)}
+        nodes, constants, entering = before(values, cutter)
+        if any(name not in ports for name in entering):
+            raise Unknowable("its inputs are not those of the model")
+        self.ports: tuple[Port, ...] = tuple(ports[name] for name in entering)
+        self.wanted = [value.name for value in values if cutter.producer(value) is not None]
+        first = next((value for value in values if value.name in self.wanted[:1]), values[0])
+        self._model = cutter.cut(Piece(nodes, constants, first), entering)
+        for name in self.wanted[1:]:
+            self._model.graph.output.add().name = name
+        store_constants(self._model)
+        self._evaluator = Evaluator(self._model)
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """The values that are wanted, by name. Raises Unknowable."""
+        return self._evaluator(feed, self.wanted)
+
+    def sizes(self, shapes: InputShapes) -> Iterator[dict[str, tuple[int, ...]]]:
+        """Sizes of the inputs worth trying, small ones first."""
+        for choice in shapes.candidates(self._model, [port.name for port in self.ports]):
+            yield from (sizes for sizes in choice if sum(map(math.prod, sizes.values())) <= MOST_ELEMENTS)
 
 
 def _is_drawn(elem_type: int) -> bool:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from onnx import TensorProto
 
+from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.equivalence.proofs.constants import Constants, StaticSizes
 from bnfold.equivalence.proofs.piece_sizes import InputShapes
@@ -31,6 +32,10 @@ _FARTHER = 4
 _LOOK_BACK = 8
 _OF_ONE_TYPE = {"Relu", "Identity", "MaxPool", "Add", "Mul"}
 """Operators whose first input and output have one type."""
+
+
+Dims = tuple[int | None, ...] | None
+"""Sizes as far as they are known; None where not even the rank is."""
 
 
 class Pair(NamedTuple):
@@ -88,10 +93,18 @@ class Correspondence:
         """The known shapes of the reference's values, inferred when first needed."""
         return InputShapes(self.before.model, self.before.file)
 
-    def dims(self, old: Value) -> tuple[int | None, ...] | None:
+    def dims(self, old: Value) -> Dims:
         """The sizes of a value of the reference as far as they are known; None where its rank is not."""
+        return self._dims(old, self.shapes)
+
+    def dims_at(self, values: Collection[Value], sizes: Shapes) -> dict[str, Dims]:
+        """The sizes of values of the reference, by name, where the inputs of the model have these `sizes`."""
+        shapes = self.shapes.at(sizes)
+        return {value.name: self._dims(value, shapes) for value in values}
+
+    def _dims(self, old: Value, shapes: InputShapes) -> Dims:
         inside = self.before.scopes[old.scope].key is not None
-        return self.shapes.dims_inside(old.name) if inside else self.shapes.dims(old.name)
+        return shapes.dims_inside(old.name) if inside else shapes.dims(old.name)
 
     def same_constant(self, old: Value, new: Value) -> bool:
         """Whether two constants are the same numbers, stored or made of what is stored in the same way."""

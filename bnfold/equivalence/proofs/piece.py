@@ -11,11 +11,12 @@ rounding: no tolerance is chosen. Nothing here uses the code that folds.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
@@ -29,12 +30,13 @@ from bnfold.equivalence.proofs.composition import (
     Composed,
     Leaf,
     Uncomposed,
+    adds_what_it_convolves,
     changed_constants,
     composed,
     difference,
     tolerance,
 )
-from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together
+from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together, sizes_made
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
 from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes
@@ -239,17 +241,36 @@ def _evaluated(
     if len(old.graph.node) - len(new.graph.node) > 1:
         with suppress(Unknowable):
             sizes_of.append(MagnitudeBound(old, {}))
-    output, allowances = before_piece.output.name, _allowances(new, changed)
+    values = [pair.old for pair in obligation.premises]
+    dims = [common.dims(value) for value in values]
+    trial = _Trial(
+        shell,
+        {},
+        renamed,
+        before_piece.output.name,
+        *_allowances(new, changed),
+        seed,
+        weights,
+        of_these_sizes=reads_sizes(old),
+        one_batch=all(known is not None and known[:1] != (None,) for known in dims),
+    )
+
+    def fits(choice: Iterable[Mapping[str, tuple[int, ...]]]) -> tuple[list[Proof], str]:
+        why = ""
+        for sizes in choice:
+            try:
+                return [_compare(replace(trial, sizes=sizes), run_old, run_new, sizes_of, old)], ""
+            except Unknowable as error:
+                why = str(error)
+        return [], why
+
     found: list[Proof] = []
     reason = "no shapes for its inputs are known"
     for choice in common.shapes.candidates(old, list(renamed), period(old, new)):
-        for sizes in choice:
-            try:
-                trial = _Trial(shell, sizes, renamed, output, *allowances, seed, weights, reads_sizes(old))
-                found.append(_compare(trial, run_old, run_new, sizes_of, old))
-                break
-            except Unknowable as why:
-                reason = str(why)
+        made, misfit = fits(choice)
+        found += made
+        reason = misfit or reason
+    found = found or fits(sizes_made(values, common, seed))[0]
     return _agreed(found) or replace(shell, reason=reason)
 
 
@@ -278,6 +299,8 @@ def _compared(
     proof = replace(shell, standing=standing, used=found.share, max_abs=found.error, blind=found.nothing)
     if standing is Standing.HOLDS:
         return proof
+    if adds_what_it_convolves(was.linear):
+        raise Uncomposed("a value may be a part of the weights")
     if now.atoms or was.atoms:
         raise _Otherwise("a map behind what is not linear")
     extra = _IN_FLOAT32 if changed else 0.0
@@ -351,7 +374,7 @@ def _is_map(node: NodeProto) -> bool:
 class _Trial:
     """One comparison of two pieces. `allowance`: how much of |W'| |x| + |b'| may differ. `coarse`: more is a bug.
 
-    `of_these_sizes`: another batch would give another answer.
+    `of_these_sizes`: another batch would give another answer. `one_batch`: nor has the model any other.
     """
 
     proof: Proof
@@ -363,6 +386,7 @@ class _Trial:
     seed: int
     weights: int
     of_these_sizes: bool
+    one_batch: bool
 
 
 def _compare(
@@ -375,23 +399,19 @@ def _compare(
     """`sizes_of`: the terms that storing rounds. `old`: the piece of the reference, whose terms arithmetic rounds."""
     used = largest = coarse = 0.0
     blind = True
-    for number, (feed, needed) in enumerate(_feeds(trial)):
-        alike = {new: feed[old] for old, new in reversed(list(trial.renamed.items()))}
-        try:
-            given = {old: alike[new] for old, new in trial.renamed.items()}
-            was = _only(run_old(given))
-        except Unknowable:
-            if needed:
-                raise
-            continue
-        now = _only(run_new(alike))
-        terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
+    divides = any(size.divides for size in sizes_of)
+    seen = not divides
+    for number, (given, was, now, terms) in enumerate(_both(trial, run_old, run_new, sizes_of)):
         if was.shape != now.shape:
             raise Unknowable(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # as for sizes that do not fit
         if any(each.shape != was.shape for each in terms):
             raise Unknowable(f"the terms of {trial.output!r} have another shape than itself")
         blind = blind and was.ndim > 0 and bool(np.all(was == was[:1]))
-        share, error = _share(was, now, np.maximum.reduce(terms), trial.allowance)
+        bound = np.maximum.reduce(terms)
+        if divides:  # by zero, in the reference too: nothing is known of what comes of it
+            seen = seen or bool(np.isfinite(bound).all())
+            now = np.where(np.isfinite(bound) | np.isfinite(was), now, was)
+        share, error = _share(was, now, bound, trial.allowance)
         largest, used = max(largest, error), max(used, share)
         if not share <= 1:
             in_float32 = terms
@@ -403,10 +423,43 @@ def _compare(
             text = f"{trial.output!r} is off by {error:.3g} at {list(_place(was, now))}"
             reason = f"{text}, {share:.3g} times what rounding allows (input {number})"
             return replace(trial.proof, standing=Standing.BROKEN, reason=reason, used=share, max_abs=error)
+    if not seen:
+        raise Unknowable("whatever enters, something is divided by zero")
     proof = replace(trial.proof, used=used, max_abs=largest, blind=blind)
     if coarse:
         return replace(proof, reason=_COARSE.format(used))
     return replace(proof, standing=Standing.HOLDS)
+
+
+class _Answers(NamedTuple):
+    """What both pieces make of one feed, and the magnitudes of the terms."""
+
+    given: Mapping[str, Array]
+    was: Array
+    now: Array
+    terms: list[Array]
+
+
+def _both(
+    trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[MagnitudeBound]
+) -> Iterator[_Answers]:
+    """The answers to each feed that has to be tried, and to the others as far as the reference takes them."""
+    feeds = deque(_feeds(trial))
+    while feeds:
+        feed, needed = feeds.popleft()
+        alike = {new: feed[old] for old, new in reversed(list(trial.renamed.items()))}
+        given = {old: alike[new] for old, new in trial.renamed.items()}
+        was = None
+        try:
+            was = _only(run_old(given))
+            now = _only(run_new(alike))
+            terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
+        except Unknowable:
+            if needed or (was is not None and not trial.one_batch):
+                raise
+            feeds.extend((each, True) for each in _in_batches(trial, feed))
+            continue
+        yield _Answers(given, was, now, terms)
 
 
 def _only(answers: Mapping[str, Array]) -> Array:
@@ -490,6 +543,16 @@ def _impulses(shape: tuple[int, ...], generator: np.random.Generator, count: int
             place[channel_axis] = int(channels[row % len(channels)])
             values[tuple(place)] = _IMPULSE
     return values
+
+
+def _in_batches(trial: _Trial, feed: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """The rows of a feed, as many at a time as the piece takes."""
+    rows = {name: max(shape[0], 1) if shape else 1 for name, shape in trial.sizes.items()}
+    for number in range(min(len(array) // rows[name] if array.ndim else 1 for name, array in feed.items())):
+        yield {
+            name: array[number * rows[name] : (number + 1) * rows[name]] if array.ndim else array
+            for name, array in feed.items()
+        }
 
 
 def _border(values: Array) -> Array:

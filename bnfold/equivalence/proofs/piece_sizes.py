@@ -2,18 +2,27 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from itertools import islice
 
 import onnx
-from onnx import ModelProto, TensorProto, TypeProto
+from onnx import ModelProto, TensorProto, TensorShapeProto, TypeProto
 
-from bnfold.equivalence.feeds.dynamic_sizes import windows
+from bnfold.equivalence.feeds.dynamic_sizes import Sizes, windows
+from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.numbers.element_types import is_float
-from bnfold.equivalence.structure.signature import bodies, every_graph
+from bnfold.equivalence.structure.signature import bodies, every_graph, signature_of
+from bnfold.errors import UsageError
 from bnfold.graph import Model, infer_shapes, numbers, text
 from bnfold.onnxfile import OnnxFile, without_negative_dims
 
 _BATCH = 3
 _DYNAMIC = 5
+_SOLVED, _BATCHES = 2, (3, 1, 2)
+"""How many sizes are tried that inference finds for dynamic dimensions, and at which batches."""
+MOST_ELEMENTS = 1 << 20
+"""Of what enters the model: more are too many for float64."""
 _SIZE_READERS = frozenset({"Shape", "Size"})
 """The operators that give out sizes: at other sizes than the model's their answer is another."""
 
@@ -41,6 +50,8 @@ class InputShapes:
     """
 
     def __init__(self, model: ModelProto, file: OnnxFile | None = None) -> None:
+        self._model, self._file = model, file
+        self._at: dict[tuple[tuple[str, tuple[int, ...]], ...], InputShapes] = {}
         has_scopes = bool(model.functions) or any(True for node in model.graph.node for _ in bodies(node))
         self._scopes = _NestedTypes(file) if file is not None and has_scopes else None
         bare = ModelProto()
@@ -55,6 +66,29 @@ class InputShapes:
             self._types |= {name: kind for name, kind in _inferred(bare).items() if _has_shape(kind)}
         for tensor in model.graph.initializer:
             self._types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+
+    @cached_property
+    def solved(self) -> list[Shapes]:
+        """Sizes of the inputs that inference finds to fit every operator, at several batches."""
+        signature, made = signature_of(self._model), list[Shapes]()
+        with suppress(UsageError):
+            found = Sizes(self._model, (*signature.inputs, *signature.overridable), {})
+            for batch in _BATCHES:
+                made += [each for each in islice(found.variants(batch), _SOLVED) if each not in made]
+        return [each for each in made if sum(map(math.prod, each.values())) <= MOST_ELEMENTS]
+
+    def at(self, sizes: Shapes) -> "InputShapes":
+        """The shapes where the inputs of the model have these `sizes`."""
+        key = tuple(sizes.items())
+        if key not in self._at:
+            model, file = ModelProto(), self._file
+            model.CopyFrom(self._model)
+            _set_sizes(model, sizes)
+            if file is not None:
+                file = file.copy()
+                _set_sizes(file.proto, sizes)
+            self._at[key] = InputShapes(model, file)
+        return self._at[key]
 
     def _type(self, name: str) -> TypeProto | None:
         found = self._types.get(name)
@@ -129,6 +163,14 @@ class _NestedTypes:
         if len(homes) != 1 or homes[0] is self._model.main or not self._model.has_proved_sizes(homes[0], name):
             return None
         return homes[0].value_type(name)
+
+
+def _set_sizes(model: ModelProto, sizes: Mapping[str, Sequence[int]]) -> None:
+    for value in model.graph.input:
+        if value.name in sizes:
+            kind = value.type.tensor_type
+            kind.ClearField("shape")
+            kind.shape.dim.extend(TensorShapeProto.Dimension(dim_value=size) for size in sizes[value.name])
 
 
 def _known_dims(found: TypeProto) -> tuple[int | None, ...] | None:
