@@ -4,7 +4,14 @@ from typing import Any
 
 import click
 
-from bnfold.cli.options import flags_of, model_and_output, progress_option, report_option, verbosity_options
+from bnfold.cli.options import (
+    flags_of,
+    known_hash_option,
+    model_and_output,
+    progress_option,
+    report_option,
+    verbosity_options,
+)
 from bnfold.cli.remote import server_option
 from bnfold.cli.sections import SectionedCommand
 from bnfold.cli.writing import deliver, prepared
@@ -21,6 +28,7 @@ from bnfold.options import FreezeOptions
 @report_option
 @server_option
 @progress_option
+@known_hash_option
 @verbosity_options
 @click.pass_context
 def command(ctx: click.Context, /, model: str, output: str | None, **given: Any) -> None:

@@ -8,6 +8,7 @@ import click
 from bnfold.cli.options import (
     flags_of,
     given_flags,
+    known_hash_option,
     model_and_output,
     progress_option,
     report_option,
@@ -30,6 +31,7 @@ from bnfold.options import CalibrationOptions, OptimizeOptions
 @report_option
 @server_option
 @progress_option
+@known_hash_option
 @verbosity_options
 @click.pass_context
 def command(ctx: click.Context, /, model: str, output: str | None, **given: Any) -> None:

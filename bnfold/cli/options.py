@@ -32,7 +32,6 @@ from bnfold.options.kinds import (
     Numbers,
     Passes,
     Path,
-    Sha256,
     Shapes,
     Size,
     Text,
@@ -51,6 +50,7 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 _VERBOSITY = "bnfold.verbosity"
 _NO_PROGRESS = "bnfold.no_progress"
 _JSON_PROGRESS = "bnfold.json_progress"
+_KNOWN_HASH = "bnfold.known_hash"
 
 
 def verbosity_of(ctx: click.Context) -> int:
@@ -83,6 +83,16 @@ def _set_progress(ctx: click.Context, _param: click.Parameter, value: str) -> No
 
 def _set_no_progress(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     ctx.meta[_NO_PROGRESS] = value
+
+
+def known_hash_of(ctx: click.Context) -> str | None:
+    """The SHA-256 of MODEL, where whoever started the command has just computed it."""
+    found: str | None = ctx.meta.get(_KNOWN_HASH)
+    return found
+
+
+def _set_known_hash(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    ctx.meta[_KNOWN_HASH] = value
 
 
 def _applied(*options: Callable[[AnyFunction], AnyFunction]) -> Callable[[AnyFunction], AnyFunction]:
@@ -190,6 +200,15 @@ _LAYOUT = (
     ),
 )
 
+known_hash_option = click.option(
+    "--known-sha256",
+    metavar="HEX",
+    expose_value=False,
+    callback=_set_known_hash,
+    hidden=True,
+    help="The SHA-256 of MODEL, for the report: a service has computed it when it received the file.",
+)
+
 progress_option = _applied(
     click.option(
         "--progress",
@@ -240,7 +259,6 @@ _SETTINGS: dict[type[Kind], Callable[[Option], dict[str, Any]]] = {
     Feeds: lambda _: {"type": data_path},
     Path: lambda _: {"type": click.Path()},
     Folder: lambda _: {"type": click.Path(exists=True, file_okay=False)},
-    Sha256: lambda _: {},
     Text: lambda _: {},
     Address: lambda _: {},
 }

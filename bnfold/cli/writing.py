@@ -20,7 +20,7 @@ from bnfold.cli.delivery import (
     write_file_out,
     write_report,
 )
-from bnfold.cli.options import asked_reports, values_of, verbosity_of
+from bnfold.cli.options import asked_reports, known_hash_of, values_of, verbosity_of
 from bnfold.cli.remote import deliver_from, server_of
 from bnfold.cli.shell import fail
 from bnfold.cli.waiting import shown
@@ -56,7 +56,8 @@ def prepared(ctx: click.Context, options: type[WritingOptions], given: Mapping[s
     refuse_output_over_what_is_read(ctx)
     reserve_reports(ctx)
     require_file(ctx.params["model"], str(ctx.info_name))
-    return replace(made, checksums=owed_report(ctx), distributions=owed_report(ctx))
+    owed = owed_report(ctx)
+    return replace(made, checksums=owed, distributions=owed, known_sha256=known_hash_of(ctx))
 
 
 def _check_streams(

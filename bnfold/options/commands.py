@@ -255,13 +255,7 @@ class _Writing(_Comparing, _Reading):
     keep_failed: bool = option(Flag(), False, "Write a result that failed beside OUTPUT, as NAME.failed.onnx.")
     layout: "Layout | None" = option(Weights(), None)
     checksums: bool = option(Flag(), True, reported=False)
-    known_sha256: str | None = option(
-        Sha256(),
-        None,
-        "The SHA-256 of MODEL, which something trusted has just computed: the report repeats it.",
-        metavar="HEX",
-        reported=False,
-    )
+    known_sha256: str | None = option(Sha256(), None, reported=False)
     progress: Progress | None = option(Callback(), None, reported=False)
 
 

@@ -55,7 +55,7 @@ def test_what_is_suggested_exists() -> None:
 def _options(command: str) -> set[str]:
     found = main.get_command(None, command)  # type: ignore[arg-type]
     assert found is not None
-    return {name for param in found.params for name in param.opts}
+    return {name for param in found.params if not getattr(param, "hidden", False) for name in param.opts}
 
 
 def test_help_is_a_command_too() -> None:
