@@ -4,7 +4,7 @@
 has it write its models there with random statistics, and optimizes each of them by the bnfold of this environment. A
 line for each model: nodes, constant gains and biases right behind a linear operator (`benchmarks.left_behind`, which
 uses nothing of the code that folds) and BatchNormalizations before and after, the verdict, and the processor time in
-seconds.
+seconds. With --onnxslim the nodes that onnxslim leaves, and bnfold behind it.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +125,8 @@ _ULTRALYTICS = """
 """
 _OPTIMUM = """
     import sys
-    from optimum.exporters.onnx import export, TasksManager
+    from optimum.exporters.onnx import export
+    from optimum.exporters.tasks import TasksManager
     from pathlib import Path
     from transformers import ResNetConfig, ResNetForImageClassification
     model = ResNetForImageClassification(ResNetConfig(depths=[1, 1], hidden_sizes=[16, 32], embedding_size=8)).eval()
@@ -137,26 +137,32 @@ _OPTIMUM = """
 
 @dataclass(frozen=True)
 class Exporter:
-    """What pip installs for it, and the program that writes models into the folder that is its argument."""
+    """What pip installs for it, and the program that writes models into the folder that is its argument.
+
+    `python`: the interpreter that its packages are for, where that is another one than this.
+    """
 
     packages: tuple[str, ...]
     program: str
+    python: str = ""
 
 
 _TF = ("tensorflow", "tf2onnx", "onnx", "tf_keras")
+# With the last PyTorch and torchvision of PyPI that need no libraries of CUDA from there; they are for Python 3.10.
+_YOLO = ("ultralytics", "onnx")
 _FILL_JAX = {"model": _FLAX.strip("\n"), "shape": "(2, 16, 16, 3)"}
 EXPORTERS = {
     "keras-torch": Exporter(("keras", "torch", "onnx", "onnxscript"), _KERAS.format(backend="torch")),
     "keras-tensorflow": Exporter(("keras", *_TF), _KERAS.format(backend="tensorflow")),
     "keras-jax": Exporter(("keras", "jax", *_TF), _KERAS.format(backend="jax")),
     "tf2onnx": Exporter(_TF, _TF2ONNX),
-    "paddle": Exporter(("paddlepaddle", "paddle2onnx", "onnx"), _PADDLE),
+    "paddle": Exporter(("paddlepaddle", "paddle2onnx", "onnx", "packaging"), _PADDLE),
     "flax": Exporter(("flax", "jax2onnx", "onnx"), _JAX.format(**_FILL_JAX)),
     "equinox": Exporter(
         ("equinox", "jax2onnx", "flax", "onnx"), _JAX.format(model=_EQUINOX.strip("\n"), shape="(5, 6)")
     ),
     "scikit-learn": Exporter(("scikit-learn", "skl2onnx"), _SKLEARN),
-    "ultralytics": Exporter(("ultralytics", "onnx"), _ULTRALYTICS),
+    "ultralytics": Exporter(("torch==1.12.1", "torchvision==0.13.1", "numpy<2", *_YOLO), _ULTRALYTICS, "python3.10"),
     "optimum": Exporter(("optimum-onnx", "transformers", "torch", "onnx"), _OPTIMUM),
     "dynamo": Exporter(("torch", "onnx", "onnxscript"), _DYNAMO),
 }
@@ -167,9 +173,10 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPORTERS)}; all by default")
     parser.add_argument("--envs", type=Path, default=Path("build/exporters"), help="where the environments are")
+    parser.add_argument("--onnxslim", metavar="COMMAND", help="what it leaves, alone and with bnfold behind")
     given = parser.parse_args(arguments)
     for name in given.names or EXPORTERS:
-        python = environment(given.envs / name, EXPORTERS[name].packages)
+        python = environment(given.envs / name, EXPORTERS[name])
         with tempfile.TemporaryDirectory(prefix="bnfold-exporter-") as folder:
             program = textwrap.dedent(EXPORTERS[name].program)
             done = subprocess.run([python, "-c", program, folder], capture_output=True, text=True, check=False)
@@ -177,15 +184,15 @@ def main(arguments: list[str]) -> None:
             if not models:
                 print(f"{name}: exported nothing: {(done.stderr.strip().splitlines() or [''])[-1]}", flush=True)
             for model in models:
-                print(f"{name}: {line(model)}", flush=True)
+                print(f"{name}: {line(model)}{slimmed(model, given.onnxslim)}", flush=True)
 
 
-def environment(folder: Path, packages: tuple[str, ...]) -> Path:
-    """The Python of a virtual environment that has these packages."""
+def environment(folder: Path, exporter: Exporter) -> Path:
+    """The Python of a virtual environment that has the packages of an exporter."""
     python = (folder / "bin" / "python").absolute()
     if not python.exists():
-        venv.create(folder, with_pip=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+        subprocess.run([exporter.python or sys.executable, "-m", "venv", folder], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", *exporter.packages], check=True)
     return python
 
 
@@ -193,16 +200,38 @@ def line(model: Path) -> str:
     """What becomes of one model."""
     made, report = model.with_suffix(".folded.onnx"), model.with_suffix(".json")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "bnfold", "optimize", "-q", "--report", str(report), str(model), str(made)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = optimized(model, made, "--report", str(report))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     if not made.exists():
         return f"{model.stem}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}"
-    nodes = [len(onnx.load(path, load_external_data=False).graph.node) for path in (model, made)]
+    nodes = [nodes_of(path) for path in (model, made)]
     verdict = json.loads(report.read_text(encoding="utf-8"))["verdict"]
     maps = f"{counted(model)}; after: {counted(made)}"
     return f"{model.stem}: {nodes[0]} -> {nodes[1]} nodes; {maps}; {verdict}; {seconds:.1f} s"
+
+
+def optimized(model: Path, made: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """One run of the command."""
+    command = [sys.executable, "-m", "bnfold", "optimize", "-q", *options, str(model), str(made)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def nodes_of(model: Path) -> int:
+    """The nodes of the main graph."""
+    return len(onnx.load(model, load_external_data=False).graph.node)
+
+
+def slimmed(model: Path, onnxslim: str | None) -> str:
+    """The nodes that onnxslim leaves, and bnfold behind it."""
+    if onnxslim is None:
+        return ""
+    slim, both = model.with_suffix(".slim.onnx"), model.with_suffix(".both.onnx")
+    subprocess.run([onnxslim, str(model), str(slim)], capture_output=True, check=False)
+    if not slim.exists():
+        return "; onnxslim makes nothing of it"
+    optimized(slim, both)
+    return f"; onnxslim {nodes_of(slim)}, then bnfold {nodes_of(both) if both.exists() else 'refuses'}"
 
 
 if __name__ == "__main__":

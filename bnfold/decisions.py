@@ -163,8 +163,8 @@ class Diagnosis(Coded):
         "later have no such attribute."
     )
     QUANTIZED_BEFORE_FOLDING = (
-        "The model was quantized before this was folded: its parameters are quantized, and it stands between "
-        "QuantizeLinear and DequantizeLinear. Fold the float model first, then quantize the result."
+        "The model was quantized before this was folded: it stands between DequantizeLinear and QuantizeLinear, or its "
+        "parameters are quantized. Fold the float model first, then quantize the result."
     )
 
 

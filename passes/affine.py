@@ -54,7 +54,7 @@ class Affine:
                 raise Refused(Reason.SEARCH_LIMIT, f"scales of shape {scale.shape} and shifts of shape {shift.shape}")
             scale, shift = (np.ascontiguousarray(a) for a in np.broadcast_arrays(scale, shift))
         if not (all_finite(scale) and all_finite(shift)):
-            raise Refused(Reason.NOT_FINITE)
+            raise Refused(Reason.NOT_FINITE, _first_not_finite(scale, shift))
         form = _without_ones_behind(scale.shape)
         return cls(scale.reshape(form), shift.reshape(form))
 
@@ -130,6 +130,18 @@ def _padded(array: Array, rank: int) -> Array:
     if array.ndim > rank:
         raise ValueError(f"a map of {array.ndim} axes for a value of {rank}")
     return array if array.ndim == rank else array.reshape(array.shape + (1,) * (rank - array.ndim))
+
+
+def _first_not_finite(scale: Array, shift: Array) -> str:
+    """``scale inf in channel 3``; the place along each axis on which the numbers vary."""
+    for name, array in (("scale", scale), ("shift", shift)):
+        places = np.argwhere(~np.isfinite(array))
+        if len(places):
+            value = array[tuple(places[0])]
+            channel = [int(at) for at, size in zip(places[0], array.shape, strict=True) if size > 1]
+            where = f" in channel {', '.join(map(str, channel))}" if channel else ""
+            return f"{name} {value:.4g}{where}"
+    return ""
 
 
 def _without_ones_behind(shape: tuple[int, ...]) -> tuple[int, ...]:

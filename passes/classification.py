@@ -275,7 +275,10 @@ def _averages_over_batch(value: str, data: str | None, graph: Graph) -> bool:
     if maker is None or maker.op_type != "ReduceMean" or (data is not None and data not in maker.input[:1]):
         return False
     axes = _axes(maker, graph)
-    return axes is not None and 0 in axes and 1 not in axes
+    if axes is None or 0 not in axes:
+        return False
+    rank = graph.rank(maker.input[0])
+    return 1 not in axes or (rank is not None and len(set(axes)) == rank - 1)  # channels may stand last
 
 
 def _axes(node: NodeProto, graph: Graph) -> list[int] | None:
@@ -298,6 +301,9 @@ def _radicand(value: str, graph: Graph, *, reciprocal: bool) -> str | None:
         if maker is None or maker.op_type not in ("Reciprocal", "Div") or not maker.input:
             return None
         maker = graph.producer(maker.input[-1])
+    if maker is not None and maker.op_type == "Pow" and len(maker.input) == 2:
+        exponent = graph.constant(maker.input[1])
+        return maker.input[0] if exponent is not None and exponent.size == 1 and exponent.exact() == 0.5 else None
     return maker.input[0] if maker is not None and maker.op_type == "Sqrt" and maker.input else None
 
 

@@ -63,9 +63,13 @@ def _stored_statistics(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:
 
 
 def is_quantized(node: NodeProto, graph: Graph) -> bool:
-    """Whether data and scale of a BatchNormalization come from DequantizeLinear."""
-    makers = [graph.producer(value) for value in node.input[:2]]
-    return all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)
+    """Whether a BatchNormalization stands behind DequantizeLinear, and its scale too, or in front of QuantizeLinear."""
+    makers = [None if maker is None else maker.op_type for maker in map(graph.producer, node.input[:2])]
+    if makers[:1] != ["DequantizeLinear"]:
+        return False
+    readers = graph.readers(node.output[0]) if node.output else []
+    between = bool(readers) and all(use.node.op_type == "QuantizeLinear" and use.position == 0 for use in readers)
+    return between or makers[1:] == ["DequantizeLinear"]
 
 
 def _one_value(node: NodeProto, graph: Graph) -> dict[Diagnosis, str]:

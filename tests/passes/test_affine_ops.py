@@ -339,3 +339,18 @@ def test_not_taken(name: str) -> None:
     ones = np.ones(4, np.float32)
     row = _row(NOT_TAKEN[name])
     check_left_alone(name, Row(row.text, row.inputs, {**row.constants, **_TAKES_UP, "g_zero": zero, "ones": ones}))
+
+
+FIRST_NOT_FINITE = {
+    "y = Div(d, c_zero)": "scale inf in channel",
+    "y = Mul(d, infinite1)": "scale inf",
+    "e = Mul(d, c) y = Add(e, infinite1)": "shift inf",
+}
+
+
+@pytest.mark.parametrize("text", FIRST_NOT_FINITE)
+def test_what_is_not_finite_is_named(text: str) -> None:
+    constants = {"infinite1": np.array([np.inf], np.float32)}
+    done = fold(_row(Row(f"d = Conv(x, w) {text}", constants=constants)).model())
+    details = [each.detail for each in done.decisions if each.reason is Reason.NOT_FINITE]
+    assert [detail.rstrip(" 0123456789") for detail in details] == [FIRST_NOT_FINITE[text]]

@@ -328,12 +328,15 @@ DISGUISES = {
     "divided": STATISTICS + "k = Add(f, eps) r = Sqrt(k) y = Div(d, r)",
     "times the reciprocal": STATISTICS + "k = Add(f, eps) r = Sqrt(k) q = Reciprocal(r) y = Mul(q, d)",
     "one over the root": STATISTICS + "k = Add(eps, f) r = Sqrt(k) q = Div(unit, r) y = Mul(d, q)",
+    "channels last": STATISTICS.replace("2,3]", "1,2]").replace("|1/", "|3/")
+    + "k = Add(f, eps) r = Sqrt(k) y = Div(d, r)",
+    "a root by Pow": STATISTICS + "k = Add(f, eps) r = Pow(k, half) y = Div(d, r)",
     "squares by Pow": "a = ReduceMean<axes=[/0|1/,2,3]>(c) d = Sub(c, a) e = Pow(d, two) "
     "f = ReduceMean<axes=[0,2,3]>(e) k = Add(f, eps) r = Sqrt(k) y = Div(d, r)",
     "difference of squares": "a = ReduceMean<axes=[/0|1/,2,3]>(c) d = Sub(c, a) s = Mul(c, c) "
     "t = ReduceMean<axes=[0,2,3]>(s) u = Mul(a, a) f = Sub(t, u) k = Add(f, eps) r = Sqrt(k) y = Div(d, r)",
 }
-SMALL = {"eps": np.float32(1e-5), "two": np.float32(2), "unit": np.float32(1)}
+SMALL = {"eps": np.float32(1e-5), "two": np.float32(2), "unit": np.float32(1), "half": np.float32(0.5)}
 
 
 @pytest.mark.parametrize("name", DISGUISES)
@@ -493,6 +496,13 @@ DIAGNOSES = {
     "lost in the export": (f"y = {BN}(c, g, h, m0, m0)", {Diagnosis.LOST_STATISTICS: ""}),
     "quantized before": (
         f"p = DequantizeLinear(bytes, step) r = DequantizeLinear(levels, step) y = {BN}(r, p, h, m, v)",
+        {Diagnosis.QUANTIZED_BEFORE_FOLDING: ""},
+    ),
+    "quantized on both sides": (
+        (
+            f"r = DequantizeLinear(levels, step) n = {BN}(r, g, h, m, v) q = QuantizeLinear(n, step)"
+            " y = DequantizeLinear(q, step)"
+        ),
         {Diagnosis.QUANTIZED_BEFORE_FOLDING: ""},
     ),
     "quantized data alone": (f"r = DequantizeLinear(levels, step) y = {BN}(r, g, h, m, v)", {}),

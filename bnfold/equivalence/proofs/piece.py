@@ -323,7 +323,8 @@ def _both_composed(
     }
     entering = {pair.old: leaves[pair.new] for pair in obligation.premises}
     old, new = common.before.opset(before.output.scope), common.after.opset(after.output.scope)
-    was = composed(before, common.old_constants, entering, old)
+    sizes = common.dims if with_shapes else None
+    was = composed(before, common.old_constants, entering, old, sizes=sizes)
     return was, composed(after, common.new_constants, leaves, new, was, common.same_constant)
 
 
