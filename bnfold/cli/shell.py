@@ -80,13 +80,13 @@ class Shell(Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; leave with the exit code of whatever it raises."""
-        _escape_what_cannot_be_encoded()
-        with _warnings_said(), in_one_line():
+        with _interrupts_told(), _warnings_said(), in_one_line():
+            _escape_what_cannot_be_encoded()
             return answered(ctx, partial(super().invoke, ctx))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """The context of the whole command line, with its errors in one line."""
-        with in_one_line():
+        with _interrupts_told(), in_one_line():
             return super().make_context(*args, **kwargs)
 
 
@@ -146,6 +146,17 @@ def fail(ctx: click.Context, message: str, exit_code: int, page: str | None = No
         except BnfoldError as second:
             say(str(second))
     ctx.exit(exit_code)
+
+
+@contextlib.contextmanager
+def _interrupts_told() -> Iterator[None]:
+    """Leave as `answered` does where a signal comes before or behind its work: click takes it for a person's no."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        message, exit_code = farewell(interrupt)
+        say(message)
+        raise click.exceptions.Exit(exit_code) from interrupt
 
 
 @contextlib.contextmanager

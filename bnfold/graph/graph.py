@@ -419,6 +419,7 @@ class Graph:
             outputs[outputs[:].index(value)] = output
             graph._undefine(value)
             graph._define(output, maker)
+            self.model.look_again(graph, output)
             self.model.forget_value_info(graph, value)
             if value in graph._uses:  # by those that look only at its shape or type
                 for use in list(graph._uses[value]):
@@ -491,6 +492,7 @@ class Graph:
         """Put an Add of `constant` behind the first output of `node`; its readers read the sum, by the old name."""
         graph = self.model.owner(node)
         output = node.output[0]
+        self.model.value_type(graph, output)  # while it is what `node` makes
         self.model.about_to_edit()
         inner = self.model.fresh_name(f"{output}_unshifted")
         self.model.alias(inner, output)

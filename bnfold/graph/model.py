@@ -306,6 +306,12 @@ class Model:
         """The value of the input that `value` has the type of, where an edit made it; else itself."""
         return self._aliases.get(value, value)
 
+    def look_again(self, graph: Graph, value: str) -> None:
+        """Forget that nothing told the rank of `value`: another operator makes it now."""
+        settled = self._settled.get(id(graph), {})
+        if value in settled and not has_rank(settled[value]):
+            del settled[value]
+
     def alias(self, value: str, like: str) -> None:
         """Note that the new `value` has the type of `like`, which was there before the first edit."""
         if value != like:

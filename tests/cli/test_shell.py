@@ -40,3 +40,14 @@ def test_an_interrupt_is_one_whatever_was_made_of_it(
     monkeypatch.setattr(api, "inspect_with", lambda *_: _raised(*errors))
     result = CliRunner().invoke(main, ["inspect", str(MODEL)])
     assert (result.exit_code, said in result.stderr, result.stderr.count("\n")) == (code, True, 1), result.stderr
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (Terminated(signal.SIGTERM), 143)], ids=str)
+@pytest.mark.parametrize("where", ["cli.mistakes.Group.make_context", "cli.shell.answered"])
+def test_an_interrupt_around_the_work_is_no_refusal(
+    where: str, error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """click alone says "Aborted!" and ends with 1, as where somebody says no."""
+    monkeypatch.setattr(f"bnfold.{where}", lambda *_, **__: _raised(error))
+    result = CliRunner().invoke(main, ["inspect", str(MODEL)])
+    assert (result.exit_code, result.stderr.count("\n"), result.stderr[:8]) == (code, 1, "bnfold: "), result.stderr

@@ -108,6 +108,61 @@ def test_only_what_is_off_is_given_up_and_each_change_is_proved_by_itself(
     assert len(found) >= (6 if kind == "dense" else 2)
 
 
+SHUFFLE = "r = Reshape({0}, split) t = Transpose<perm=[0,2,1,3,4]>(r) q = Reshape(t, merged)"
+REARRANGED = {
+    "a channel shuffle": f"c = Conv(x, w8) {SHUFFLE.format('c')} y = {BN}(q, g8, h8, m8, v8)",
+    "a shuffle of groups that are shuffled": (
+        f"c = Conv(x, w8) {SHUFFLE.format('c')} f = Reshape(q, other) u = Transpose<perm=[0,3,4,2,1]>(f) "
+        f"o = Reshape(u, last) y = Mul(o, row8)"
+    ),
+    "a shuffle between two scales": (
+        f"a = Conv(x, w) n = {BN}(a, g, h, m, v) e = Relu(n) n2 = Neg(n) c = Conv(e, k8) {SHUFFLE.format('c')} "
+        f"p = {BN}(q, g8, h8, m8, v8) o = Relu(p) z = ReduceMax(n2) y = Add(o, z)"
+    ),
+    "channels in another order": f"c = Conv(x, w8) i = Gather<axis=1>(c, order) y = {BN}(i, g8, h8, m8, v8)",
+    "flattened and picked for a Gemm": (
+        f"a = Conv(x, w) b = {BN}(a, g, h, m, v) d = Add(b, b) e = Relu(b) p = GlobalAveragePool(e) "
+        "f = Reshape(p, flat) i = Gather<axis=-1>(f, picked) o = Gemm(i, w_more) z = ReduceMax(d) y = Add(o, z)"
+    ),
+}
+MOVED_ABOUT = {
+    **MORE,
+    "w8": numbers(8, 3, 3, 3, seed=31),
+    "k8": numbers(8, 4, 1, 1, seed=32),
+    **{name: numbers(8, low=0.5, high=2.0, seed=at) for at, name in enumerate(("g8", "h8", "m8", "v8"), 33)},
+    "row8": numbers(8, low=0.5, high=2.0, seed=37),
+    "split": np.array([-1, 2, 4, 4, 5]),
+    "merged": np.array([-1, 8, 4, 5]),
+    "other": np.array([0, 4, 2, 20, 1]),
+    "last": np.array([0, 20, 1, 8]),
+    "order": np.array([3, -1, 0, 6, 2, 4, 1, 5]),
+    "flat": np.array([0, -1]),
+    "picked": np.array([3, 0, -1, 2, 1, 0]),
+    "w_more": numbers(6, 5, seed=38),
+}
+
+
+@pytest.mark.parametrize("text", REARRANGED.values(), ids=REARRANGED)
+def test_channels_are_followed_where_axes_are_split_permuted_and_merged(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a ShuffleNet and a CondenseNet: nothing is evaluated, and each weight of the result counts."""
+    before = build(text, inputs=INPUTS, constants=MOVED_ABOUT)
+    after = bnfold.optimize(before, verify=False).model
+    assert before.graph.node != after.graph.node
+    with monkeypatch.context() as patched:
+        patched.setattr(piece, "_evaluated", lambda *_: pytest.fail("not necessary"))
+        assert standings(before, after) == {Standing.HOLDS}
+    for index, tensor in enumerate(after.graph.initializer):
+        array = numpy_helper.to_array(tensor).copy()
+        if array.dtype == np.float32 and array.ndim > 1 and len(array) > 1:
+            array[[0, 1]] = array[[1, 0]]  # a scale that went to the wrong channel
+            wrong = ModelProto()
+            wrong.CopyFrom(after)
+            wrong.graph.initializer[index].raw_data = array.tobytes()
+            assert standings(before, wrong) != {Standing.HOLDS}, tensor.name
+
+
 def test_a_wrong_scale_among_values_that_were_given_up_breaks_the_proof() -> None:
     text, constants = dense_block(4)
     before = build(text, inputs=INPUTS, constants=constants)
@@ -117,6 +172,38 @@ def test_a_wrong_scale_among_values_that_were_given_up_breaks_the_proof() -> Non
     wrong[1, 3] *= 1.001
     weight.CopyFrom(numpy_helper.from_array(wrong, weight.name))
     assert Standing.BROKEN in standings(before, after)
+
+
+TRAINED = f"y, mean, variance = {BN}<training_mode=1>(c, g, h, m, v)"
+WITHOUT_MEAN = {
+    "statistics of the batch": (TRAINED, True),
+    "statistics of the batch, the variance read": (f"{TRAINED} y2 = Identity(variance)", True),
+    "statistics of the batch, the mean read": (f"{TRAINED} y2 = Identity(mean)", False),
+    "InstanceNormalization": ("y = InstanceNormalization(c, g, h)", True),
+    "its own statistics": (f"y = {BN}(c, g, h, m, v)", False),
+    "LayerNormalization": ("y = LayerNormalization<axis=1>(c, one)", False),
+}
+
+
+@pytest.mark.parametrize(("behind", "right"), WITHOUT_MEAN.values(), ids=WITHOUT_MEAN)
+def test_a_bias_goes_where_the_mean_of_each_channel_is_taken_out(behind: str, right: bool) -> None:
+    """Nothing can be seen of it in the runtime: where a channel is constant, rounding alone is left, and amplified."""
+    constants = {**MORE, "one": np.ones((4, 4, 5), np.float32)}
+
+    def with_(front: str) -> ModelProto:
+        found = build(f"c = {front} {behind}", inputs=INPUTS, constants=constants)
+        if "y2" in behind:
+            found.graph.output.add().name = "y2"
+            found.graph.output[-1].type.tensor_type.elem_type = 1
+        return found
+
+    before = with_("Conv(x, w, b)")
+    assert (standings(before, with_("Conv(x, w)")) == {Standing.HOLDS}) is right
+    doubled = with_("Conv(x, w)")
+    for tensor in doubled.graph.initializer:
+        if tensor.name == "w":
+            tensor.CopyFrom(numpy_helper.from_array(2 * constants["w"], "w"))
+    assert Standing.HOLDS not in {proof.standing for proof in prove(before, doubled)}
 
 
 def uncomposed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,3 +129,38 @@ def test_what_was_undone_on_the_way_need_not_be_read(seen: bool) -> None:
     assert found.verdict is Verdict.EQUIVALENT
     assert [proof.standing.value for proof in found.proofs] == ["holds"]
     assert verify(before, wrong).verdict is Verdict.NOT_EQUIVALENT
+
+
+@pytest.mark.parametrize(("operator", "verdict"), [("Relu", Verdict.EQUIVALENT), ("custom.Magic", Verdict.PROVED)])
+def test_sizes_that_are_read_are_those_of_the_model(operator: str, verdict: Verdict) -> None:
+    """The heads of an attention: at operator set 11 onnx infers nothing of a Reshape whose target is computed."""
+    text = (
+        "agraph (int64[B,S] ids) => (y) <int64[1] zero = {0}, int64[1] last = {-1}, int64[1] open = {2147483647}, "
+        "int64[1] rank = {2}, int64[1] wide = {24}, int64[1] heads = {4}> { e = Gather(w, ids) s = Shape(ids) "
+        "two = Slice(s, zero, rank) target = Concat<axis = 0>(two, wide) r = Reshape(e, target) "
+        "q, k = Split<axis = 2, split = [8, 16]>(r) TOLD "
+        f"to = Concat<axis = 0>(two, heads, each) u = Reshape(q, to) y = {operator}(u) }}"
+    )
+    computed = "t = Shape(q) size = Slice(t, last, open) each = Div(size, heads)"
+    before, right, wrong = (
+        model(text.replace("TOLD", told).replace("each)", each), w=np.ones((6, 24), np.float32))
+        for told, each in ((computed, "each)"), ("", "two_each)"), ("", "three)"))
+    )
+    for made in (before, right, wrong):
+        made.ir_version, made.opset_import[0].version = 6, 11
+        for name, size in (("two_each", 2), ("three", 3)):
+            made.graph.initializer.append(numpy_helper.from_array(np.array([size]), name))
+    assert verify(before.SerializeToString(), right.SerializeToString()).verdict is verdict
+    assert verify(before.SerializeToString(), wrong.SerializeToString()).verdict is Verdict.NOT_EQUIVALENT
+
+
+def test_nothing_is_broken_at_sizes_that_are_made_up() -> None:
+    """A custom operator makes the value of which a size is read: what is stored instead of it may be that size."""
+    text = (
+        "agraph (float[N,3] x) => (z) <int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] four = {{4}}> "
+        "{{ n = custom.Magic(x) s = Shape(n) {} z = Expand(x, t) }}"
+    )
+    before = model(text.format("t = Slice(s, one, two)")).SerializeToString()
+    found = verify(before, model(text.format("t = Identity(four)")).SerializeToString())
+    assert found.verdict is Verdict.NOT_VERIFIED
+    assert [proof.standing.value for proof in found.proofs] == ["undecided"]

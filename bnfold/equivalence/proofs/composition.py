@@ -5,7 +5,9 @@ pieces of the same linear operators on the same values are equal where their wei
 number. What is not of this form is `Uncomposed`, and is evaluated instead.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 from bnfold.equivalence.numbers.element_types import Array, is_float, rounding
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, Part, operator_of
 from bnfold.equivalence.proofs.constants import Constants
+from bnfold.equivalence.proofs.rearrangement import axes_of, order_of, reshaped
 from bnfold.equivalence.proofs.weights import Difference, Weights, compare, smallest_normal
 from bnfold.equivalence.structure.scopes import Piece, Place, Value
 
@@ -66,8 +69,9 @@ class Linear(NamedTuple):
     """The sum of `terms` and of `shift`, one number for each index of the channel axis or one for all.
 
     `behind`: how many axes follow the channel axis; None for what has no channels yet, as a value that enters. `rank`:
-    None where it is unknown. `size`: the sum of the absolute values that went into the shift. `axis`: that of the
-    weights along which a term's outputs lie.
+    None where it is unknown. `size`: the sum of the absolute values that went into the shift. `split`: the axes that
+    the channels lie along, outermost first, where a Reshape split them: then `behind` is None. `sizes`: of all axes,
+    where they were asked for.
     """
 
     terms: dict[Key, list["Term"]]
@@ -75,6 +79,8 @@ class Linear(NamedTuple):
     size: Array = _ZERO
     behind: int | None = None
     rank: int | None = None
+    split: tuple[int, ...] = ()
+    sizes: Dims = None
 
     @property
     def channels(self) -> int | None:
@@ -92,11 +98,16 @@ class Linear(NamedTuple):
 
 
 class Term(NamedTuple):
-    """The weights of one operator. `per_output(vector)` is a factor for them that scales its outputs."""
+    """The weights of one operator. `per_output(vector)` is a factor for them that scales its outputs.
+
+    `axis`: that of the weights along which the outputs lie. `order`: the number there of each output as they lie now,
+    where they were permuted.
+    """
 
     weights: Weights
     axis: int
     group: int = 1
+    order: Array | None = None
 
     @property
     def channels(self) -> int | None:
@@ -110,6 +121,8 @@ class Term(NamedTuple):
         shape = self.weights.shape
         if vector.ndim == 0 or not shape:
             return vector
+        if self.order is not None:
+            vector = vector[np.argsort(self.order)]
         rest = (1,) * (len(shape) - self.axis - 1)
         if self.axis == 1 and self.group > 1:  # ConvTranspose: group g has rows of its own
             return np.repeat(vector.reshape(self.group, -1), shape[0] // self.group, axis=0).reshape(
@@ -126,6 +139,7 @@ class Composed:
     """A composed piece. `constants`: those its operators read; `reads`: who reads what, to make what.
 
     `noise`: how far rounding alone may move a bias, a scale or a shift that nodes compute, as a part of the largest.
+    `sizes`: those that were asked for, by the terms of a value: the same operators on the same values make the same.
     """
 
     linear: Linear
@@ -133,6 +147,7 @@ class Composed:
     constants: dict[Value, None]
     reads: list[tuple[Sequence[Value | None], list[Value]]]
     atoms: list[Atom]
+    sizes: dict[frozenset[Key], Dims]
 
 
 Same = Callable[[Value, Value], bool]
@@ -146,12 +161,14 @@ def composed(
     opset: int,
     reference: Composed | None = None,
     same: Same | None = None,
+    sizes: Callable[[Value], Dims] | None = None,
 ) -> Composed:
     """The map of a piece; of the candidate's in terms of the `reference`'s, where operators are not linear.
 
-    Raises Uncomposed, or Unknowable for a constant that cannot be evaluated.
+    `sizes`: of the values of the reference, where they may be asked for. Raises Uncomposed, or Unknowable for a
+    constant that cannot be evaluated.
     """
-    return _Composer(constants, entering, opset, reference, same).run(piece)
+    return _Composer(constants, entering, opset, reference, same, sizes).run(piece)
 
 
 def changed_constants(was: Composed, now: Iterable[Value], constants: Constants, same: Same) -> dict[Value, int]:
@@ -181,7 +198,7 @@ def difference(
     """
     if was.terms.keys() != now.terms.keys():
         raise Uncomposed("other operators")
-    if was.behind != now.behind and None not in {was.behind, now.behind}:
+    if was.split != now.split or (was.behind != now.behind and None not in {was.behind, now.behind}):
         raise Uncomposed("channels on another axis")
     found = Difference()
     for key, terms in was.terms.items():
@@ -189,7 +206,7 @@ def difference(
         after = [term.weights for term in now.terms[key]]
         shapes = {weights.shape for weights in (*before, *after)}
         if len(shapes) > 1:
-            if key[0] != "value":
+            if any(weights.array is None for weights in (*before, *after)):
                 raise Uncomposed("weights of another shape")
             shape = np.broadcast_shapes(*shapes)
             before, after = ([_spread(each, shape) for each in side] for side in (before, after))
@@ -224,8 +241,11 @@ class _Composer:
         opset: int,
         reference: Composed | None,
         same: Same | None,
+        sizes: Callable[[Value], Dims] | None,
     ) -> None:
         self.constants = constants
+        self._inferred = sizes
+        self._sizes: dict[frozenset[Key], Dims] = {}
         self._reference = reference
         self._same = same
         self._atoms: list[Atom] = []
@@ -249,7 +269,7 @@ class _Composer:
                 self._apply(place)
         if piece.output not in self._known:
             raise Uncomposed("it is a constant")
-        return Composed(self._known[piece.output], self._noise, self._read, self._reads, self._atoms)
+        return Composed(self._known[piece.output], self._noise, self._read, self._reads, self._atoms, self._sizes)
 
     def _apply(self, place: Place) -> None:
         node, inputs = self._cutter.node(place), self._cutter.inputs(place)
@@ -299,14 +319,14 @@ class _Composer:
         if node.op_type == "Concat":
             call.data = self._side_by_side(call)
         inputs = {at: form for at, form in enumerate(call.data) if form is not None}
-        passing = _passing(call)
-        return {
-            Value(call.place.scope, name): self.renewed(
-                (*facts, at), given, inputs, Value(call.place.scope, name), passing
-            )
-            for at, name in enumerate(node.output)
-            if name
-        }
+        made: dict[Value, Linear] = {}
+        values = {at: Value(call.place.scope, name) for at, name in enumerate(node.output) if name}
+        for at, value in values.items():  # what cannot be told may be read by nobody
+            with suppress(Uncomposed):
+                made[value] = self.renewed((*facts, at), given, inputs, value, _passing(call, at))
+        if not made:
+            raise Uncomposed(node.op_type)
+        return made
 
     def _side_by_side(self, call: "_Call") -> list[Linear | None]:
         """The inputs of a Concat; what has no channels of its own yet has them along the axis of the Concat."""
@@ -342,6 +362,8 @@ class _Composer:
         else:
             at, relation = self._matched(self._reference.atoms, facts, given, inputs, value, passing)
             number = ("atom", at)
+            if not relation.is_equality and any(form.split for form in inputs.values()):
+                raise Uncomposed("channels that lie along several axes")
         self._dims[number] = dims
         behinds = [form.behind for form in inputs.values() if form.behind is not None]
         behind = next(iter(behinds), None) if relation.scale.ndim or relation.shift.ndim else None
@@ -399,10 +421,20 @@ class _Composer:
             self._noise = max(self._noise, noise / max(float(np.abs(found).max()), noise))
         return found
 
+    def sizes(self, value: Value | None, form: Linear) -> Dims:
+        """The sizes of a value as far as they are known; of one of the candidate those of the reference's."""
+        found, terms = form.sizes, frozenset(form.terms)
+        if found is None and self._reference is not None:
+            found = self._reference.sizes.get(terms)
+        elif found is None and self._inferred is not None and value is not None:
+            found = self._inferred(value)
+        self._sizes[terms] = found
+        return found if found is not None and form.rank in {None, len(found)} else None
+
     def dims(self, form: Linear) -> Dims:
-        """The sizes of a value that entered, as far as they are known."""
+        """The sizes of a value that entered, or that was rearranged, as far as they are known."""
         ((key, _),) = form.terms.items()
-        return self._dims[key[1]] if key[0] == "value" else None
+        return self._dims[key[1]] if key[0] == "value" else form.sizes
 
 
 @dataclass
@@ -463,13 +495,11 @@ class _Call:
 
 def _scaled(form: Linear, factor: Array) -> Linear:
     """Times one number for each channel, or one for all."""
-    terms = {
-        key: [Term(_grown(term, factor), term.axis, term.group) for term in each] for key, each in form.terms.items()
-    }
+    terms = {key: [term._replace(weights=_grown(term, factor)) for term in each] for key, each in form.terms.items()}
     shift, size = form.shift, form.size
     if size is not _ZERO:
         shift, size = shift * factor, size * np.abs(factor)
-    return Linear(terms, shift, size, form.behind, form.rank)
+    return form._replace(terms=terms, shift=shift, size=size)
 
 
 def _grown(term: Term, factor: Array) -> Weights:
@@ -488,17 +518,18 @@ def _shifted(form: Linear, shift: Array, size: Array | None = None) -> Linear:
     size = np.abs(shift) if size is None else size
     if form.size is not _ZERO:
         shift, size = form.shift + shift, form.size + size
-    return Linear(form.terms, shift, size, form.behind, form.rank)
+    return form._replace(shift=shift, size=size)
 
 
 def _added(one: Linear, other: Linear) -> Linear:
     behind = one.behind if one.behind is not None else other.behind
-    if other.behind not in {None, behind} or (one.rank != other.rank):
+    if other.behind not in {None, behind} or one.rank != other.rank or one.split != other.split:
         raise Uncomposed("a sum of values with other axes")
     terms = {key: list(each) for key, each in one.terms.items()}
     for key, each in other.terms.items():
         terms.setdefault(key, []).extend(each)
-    return Linear(terms, one.shift + other.shift, one.size + other.size, behind, one.rank)
+    shift, size = one.shift + other.shift, one.size + other.size
+    return one._replace(terms=terms, shift=shift, size=size, behind=behind, sizes=None)
 
 
 def _with_channels(form: Linear, behind: int, count: int) -> Linear:
@@ -605,6 +636,8 @@ def _ratio(both: list[tuple[Term, Term]]) -> Array | None:
             over[at] += now.sum(axis=others)
             was *= was
             under[at] += was.sum(axis=others)
+        if one.order is not None:
+            over, under = over[one.order], under[one.order]
         above, below = above + over, below + under
     found = np.where(below > 0, above / below, 1.0)
     return found if bool(np.all(np.isfinite(found))) else None
@@ -626,6 +659,14 @@ def _equal(relations: list[Relation], _: list[Linear]) -> Relation | None:
 
 def _any(relations: list[Relation], _: list[Linear]) -> Relation | None:
     return relations[0]
+
+
+def _free_of_shift(relations: list[Relation], forms: list[Linear]) -> Relation | None:
+    """The mean of each channel is taken out, and with it what is added to all of a channel."""
+    (one, *others), form = relations, forms[0]
+    in_channels = not one.shift.ndim or (form.rank is not None and form.behind == form.rank - 2)
+    alike = bool(np.all(one.scale == 1)) and all(each.is_equality for each in others)
+    return Relation() if alike and in_channels else None
 
 
 def _positive(relations: list[Relation], _: list[Linear]) -> Relation | None:
@@ -677,12 +718,25 @@ def _divided(relations: list[Relation], forms: list[Linear]) -> Relation | None:
     return _multiplied([relations[0], relations[1]._replace(scale=1 / relations[1].scale)], forms)
 
 
-def _passing(call: "_Call") -> Passing:
-    """The part of a per-channel relation of two values that an operator lets pass."""
+_PASSING: dict[str, Passing] = {
+    "Relu": _positive_scale,
+    "LeakyRelu": _positive_scale,
+    "MaxPool": _positive,
+    "GlobalMaxPool": _positive,
+    "GlobalAveragePool": _any,
+}
+
+
+def _passing(call: "_Call", output: int = 0) -> Passing:
+    """The part of a per-channel relation of two values that an operator lets pass to one of its outputs."""
     form, op = call.data[0], call.node.op_type
     if call.node.domain in DEFAULT_DOMAINS and op in {"Mul", "Div"} and None not in call.data:
         return _multiplied if op == "Mul" else _divided
-    if call.node.domain not in DEFAULT_DOMAINS or form is None or len(call.node.output) > 1:
+    if call.node.domain not in DEFAULT_DOMAINS or form is None:
+        return _equal
+    if op == "BatchNormalization" and _trains(call):
+        return _equal if output in _MEANS else _free_of_shift
+    if len(call.node.output) > 1:
         return _equal
     if operator_of(call.node).part is Part.SHAPE:
         return lambda _relations, _forms: Relation()
@@ -690,16 +744,12 @@ def _passing(call: "_Call") -> Passing:
         axes = [_channel_axes(each) for each in call.data if each is not None]
         at = call.integer("axis", 1)
         return _joined if all(at in each for each in axes) and len(axes) == len(call.data) else _equal
-    if op in {"Relu", "LeakyRelu"} or (op == "PRelu" and call.data[1] is None):
+    if op == "PRelu" and call.data[1] is None:
         return _positive_scale
-    if op in {"MaxPool", "GlobalMaxPool"}:
-        return _positive
-    if op == "GlobalAveragePool":
-        return _any
     if op == "AveragePool":
         padded = any(call.integers("pads", ())) or call.text("auto_pad", "NOTSET") not in {"NOTSET", "VALID"}
         return _scale_alone if padded and call.integer("count_include_pad", 0) else _any
-    return _equal
+    return _PASSING.get(op, _equal)
 
 
 def _dims_of(forms: Sequence[Linear]) -> Dims:
@@ -847,14 +897,7 @@ def _biased(call: _Call, form: Linear, position: int, factor: float = 1.0) -> Li
 def _batch_normalization(call: _Call) -> dict[str, Linear]:
     x = call.only()
     more = len(call.node.output) > 1 and any(call.node.output[1:])
-    training = (
-        not call.integer("is_test", 0)
-        if call.opset < 7
-        else bool(call.integer("training_mode", 0))
-        if call.opset >= 14
-        else more
-    )
-    if training or not call.integer("spatial", 1) or more or x.rank is None:
+    if _trains(call) or not call.integer("spatial", 1) or more or x.rank is None:
         raise Uncomposed("BatchNormalization in training mode, or of a value of unknown rank")
     gain, bias, mean, variance = (call.constant(position) for position in range(1, 5))
     if not gain.shape == bias.shape == mean.shape == variance.shape or gain.ndim != 1:
@@ -865,6 +908,15 @@ def _batch_normalization(call: _Call) -> dict[str, Linear]:
     return call.made(_shifted(_scaled(x, scale), bias - moved, np.abs(bias) + np.abs(moved)))
 
 
+def _trains(call: _Call) -> bool:
+    """Whether a BatchNormalization takes the statistics of the batch."""
+    if call.opset < 7:
+        return not call.integer("is_test", 0)
+    if call.opset < 14:
+        return len(call.node.output) > 1 and any(call.node.output[1:])
+    return bool(call.integer("training_mode", 0))
+
+
 def _instance_normalization(call: _Call) -> dict[str, Linear]:
     """What it makes without its scale and bias is equal for equal operands; these are a map of that."""
     x, output = call.only(), call.node.output[0]
@@ -872,7 +924,7 @@ def _instance_normalization(call: _Call) -> dict[str, Linear]:
     if x.rank is None or x.rank < 3 or gain.ndim != 1 or gain.shape != bias.shape:
         raise Uncomposed("InstanceNormalization of a value of unknown rank")
     facts = ("InstanceNormalization", call.number("epsilon", _EPSILON))
-    plain = call.composer.renewed(facts, {}, {0: x}, Value(call.place.scope, output), _equal)
+    plain = call.composer.renewed(facts, {}, {0: x}, Value(call.place.scope, output), _free_of_shift)
     plain = _with_channels(plain, x.rank - 2, gain.size)._replace(rank=x.rank)
     return call.made(_shifted(_scaled(plain, gain), bias))
 
@@ -938,15 +990,94 @@ def _cast(call: _Call) -> dict[str, Linear]:
 
 def _transpose(call: _Call) -> dict[str, Linear]:
     x = call.only()
-    if x.rank is None or x.behind is None or any(key[0] == "value" for key in x.terms):
-        raise Uncomposed("a Transpose of what entered, or of unknown rank")
-    order = call.integers("perm", range(x.rank - 1, -1, -1))
-    if sorted(order) != list(range(x.rank)):
+    order = call.integers("perm", range((x.rank or 0) - 1, -1, -1))
+    if x.rank not in {None, len(order)} or sorted(order) != list(range(len(order))) or not order:
         raise Uncomposed("a Transpose of another rank")
-    behind = x.rank - 1 - order.index(x.rank - 1 - x.behind)
-    return call.made(
-        x._replace(terms={("Transpose", order, key): each for key, each in x.terms.items()}, behind=behind)
-    )
+    axes, sizes = _axes_of_channels(x), x.sizes
+    if sizes is not None:
+        sizes = tuple(sizes[axis] for axis in order)
+    made = x._replace(terms={("Transpose", order, key): each for key, each in x.terms.items()})
+    return call.made(_along(made, tuple(order.index(axis) for axis in axes), len(order), sizes))
+
+
+def _reshape(call: _Call) -> dict[str, Linear]:
+    """Channels that are split and merged: their order changes where a Transpose lies between."""
+    x = call.only()
+    if not call.given(1):
+        raise Uncomposed("a Reshape by attributes")
+    target, keeps_zero = tuple(map(int, call.constant(1).reshape(-1))), bool(call.integer("allowzero", 0))
+    sizes, axes = call.composer.sizes(call.inputs[0], x), _axes_of_channels(x)
+    made = x._replace(terms={("Reshape", target, keeps_zero, key): each for key, each in x.terms.items()})
+    if not axes:
+        new = None if sizes is None else reshaped(sizes, target, keeps_zero=keeps_zero)
+        return call.made(_along(made, (), len(target), new))
+    count = x.channels
+    if sizes is None or count is None:
+        raise Uncomposed("a Reshape of a value whose sizes are not known")
+    if len(axes) == 1:
+        sizes = (*sizes[: axes[0]], count, *sizes[axes[0] + 1 :])
+    after = [size for size in sizes[max(axes) + 1 :] if size is not None]
+    order, new = order_of(sizes, axes), reshaped(sizes, target, keeps_zero=keeps_zero)
+    if order is None or new is None or order.size != count or len(after) != len(sizes) - 1 - max(axes):
+        raise Uncomposed("a Reshape of a value whose sizes are not known")
+    along = axes_of(new, count, math.prod(after))
+    if along is None:
+        raise Uncomposed("a Reshape across the channels")
+    return call.made(_along(_reordered(made, order), along, len(new), new))
+
+
+def _gather(call: _Call) -> dict[str, Linear]:
+    """Channels in another order; of a value that entered, some of them."""
+    x = call.data[0]
+    if x is None or call.data.count(None) != len(call.data) - 1 or x.rank is None:
+        raise Uncomposed("a Gather of constants, or of unknown rank")
+    indices, axis, axes = call.constant(1), call.integer("axis", 0) % x.rank, _axes_of_channels(x)
+    if indices.ndim != 1 or (axes and axes != (axis,)):
+        raise Uncomposed("a Gather along another axis than the channels")
+    terms = {("Gather", axis, indices.tobytes(), key): each for key, each in x.terms.items()}
+    sizes = None if x.sizes is None else (*x.sizes[:axis], indices.size, *x.sizes[axis + 1 :])
+    made, count = x._replace(terms=terms, sizes=sizes), x.channels
+    if not axes:
+        return call.made(made)
+    if count is None or not indices.size or not -count <= indices.min() <= indices.max() < count:
+        raise Uncomposed("a Gather of unknown channels")
+    order = np.where(indices < 0, indices + count, indices)
+    of_an_operator = any(len(term.weights.shape) > 1 for each in terms.values() for term in each)
+    if of_an_operator and not np.array_equal(np.sort(order), np.arange(count)):
+        raise Uncomposed("a Gather of some outputs of an operator")
+    return call.made(_reordered(made, order))
+
+
+def _axes_of_channels(form: Linear) -> tuple[int, ...]:
+    """The axes that channels lie along; none where nothing is told per channel. Raises Uncomposed for unknown ones."""
+    if form.split:
+        return form.split
+    if form.behind is not None and form.rank is not None:
+        return (form.rank - 1 - form.behind,)
+    if form.shift.ndim or any(term.weights.shape for terms in form.terms.values() for term in terms):
+        raise Uncomposed("channels along an unknown axis")
+    return ()
+
+
+def _along(form: Linear, axes: tuple[int, ...], rank: int, sizes: Dims) -> Linear:
+    """The map with its channels along `axes`."""
+    split, behind = (axes, None) if len(axes) > 1 else ((), rank - 1 - axes[0] if axes else None)
+    return form._replace(split=split, behind=behind, rank=rank, sizes=sizes)
+
+
+def _reordered(form: Linear, order: Array) -> Linear:
+    """The map of the same channels in another order."""
+    if np.array_equal(order, np.arange(order.size)):
+        return form
+    terms = {key: [_permuted(term, order) for term in each] for key, each in form.terms.items()}
+    shift, size = (each[order] if each.ndim else each for each in (form.shift, form.size))
+    return form._replace(terms=terms, shift=shift, size=size)
+
+
+def _permuted(term: Term, order: Array) -> Term:
+    if term.weights.array is not None and len(term.weights.shape) <= 1:  # of a value that entered, for each channel
+        return term._replace(weights=Weights.given(_numbers(term.weights)[order])) if term.weights.shape else term
+    return term._replace(order=order if term.order is None else term.order[order])
 
 
 def _split(call: _Call) -> dict[str, Linear]:
@@ -1002,13 +1133,14 @@ def _part(form: Linear, start: int, stop: int) -> Linear:
     count = form.channels
     terms: dict[Key, list[Term]] = {}
     for key, each in form.terms.items():
-        if any(term.group > 1 or term.channels != count for term in each):
+        if any(term.group > 1 or term.channels != count or term.order is not None for term in each):
             raise Uncomposed("a part of the outputs of groups")
         terms[(*key, start, stop)] = [term._replace(weights=term.weights.part(term.axis, start, stop)) for term in each]
     shift, size = (each[start:stop] if each.ndim else each for each in (form.shift, form.size))
-    return form._replace(terms=terms, shift=shift, size=size)
+    return form._replace(terms=terms, shift=shift, size=size, sizes=None)
 
 
+_MEANS = {1, 3}
 _EPSILON = float(np.float32(1e-5))
 _SAME_SHAPE = {"Abs", "Clip", "Erf", "Exp", "HardSigmoid", "HardSwish", "PRelu", "Sigmoid", "Softmax", "Tanh"}
 _MOST_TRIED = 4
@@ -1029,6 +1161,8 @@ _RULES = {
     "Dropout": _dropout,
     "Cast": _cast,
     "Transpose": _transpose,
+    "Reshape": _reshape,
+    "Gather": _gather,
     "Split": _split,
     "Slice": _slice,
 }

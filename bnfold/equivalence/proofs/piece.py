@@ -39,7 +39,7 @@ from bnfold.equivalence.proofs.composition import (
 from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together, sizes_made
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes
+from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes, sizes_read
 from bnfold.equivalence.proofs.reaching import reaches_an_output
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
 
@@ -270,8 +270,24 @@ def _evaluated(
         made, misfit = fits(choice)
         found += made
         reason = misfit or reason
-    found = found or fits(sizes_made(values, common, seed))[0]
-    return _agreed(found) or replace(shell, reason=reason)
+    agreed = _agreed(found) or replace(shell, reason=reason)
+    if found and (agreed.standing is not Standing.BROKEN or not _made_up(old, renamed, common)):
+        return agreed
+    found, _ = fits(sizes_made(values, common, seed))
+    return found[0] if found else _unsized(agreed)
+
+
+def _made_up(piece: ModelProto, inputs: Collection[str], common: Correspondence) -> bool:
+    """Whether a piece reads sizes of its inputs that nothing tells but the whole model."""
+    return any(map(common.shapes.is_made_up, sizes_read(piece).intersection(inputs)))
+
+
+def _unsized(proof: Proof) -> Proof:
+    """What is known where the sizes of the model are not."""
+    if proof.standing is not Standing.BROKEN:
+        return proof
+    reason = f"sizes are read that only the whole model tells; at others, {proof.reason}"
+    return replace(proof, standing=Standing.UNDECIDED, reason=reason)
 
 
 def _composed(obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof) -> Proof:
@@ -323,7 +339,8 @@ def _both_composed(
     }
     entering = {pair.old: leaves[pair.new] for pair in obligation.premises}
     old, new = common.before.opset(before.output.scope), common.after.opset(after.output.scope)
-    was = composed(before, common.old_constants, entering, old)
+    sizes = common.dims if with_shapes else None
+    was = composed(before, common.old_constants, entering, old, sizes=sizes)
     return was, composed(after, common.new_constants, leaves, new, was, common.same_constant)
 
 

@@ -32,6 +32,19 @@ def reads_sizes(region: ModelProto) -> bool:
     return any(node.op_type in _SIZE_READERS for node in region.graph.node)
 
 
+def sizes_read(region: ModelProto) -> set[str]:
+    """What enters a piece, or is made in it, and decides what sizes its operators give out."""
+    made_from = {name: node.input for node in region.graph.node for name in node.output}
+    waiting = [name for node in region.graph.node if node.op_type in _SIZE_READERS for name in node.input]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name and name not in found:
+            found.add(name)
+            waiting += made_from.get(name, ())
+    return found
+
+
 def period(*regions: ModelProto) -> int:
     """By how much a size may differ without other padding: 1 where no operator pads by the size of what it reads.
 
@@ -53,7 +66,8 @@ class InputShapes:
         self._model, self._file = model, file
         self._at: dict[tuple[tuple[str, tuple[int, ...]], ...], InputShapes] = {}
         has_scopes = bool(model.functions) or any(True for node in model.graph.node for _ in bodies(node))
-        self._scopes = _NestedTypes(file) if file is not None and has_scopes else None
+        self._of_file = _FileTypes(file) if file is not None else None
+        self._scopes = self._of_file if has_scopes else None
         bare = ModelProto()
         bare.CopyFrom(model)
         for graph in every_graph(bare.graph):
@@ -64,6 +78,10 @@ class InputShapes:
         if missing:
             bare.graph.value_info.extend(missing)
             self._types |= {name: kind for name, kind in _inferred(bare).items() if _has_shape(kind)}
+        self._inputs = {value.name for value in model.graph.input}
+        self._symbols = {
+            dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim if dim.dim_param
+        }
         for tensor in model.graph.initializer:
             self._types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
 
@@ -96,6 +114,13 @@ class InputShapes:
             return self._scopes.type_of(name) or found
         return found
 
+    def _type_read(self, name: str) -> TypeProto | None:
+        """The type of a value whose sizes are read: what shapes are computed from may tell more than onnx infers."""
+        found = self._type(name)
+        if self._of_file is not None and (found is None or None in (_known_dims(found) or (None,))):
+            return self._of_file.type_of(name, main=True) or found
+        return found
+
     def kind(self, name: str) -> int:
         """The element type of a value of the main graph or a body, 0 where it is not known."""
         found = self._type(name)
@@ -111,6 +136,17 @@ class InputShapes:
         found = self._type(name)
         return None if found is None else _known_dims(found)
 
+    def is_made_up(self, name: str) -> bool:
+        """Whether a size among `candidates` for a value is neither known nor one that an input of the model decides."""
+        if name in self._inputs:
+            return False
+        found = self._type_read(name)
+        if not _has_shape(found):
+            return True
+        assert found is not None
+        dims = found.tensor_type.shape.dim
+        return not all(dim.HasField("dim_value") or dim.dim_param in self._symbols for dim in dims)
+
     def dims_inside(self, name: str) -> tuple[int | None, ...] | None:
         """The same of a value of a function."""
         found = None if self._scopes is None else self._scopes.type_of(name)
@@ -125,7 +161,8 @@ class InputShapes:
         map shrinks by a multiple of `period`.
         """
         side = max(windows(region).first, _DYNAMIC)
-        guesses = [self._dims(name, region) for name in inputs]
+        read = sizes_read(region)
+        guesses = [self._dims(name, region, self._type_read(name) if name in read else None) for name in inputs]
         for ranks in _ranks(guesses):
             known = dict(zip(inputs, ranks, strict=True))
             sizes = [] if reads_sizes(region) else [_shrunk(known, side, period), _shrunk(known, 2 * side, period)]
@@ -135,9 +172,9 @@ class InputShapes:
             }
             yield sizes if whole in sizes else [*sizes, whole]
 
-    def _dims(self, name: str, region: ModelProto) -> list[list[int | None]]:
+    def _dims(self, name: str, region: ModelProto, known: TypeProto | None) -> list[list[int | None]]:
         """Possible shapes, None for a dynamic size. From inference where it knows the rank, else from the readers."""
-        found = self._type(name)
+        found = known or self._type(name)
         if found is not None and found.tensor_type.HasField("shape"):
             dims = [
                 dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
@@ -148,21 +185,21 @@ class InputShapes:
         return [_with_channels([None] * each, channels) for each in ([rank] if rank else [4, 2, 3, 5])]
 
 
-class _NestedTypes:
-    """The types of values of bodies and functions, as operator after operator makes them of what enters."""
+class _FileTypes:
+    """The types of values, in bodies and functions too, as operator after operator makes them of what enters."""
 
     def __init__(self, file: OnnxFile) -> None:
         self._file = file
         self._model: Model | None = None
 
-    def type_of(self, name: str) -> TypeProto | None:
-        """None where nothing tells it for sure, and for a name that several scopes have."""
+    def type_of(self, name: str, *, main: bool = False) -> TypeProto | None:
+        """None where nothing tells it for sure, for a name of several scopes, and outside of bodies unless `main`."""
         if self._model is None:
             self._model = Model(self._file)
         homes = [graph for graph in self._model.graphs if graph.defines(name)]
-        if len(homes) != 1 or homes[0] is self._model.main or not self._model.has_proved_sizes(homes[0], name):
+        if len(homes) != 1 or not self._model.has_proved_sizes(homes[0], name):
             return None
-        return homes[0].value_type(name)
+        return homes[0].value_type(name) if main or homes[0] is not self._model.main else None
 
 
 def _set_sizes(model: ModelProto, sizes: Mapping[str, Sequence[int]]) -> None:

@@ -1,8 +1,8 @@
 """Whether any output shows a difference between two pieces: where none does, no caller can see it.
 
-An InstanceNormalization takes out what a bias in front of it adds, and a product with zero everything. The reference is
-run on from the value, in float64, with what either piece makes of the same inputs. The difference is tried magnified as
-well, and with the other sign, so that ArgMax, Round or a bound do not hide a small one.
+A mean that is subtracted takes out what a bias in front of it adds, and a product with zero everything. The reference
+is run on from the value, in float64, with what either piece makes of the same inputs. The difference is tried magnified
+as well, and with the other sign, so that ArgMax, Round or a bound do not hide a small one.
 """
 
 from collections.abc import Iterator
