@@ -154,7 +154,7 @@ _FILL_JAX = {"model": _FLAX.strip("\n"), "shape": "(2, 16, 16, 3)"}
 EXPORTERS = {
     "keras-torch": Exporter(("keras", "torch", "onnx", "onnxscript"), _KERAS.format(backend="torch")),
     "keras-tensorflow": Exporter(("keras", *_TF), _KERAS.format(backend="tensorflow")),
-    "keras-jax": Exporter(("keras", "jax", *_TF), _KERAS.format(backend="jax")),
+    "keras-jax": Exporter(("keras", "jax", "jax2onnx", "onnx"), _KERAS.format(backend="jax")),
     "tf2onnx": Exporter(_TF, _TF2ONNX),
     "paddle": Exporter(("paddlepaddle", "paddle2onnx", "onnx", "packaging"), _PADDLE),
     "flax": Exporter(("flax", "jax2onnx", "onnx"), _JAX.format(**_FILL_JAX)),

@@ -27,6 +27,8 @@ def model(calls: str, function: str, opset: int = 17) -> ModelProto:
     for name in ("w1", "w2"):
         values = rng.normal(size=(3, 2, 3, 3)).astype(np.float32)
         made.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    column = np.array([1.5, 2, 0.5], np.float32).reshape(3, 1, 1)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(column, "column"))
     onnx.checker.check_model(made)
     return made
 
@@ -48,6 +50,26 @@ def test_weights_as_arguments_are_folded_call_by_call() -> None:
     assert sorted(everywhere(result.model)) == ["Conv", "Conv"]
     assert [decision.action for decision in result.report.decisions] == ["folded", "folded"]
     assert_same(original, result.model)
+
+
+SCALED = "(x, w, s) => (y) { c = Conv(x, w) y = Mul(c, s) }"
+COLUMNS = "y = local.block(x, w1, column) z = local.block(x, w2, column)"
+
+
+def test_a_factor_as_an_argument_is_folded_call_by_call() -> None:
+    original = model(COLUMNS, "block " + SCALED)
+    result = bnfold.optimize(original)
+    assert sorted(everywhere(result.model)) == ["Conv", "Conv"]
+    assert not result.model.functions
+    assert_same(original, result.model)
+
+
+def test_a_factor_that_no_call_knows_leaves_the_function_alone() -> None:
+    calls = "p = GlobalMaxPool(x) r = ReduceMax(p) " + COLUMNS.replace("column", "r")
+    original = model(calls, "block " + SCALED)
+    result = bnfold.optimize(original)
+    assert [function.name for function in result.model.functions] == ["block"]
+    assert result.model == original
 
 
 def test_an_epsilon_of_the_caller_is_used_call_by_call() -> None:
