@@ -25,7 +25,7 @@ from bnfold.paths import require_regular
 
 NAMES = ("bnfold.toml", "pyproject.toml")
 PREFIX = "BNFOLD_"
-_NOT_CONFIGURABLE = {"config", "isolated", "help", "known_sha256", "output", "quiet", "verbose"}
+_NOT_CONFIGURABLE = {"config", "isolated", "help", "known-sha256", "output", "quiet", "verbose"}
 _OTHER_VARIABLES = {"BNFOLD_TOKEN"}
 _ISOLATED, _SETTINGS, _FILE = "bnfold.isolated", "bnfold.settings", "bnfold.configuration"
 

@@ -202,7 +202,6 @@ _LAYOUT = (
 
 known_hash_option = click.option(
     "--known-sha256",
-    allow_from_autoenv=False,
     metavar="HEX",
     expose_value=False,
     callback=_set_known_hash,

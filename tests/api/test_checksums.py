@@ -75,3 +75,19 @@ def test_a_report_holds_the_checksums(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "r.json").read_text())
     for side, name in (("input", "in.onnx"), ("output", "out.onnx")):
         assert report[side]["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+
+def test_what_a_service_says_of_a_model_is_set_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(MODEL, tmp_path / "in.onnx")
+    monkeypatch.setenv("BNFOLD_KNOWN_SHA256", "ab" * 32)
+    arguments = [
+        "optimize",
+        str(tmp_path / "in.onnx"),
+        str(tmp_path / "out.onnx"),
+        "--report",
+        str(tmp_path / "r.json"),
+    ]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert "ab" * 32 not in (tmp_path / "r.json").read_text()
+    assert CliRunner().invoke(main, [*arguments, "--known-sha256", "ab" * 32]).exit_code == 0
+    assert "ab" * 32 in (tmp_path / "r.json").read_text()
