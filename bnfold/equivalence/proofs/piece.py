@@ -105,6 +105,10 @@ class Proof:
         }
 
 
+class _OtherShape(Unknowable):
+    """The two pieces make values of different shapes of the same inputs."""
+
+
 class _Otherwise(Uncomposed):
     """The linear parts of two pieces differ, in front of or behind what is not linear."""
 
@@ -255,13 +259,17 @@ def _evaluated(
         one_batch=all(known is not None and known[:1] != (None,) for known in dims),
     )
 
+    of_one_shape = True
+
     def fits(choice: Iterable[Mapping[str, tuple[int, ...]]]) -> tuple[list[Proof], str]:
+        nonlocal of_one_shape
         why = ""
         for sizes in choice:
             try:
                 return [_compare(replace(trial, sizes=sizes), run_old, run_new, sizes_of, old)], ""
             except Unknowable as error:
                 why = str(error)
+                of_one_shape = of_one_shape and not isinstance(error, _OtherShape)
         return [], why
 
     found: list[Proof] = []
@@ -271,7 +279,10 @@ def _evaluated(
         found += made
         reason = misfit or reason
     agreed = _agreed(found) or replace(shell, reason=reason)
-    if found and (agreed.standing is not Standing.BROKEN or not _made_up(old, renamed, common)):
+    # Where the shapes differ, that there are other sizes at which they do not shows nothing.
+    if not (found or of_one_shape) or (
+        found and (agreed.standing is not Standing.BROKEN or not _made_up(old, renamed, common))
+    ):
         return agreed
     found, _ = fits(sizes_made(values, common, seed))
     return found[0] if found else _unsized(agreed)
@@ -419,7 +430,7 @@ def _compare(
     seen = not divides
     for number, (given, was, now, terms) in enumerate(_both(trial, run_old, run_new, sizes_of)):
         if was.shape != now.shape:
-            raise Unknowable(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # as for sizes that do not fit
+            raise _OtherShape(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # or sizes that do not fit
         if any(each.shape != was.shape for each in terms):
             raise Unknowable(f"the terms of {trial.output!r} have another shape than itself")
         blind = blind and was.ndim > 0 and bool(np.all(was == was[:1]))
