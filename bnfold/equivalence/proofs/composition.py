@@ -612,7 +612,9 @@ def related(old: Linear, new: Linear, changed: Mapping[Value, int]) -> Relation 
     shift, size = new.shift - scale * old.shift, new.size + np.abs(scale) * old.size
     if not np.isfinite(shift).all():
         return None
-    if np.all(np.abs(shift) <= guessed * np.maximum(size, floor)):
+    # Storing rounds the new terms; the old ones count as well where the ratio that scales them is a guess.
+    rounded = new.size if np.all(scale == 1) else size
+    if np.all(np.abs(shift) <= guessed * np.maximum(rounded, floor)):
         return Relation(scale)
     return Relation(scale, shift, size)
 
