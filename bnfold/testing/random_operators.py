@@ -57,6 +57,7 @@ def batch_normalization(scope: Scope, x: Value) -> None:
 def _in_train_mode(scope: Scope, inputs: list[Value | str], x: Value, epsilon: float | None) -> None:
     outputs = 3 if scope.opset >= 14 else 5
     names = [scope.setting.fresh("v") for _ in range(outputs)]
+    epsilon = 0.1 if epsilon == 0 else epsilon  # what is the same everywhere would be nothing divided by nothing
     mode = 1 if scope.opset >= 14 else None
     scope.emit("BatchNormalization", inputs, names, training_mode=mode, epsilon=epsilon)
     scope.values.append(Value(names[0], x.shape))
