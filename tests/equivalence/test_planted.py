@@ -12,7 +12,7 @@ from itertools import islice
 import pytest
 from onnx import ModelProto
 
-from bnfold.equivalence import Standing, Verdict, Verification, VerifyOptions, verify
+from bnfold.equivalence import Standing, Verdict, Verification, VerifyOptions, prove, verify
 from tests import light_graphs, planted
 
 RIGHT_PER_MODEL = 20
@@ -103,6 +103,14 @@ def test_bugs_in_a_real_graph_are_detected_and_a_right_fold_is_not_accused() -> 
         assert check(base, candidate).verdict is Verdict.NOT_EQUIVALENT, bug
     assert check(base, folds.right(range(len(folds.sites)))).verdict is Verdict.EQUIVALENT
     counted["right"] += 1
+
+
+@pytest.mark.parametrize("bug", ["epsilon forgotten", "epsilon outside the root"])
+def test_an_epsilon_is_more_than_rounding_in_float16(bug: str) -> None:
+    """The bias that comes of it lies within the rounding of the terms that it was computed from, not within its own."""
+    base = planted.bases()["mobilenet_v2 in float16"]
+    candidate = next(candidate for kind, _, candidate in planted.Folds(base).wrong_ones(1) if kind == bug)
+    assert Standing.BROKEN in {proof.standing for proof in prove(base, candidate)}
 
 
 def test_every_kind_of_bug_is_planted() -> None:
