@@ -131,6 +131,7 @@ class MergeBranches:
                         if (decision.scope, target) in decisions:
                             del decisions[decision.scope, target]
                 if merged and self._folding is not None:
+                    model.look_again_everywhere()  # a kernel tells the rank of what it makes, a sum need not
                     for decision in FoldBatchNorm(replace(self._folding, lower=False)).run(model):
                         _note(decision, decisions)
         return [*decisions.values(), *self._lowered(model)]

@@ -312,6 +312,12 @@ class Model:
         if value in settled and not has_rank(settled[value]):
             del settled[value]
 
+    def look_again_everywhere(self) -> None:
+        """Forget that nothing told the rank of a value: with other operators it may follow now."""
+        for settled in self._settled.values():
+            for value in [value for value, found in settled.items() if not has_rank(found)]:
+                del settled[value]
+
     def alias(self, value: str, like: str) -> None:
         """Note that the new `value` has the type of `like`, which was there before the first edit."""
         if value != like:
