@@ -84,3 +84,14 @@ def test_what_is_divided_by_zero_has_no_finite_bound() -> None:
     found = bound({"x": x})["y"]
     assert np.argwhere(~np.isfinite(found)).tolist() == [[1, 2, 3]]
     assert not MagnitudeBound(region("y = Div(x, s)"), {}).divides
+
+
+def test_what_a_pad_puts_in_counts_as_large_as_it_is() -> None:
+    """Below opset 11 it is an attribute, whose sign let the terms of a row of padding seem to cancel."""
+    model = parser.parse_model("""<ir_version: 7, opset_import: ["" : 9]>
+    g (float[1,2] x) => (float[1,2] y) <float[2] b = {1.5, -0.25}>
+    { p = Pad <mode = "constant", pads = [0, 1, 0, 0], value: float = -2.0> (x)
+      s = Slice <axes = [1], starts = [0], ends = [2]> (p)
+      y = Add (s, b) }""")
+    made = MagnitudeBound(model, {})({"x": np.array([[-3.0, 5.0]])})["y"]
+    assert made.tolist() == [[2.0 + 1.5, 3.0 + 0.25]]

@@ -102,7 +102,7 @@ class _AbsoluteModel:
                 made.attribute.extend(node.attribute)
                 return [made]
             case Magnitude.SAME if node.op_type != "BatchNormalization" or self.dynamic.isdisjoint(node.input[1:]):
-                return _with_negative_weights(node) if _is_cubic(node) else [_copied(node)]
+                return _with_negative_weights(node) if _is_cubic(node) else [_without_signs(_copied(node))]
             case Magnitude.SHAPES:
                 return [_copied(node)]
         raise Unknowable(f"{node.op_type} is not linear")
@@ -121,9 +121,7 @@ class _AbsoluteModel:
         return [helper.make_node("Mul", [node.input[0], factor], node.output)]
 
     def _product(self, node: NodeProto) -> list[NodeProto]:
-        made = _copied(node)
-        for attribute in made.attribute if node.op_type == "Gemm" else ():
-            attribute.f = abs(attribute.f)  # alpha and beta; the others are integers
+        made = _without_signs(_copied(node))
         if node.op_type == "Div" and node.input[1] in self.dynamic:
             self.divides = True
             self.actual[node.input[1]] = None
@@ -160,6 +158,13 @@ class _AbsoluteModel:
         bounds = list(graph.node)
         del graph.node[:]
         graph.node.extend([*reversed(nodes), *bounds])
+
+
+def _without_signs(node: NodeProto) -> NodeProto:
+    """The node with what its attributes hold of terms and factors, as a Pad below opset 11 does, made positive."""
+    for attribute in node.attribute if node.op_type in ("Gemm", "Pad") else ():
+        attribute.f = abs(attribute.f)  # alpha, beta and value; the others are integers
+    return node
 
 
 def _copied(node: NodeProto, op_type: str = "") -> NodeProto:
