@@ -4,6 +4,7 @@ import contextlib
 import signal
 import time
 from types import FrameType
+from typing import NoReturn
 
 # A signal in the middle of an import waits for its end, this long at a time and so often at most.
 # The supervisor does not wait so long; without one a slow machine may need it.
@@ -12,6 +13,7 @@ _postponed = 0
 _ONCE = 0.5  # seconds
 _interrupted = -_ONCE
 _done = False
+_raised: KeyboardInterrupt | None = None
 
 NUDGE = signal.SIGURG
 """Does nothing, and ignored by default; but a system call returns, and the handlers of earlier signals run."""
@@ -49,7 +51,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
         return
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
-    raise Terminated(number)
+    _raise(Terminated(number))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -58,7 +60,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if _done or time.monotonic() - _interrupted < _ONCE or _is_postponed(number, frame):
         return
     _interrupted = time.monotonic()
-    raise KeyboardInterrupt
+    _raise(KeyboardInterrupt())
+
+
+def _raise(interrupt: KeyboardInterrupt) -> NoReturn:
+    global _raised
+    _raised = interrupt
+    raise interrupt
+
+
+def raised() -> KeyboardInterrupt | None:
+    """The interrupt that a signal was made of, whatever has become of it since."""
+    return _raised
 
 
 def _is_postponed(number: int, frame: FrameType | None) -> bool:

@@ -19,9 +19,10 @@ from bnfold.cli.limits import with_limits
 from bnfold.cli.mistakes import Group, in_one_line, say, say_as_it_is
 from bnfold.documentation import page_of_exit_code, page_of_reason
 from bnfold.errors import BnfoldError, ModelWarning, OutputError, ResourceLimitError, StatisticsError
-from bnfold.signals import behind, farewell
+from bnfold.signals import behind, farewell, raised
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h
+_NO = 1  # click's exit code where somebody aborts
 
 
 class Shell(Group):
@@ -36,9 +37,20 @@ class Shell(Group):
         self._commands: dict[str, click.Command] = {}
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run as a process of its own, and exit. A full disk under standard output can be met before any command."""
+        """Run as a process of its own, and exit.
+
+        A full disk under standard output can be met before any command. A signal that comes between what is ours is a
+        person's no to click, with an exit code that means something else here.
+        """
         try:
             return super().main(*args, **kwargs)
+        except SystemExit as end:
+            interrupt = raised()
+            if end.code != _NO or interrupt is None:
+                raise
+            message, exit_code = farewell(interrupt)
+            say(message)
+            sys.exit(exit_code)
         except OSError as error:
             from bnfold.cli.delivery import discard_standard_output
 
