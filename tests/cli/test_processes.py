@@ -291,7 +291,9 @@ def test_a_signal_waits_for_the_end_of_an_import_but_not_for_ever(
     (tmp_path / "slow.py").write_text(f"import os, time\nos.kill(os.getpid(), {number.value})\n{ending}\n")
     code = (
         "from bnfold import signals\nimport signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "signals._MOST_OFTEN = 100\nsignals.listen()\ntry:\n    import slow\n    import time\n    time.sleep(60)\n"
+        "signals._MOST_OFTEN = 100\nsignals.listen()\ntry:\n    import slow\n    import time\n"
+        # What comes just before a system call is handled when that returns: many short ones.
+        "    for _ in range(600): time.sleep(0.1)\n"
         "except KeyboardInterrupt as interrupt: print(type(interrupt).__name__)"
     )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
