@@ -11,10 +11,9 @@ from bnfold.graph import DEFAULT_DOMAINS, Graph
 from bnfold.passes import linear_ops
 from bnfold.passes.runs import Run
 
-BETWEEN = frozenset({"Identity", "Dropout", "Cast", "CastLike", "Transpose", "Reshape", "Flatten"}) | {
-    "Squeeze",
-    "Unsqueeze",
-}
+BETWEEN = frozenset(
+    ("Identity", "Dropout", "Cast", "CastLike", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+)
 """What may lie between a gain or a bias and the linear operator beside it."""
 
 _MOST_BETWEEN = 16

@@ -48,9 +48,7 @@ class Shell(Group):
             interrupt = raised()
             if end.code != _NO or interrupt is None:
                 raise
-            message, exit_code = farewell(interrupt)
-            say(message)
-            sys.exit(exit_code)
+            sys.exit(_told(interrupt))
         except OSError as error:
             from bnfold.cli.delivery import discard_standard_output
 
@@ -166,9 +164,14 @@ def _interrupts_told() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        message, exit_code = farewell(interrupt)
-        say(message)
-        raise click.exceptions.Exit(exit_code) from interrupt
+        raise click.exceptions.Exit(_told(interrupt)) from interrupt
+
+
+def _told(interrupt: KeyboardInterrupt) -> int:
+    """Say the last words; the exit code."""
+    message, exit_code = farewell(interrupt)
+    say(message)
+    return exit_code
 
 
 @contextlib.contextmanager
