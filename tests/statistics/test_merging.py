@@ -195,7 +195,7 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
         return least_peak(lambda: deque(map(merger.add, itertools.repeat(batch, batches)), maxlen=0))
 
     peak(5)
-    assert peak(120) <= peak(5) + 4096
+    assert peak(60) <= peak(5) + 4096
 
 
 def test_statistics_are_rounded_once() -> None:
