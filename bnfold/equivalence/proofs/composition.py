@@ -17,6 +17,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 from bnfold.equivalence.numbers.element_types import Array, is_float, rounding
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, Part, operator_of
 from bnfold.equivalence.proofs.constants import Constants
+from bnfold.equivalence.proofs.piece_sizes import Dims
 from bnfold.equivalence.proofs.rearrangement import axes_of, order_of, reshaped
 from bnfold.equivalence.proofs.weights import Difference, Weights, compare, smallest_normal
 from bnfold.equivalence.structure.scopes import Piece, Place, Value
@@ -43,10 +44,6 @@ class Atom:
     given: Mapping[int, Value]
     inputs: Mapping[int, "Linear"]
     value: Value
-
-
-Dims = tuple[int | None, ...] | None
-"""Sizes as far as they are known; None where not even the rank is."""
 
 
 def _constant(number: float) -> Array:
@@ -437,8 +434,8 @@ class _Composer:
 
     def dims(self, form: Linear) -> Dims:
         """The sizes of a value that entered, or that was rearranged, as far as they are known."""
-        ((key, _),) = form.terms.items()
-        return self._dims[key[1]] if key[0] == "value" else form.sizes
+        (key,) = form.terms
+        return self._dims[key[1]] if key[0] == "value" and len(key) == 2 else form.sizes
 
 
 @dataclass
