@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
 
 import pytest
@@ -16,6 +17,10 @@ MOST_PROCESSES = 4
 # half of the time in waiting for one another.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+# The commands that tests start, hundreds of them, import bnfold: compiled once, they start in two thirds of the time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Started by `nohup`, or behind a shell that goes on, this process ignores signals, and so would the commands that the
 # tests start and send them to. A handler, unlike being ignored, is not handed on to them.
