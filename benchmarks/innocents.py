@@ -168,7 +168,8 @@ def fetch(wheel: str, into: Path, unpacked: Path) -> None:
 
 
 def link(source: Path, path: Path) -> None:
-    """Nothing is copied."""
+    """Nothing is copied; a link to what is no longer there is replaced."""
+    path.unlink(missing_ok=True)
     path.symlink_to(source)
 
 

@@ -1,15 +1,17 @@
 """What bnfold says of what other optimizers make of right models.
 
-    python -m benchmarks.rewritten [KINDS or FILES...] [--cache FOLDER] [--only WORD] [--by WORD] [--all]
+    python -m benchmarks.rewritten [KINDS or FILES...] [--cache FOLDER] [--only WORD] [--by WORD]
 
 Kinds are those of benchmarks.innocents. onnxsim, onnxslim, onnxoptimizer, onnxscript's rewriter and onnxruntime's
 offline optimizer, each with what it does by default, rewrite each model, and `bnfold verify ORIGINAL REWRITTEN` judges
 the result. What is right is found out here, by onnxruntime in float64: both models with every float made a double, on
 normal values that bnfold does not know, and on zeros. Where that cannot be run, both in float32, to 1e-4 of the largest
-value. A line for each that is judged otherwise than it is; `--all` prints every one.
+value. A line for each as soon as it is judged; below them how many were judged in which way, and which of them
+otherwise than they are, or are not known to be either, also where a signal ends the run before.
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,8 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 from benchmarks import contenders, innocents
 
 OPTIMIZERS = [name for name in contenders.PEERS if name != "onnx load + save"]
+_AS_IT_IS = {"right, called equivalent", "wrong, called not equivalent"}
+_NOT_MADE = {"not made", "not made in time"}
 _EXACT, _CLOSE = 1e-6, 1e-4
 """Of the largest value: another optimizer stores new weights in float32, which costs about 1e-7 for each layer."""
 
@@ -34,31 +38,39 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=innocents.cache())
     parser.add_argument("--only", default="")
     parser.add_argument("--by", default="")
-    parser.add_argument("--all", action="store_true")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
     optimizers = [name for name in OPTIMIZERS if chosen.by in name and not contenders.missing(name)]
     found: Counter[str] = Counter()
-    for name, path in innocents.models(chosen.what, chosen.cache, chosen.only):
-        for optimizer in optimizers:
-            with tempfile.TemporaryDirectory(prefix="bnfold-rewritten-") as folder:
-                made = Path(folder) / "made.onnx"
-                command = contenders.command(optimizer, path.resolve(), made)
-                try:
-                    done = subprocess.run(command, capture_output=True, check=False, timeout=innocents.TIMEOUT)
-                except subprocess.TimeoutExpired:
-                    done = None
-                if done is None or done.returncode or not made.exists():
-                    found[f"{optimizer} fails"] += 1
-                    continue
-                truth = compared(path, made)
-                answer = innocents.ask("verify", path, made)
-            said = {0: "equivalent", 1: "not equivalent"}.get(answer.code, f"exit {answer.code}")
-            kind = f"{truth}, called {said}"
-            found[kind] += 1
-            if chosen.all or (truth, said) not in {("right", "equivalent"), ("wrong", "not equivalent")}:
-                print(f"{name} by {optimizer}: {kind}: {answer.words}", flush=True)
-    for kind, count in sorted(found.items()):
-        print(f"{count:4} {kind}")
+    misjudged = []
+    try:
+        for name, path in innocents.models(chosen.what, chosen.cache, chosen.only):
+            for optimizer in optimizers:
+                kind, words = judged(optimizer, path)
+                print(f"{name} by {optimizer}: {kind}{words}", flush=True)
+                found[kind] += 1
+                misjudged += [f"{name} by {optimizer}: {kind}"] if kind not in _AS_IT_IS | _NOT_MADE else []
+    finally:
+        for kind, count in sorted(found.items()):
+            print(f"{count:4} {kind}")
+        print(f"{len(misjudged)} judged otherwise than they are, or unknown", *misjudged, sep="\n  ", flush=True)
+
+
+def judged(optimizer: str, path: Path) -> tuple[str, str]:
+    """What `optimizer` makes of a model is, and what bnfold says of it; with bnfold's own words."""
+    with tempfile.TemporaryDirectory(prefix="bnfold-rewritten-") as folder:
+        made = Path(folder) / "made.onnx"
+        command = contenders.command(optimizer, path.resolve(), made)
+        try:
+            done = subprocess.run(command, capture_output=True, check=False, timeout=innocents.TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return "not made in time", ""
+        if done.returncode or not made.exists():
+            return "not made", ""
+        truth = compared(path, made)
+        answer = innocents.ask("verify", path, made)
+    said = {0: "equivalent", 1: "not equivalent"}.get(answer.code, f"exit {answer.code}")
+    return f"{truth}, called {said}", f": {answer.words}"
 
 
 def compared(original: Path, rewritten: Path) -> str:

@@ -13,7 +13,7 @@ from tests.test_pytest_plugin import INSTALLED
 REPOSITORY = Path(__file__).parents[1]
 BNFOLD = [sys.executable, "-m", "bnfold"]
 LIBRARY = [sys.executable, "-c"]
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+PYTEST = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 PLUGIN = [] if INSTALLED else ["-p", "bnfold.pytest_plugin"]
 
 ASKED = {
@@ -29,6 +29,8 @@ ASKED = {
         [*LIBRARY, "import bnfold; bnfold.optimize('in.onnx', 'out.onnx', isolate=True)"],
         {"out.onnx"},
     ),
+    "a script of data": ([*BNFOLD, "recalibrate", "in.onnx", "out.onnx", "--data", "script.py:batches"], {"out.onnx"}),
+    "a script of passes": ([*BNFOLD, "optimize", "in.onnx", "out.onnx", "--pass", "script.py:unchanged"], {"out.onnx"}),
     "export": (
         [*BNFOLD, "export", "module.py:make", "out.onnx", "--accept-initial-statistics", "--report", "r.md"],
         {"out.onnx", "r.md"},
@@ -47,7 +49,19 @@ MODULE = """
 import torch
 
 def make():
+    import part_of_it
     return torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3)), (torch.zeros(1, 2, 5, 4),)
+"""
+
+SCRIPT = """
+import numpy as np
+import module
+
+def batches():
+    yield np.random.default_rng(0).random((64, 1, 8, 8), np.float32)
+
+def unchanged(model):
+    return model
 """
 
 
@@ -59,6 +73,8 @@ def account(tmp_path: Path) -> Path:
     (work / "in.onnx").write_bytes((REPOSITORY / "models/digits_cnn.onnx").read_bytes())
     np.savez(work / "data.npz", images=np.random.default_rng(0).random((64, 1, 8, 8), np.float32))
     (work / "module.py").write_text(MODULE)
+    (work / "part_of_it.py").write_text("")
+    (work / "script.py").write_text(SCRIPT)
     (work / "test_model.py").write_text("def test(assert_equivalent):\n    assert_equivalent('in.onnx', 'in.onnx')\n")
     return tmp_path
 
@@ -70,7 +86,6 @@ def written_by(command: list[str], account: Path, **variables: str) -> set[Path]
         "HOME": str(account / "home"),
         "TMPDIR": str(account / "temporary"),
         "PYTHONPATH": str(REPOSITORY),
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
     before = set(account.rglob("*"))
     done = subprocess.run(

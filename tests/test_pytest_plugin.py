@@ -50,14 +50,15 @@ class Ran:
 
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """The same inside this process, where bnfold, onnx and onnxruntime are imported already."""
+    """The same inside this process, where bnfold, onnx and onnxruntime are imported, and without other plugins."""
     monkeypatch.chdir(folder)
     for name in [name for name in os.environ if name.startswith("PYTEST")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
     def run_here(*arguments: str) -> Ran:
         sys.modules.pop("test_models", None)
-        code = pytest.main([*PLUGIN, "-p", "no:xdist", "--capture=sys", "--import-mode=importlib", *arguments])
+        code = pytest.main(["-p", "bnfold.pytest_plugin", "--capture=sys", "--import-mode=importlib", *arguments])
         return Ran(int(code), "".join(capsys.readouterr()))
 
     return run_here

@@ -6,6 +6,7 @@ Files are read in the order of their names, a batch at a time.
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,6 +33,30 @@ class ImageOptions:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     layout: str = "NCHW"
+
+
+class _CompiledInMemory:
+    """Inside, Python writes no bytecode. Threads may be inside at the same time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                sys.dont_write_bytecode = self._before
+
+
+_COMPILED_IN_MEMORY = _CompiledInMemory()
 
 
 class Source:
@@ -179,11 +204,12 @@ def _of_script(script: Path) -> Iterator[None]:
 
 @contextmanager
 def beside(script: Path) -> Iterator[None]:
-    """Inside, modules beside `script` are found."""
+    """Inside, modules beside `script` are found, and Python writes no compiled ones there, which nobody asked for."""
     folder = os.fspath(script.resolve().parent)
     sys.path.insert(0, folder)
     try:
-        yield
+        with _COMPILED_IN_MEMORY:
+            yield
     finally:
         with suppress(ValueError):
             sys.path.remove(folder)

@@ -89,7 +89,7 @@ def _sentence(error: click.UsageError) -> str:
     path = ctx.command_path if ctx is not None else "bnfold"
     message = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption):
-        message = f"{_name(path)} has no option {error.option_name}{_option_meant(error, ctx)}"
+        message = f"{_name(ctx)} has no option {error.option_name}{_option_meant(error, ctx)}"
     message = f"{message[:1].lower()}{message[1:]}"
     if isinstance(error, click.BadParameter) and ctx is not None and error.param is not None:
         setting = settings_of(ctx).get(error.param.name or "")
@@ -100,9 +100,11 @@ def _sentence(error: click.UsageError) -> str:
     return message if message.endswith(("?", "OUTPUT")) else f"{message}; {path} --help tells more"
 
 
-def _name(path: str) -> str:
-    """The command without the program, as which the message begins already."""
-    return path.partition(" ")[2] or path
+def _name(ctx: click.Context | None) -> str:
+    """The command without the program, as which the message begins already, whether `bnfold` or `python -m bnfold`."""
+    if ctx is None:
+        return "bnfold"
+    return ctx.command_path.removeprefix(ctx.find_root().command_path).lstrip() or "bnfold"
 
 
 def _option_meant(error: click.NoSuchOption, ctx: click.Context | None) -> str:
@@ -145,4 +147,4 @@ class Group(click.Group):
         if meant is None and name.endswith(self._suffix):
             return f"a command comes before {name}: {ctx.command_path} {self._usual} {name} OUTPUT"
         suggested = "" if meant is None else f"; did you mean {meant}?"
-        return f"{_name(ctx.command_path)} has no command {name!r}{suggested}"
+        return f"{_name(ctx)} has no command {name!r}{suggested}"

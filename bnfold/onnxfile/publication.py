@@ -121,13 +121,14 @@ class Publication:
         with made.workshop() as folder:
             yield folder
 
-    def publish(self, source: bytes | None = None) -> None:
+    def publish(self, source: bytes | None = None, *, durable: bool = True) -> None:
         """Make what was written durable and put it in its place: from here on it is the output.
 
-        `source` marks it as made from that (`marks.SOURCE`), outside of its bytes.
+        `source` marks it as made from that (`marks.SOURCE`), outside of its bytes. A file that is gone before this
+        process is need not be `durable`, and waits for no disk.
         """
         self._mark(source)
-        self._commit(self.target)
+        self._commit(self.target, durable=durable)
 
     def keep_as(self, path: str | os.PathLike[str], source: bytes | None = None) -> None:
         """Put what was written under another name in the same directory, and leave the target alone."""
@@ -136,7 +137,7 @@ class Publication:
             if os.path.realpath(place.parent) != str(self.target.parent):
                 raise OutputError(f"{place}: must be in the directory of {self.target}, where its external data is")
         self._mark(source)
-        self._commit(self.target.parent / place.name)
+        self._commit(self.target.parent / place.name, durable=True)
 
     def _mark(self, source: bytes | None) -> None:
         assert self._written is not None, "nothing was written yet"
@@ -193,17 +194,18 @@ class Publication:
             self._lock.release()
         self._lock = self._made = None
 
-    def _commit(self, place: Path) -> None:
+    def _commit(self, place: Path, *, durable: bool) -> None:
         assert self._written is not None, "nothing was written yet"
         assert self._made is not None
         exchange, now = self._written.exchange, self._written.data_files
         model = self.path if exchange is None else exchange.first
         with self._errors():
-            self._made.sync()
-            if exchange is None:
-                sync(model)
-            else:
+            if durable:
+                self._made.sync()
+            if exchange is not None:
                 exchange.prepare()
+            elif durable:
+                sync(model)
             before = named_data(place) if place.exists() else None
             model.replace(place)
             self._written = None
@@ -213,7 +215,8 @@ class Publication:
                 for path in now:
                     self._made.forget(path)
         with suppress(OSError):  # it is published already
-            sync(place.parent)
+            if durable:
+                sync(place.parent)
             if exchange is not None and place == self.target:
                 exchange.finish(place, self._made)
                 now = (exchange.wanted,)

@@ -412,6 +412,16 @@ class Document:
         return tuple(fate for fate in self.fates if fate.action == "kept")
 
     @property
+    def gains_kept(self) -> tuple[Fate, ...]:
+        """The gains and biases that stay."""
+        return tuple(fate for fate in self.gains if fate.action == "kept")
+
+    @property
+    def gain_actions(self) -> Mapping[str, int]:
+        """The number of gains and biases of each fate."""
+        return Counter(fate.action for fate in self.gains)
+
+    @property
     def comparisons(self) -> tuple[Comparison, ...]:
         """The measurements by output and setting, in the order they were made."""
         groups: dict[tuple[str, str, str, str, bool], list[Measured]] = {}

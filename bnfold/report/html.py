@@ -3,7 +3,6 @@
 The page is `page/report.html.jinja`; Jinja2 escapes every text that it puts in. Needs the extra "report".
 """
 
-from collections import Counter
 from typing import Any
 
 from bnfold.report import words
@@ -47,8 +46,7 @@ def _content(document: Document) -> dict[str, Any]:
         "document": document,
         "tone": "bad" if document.failed else "good" if document.good else "open",
         "reasons": words.by_reason(document.kept),
-        "gains": Counter(fate.action for fate in document.gains),
-        "gains_left": words.by_reason(fate for fate in document.gains if fate.action == "kept"),
+        "gains_left": words.by_reason(document.gains_kept),
         "measured": measured[:MOST_ROWS],
         "most_rows": MOST_ROWS,
         "histograms": histograms[:MOST_CHARTS],

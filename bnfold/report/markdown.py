@@ -2,7 +2,6 @@
 
 import html
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from bnfold.report import words
@@ -105,10 +104,9 @@ def _normalizations(document: Document) -> Iterable[str]:
 
 def _gains(document: Document) -> Iterable[str]:
     would = "would be " if document.kind == "inspect" else ""
-    actions = Counter(fate.action for fate in document.gains)
-    counts = ", ".join(f"{number(counted)} {would}{inert(action)}" for action, counted in actions.items())
+    counts = ", ".join(f"{number(counted)} {would}{inert(action)}" for action, counted in document.gain_actions.items())
     yield f"**{words.count(len(document.gains), *words.GAINS)}** beside linear operators: {counts}."
-    yield from _reasons([fate for fate in document.gains if fate.action == "kept"])
+    yield from _reasons(document.gains_kept)
     yield _each(document.gains, "gain or bias")
 
 

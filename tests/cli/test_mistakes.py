@@ -45,6 +45,12 @@ def test_a_usage_error_is_one_line(line: str, told: str) -> None:
     assert (result.exit_code, result.stderr, result.stdout) == (2, f"bnfold: {told}\n", "")
 
 
+@pytest.mark.parametrize("program", ["bnfold", "python -m bnfold"])
+def test_an_error_names_the_command_however_it_is_called(program: str) -> None:
+    result = CliRunner().invoke(main, ["inspect", "a", "--force"], prog_name=program)
+    assert result.stderr == f"bnfold: inspect has no option --force; {program} inspect --help tells more\n"
+
+
 def test_what_is_suggested_exists() -> None:
     assert set(COMMANDS_MEANT.values()) <= COMMANDS.keys()
     flags = {name for command in COMMANDS for name in _options(command)}

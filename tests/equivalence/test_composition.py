@@ -271,6 +271,82 @@ def test_a_composer_that_rounds_accuses_nobody(what: str, monkeypatch: pytest.Mo
     assert proof.standing is Standing.UNDECIDED
 
 
+POOL = "kernel_shape=[3,3], pads=[1,1,1,1]"
+# The operator, it behind a scale whose inverse follows, and the axes along which that changes nothing.
+SCALED = {
+    "Relu": ("r = Relu(s)", "m = Mul(s, k) q = Relu(m)", "cwh"),
+    "AveragePool": (f"r = AveragePool<{POOL}>(s)", f"m = Mul(s, k) q = AveragePool<{POOL}>(m)", "c"),
+    "AveragePool with zeros": (
+        f"r = AveragePool<{POOL}, count_include_pad=1>(s)",
+        f"m = Mul(s, k) q = AveragePool<{POOL}, count_include_pad=1>(m)",
+        "c",
+    ),
+    "MaxPool": (f"r = MaxPool<{POOL}>(s)", f"m = Mul(s, k) q = MaxPool<{POOL}>(m)", "c"),
+    "GlobalAveragePool": ("r = GlobalAveragePool(s)", "m = Mul(s, k) q = GlobalAveragePool(m)", "c"),
+    "GlobalMaxPool": ("r = GlobalMaxPool(s)", "m = Mul(s, k) q = GlobalMaxPool(m)", "c"),
+    "a product": ("t = Cos(x) r = Mul(s, t)", "t = Cos(x) m = Mul(t, k) q = Mul(s, m)", "cwh"),
+    "a product, one factor scaled along the channels": (
+        "t = Cos(x) a = Mul(s, s4) r = Mul(a, t)",
+        "t = Cos(x) z = Mul(s, s4) m = Mul(t, k) q = Mul(z, m)",
+        "cwh",
+    ),
+}
+AXES = {"c": (4, 1, 1), "h": (4, 1), "w": (4,)}
+
+
+@pytest.mark.parametrize("behind", AXES)
+@pytest.mark.parametrize("front", AXES)
+@pytest.mark.parametrize(("was", "now", "right"), SCALED.values(), ids=SCALED)
+def test_a_scale_is_undone_along_its_own_axis_alone(was: str, now: str, right: str, front: str, behind: str) -> None:
+    """Channels, height and width have one size, so that numbers alone do not tell them apart."""
+    scale = np.array([1, 2, 3, 4], np.float32)
+    numbers_of_both = MORE | {"k": scale.reshape(AXES[front]), "i": (2 / scale).reshape(AXES[behind])}
+
+    def model(text: str) -> ModelProto:
+        return build(f"s = Sin(x) {text}", inputs={"x": "float[N,4,4,4]"}, constants=numbers_of_both)
+
+    found = standings(model(f"{was} o = Add(r, r) y = Tanh(o)"), model(f"{now} l = Mul(q, i) y = Tanh(l)"))
+    assert (found == {Standing.HOLDS}) == (front == behind and front in right)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_scale_that_both_have_lies_along_one_axis(axis: str) -> None:
+    scale, weight = np.array([1, 2, 3, 4], np.float32), numbers(3, 4, 1, 1)
+    before, after = (
+        build(text, inputs={"x": "float[N,4,4,4]"}, constants={"k": scale.reshape(shape), "w": both * weight})
+        for text, shape, both in (
+            ("s = Sin(x) m = Mul(s, k) r = Relu(m) c = Conv(r, w) y = Add(c, c)", AXES["c"], np.float32(1)),
+            ("s = Sin(x) n = Mul(s, k) q = Relu(n) y = Conv(q, w)", AXES[axis], np.float32(2)),
+        )
+    )
+    assert standings(before, after) == {Standing.HOLDS if axis == "c" else Standing.BROKEN}
+
+
+def test_indices_are_compared_as_numbers_not_as_bytes() -> None:
+    """One int64 and two int32 may have the same bytes."""
+    text = "s = Sin(x) g = Gather<axis=1>(s, i) y = ReduceSum(g, one)"
+    taken = np.array([1]), np.array([1, 0], np.int32)
+    models = [build(text, inputs=INPUTS, constants=MORE | {"i": indices}) for indices in taken]
+    assert Standing.HOLDS not in standings(*models)
+
+
+@pytest.mark.parametrize("taken", [[0], [1], [0, 1], [2, 0], [0, 0], [-1]], ids=str)
+def test_some_channels_of_a_scaled_value_have_their_scales(taken: list[int]) -> None:
+    scale = np.array([1, 2, 3], np.float32).reshape(3, 1, 1)
+    before = build(
+        "s = Sin(x) m = Mul(s, k) g = Gather<axis=1>(m, i) y = Relu(g)",
+        inputs=INPUTS,
+        constants={"i": np.array(taken), "k": scale},
+    )
+    for factor, expected in ((1, Standing.HOLDS), (1.5, Standing.BROKEN)):
+        after = build(
+            "s = Sin(x) n = Gather<axis=1>(s, i) g = Mul(n, k) y = Relu(g)",
+            inputs=INPUTS,
+            constants={"i": np.array(taken), "k": scale[taken] * np.float32(factor)},
+        )
+        assert standings(before, after) == {expected}
+
+
 def unsqueezed() -> tuple[ModelProto, ModelProto]:
     """A constant whose axes are negative and unsorted, and what it means: [3, 1, 1, 2]."""
     head = '<ir_version: 7, opset_import: ["" : 11]> g (float[3,4,5,2] x) => (float[3,4,5,2] y)'

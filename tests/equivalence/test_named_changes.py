@@ -1,10 +1,15 @@
-"""Wrong twins by kind, with the default options: each is found, or named as compared by running only."""
+"""Wrong twins by kind: each is found with the default options, or named as compared by running only.
+
+The proofs alone name every one of them.
+"""
 
 import numpy as np
+import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from bnfold.equivalence import Verdict, verify
+from bnfold.equivalence import Standing, Verdict, prove, verify
+from bnfold.equivalence.structure.signature import every_node
 
 GENERATOR = np.random.default_rng(0)
 
@@ -282,3 +287,17 @@ def test_a_change_is_found_or_named(text: str, was: str, now: str) -> None:
     found = verify(model(text), model(text.replace(was, now)))
     assert found.verdict is Verdict.NOT_EQUIVALENT or found.by_running_only, str(found)
     assert found.measurements or "candidate" in found.explanation
+
+
+@pytest.mark.parametrize(("text", "was", "now"), [each[1:] for each in CHANGES], ids=[each[0] for each in CHANGES])
+def test_the_proofs_name_the_value_that_a_change_ends_in(text: str, was: str, now: str) -> None:
+    before, after = (onnx.load_from_string(model(each)) for each in (text, text.replace(was, now)))
+    was_there, is_there = (
+        [node for part in (each.graph, *each.functions) for node in every_node(part)] for each in (before, after)
+    )
+    changed = {name for node in was_there if node not in is_there for name in node.output}
+    changed |= {
+        name for node in was_there if not changed.isdisjoint(node.input) for name in node.output
+    }  # of a Constant
+    named = {proof.output for proof in prove(before, after) if proof.standing is not Standing.HOLDS}
+    assert named & changed, (named, changed)

@@ -1,22 +1,23 @@
 """The planted-bug suite: hundreds of wrong models, all detected, and hundreds of right ones, none accused.
 
 Each candidate is folded by a folder of the tests' own (`planted`). The default run covers every network in float32 and
-float16, each kind of bug at the first site that has room for it, of the dearer ones every third or fifth; `-m soak`
-covers every kind at every site, and the real graphs of the onnx wheel.
+float16, each kind of bug at the first site that has room for it, of the dearer ones every third or fifth. What a proof
+breaks on is wrong without being run: every other one of these is not. `-m soak` runs every kind at every site, and the
+real graphs of the onnx wheel.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import pytest
 from onnx import ModelProto
 
-from bnfold.equivalence import Standing, Verdict, Verification, VerifyOptions, prove, verify
+from bnfold.equivalence import Proof, Standing, Verdict, Verification, VerifyOptions, prove, verify
 from tests import light_graphs, planted
 
-RIGHT_PER_MODEL = 20
-WRONG_AT_LEAST, RIGHT_AT_LEAST = 300, 300
+RIGHT_PER_MODEL = 12
+WRONG_AT_LEAST, RIGHT_AT_LEAST = 300, 240
 counted: Counter[str] = Counter()
 
 
@@ -36,17 +37,28 @@ def wrong_models(base: ModelProto, sites: int) -> Iterator[tuple[str, ModelProto
         yield bug, candidate, ""
 
 
-def assert_detected(base: ModelProto, sites: int, first: int = 0, step: int = 1) -> int:
-    """Each is detected; what a proof calls wrong where a fold was planted is that fold."""
+def assert_detected(base: ModelProto, sites: int, first: int = 0, step: int = 1, *, run_every: int = 1) -> int:
+    """Each is detected; what a proof calls wrong where a fold was planted is that fold.
+
+    Of those that a proof detects, one in `run_every` is run as well.
+    """
     number = 0
     for what, candidate, output in islice(wrong_models(base, sites), first, None, step):
         number += 1
-        found = check(base, candidate)
-        assert found.verdict is Verdict.NOT_EQUIVALENT, (what, found.verdict, found.explanation, found.largest)
-        accused = {proof.output for proof in found.proofs if proof.standing is Standing.BROKEN}
+        proofs = prove(base, candidate) if number % run_every else []
+        if not _broken(proofs):
+            found = check(base, candidate)
+            assert found.verdict is Verdict.NOT_EQUIVALENT, (what, found.verdict, found.explanation, found.largest)
+            proofs = found.proofs
+        accused = _broken(proofs)
         assert not output or accused <= {output}, (what, accused)
         counted["broken" if accused else "not broken"] += 1
     return number
+
+
+def _broken(proofs: Iterable[Proof]) -> set[str]:
+    """The values behind the changes that are shown to be wrong."""
+    return {proof.output for proof in proofs if proof.standing is Standing.BROKEN}
 
 
 def assert_no_alarm(base: ModelProto, subsets: int) -> int:
@@ -81,7 +93,7 @@ def test_planted_bugs_are_detected(name: str) -> None:
     """Of every third or fifth kind, from another one on in each network: together these are all kinds."""
     dear = name.removesuffix(" in float16") in DEAR
     step = (5 if dear else 3) if name.endswith("in float16") else 3 if dear else 1
-    counted["wrong"] += assert_detected(planted.bases()[name], 1, BOTH.index(name) % step, step)
+    counted["wrong"] += assert_detected(planted.bases()[name], 1, BOTH.index(name) % step, step, run_every=2)
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -90,7 +102,7 @@ def test_no_right_model_is_accused(name: str) -> None:
 
 
 # By running alone, and not all kinds: `-m soak` has the rest.
-ON_A_REAL_GRAPH = ("bias of one channel off by 1 %", "stale statistics", "two channels swapped in the scale")
+ON_A_REAL_GRAPH = ("bias of one channel off by 1 %", "two channels swapped in the scale")
 
 
 def test_bugs_in_a_real_graph_are_detected_and_a_right_fold_is_not_accused() -> None:

@@ -324,8 +324,10 @@ def test_a_merge_that_leaves_a_normalization_and_constant_expressions_is_proved(
 )
 def test_only_what_an_error_cannot_grow_in_is_bounded(last: str, now: str, standing: Standing) -> None:
     frame = "agraph (float[N,4] x) => (float[N,4] y) {{ {} {} }}"
-    w = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
-    constants = {"small": np.float32([0.5]), "large": np.float32([2.0]), "one": np.float32([1.0])}
+    rng = np.random.default_rng(0)
+    w = (rng.choice([-1, 1], (4, 4)) * rng.uniform(1.9, 2.0, (4, 4))).astype(np.float32)
+    # The next number above one that is just below a power of two is off by one roundoff, as what is stored may be.
+    constants = {"small": np.float32([0.99]), "large": np.float32([3.99]), "one": np.float32([1.0])}
     constants["zero"] = np.float32([0.0])
     nudged = {f"{name}2": np.nextafter(value, np.float32(np.inf)) for name, value in constants.items()}
     before = model(frame.format("c = MatMul(x, w)", last), {"w": w, **constants})
@@ -430,6 +432,37 @@ def test_padding_by_size_is_looked_at_in_sizes_that_pad_alike(auto: str, pads: s
     )
     assert only(prove(before, right)).standing is Standing.HOLDS
     assert only(prove(before, wrong)).standing is Standing.BROKEN
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_maximum_over_what_is_mostly_zero_hides_nothing(seed: int) -> None:
+    """Of nine negated results of a Relu one is nearly always 0, whatever the others are."""
+    text = (
+        "agraph (float[N,4,H,W] x) => (float[N,4,H,W] y) { s = Sin(x) m = Mul(s, k) r = Relu(m) n = Neg(r) "
+        "p = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(n) y = Mul(p, %s) }"
+    )
+    weights = {"k": np.ones((4, 1, 1), np.float32), "two": np.array(2, np.float32), "one": np.array(1, np.float32)}
+    before, right = model(text % "two", weights), model(text % "one", weights | {"k": 2 * weights["k"]})
+    assert {proof.standing for proof in prove(before, right, seed)} == {Standing.HOLDS}
+    wrong = model(text % "one", weights | {"k": np.array([2, 2, 2, 3], np.float32).reshape(4, 1, 1)})
+    assert Standing.HOLDS not in {proof.standing for proof in prove(before, wrong, seed)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mean_of_maxima_does_not_commute_with_a_relu(seed: int) -> None:
+    """Of 25 random numbers the largest is nearly always positive."""
+    mean, maximum = "kernel_shape=[3,3], pads=[1,1,1,1]", "kernel_shape=[5,5], pads=[2,2,2,2]"
+    text = "agraph (float[N,4,H,W] x) => (float[N,4,H,W] y) { s = Neg(x) %s y = Neg(d) }"
+    before = model(text % f"m = MaxPool<{maximum}>(s) r = Relu(m) d = AveragePool<{mean}>(r)", {})
+    after = model(text % f"n = MaxPool<{maximum}>(s) a = AveragePool<{mean}>(n) d = Relu(a)", {})
+    assert Standing.HOLDS not in {proof.standing for proof in prove(before, after, seed)}
+
+
+def test_a_relu_that_a_bias_keeps_from_its_kink_is_not_nothing() -> None:
+    text = "agraph (float[N,4,H,W] x) => (float[N,4,H,W] y) { s = Neg(x) %s y = Neg(d) }"
+    weights = {"far": np.full((4, 1, 1), 1000, np.float32)}
+    before = model(text % "a = Add(s, far) r = Relu(a) d = Sub(r, far)", weights)
+    assert Standing.HOLDS not in {proof.standing for proof in prove(before, model(text % "d = Identity(s)", {}))}
 
 
 def test_a_fold_in_float32_whose_terms_cancel_is_no_bug() -> None:

@@ -321,6 +321,24 @@ def test_ctrl_c_around_a_system_call_leaves_old_or_new(
         assert target.read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("durable", [True, False])
+def test_the_disk_is_waited_for_where_what_was_written_is_to_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool, durable: bool
+) -> None:
+    path = big(tmp_path / "in", external=external)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    synced: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    with Publication(folder / "o.onnx") as output:
+        output.write(read(path), untouched=False)
+        output.publish(durable=durable)
+    assert loaded(folder / "o.onnx") == loaded(path)
+    made = {entry.stat().st_ino for entry in [folder, *folder.iterdir()]}
+    assert synced == (made if durable else set())
+
+
 # --- other processes
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from bnfold.recalibration import calibrate
 from tests.architectures import IMAGE, exported, exported_in_train_mode, normalizations, trained
 from tests.fold_models import Row
 from tests.passes.test_freeze_digits import MODELS, TRAIN, logits, without_statistics
+from tests.peak_memory import least_peak
 
 SHAPES = ((16, *IMAGE), (5, *IMAGE), (11, *IMAGE), (2, *IMAGE))
 
@@ -192,15 +192,11 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     batch = data()[0]
 
     def peak(batches: int) -> int:
-        tracemalloc.start()
-        calibrated(model, lambda: itertools.repeat(batch, batches), mode="fast")
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return most
+        return least_peak(lambda: calibrated(model, lambda: itertools.repeat(batch, batches), mode="fast"))
 
     peak(3)
     few = peak(3)
-    assert peak(150) <= few * 1.05 + 20_000
+    assert peak(30) <= few + 20_000
 
 
 # ---------------------------------------------------------------------- what is not plain

@@ -17,6 +17,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 from bnfold.equivalence.numbers.element_types import Array, is_float, rounding
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, Part, operator_of
 from bnfold.equivalence.proofs.constants import Constants
+from bnfold.equivalence.proofs.piece_sizes import Dims
 from bnfold.equivalence.proofs.rearrangement import axes_of, order_of, reshaped
 from bnfold.equivalence.proofs.weights import Difference, Weights, compare, smallest_normal
 from bnfold.equivalence.structure.scopes import Piece, Place, Value
@@ -43,10 +44,6 @@ class Atom:
     given: Mapping[int, Value]
     inputs: Mapping[int, "Linear"]
     value: Value
-
-
-Dims = tuple[int | None, ...] | None
-"""Sizes as far as they are known; None where not even the rank is."""
 
 
 def _constant(number: float) -> Array:
@@ -206,7 +203,7 @@ def difference(
     """
     if was.terms.keys() != now.terms.keys():
         raise Uncomposed("other operators")
-    if was.split != now.split or (was.behind != now.behind and None not in {was.behind, now.behind}):
+    if _on_other_axes(was, now):
         raise Uncomposed("channels on another axis")
     found = Difference(deciding=deciding)
     for key, terms in was.terms.items():
@@ -232,6 +229,11 @@ def difference(
     found.add(*shifts, _as(size, shape), allowance, "its shift")
     found.nothing = nothing
     return found
+
+
+def _on_other_axes(was: Linear, now: Linear) -> bool:
+    """Whether both are told per channel, of channels that lie along different axes."""
+    return was.split != now.split or (was.behind != now.behind and None not in {was.behind, now.behind})
 
 
 def adds_what_it_convolves(form: Linear) -> bool:
@@ -375,12 +377,11 @@ class _Composer:
             if not relation.is_equality and any(form.split for form in inputs.values()):
                 raise Uncomposed("channels that lie along several axes")
         self._dims[number] = dims
-        behinds = [form.behind for form in inputs.values() if form.behind is not None]
-        behind = next(iter(behinds), None) if relation.scale.ndim or relation.shift.ndim else None
         scale = relation.scale
         if relation.shift.ndim and not scale.ndim:
             scale = np.broadcast_to(scale, relation.shift.shape).copy()
         term = Term(Weights.given(scale), 0)
+        behind = relation.behind if scale.ndim else None
         return Linear({("value", number): [term]}, relation.shift, relation.size, behind, rank)
 
     def _broadcast(self, forms: Iterable[Linear]) -> Dims:
@@ -443,8 +444,8 @@ class _Composer:
 
     def dims(self, form: Linear) -> Dims:
         """The sizes of a value that entered, or that was rearranged, as far as they are known."""
-        ((key, _),) = form.terms.items()
-        return self._dims[key[1]] if key[0] == "value" else form.sizes
+        (key,) = form.terms
+        return self._dims[key[1]] if key[0] == "value" and len(key) == 2 else form.sizes
 
 
 @dataclass
@@ -578,11 +579,15 @@ def _on(form: Linear, behind: int, count: int, composer: _Composer, *, ndim: int
 
 
 class Relation(NamedTuple):
-    """new = scale * old + shift, with one number for each channel or one for all; `size`: that of the shift's terms."""
+    """new = scale * old + shift, with one number for each channel or one for all.
+
+    `size`: that of the shift's terms. `behind`: how many axes follow the channel axis.
+    """
 
     scale: Array = _ONE
     shift: Array = _ZERO
     size: Array = _ZERO
+    behind: int | None = None
 
     @property
     def is_equality(self) -> bool:
@@ -597,7 +602,7 @@ Passing = Callable[[list[Relation], list[Linear]], Relation | None]
 def related(old: Linear, new: Linear, changed: Mapping[Value, int]) -> Relation | None:
     """The relation of two maps of the same values, up to rounding; None where there is none."""
     alike = old.terms.keys() == new.terms.keys()
-    if not alike or any(len(old.terms[key]) != len(new.terms[key]) for key in old.terms):
+    if not alike or any(len(old.terms[key]) != len(new.terms[key]) for key in old.terms) or _on_other_axes(old, new):
         return None
     both = [(one, other) for key in old.terms for one, other in zip(old.terms[key], new.terms[key], strict=True)]
     allowed, floor = tolerance(changed, 2)
@@ -625,8 +630,8 @@ def related(old: Linear, new: Linear, changed: Mapping[Value, int]) -> Relation 
     # Storing rounds the new terms; the old ones count as well where the ratio that scales them is a guess.
     rounded = new.size if np.all(scale == 1) else size
     if np.all(np.abs(shift) <= guessed * np.maximum(rounded, floor)):
-        return Relation(scale)
-    return Relation(scale, shift, size)
+        shift = size = _ZERO
+    return Relation(scale, shift, size, old.behind if new.behind is None else new.behind)
 
 
 def _ratio(both: list[tuple[Term, Term]]) -> Array | None:
@@ -675,15 +680,25 @@ def _any(relations: list[Relation], _: list[Linear]) -> Relation | None:
 
 def _free_of_shift(relations: list[Relation], forms: list[Linear]) -> Relation | None:
     """The mean of each channel is taken out, and with it what is added to all of a channel."""
-    (one, *others), form = relations, forms[0]
-    in_channels = not one.shift.ndim or (form.rank is not None and form.behind == form.rank - 2)
+    one, *others = relations
     alike = bool(np.all(one.scale == 1)) and all(each.is_equality for each in others)
-    return Relation() if alike and in_channels else None
+    return Relation() if alike and _is_per_channel(one, forms[0]) else None
 
 
-def _positive(relations: list[Relation], _: list[Linear]) -> Relation | None:
-    """A maximum: what is added to all is added to it."""
-    return relations[0] if bool(np.all(relations[0].scale > 0)) else None
+def _is_per_channel(relation: Relation, form: Linear) -> bool:
+    """Whether it is the same at every position of a map, whose channels lie on axis 1."""
+    alike = not relation.scale.ndim and not relation.shift.ndim
+    return alike or (form.rank is not None and relation.behind == form.rank - 2)
+
+
+def _mean(relations: list[Relation], forms: list[Linear]) -> Relation | None:
+    """A mean over positions."""
+    return relations[0] if _is_per_channel(relations[0], forms[0]) else None
+
+
+def _maximum(relations: list[Relation], forms: list[Linear]) -> Relation | None:
+    """A maximum over positions: what is added to all is added to it."""
+    return _mean(relations, forms) if bool(np.all(relations[0].scale > 0)) else None
 
 
 def _positive_scale(relations: list[Relation], _: list[Linear]) -> Relation | None:
@@ -692,9 +707,9 @@ def _positive_scale(relations: list[Relation], _: list[Linear]) -> Relation | No
     return one if bool(np.all(one.scale > 0)) and not one.shift.any() else None
 
 
-def _scale_alone(relations: list[Relation], _: list[Linear]) -> Relation | None:
-    """Zeros are read beside the values."""
-    return relations[0] if not relations[0].shift.any() else None
+def _mean_with_zeros(relations: list[Relation], forms: list[Linear]) -> Relation | None:
+    """A mean over positions, and over zeros beside them: nothing may be added."""
+    return _mean(relations, forms) if not relations[0].shift.any() else None
 
 
 def _joined(relations: list[Relation], forms: list[Linear]) -> Relation | None:
@@ -708,19 +723,22 @@ def _joined(relations: list[Relation], forms: list[Linear]) -> Relation | None:
     for each, count in zip(relations, counts, strict=True):
         for part, array in zip(parts, (each.scale, each.shift, each.size), strict=True):
             part.append(np.broadcast_to(array, (count or 1,)))
-    return Relation(*map(np.concatenate, parts))
+    behind = next((each.behind for each in relations if each.behind is not None), None)
+    scale, shift, size = map(np.concatenate, parts)
+    return Relation(scale, shift, size, behind)
 
 
-def _multiplied(relations: list[Relation], forms: list[Linear]) -> Relation | None:
+def _multiplied(relations: list[Relation], _: list[Linear]) -> Relation | None:
     """A product of two values: its scale is that of both, where the channels of both lie on one axis."""
     if len(relations) != 2 or any(each.shift.any() for each in relations):
         return None
-    per_channel = [form for each, form in zip(relations, forms, strict=True) if each.scale.ndim]
-    axes = {(form.behind, form.channels) for form in per_channel}  # counted from the end, as what is broadcast
+    per_channel = [each for each in relations if each.scale.ndim]
+    axes = {(each.behind, each.scale.size) for each in per_channel}  # counted from the end, as what is broadcast
     if per_channel and (len(axes) != 1 or None in next(iter(axes))):
         return None
     one, other = relations
-    return Relation(one.scale * other.scale)
+    behind = next(iter(axes))[0] if axes else None
+    return Relation(one.scale * other.scale, behind=behind)
 
 
 def _divided(relations: list[Relation], forms: list[Linear]) -> Relation | None:
@@ -733,9 +751,9 @@ def _divided(relations: list[Relation], forms: list[Linear]) -> Relation | None:
 _PASSING: dict[str, Passing] = {
     "Relu": _positive_scale,
     "LeakyRelu": _positive_scale,
-    "MaxPool": _positive,
-    "GlobalMaxPool": _positive,
-    "GlobalAveragePool": _any,
+    "MaxPool": _maximum,
+    "GlobalMaxPool": _maximum,
+    "GlobalAveragePool": _mean,
 }
 
 
@@ -760,7 +778,7 @@ def _passing(call: "_Call", output: int = 0) -> Passing:
         return _positive_scale
     if op == "AveragePool":
         padded = any(call.integers("pads", ())) or call.text("auto_pad", "NOTSET") not in {"NOTSET", "VALID"}
-        return _scale_alone if padded and call.integer("count_include_pad", 0) else _any
+        return _mean_with_zeros if padded and call.integer("count_include_pad", 0) else _mean
     return _PASSING.get(op, _equal)
 
 
@@ -1046,7 +1064,7 @@ def _gather(call: _Call) -> dict[str, Linear]:
     indices, axis, axes = call.constant(1), call.integer("axis", 0) % x.rank, _axes_of_channels(x)
     if indices.ndim != 1 or (axes and axes != (axis,)):
         raise Uncomposed("a Gather along another axis than the channels")
-    terms = {("Gather", axis, indices.tobytes(), key): each for key, each in x.terms.items()}
+    terms = {("Gather", axis, tuple(indices.tolist()), key): each for key, each in x.terms.items()}
     sizes = None if x.sizes is None else (*x.sizes[:axis], indices.size, *x.sizes[axis + 1 :])
     made, count = x._replace(terms=terms, sizes=sizes), x.channels
     if not axes:
@@ -1078,8 +1096,8 @@ def _along(form: Linear, axes: tuple[int, ...], rank: int, sizes: Dims) -> Linea
 
 
 def _reordered(form: Linear, order: Array) -> Linear:
-    """The map of the same channels in another order."""
-    if np.array_equal(order, np.arange(order.size)):
+    """The map of these channels in this order."""
+    if np.array_equal(order, np.arange(form.channels or 0)):
         return form
     terms = {key: [_permuted(term, order) for term in each] for key, each in form.terms.items()}
     shift, size = (each[order] if each.ndim else each for each in (form.shift, form.size))

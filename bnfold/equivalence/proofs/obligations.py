@@ -22,7 +22,7 @@ from onnx import TensorProto
 from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.equivalence.proofs.constants import Constants, StaticSizes
-from bnfold.equivalence.proofs.piece_sizes import InputShapes
+from bnfold.equivalence.proofs.piece_sizes import Dims, InputShapes
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Uncut, Value, same_attributes, same_bytes
 
 _MOST_NODES = 1000
@@ -32,10 +32,6 @@ _FARTHER = 4
 _LOOK_BACK = 8
 _OF_ONE_TYPE = {"Relu", "Identity", "MaxPool", "Add", "Mul"}
 """Operators whose first input and output have one type."""
-
-
-Dims = tuple[int | None, ...] | None
-"""Sizes as far as they are known; None where not even the rank is."""
 
 
 class Pair(NamedTuple):

@@ -44,6 +44,8 @@ from bnfold.equivalence.proofs.reaching import reaches_an_output
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
 
 _IMPULSE = 64.0
+_FAR = 2.0**16
+"""Beyond what a bias in front of a Relu adds: what lies on either side of its kink has to be seen."""
 _MOST_WEIGHTS = 1 << 24
 """Each is held in float64 several times over while a piece is evaluated."""
 _FEWEST_ROWS, _MOST_ROWS, _IMPULSE_COST = 2, 32, 1 << 21
@@ -540,7 +542,8 @@ def _feeds(trial: _Trial) -> Iterator[tuple[dict[str, Array], bool]]:
     """Zeros leave the shift alone, one impulse per row leaves single weights alone, the others mix everything.
 
     The last feed has another batch than the rest, which a piece with a fixed batch need not support: the flag says so.
-    Large weights get fewer impulses: the three others find what is wrong with more than a few of their numbers.
+    Large weights get fewer impulses: the three others find what is wrong with more than a few of their numbers. Large
+    even maps show what a bias keeps away from the kink of a Relu, and what a maximum over many positions hides.
     """
     sizes, generator = trial.sizes, np.random.default_rng([trial.seed, 0x9E3779B9])
     kinds: tuple[Callable[[tuple[int, ...]], Array], ...] = (
@@ -557,14 +560,15 @@ def _feeds(trial: _Trial) -> Iterator[tuple[dict[str, Array], bool]]:
     if trial.of_these_sizes:
         return
     count = max(_FEWEST_ROWS, min(_MOST_ROWS, _IMPULSE_COST // max(trial.weights, 1)))
-    yield {name: _impulses(shape, generator, count) for name, shape in sizes.items()}, False
+    several = {name: [*_even(shape, generator), _impulses(shape, generator, count)] for name, shape in sizes.items()}
+    yield {name: np.concatenate(arrays) for name, arrays in several.items()}, False
 
 
 def _impulses(shape: tuple[int, ...], generator: np.random.Generator, count: int) -> Array:
     """Row i is zero but for one channel in the middle of the map: every weight that reads it shows alone."""
     if len(shape) < 2:
         return generator.standard_normal(shape)
-    channel_axis = 1 if len(shape) != 3 or shape[1] >= shape[2] else 2
+    channel_axis = _channel_axis(shape)
     channels = generator.permutation(shape[channel_axis])[:count]
     values = np.zeros((count, *shape[1:]))
     for row in range(count):
@@ -573,6 +577,21 @@ def _impulses(shape: tuple[int, ...], generator: np.random.Generator, count: int
             place[channel_axis] = int(channels[row % len(channels)])
             values[tuple(place)] = _IMPULSE
     return values
+
+
+def _even(shape: tuple[int, ...], generator: np.random.Generator) -> tuple[Array, ...]:
+    """Rows with nearly one large number all over each channel, its negative, and each of them in one half of a map."""
+    if len(shape) < 2:
+        return ()
+    per_channel = [size if axis in (0, _channel_axis(shape)) else 1 for axis, size in enumerate((1, *shape[1:]))]
+    row = _FAR * (generator.standard_normal(per_channel) + generator.standard_normal((1, *shape[1:])) / 16)
+    signs = [np.where(np.arange(size) < size // 2, -1.0, 1.0) for size in shape[2:]]
+    halves = [sign.reshape((-1, *[1] * (len(signs) - 1 - at))) for at, sign in enumerate(signs)]
+    return row, -row, *(row * half for half in halves[:1]), *(-row * half for half in halves[-1:])
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int:
+    return 1 if len(shape) != 3 or shape[1] >= shape[2] else 2
 
 
 def _in_batches(trial: _Trial, feed: Mapping[str, Array]) -> Iterator[dict[str, Array]]:

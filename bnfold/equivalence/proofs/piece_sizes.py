@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import islice
+from typing import TypeAlias
 
 import onnx
 from onnx import ModelProto, TensorProto, TensorShapeProto, TypeProto
@@ -25,6 +26,9 @@ MOST_ELEMENTS = 1 << 20
 """Of what enters the model: more are too many for float64."""
 _SIZE_READERS = frozenset({"Shape", "Size"})
 """The operators that give out sizes: at other sizes than the model's their answer is another."""
+
+Dims: TypeAlias = tuple[int | None, ...] | None
+"""Sizes as far as they are known; None where not even the rank is."""
 
 
 def reads_sizes(region: ModelProto) -> bool:
@@ -131,7 +135,7 @@ class InputShapes:
         kind = self.kind(name)
         return kind not in {TensorProto.UNDEFINED, TensorProto.STRING} and not is_float(kind)
 
-    def dims(self, name: str) -> tuple[int | None, ...] | None:
+    def dims(self, name: str) -> Dims:
         """The sizes of a value of the main graph or a body, None for each that is dynamic; None where the rank is."""
         found = self._type(name)
         return None if found is None else _known_dims(found)
@@ -147,7 +151,7 @@ class InputShapes:
         dims = found.tensor_type.shape.dim
         return not all(dim.HasField("dim_value") or dim.dim_param in self._symbols for dim in dims)
 
-    def dims_inside(self, name: str) -> tuple[int | None, ...] | None:
+    def dims_inside(self, name: str) -> Dims:
         """The same of a value of a function."""
         found = None if self._scopes is None else self._scopes.type_of(name)
         return None if found is None else _known_dims(found)
@@ -210,7 +214,7 @@ def _set_sizes(model: ModelProto, sizes: Mapping[str, Sequence[int]]) -> None:
             kind.shape.dim.extend(TensorShapeProto.Dimension(dim_value=size) for size in sizes[value.name])
 
 
-def _known_dims(found: TypeProto) -> tuple[int | None, ...] | None:
+def _known_dims(found: TypeProto) -> Dims:
     if not found.tensor_type.HasField("shape"):
         return None
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in found.tensor_type.shape.dim)

@@ -35,8 +35,8 @@ def smallest_normal(elem_type: int) -> float:
 class Weights(NamedTuple):
     """The numbers of `tensor` in `owner`'s file, or of `array`, times `factors`: float64, broadcastable to `shape`.
 
-    `cut`: (axis, start, stop) where only a part of an axis is meant, to which `shape` and `factors` belong. `noise`:
-    how far rounding alone may move each number where nodes of the model compute them.
+    `cut`: (axis, start, stop) where only a part of a tensor's axis is meant, to which `shape` and `factors` belong.
+    `noise`: how far rounding alone may move each number where nodes of the model compute them.
     """
 
     shape: tuple[int, ...]
@@ -66,14 +66,15 @@ class Weights(NamedTuple):
 
     def part(self, axis: int, start: int, stop: int) -> "Weights":
         """The elements from `start` to `stop` of an axis. Raises ValueError for a part of a part on another axis."""
-        before = 0
+        before, at = 0, (slice(None),) * axis + (slice(start, stop),)
         if self.cut is not None:
             if self.cut[0] != axis:
                 raise ValueError("a part along two axes")
             before = self.cut[1]
-        at = (slice(None),) * axis + (slice(start, stop),)
         factors = tuple(factor[at] if factor.shape[axis] > 1 else factor for factor in self.factors)
         shape = (*self.shape[:axis], stop - start, *self.shape[axis + 1 :])
+        if self.array is not None:
+            return self._replace(shape=shape, factors=factors, array=self.array[at])
         return self._replace(shape=shape, factors=factors, cut=(axis, before + start, before + stop))
 
     def blocks(self, room: "Room | None" = None) -> Iterator[tuple[int, Array]]:
@@ -124,11 +125,10 @@ class Weights(NamedTuple):
 
     def _raw(self) -> Array:
         if self.array is not None:
-            raw = self.array
-        else:
-            assert self.tensor is not None
-            assert self.owner is not None
-            raw = self.owner.array(self.tensor)
+            return self.array
+        assert self.tensor is not None
+        assert self.owner is not None
+        raw = self.owner.array(self.tensor)
         if self.cut is None:
             return raw
         axis, start, stop = self.cut
