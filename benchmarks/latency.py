@@ -29,27 +29,36 @@ Times = dict[tuple[str, int, str], float]
 
 def latencies(paths: Mapping[str, Path], threads: Sequence[int], rounds: int) -> Times:
     """The median seconds of one inference, for each contender, number of threads and level of optimization."""
-    sessions = {}
-    for contender, path in paths.items():
-        for count in threads:
-            for level, value in LEVELS.items():
-                options = onnxruntime.SessionOptions()
-                options.graph_optimization_level = value
-                options.intra_op_num_threads = count
-                options.log_severity_level = 3
-                session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-                sessions[contender, count, level] = session
-    times: dict[tuple[str, int, str], list[float]] = {key: [] for key in sessions}
-    generator = np.random.default_rng(0)
+    found: Times = {}
+    for count in threads:
+        for level in LEVELS:
+            sessions = {contender: _session(path, count, level) for contender, path in paths.items()}
+            found |= {(contender, count, level): seconds for contender, seconds in _medians(sessions, rounds).items()}
+    return found
+
+
+def _session(path: Path, threads: int, level: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Threads that go on spinning after a run would take a processor from the model whose turn is next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _medians(sessions: Mapping[str, onnxruntime.InferenceSession], rounds: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {contender: [] for contender in sessions}
     fed = next(iter(sessions.values())).get_inputs()[0]
-    feed = generator.standard_normal([size if isinstance(size, int) else 1 for size in fed.shape]).astype(np.float32)
+    shape = [size if isinstance(size, int) else 1 for size in fed.shape]
+    feed = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     for number in range(rounds + _WARM):
-        for key, session in sessions.items():
+        for contender, session in sessions.items():
             start = time.perf_counter()
             session.run(None, {session.get_inputs()[0].name: feed})
             if number >= _WARM:
-                times[key].append(time.perf_counter() - start)
-    return {key: statistics.median(seconds) for key, seconds in times.items()}
+                times[contender].append(time.perf_counter() - start)
+    return {contender: statistics.median(seconds) for contender, seconds in times.items()}
 
 
 def gains(found: Mapping[str, Times], contender: str, original: str, count: int, level: str) -> dict[str, float]:
