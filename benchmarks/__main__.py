@@ -88,6 +88,7 @@ def measure(name: str, contenders: list[str], folder: Path, runs: int, results: 
         results.skipped[name] = (made.stderr.strip().splitlines() or ["it is not made"])[-1]
         print(f"skipped: {name}: {results.skipped[name]}")
         return
+    results.skipped.pop(name, None)  # an earlier call may have had to
     if name not in (*FUSIONS, *EXPORTED):
         results.costs[name] = interleaved(source, contenders, folder, runs, timeout=timeout)
     else:

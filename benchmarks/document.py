@@ -24,7 +24,7 @@ Milliseconds per inference in onnxruntime of what each contender made, and how m
 as it was (cp); rounds in turns, medians. onnx load + save changes nothing: what it differs by is noise. With
 optimizations off the LeViT of some peers is faster: they write out what its attentions gather their biases from, which
 makes the tables larger, so that bnfold leaves it to the runtime; with random weights they are zeros, and peers drop the
-Adds as well. With all optimizations the runtime does so itself."""
+Adds as well. With all optimizations the runtime does so itself. Who could not take every network has no mean."""
 _AHEAD = 1.05
 """So many times faster is no noise."""
 
@@ -101,7 +101,7 @@ def _head(results: Results) -> list[str]:
         "",
     ]
     lines += [f"- {contender} was left out: {reason}" for contender, reason in results.skipped.items()]
-    return lines
+    return [*lines, ""] if results.skipped else lines
 
 
 def _machine() -> str:
