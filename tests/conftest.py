@@ -11,7 +11,8 @@ import pytest
 from tests.shared import FOLDER
 
 MOST_PROCESSES = 4
-"""Each of them holds PyTorch and the models of its tests: up to 2.5 GB."""
+MEMORY_OF_ONE = 2.5e9
+"""Bytes: each of them holds PyTorch and the models of its tests."""
 
 # Tests run side by side, a process for each processor and more: what PyTorch and numpy start beside them would take
 # half of the time in waiting for one another.
@@ -33,11 +34,12 @@ for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """The whole default suite runs in a process for each processor and one more, what is asked for by name in this one.
 
-    A quarter of its time it waits for commands that it started, and for disks.
+    A third of its time it waits for commands that it started, and for disks. There are no more than memory holds.
     """
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not soak"
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(processors + 1, MOST_PROCESSES) if whole and processors > 1 else 0
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(processors + 1, MOST_PROCESSES, int(memory / MEMORY_OF_ONE)) if whole and processors > 1 else 0
 
 
 SLOWEST = (

@@ -49,6 +49,7 @@ MODULE = """
 import torch
 
 def make():
+    import part_of_it
     return torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3)), (torch.zeros(1, 2, 5, 4),)
 """
 
@@ -72,6 +73,7 @@ def account(tmp_path: Path) -> Path:
     (work / "in.onnx").write_bytes((REPOSITORY / "models/digits_cnn.onnx").read_bytes())
     np.savez(work / "data.npz", images=np.random.default_rng(0).random((64, 1, 8, 8), np.float32))
     (work / "module.py").write_text(MODULE)
+    (work / "part_of_it.py").write_text("")
     (work / "script.py").write_text(SCRIPT)
     (work / "test_model.py").write_text("def test(assert_equivalent):\n    assert_equivalent('in.onnx', 'in.onnx')\n")
     return tmp_path

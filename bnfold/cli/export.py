@@ -95,7 +95,7 @@ def _told(findings: Iterable["Finding"]) -> Iterator[str]:
 
 def _made(script: str) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
     """The result of the script's function. Raises UsageError."""
-    from bnfold.batches import load_script, script_of
+    from bnfold.batches import beside, load_script, script_of
 
     found = script_of(script)
     if found is None:
@@ -104,7 +104,8 @@ def _made(script: str) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
     if not callable(function):
         raise UsageError(f"{found[0]}: has no function {found[1]!r}")
     try:
-        made = function()
+        with beside(found[0]):
+            made = function()
     except Exception as error:  # whatever the script of a user raises
         raise UsageError(f"{script}: raises {type(error).__name__}: {error}") from error
     match made:

@@ -9,12 +9,12 @@ from bnfold.optimization.attempt import attempt, prepared
 from bnfold.optimization.existing_output import source_mark
 from bnfold.optimization.notes import notes_on
 from bnfold.optimization.reporting import failure_message, report_of, unmatched, with_left_data
-from bnfold.optimization.request import Request, Result
+from bnfold.optimization.request import Request, Result, refuse_output
 from bnfold.optimization.rollback import rolled_back
 from bnfold.optimization.summary import input_summary
 from bnfold.sources import destination, same_kind
 
-__all__ = ["Request", "Result", "input_summary", "notes_on", "optimize", "unmatched"]
+__all__ = ["Request", "Result", "input_summary", "notes_on", "optimize", "refuse_output", "unmatched"]
 
 
 def optimize(request: Request) -> Result:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnfold.onnxfile import OnnxFile
+from bnfold.onnxfile import OnnxFile, Publication
 from bnfold.options import OptimizeOptions
 from bnfold.passes import PassOptions
 from bnfold.paths import Use, failed_copy, is_same, refuse_conflicts, uses_of
@@ -54,6 +54,16 @@ class Request:
         """Progress callback for `stage`."""
         progress = self.options.progress
         return None if progress is None else partial(progress, stage)
+
+
+def refuse_output(output: str | os.PathLike[str] | None, options: OptimizeOptions) -> None:
+    """Raise OutputError for an output that can never be written, UsageError for one that is read.
+
+    For whoever makes the model first, which may take minutes: `refuse_overwriting` knows what the model itself reads.
+    """
+    if output is not None and not options.dry_run:
+        refuse_conflicts(uses_of(options), [Use("OUTPUT", Path(output))])
+        Publication(output)
 
 
 def refuse_overwriting(request: Request, file: OnnxFile) -> None:

@@ -107,6 +107,9 @@ def export_with(
     """Do what `export` does with these options."""
     if mode not in {"eval", "as-is"}:
         raise UsageError(f"mode is eval or as-is, not {mode!r}")
+    if is_address(output):
+        raise UsageError(f"{output} is an address, and export writes to files: name one, and upload it")
+    optimization.refuse_output(output, options)
     source = _Source.of(module)
     findings = tuple(census(source.module)) if source.program is None else ()
     _refuse(findings, accepted=options.accept_initial_statistics)
@@ -118,8 +121,6 @@ def export_with(
     if strip_traces:
         remove_traces(model)
     check = _Check(_in_order(source.module, program), model, _examples(program, model, options.seed), options)
-    if is_address(output):
-        raise UsageError(f"{output} is an address, and export writes to files: name one, and upload it")
     request = Request(model, output, options, check=check if options.verify else None)
     result = optimization.optimize(request)
     return Exported(None if output is not None else result.model, result.report, findings, check.found)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import bnfold
 from bnfold.cli import main
-from bnfold.errors import ModelError, UsageError, VerificationError
+from bnfold.errors import ModelError, OutputError, UsageError, VerificationError
 from bnfold.torch_export import exporting, load_checkpoint
 from bnfold.torch_export.program import name_by_modules
 
@@ -260,6 +260,17 @@ def test_each_node_has_a_name_of_its_own() -> None:
     names = [node.name for node in model.graph.node]
     assert names[0] == "part.0/conv2d"
     assert len(set(names)) == 4
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_module_is_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnfold.torch_export.exporting.captured", lambda *_: pytest.fail("it was captured"))
+    data = tmp_path / "x.npz"
+    np.savez(data, x=np.zeros((1, 3), np.float32))
+    for output, error in ((tmp_path / "no" / "o.onnx", OutputError), ("s3://b/o.onnx", UsageError), (data, UsageError)):
+        with pytest.raises(error):
+            bnfold.export(nn.Linear(3, 2), (torch.zeros(1, 3),), output=output, inputs=data)
 
 
 def test_what_is_no_module_and_no_mode_is_wrong_usage() -> None:
