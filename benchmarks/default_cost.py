@@ -2,8 +2,10 @@
 
     python -m benchmarks.default_cost FOLDER_OR_MODEL... [--rounds 5]
 
-For each .onnx file given, and below each folder given: `bnfold optimize`, the same with --no-verify, and a process that
-imports onnx, loads and saves. Prints wall and processor time as multiples of the last, then the geometric means.
+For each .onnx file given, and below each folder given: `bnfold optimize`, the same with --no-verify, a process that
+imports onnx, loads and saves, and one that does this and then creates a default session of the model and of the result
+and runs each once: the floor, which nothing is below that runs both models. Prints wall and processor time as multiples
+of loading and saving, then the geometric means, those of the default beside the floor too.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import processes
+from benchmarks import contenders, processes, verification_cost
 
 TIMEOUT = 600.0
 
@@ -21,12 +23,19 @@ TIMEOUT = 600.0
 def commands(model: Path, folder: Path) -> dict[str, list[str]]:
     """What is measured, by name; the first is what the others are compared with."""
     optimize = [sys.executable, "-m", "bnfold", "optimize", "--overwrite", str(model), str(folder / "out.onnx")]
-    copy = str(folder / "copy.onnx")
+    copy = [str(model), str(folder / "copy.onnx")]
     return {
-        "load+save": [sys.executable, "-m", "benchmarks.contenders", "onnx load + save", str(model), copy],
+        "load+save": [sys.executable, "-m", "benchmarks.contenders", "onnx load + save", *copy],
         "default": optimize,
         "unverified": [*optimize, "--no-verify"],
+        "floor": [sys.executable, "-m", "benchmarks.default_cost", "--floor", *copy, str(folder / "out.onnx")],
     }
+
+
+def floor(model: Path, copy: Path, result: Path) -> None:
+    """Load and save with onnx, then create a session of each model and run it once."""
+    contenders.PEERS["onnx load + save"][0](str(model), str(copy))
+    verification_cost.once(model, result)
 
 
 def models_in(places: list[Path]) -> Iterator[Path]:
@@ -57,7 +66,8 @@ def main() -> None:
         for what in ("wall", "cpu"):
             median = {name: statistics.median(getattr(run, what) for run in runs) for name, runs in found.items()}
             told.append(f"load+save {what} {median['load+save']:.2f} s")
-            for name in ("default", "unverified"):
+            ratios.setdefault(("default beside the floor", what), []).append(median["default"] / median["floor"])
+            for name in ("default", "unverified", "floor"):
                 ratios.setdefault((name, what), []).append(median[name] / median["load+save"])
                 told.append(f"{name} {median[name] / median['load+save']:.2f}x")
         print(f"{model.name:32} {', '.join(told)}", flush=True)
@@ -66,4 +76,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--floor"]:
+        floor(*map(Path, sys.argv[2:]))
+    else:
+        main()

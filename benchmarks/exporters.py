@@ -19,6 +19,7 @@ from pathlib import Path
 
 import onnx
 
+from benchmarks.environments import environment
 from benchmarks.left_behind import counted
 
 _KERAS = """
@@ -176,24 +177,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--onnxslim", metavar="COMMAND", help="what it leaves, alone and with bnfold behind")
     given = parser.parse_args(arguments)
     for name in given.names or EXPORTERS:
-        python = environment(given.envs / name, EXPORTERS[name])
+        exporter = EXPORTERS[name]
+        python = environment(given.envs / name, exporter.packages, exporter.python)
         with tempfile.TemporaryDirectory(prefix="bnfold-exporter-") as folder:
-            program = textwrap.dedent(EXPORTERS[name].program)
+            program = textwrap.dedent(exporter.program)
             done = subprocess.run([python, "-c", program, folder], capture_output=True, text=True, check=False)
             models = sorted(Path(folder).glob("*.onnx"))
             if not models:
                 print(f"{name}: exported nothing: {(done.stderr.strip().splitlines() or [''])[-1]}", flush=True)
             for model in models:
                 print(f"{name}: {line(model)}{slimmed(model, given.onnxslim)}", flush=True)
-
-
-def environment(folder: Path, exporter: Exporter) -> Path:
-    """The Python of a virtual environment that has the packages of an exporter."""
-    python = (folder / "bin" / "python").absolute()
-    if not python.exists():
-        subprocess.run([exporter.python or sys.executable, "-m", "venv", folder], check=True)
-    subprocess.run([python, "-m", "pip", "install", "-q", *exporter.packages], check=True)
-    return python
 
 
 def line(model: Path) -> str:

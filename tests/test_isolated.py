@@ -24,6 +24,7 @@ from bnfold.isolated import isolated
 from bnfold.options import InspectOptions
 from bnfold.progress import Stage
 from tests.fold_models import Row, numbers
+from tests.isolated_functions import dying, raising
 
 REPOSITORY = Path(__file__).parents[1]
 MODEL = Row("c = Conv(x, w, b) y = BatchNormalization(c, g, h, m, v)").model()
@@ -171,18 +172,6 @@ def test_nothing_of_it_stays_open() -> None:
 # ---------------------------------------------------------------------- what it is for
 
 
-def dying(_model: str, how: str, _options: InspectOptions) -> None:
-    """What some runtime does to the process it is in."""
-    from bnfold.activity import beside, doing
-
-    with doing("running something"), beside("loading m"):
-        if how.isdigit():
-            os._exit(int(how))
-        Path("temporary").joinpath(next(Path("temporary").glob("bnfold-*")).name, "left").write_bytes(b"left")
-        os.kill(os.getpid(), signal.Signals[how])
-        threading.Event().wait(60)
-
-
 ENDS: dict[str, tuple[type[BaseException], str]] = {
     "SIGFPE": (
         ModelError,
@@ -209,14 +198,6 @@ def test_a_process_that_dies_is_an_error_and_leaves_nothing(how: str) -> None:
         isolated(dying, "m", how, options=InspectOptions(isolate=True))
 
 
-def raising(_model: str, options: InspectOptions) -> None:
-    class Local(Exception):  # noqa: N818 - nobody else knows it
-        pass
-
-    assert not options.isolate
-    raise {"": ZeroDivisionError("here"), "local": Local("there")}[options.explain or ""]
-
-
 def test_an_error_that_is_none_of_bnfolds_says_where_it_comes_from() -> None:
     with pytest.raises(ZeroDivisionError, match="here") as raised:
         isolated(raising, "m", options=InspectOptions(isolate=True))
@@ -239,7 +220,9 @@ onnxruntime.InferenceSession("trap.onnx").run(None, {"x": numpy.ones((1, 3, 6, 7
 def test_a_model_that_the_runtime_dies_of() -> None:
     """Not a pretended crash: this very runtime, this very model."""
     onnx.save(TRAP, "trap.onnx")
-    if subprocess.run([sys.executable, "-c", RUN], capture_output=True, check=False).returncode != -signal.SIGFPE:
+    quiet = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}  # or it leaves a file among the temporary ones
+    alone = subprocess.run([sys.executable, "-c", RUN], capture_output=True, check=False, env=quiet)
+    if alone.returncode != -signal.SIGFPE:
         pytest.skip("this onnxruntime, on this processor, survives it")
     words = "trap.onnx: makes onnx or onnxruntime crash (SIGFPE) while it was running trap.onnx in onnxruntime"
     done = command("optimize", "trap.onnx", "out/o.onnx")

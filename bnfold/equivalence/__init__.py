@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.judging.measurement import Where as Where
     from bnfold.equivalence.judging.measurement import measure as measure
     from bnfold.equivalence.judging.noise import Noise as Noise
+    from bnfold.equivalence.judging.reference_ahead import reference_ahead as reference_ahead
     from bnfold.equivalence.judging.tolerance import Judgement as Judgement
     from bnfold.equivalence.judging.tolerance import Limits as Limits
     from bnfold.equivalence.judging.tolerance import Rule as Rule
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from bnfold.equivalence.unrelated_verification import verify_unrelated as verify_unrelated
     from bnfold.equivalence.verdict import Verdict as Verdict
     from bnfold.equivalence.verdict import Verification as Verification
-    from bnfold.equivalence.verification import reference_ahead as reference_ahead
     from bnfold.equivalence.verification import verify as verify
     from bnfold.options import Proving as Proving
     from bnfold.options import VerifyOptions as VerifyOptions
@@ -61,6 +61,7 @@ _HOME = {
     **dict.fromkeys(("Attribution", "attribute"), "bnfold.equivalence.judging.guilty_folds"),
     **dict.fromkeys(("HISTOGRAM_EDGES", "Measurement", "Where", "measure"), "bnfold.equivalence.judging.measurement"),
     "Noise": "bnfold.equivalence.judging.noise",
+    "reference_ahead": "bnfold.equivalence.judging.reference_ahead",
     **dict.fromkeys(("Judgement", "Limits", "Rule", "Tolerance"), "bnfold.equivalence.judging.tolerance"),
     "prove": "bnfold.equivalence.proofs.model",
     **dict.fromkeys(("Proof", "Standing"), "bnfold.equivalence.proofs.piece"),
@@ -78,7 +79,7 @@ _HOME = {
     **dict.fromkeys(("Signature", "Source", "signature_of"), "bnfold.equivalence.structure.signature"),
     "verify_unrelated": "bnfold.equivalence.unrelated_verification",
     **dict.fromkeys(("Verdict", "Verification"), "bnfold.equivalence.verdict"),
-    **dict.fromkeys(("reference_ahead", "verify"), "bnfold.equivalence.verification"),
+    "verify": "bnfold.equivalence.verification",
     **dict.fromkeys(("Proving", "VerifyOptions"), "bnfold.options"),
 }
 

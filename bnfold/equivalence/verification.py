@@ -1,13 +1,13 @@
 """Run two models on the same feeds, measure every output, and say whether they are equivalent.
 
 The reference runs with onnxruntime's own optimizations off, since a default session folds batch normalization itself;
-the candidate runs without and with them, on every provider asked for. One session of each model is alive at a time.
+the candidate runs without and with them, on every provider asked for. Of each model one session is alive at a time, and
+of two large models one.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,12 +16,11 @@ from onnx import ModelProto
 
 from bnfold.activity import doing
 from bnfold.equivalence.feeds.dynamic_sizes import check_overrides
-from bnfold.equivalence.feeds.seeded import HEAVY_ELEMENTS
 from bnfold.equivalence.judging.changes import Changes, are_same_files, find_changes
 from bnfold.equivalence.judging.evidence import ProofRule, overrules
 from bnfold.equivalence.judging.findings import Comparing, Finding, compare, worst
 from bnfold.equivalence.judging.judge import Judge
-from bnfold.equivalence.judging.run_plan import LEAN, THOROUGH, RunPlan, plan_of
+from bnfold.equivalence.judging.run_plan import LEAN, THOROUGH, RunPlan, planning
 from bnfold.equivalence.judging.sentences import sentence
 from bnfold.equivalence.judging.tolerance import Tolerance
 from bnfold.equivalence.numbers.precision import coarsest
@@ -34,9 +33,8 @@ from bnfold.equivalence.runtime.spending import estimate, few_threads, spending
 from bnfold.equivalence.structure.given_model import GivenModel, both_indexes
 from bnfold.equivalence.structure.output_sources import Sources, behind
 from bnfold.equivalence.structure.signature import Signature, Source, difference, signature_of
-from bnfold.equivalence.structure.work import work_of
 from bnfold.equivalence.verdict import Verdict, Verification
-from bnfold.errors import BnfoldError, UsageError
+from bnfold.errors import UsageError
 from bnfold.options import VerifyOptions
 from bnfold.progress import StageProgress
 
@@ -108,24 +106,6 @@ def _verified(
     return _with_changes(measured, changes, options, model)
 
 
-@contextmanager
-def reference_ahead(reference: GivenModel, options: VerifyOptions) -> Iterator[Callable[[], None]]:
-    """What begins to load `reference`, beside the rest of the block, if `verify` may begin with running it there.
-
-    To be called once the model is known to be sound. Whoever verifies otherwise in the block makes other sessions.
-    """
-    with Ahead() as ahead, few_threads(options.threads):
-
-        def begin() -> None:
-            if options.proof == "never" or not _planning(reference.structure, options)(all_proved=True).is_lean:
-                return
-            with suppress(BnfoldError):  # that onnxruntime is missing is said where it is needed
-                runtime()
-                ahead.begin(reference.source, LEAN)
-
-        yield begin
-
-
 def _structures(reference: Reference, candidate: GivenModel) -> tuple[ModelProto, ModelProto]:
     """Both structures: the same one where both are the same file."""
     model = reference.structure()
@@ -143,24 +123,29 @@ def _read(
 ) -> tuple[Changes, RunPlan, Answers | None]:
     """What the files alone tell of the changes between them, how much to run, and what a lean reference answered.
 
-    Where proofs can make it enough to run the models as users do, the reference is loaded beside the reading and runs
-    first. Then it is gone when the candidate is loaded, beside the proofs: never are both in memory.
+    Where proofs can make it enough to run the models as users do, the reference is loaded beside the reading. Small
+    models are loaded together, beside the proofs, and run afterwards. A large reference runs first: then it is gone
+    when the candidate is loaded, and never are both in memory.
     """
     if reference.given is None:
         return Changes(), THOROUGH, None
-    planned = _planning(model, options)
+    planned = planning(model, options)
     if other is model:
         return Changes(known=True), planned(all_proved=True), None
     if options.proof == "never":
         return Changes(), planned(all_proved=False), None
     lean, answers = planned(all_proved=True), None
+    together = lean.is_lean and lean.loads_both
+    on_cpu = CPU in named(options.providers)
     if lean.is_lean:
         ahead.begin(reference.given.source, LEAN)
+    if together and on_cpu:
+        ahead.begin(candidate.source, LEAN)
     constants = options.assume_constant_initializers
     before, after = both_indexes(reference.given, candidate, assume_constant_initializers=constants)
-    if lean.is_lean:
+    if lean.is_lean and not together:
         answers, _ = _answers(reference, model, _fed(model, options), {}, options, lean, beside=other)
-        if CPU in named(options.providers):
+        if on_cpu:
             ahead.begin(candidate.source, LEAN)
     changes = find_changes(before, after, options.seed)
     for index in (before, after):
@@ -173,15 +158,6 @@ def _fed(model: ModelProto, options: VerifyOptions) -> Signature:
     """The signature of a model, without the defaults of inputs that are taken to be constant."""
     signature = signature_of(model)
     return signature.without_overrides() if options.assume_constant_initializers else signature
-
-
-def _planning(model: ModelProto, options: VerifyOptions) -> Callable[..., RunPlan]:
-    """`plan_of` for this model, that needs to know yet whether all is proved."""
-    sizes = [
-        math.prod(dim if isinstance(dim, int) else 1 for dim in port.dims or ()) for port in signature_of(model).inputs
-    ]
-    thorough = options.thorough or options.layers or options.inputs is not None
-    return partial(plan_of, work_of(model), heavy=sum(sizes) >= HEAVY_ELEMENTS, thorough=thorough)
 
 
 def _measured(

@@ -4,6 +4,9 @@ onnx.reference 1.23 is wrong in places (Unsqueeze below operator set 13 with neg
 shape, Slice with negative steps, Shape with `start` and `end` out of range), and nobody's evaluator is above that: a
 value is believed where both say the same. A third opinion may come from above, where a runtime is at hand: it is given
 as `Evaluations`, which notes what was believed and knows what was contradicted before.
+
+Where an operator only keeps the elements of its operands in order, shape inference and the bytes of both say all there
+is: onnx.reference, whose import takes longer than folding a network, is not asked then.
 """
 
 from collections.abc import Sequence
@@ -20,6 +23,10 @@ from bnfold.graph.tensor import FLOATS
 _ROUNDING = 64
 # onnx.reference has the operator from this operator set version on; it means the same where both have the attributes.
 _IMPLEMENTED_SINCE = {"DequantizeLinear": 19}
+# Operators whose result is the elements of their first inputs in order, and the operator set version from which on: one
+# input, or all of them where the inputs are vectors. onnx.reference reads some axes otherwise below that.
+_KEEPS_ORDER = {"Identity": 1, "Squeeze": 13, "Unsqueeze": 13}
+_JOINS_VECTORS = {"Concat": 4}
 # Data that may decide about a shape is shown to shape inference up to this size.
 _SHOWN_BYTES = 4096
 
@@ -63,10 +70,16 @@ def objection(
     asked.input[:] = inputs
     asked.output[:] = [f"result{index}" if name else "" for index, name in enumerate(node.output)]
     given = {name: operand for name, operand in zip(inputs, operands, strict=True) if operand is not None}
-    return _against_shape(asked, given, made, opset) or _against_values(asked, given, made, opset, known)
+    inferred, against = _against_shape(asked, given, made, opset)
+    if against or (inferred and _is_in_order(asked, operands, made, opset)):
+        return against
+    return _against_values(asked, given, made, opset, known)
 
 
-def _against_shape(node: NodeProto, given: dict[str, Array], made: Sequence[Array], opset: int) -> str | None:
+def _against_shape(
+    node: NodeProto, given: dict[str, Array], made: Sequence[Array], opset: int
+) -> tuple[bool, str | None]:
+    """Whether shape inference knows the type and the whole shape of each of `made`, and the objection to them."""
     types = {name: _type(array) for name, array in given.items()}
     data = {name: numpy_helper.from_array(array, name) for name, array in given.items() if array.nbytes <= _SHOWN_BYTES}
     imports = [helper.make_opsetid("", opset)]
@@ -74,21 +87,36 @@ def _against_shape(node: NodeProto, given: dict[str, Array], made: Sequence[Arra
         schema = defs.get_schema(node.op_type, opset, "")
         inferred = shape_inference.infer_node_outputs(schema, node, types, data, opset_imports=imports)
     except Exception as error:  # noqa: BLE001 - an operator that its own schema does not take
-        return f"shape inference refuses it: {_line(error)}"
+        return False, f"shape inference refuses it: {_line(error)}"
+    complete = True
     for name, array in zip(node.output, made, strict=True):
         type_proto = inferred.get(name)
         if type_proto is None or not type_proto.HasField("tensor_type"):
+            complete = False
             continue
         tensor = type_proto.tensor_type
         if tensor.elem_type and tensor.elem_type != helper.np_dtype_to_tensor_dtype(array.dtype):
-            return f"shape inference says element type {tensor.elem_type}"
+            return complete, f"shape inference says element type {tensor.elem_type}"
         if not tensor.HasField("shape"):
+            complete = False
             continue
         dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
         same = len(dims) == array.ndim and all(a in (None, b) for a, b in zip(dims, array.shape, strict=True))
         if not same:
-            return f"shape inference says {dims} and the specification {list(array.shape)}"
-    return None
+            return complete, f"shape inference says {dims} and the specification {list(array.shape)}"
+        complete = complete and bool(tensor.elem_type) and None not in dims
+    return complete, None
+
+
+def _is_in_order(node: NodeProto, operands: Sequence[Array | None], made: Sequence[Array], opset: int) -> bool:
+    """Whether `made` is one value, of an operator that keeps the order, and holds its operands byte for byte."""
+    since = {**_KEEPS_ORDER, **_JOINS_VECTORS}.get(node.op_type)
+    if since is None or opset < since or len(made) != 1 or made[0].nbytes > LARGEST_RESULT_BYTES:
+        return False
+    kept = operands[:1] if node.op_type in _KEEPS_ORDER else operands
+    if node.op_type in _JOINS_VECTORS and any(operand is None or operand.ndim != 1 for operand in kept):
+        return False
+    return b"".join(operand.tobytes() for operand in kept if operand is not None) == made[0].tobytes()
 
 
 def _type(array: Array) -> TypeProto:

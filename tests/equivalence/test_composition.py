@@ -4,6 +4,7 @@ Each row is proved twice: as it is, and by evaluating both pieces, which shares 
 """
 
 import numpy as np
+import onnx.reference
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
@@ -11,6 +12,7 @@ import bnfold
 from bnfold.equivalence import Standing, prove
 from bnfold.equivalence.numbers import kernels
 from bnfold.equivalence.numbers.constant_expressions import evaluate
+from bnfold.equivalence.numbers.float64 import Unknowable
 from bnfold.equivalence.proofs import composition, piece
 from bnfold.equivalence.proofs import model as whole
 from tests.fold_models import CONSTANTS, INPUTS, build, numbers
@@ -395,3 +397,34 @@ def test_constants_are_computed_by_the_text_of_the_specification(body: str, valu
     }.items():
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     assert evaluate(model)["y"].tolist() == value
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        ("a = Constant<value=int64[1] {1}>() y = Concat<axis=-1>(a, v)", [1, 7, -1]),
+        ("u = Unsqueeze(v, first) w = Identity(u) y = Squeeze(w, first)", [7, -1]),
+        ("y = Unsqueeze(v, first)", [[7, -1]]),
+    ],
+)
+def test_constants_in_order_need_no_onnx_reference(body: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes that exporters write for a Reshape."""
+    monkeypatch.setattr(onnx.reference, "ReferenceEvaluator", None)
+    found = evaluate(_of_vectors(body))["y"]
+    assert (found.tolist(), found.dtype) == (value, np.int64)
+
+
+@pytest.mark.parametrize("body", ["y = Concat<axis=1>(m, m)", "a = Neg(v) y = Concat<axis=0>(a, v)"])
+def test_other_constants_ask_onnx_reference(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _of_vectors(body)
+    assert evaluate(model)
+    monkeypatch.setattr(onnx.reference, "ReferenceEvaluator", None)
+    with pytest.raises(Unknowable):
+        evaluate(model)
+
+
+def _of_vectors(body: str) -> ModelProto:
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g () => (y) {{ {body} }}')
+    for name, array in {"v": np.array([7, -1]), "m": np.array([[1, 2], [3, 4]]), "first": np.array([0])}.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model

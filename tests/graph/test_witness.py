@@ -6,11 +6,13 @@ from itertools import count, islice
 from typing import Any
 
 import numpy as np
+import onnx.reference
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, parser
 
 from bnfold.graph import Model, operator_values
 from bnfold.graph.operator_values import Call
+from bnfold.graph.witness import objection
 from bnfold.onnxfile import read
 from tests.constant_expressions import GENERATORS, expression, proofs_verdict, told, verdict
 from tests.fold_models import Row, check_left_alone, numbers
@@ -89,6 +91,33 @@ def test_a_dispute_is_no_constant(name: str) -> None:
     graph = Model(read(Row(text, None, _AXES, opset=opset).model().SerializeToString())).main
     assert graph.constant("y") is None
     assert graph.dispute("y") is not None
+
+
+_VECTORS = [np.array([7, -1]), np.array([5])]
+IN_ORDER = {
+    "Unsqueeze": ("y = Unsqueeze(x, axes)", [np.array(5), np.array([0])], np.array([5])),
+    "Squeeze": ("y = Squeeze(x, axes)", [np.array([[5, 6]]), np.array([0])], np.array([5, 6])),
+    "Concat": ("y = Concat<axis=0>(x, z)", _VECTORS, np.array([7, -1, 5])),
+}
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_what_keeps_its_elements_in_order_needs_no_onnx_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, operands, made = IN_ORDER[name]
+    node = parser.parse_node(text)
+    with monkeypatch.context() as without:
+        without.setattr(onnx.reference, "ReferenceEvaluator", None)
+        assert objection(node, operands, [made], 17) is None
+        assert objection(node, operands, [made.reshape(1, -1, 1)], 17) is not None
+        assert objection(node, operands, [made.astype(np.float32)], 17) is not None
+        assert "cannot evaluate" in str(objection(node, operands, [made + 1], 17))
+    assert objection(node, operands, [made + 1], 17) == "onnx.reference makes other numbers of it"
+
+
+def test_matrices_that_are_joined_are_not_in_order() -> None:
+    node, rows = parser.parse_node("y = Concat<axis=1>(x, z)"), [np.array([[1], [2]]), np.array([[3], [4]])]
+    assert objection(node, rows, [np.array([[1, 3], [2, 4]])], 17) is None
+    assert objection(node, rows, [np.array([[1, 2], [3, 4]])], 17) == "onnx.reference makes other numbers of it"
 
 
 def test_what_is_no_constant_is_not_in_dispute() -> None:

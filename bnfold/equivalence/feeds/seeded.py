@@ -19,9 +19,9 @@ from bnfold.equivalence.feeds.integer_ranges import IntegerRange
 from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.numbers.element_types import Array, Feed, is_float, numpy_type
 from bnfold.equivalence.structure.signature import Port
+from bnfold.equivalence.structure.work import HEAVY_ELEMENTS
 
 KINDS = ("normal", "impulses", "uniform", "mixed", "constant", "zero", "extreme")
-HEAVY_ELEMENTS = 50_000
 LARGEST_FEED = 1 << 27
 """Values in all inputs of one feed together: 512 MiB of float32. Nothing larger is made up."""
 _NEAR_A_LANDMARK = 0.5

@@ -6,14 +6,19 @@ reach. What is compared by running only may cost four times as much.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+
+from onnx import ModelProto
 
 from bnfold.equivalence.runtime.opening import Setting
 from bnfold.equivalence.runtime.providers import CPU, Precision, Provider
 from bnfold.equivalence.runtime.sessions import Optimization
 from bnfold.equivalence.runtime.spending import Purse
-from bnfold.equivalence.structure.work import Work
+from bnfold.equivalence.structure.signature import signature_of
+from bnfold.equivalence.structure.work import HEAVY_ELEMENTS, Work, work_of
+from bnfold.options import VerifyOptions
 
 LEAN = Setting(optimization=Optimization.ON)
 """Where a model runs whose changes are all proved: as users run it."""
@@ -46,6 +51,11 @@ class RunPlan:
     price: float = 0.0
     threads: int = 0
     work: Work = field(default_factory=Work)
+
+    @property
+    def loads_both(self) -> bool:
+        """Whether the sessions of both models may be in memory at once, since they are small."""
+        return self.work.session < _LARGE_SESSION
 
     @property
     def purse(self) -> Purse:
@@ -85,3 +95,12 @@ def plan_of(work: Work, *, heavy: bool, all_proved: bool, thorough: bool) -> Run
         allowance=max(FLOOR, BY_RUNNING * work.both_once) - _SESSIONS * work.session,
         price=_SESSIONS * work.run,
     )
+
+
+def planning(model: ModelProto, options: VerifyOptions) -> Callable[..., RunPlan]:
+    """`plan_of` for this model, that needs to know yet whether all is proved."""
+    sizes = [
+        math.prod(dim if isinstance(dim, int) else 1 for dim in port.dims or ()) for port in signature_of(model).inputs
+    ]
+    thorough = options.thorough or options.layers or options.inputs is not None
+    return partial(plan_of, work_of(model), heavy=sum(sizes) >= HEAVY_ELEMENTS, thorough=thorough)

@@ -186,18 +186,26 @@ def tolerance(changed: Mapping[Value, int], steps: int) -> tuple[float, float]:
 
 
 def difference(
-    was: Linear, now: Linear, allowance: float, *, both_sizes: bool, floor: float, extra: float = 0.0
+    was: Linear,
+    now: Linear,
+    allowance: float,
+    *,
+    both_sizes: bool,
+    floor: float,
+    extra: float = 0.0,
+    deciding: bool = False,
 ) -> Difference:
     """The distance of two maps, where weights and shifts may differ by `allowance` times their size.
 
     `both_sizes`: the terms of either side count, not those of the new one alone. `extra`: an allowance for which they
-    do in any case. Raises Uncomposed where the two are not of the same operators.
+    do in any case. `deciding`: only whether all is allowed is asked. Raises Uncomposed where the two are not of the
+    same operators.
     """
     if was.terms.keys() != now.terms.keys():
         raise Uncomposed("other operators")
     if _on_other_axes(was, now):
         raise Uncomposed("channels on another axis")
-    found = Difference()
+    found = Difference(deciding=deciding)
     for key, terms in was.terms.items():
         before = [term.weights for term in terms]
         after = [term.weights for term in now.terms[key]]
@@ -208,6 +216,8 @@ def difference(
             shape = np.broadcast_shapes(*shapes)
             before, after = ([_spread(each, shape) for each in side] for side in (before, after))
         compare(before, after, allowance, found, both_sizes=both_sizes, extra=extra)
+        if found.is_decided:
+            return found
     nothing, shape = found.nothing, was.shift.shape
     if shape != now.shift.shape:
         shape = np.broadcast_shapes(shape, now.shift.shape)

@@ -333,7 +333,10 @@ def _compared(
     if now.atoms or was.atoms:
         raise _Otherwise("a map behind what is not linear")
     extra = _IN_FLOAT32 if changed else 0.0
-    if difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor, extra=extra).share <= 1:
+    rounded = difference(
+        was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor, extra=extra, deciding=True
+    )
+    if rounded.share <= 1:
         return replace(proof, reason=_COARSE.format(found.share))
     text = f"{shell.output!r} is off by {found.error:.3g} in {found.place}"
     reason = f"{text}, {found.share:.3g} times what rounding allows"

@@ -167,12 +167,21 @@ class Room:
 
 @dataclass
 class Difference:
-    """The largest error as a part of what is allowed, and itself. `nothing`: all numbers of both were 0."""
+    """The largest error as a part of what is allowed, and itself. `nothing`: all numbers of both were 0.
+
+    `deciding`: only whether all is allowed is asked, so that nothing is looked at behind the first that is not.
+    """
 
     share: float = 0.0
     error: float = 0.0
     nothing: bool = True
     place: str = ""
+    deciding: bool = False
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether there is nothing left to find out."""
+        return self.deciding and not self.share <= 1
 
     def add(self, was: Array, now: Array, size: Array, allowance: float, what: str, first: int = 0) -> None:
         """Take numbers into account that may differ by `allowance` times `size`; `first`: the index of their row 0."""
@@ -181,18 +190,22 @@ class Difference:
         if worst == 0.0:
             self.nothing = self.nothing and not was.any()
             return
-        self.nothing = False
         parts = error / size
         share = float(np.maximum.reduce(parts, axis=None)) / allowance
-        if not share <= 1:  # also where something is not finite
+        if not math.isfinite(share):
             same = (was == now) | (np.isnan(was) & np.isnan(now))
             error = np.where(same, 0.0, np.nan_to_num(error, nan=np.inf, posinf=np.inf))
             parts = np.nan_to_num(np.where(same, 0.0, error / size), nan=np.inf, posinf=np.inf)
             worst, share = float(error.max()), float(parts.max()) / allowance
-            if share > self.share:
-                index = [int(each) for each in np.unravel_index(int(parts.argmax()), parts.shape)]
-                index[:1] = [first + each for each in index[:1]]
-                self.place = f"{what} {index}" if index else what
+        self.take(parts, share, worst, what, first)
+
+    def take(self, parts: Array, share: float, worst: float, what: str, first: int = 0) -> None:
+        """Take numbers into account whose errors are `parts` of their size, `share` of what is allowed at most."""
+        self.nothing = False
+        if share > max(self.share, 1.0):
+            index = [int(each) for each in np.unravel_index(int(parts.argmax()), parts.shape)]
+            index[:1] = [first + each for each in index[:1]]
+            self.place = f"{what} {index}" if index else what
         self.share = max(self.share, share)
         self.error = max(self.error, worst)
 
@@ -222,6 +235,8 @@ def compare(
         size = larger if both_sizes else size
         size = size + extra / allowance * larger if extra else size
         into.add(before[0], after[0], size, allowance, "its weight", first)
+        if into.is_decided:
+            return
         first += before[0].shape[0] if before[0].ndim else 0
 
 
@@ -234,15 +249,17 @@ def _compare_one(was: Weights, now: Weights, allowance: float, floor: float, int
         if worst == 0.0:
             into.nothing = into.nothing and not after.any()
             continue
-        into.nothing = False
         size = np.maximum(np.abs(after, out=after), floor, out=after)
-        share = float(np.maximum.reduce(np.divide(error, size, out=error), axis=None)) / allowance
-        if share <= 1:
-            into.share, into.error = max(into.share, share), max(into.error, worst)
-            continue
-        stop = start + (before.shape or (1,))[0]
-        before, after = was.rows(start, stop), now.rows(start, stop)  # once more, to say where
-        into.add(before, after, np.maximum(np.abs(after), floor), allowance, "its weight", start)
+        parts = np.divide(error, size, out=error)
+        share = float(np.maximum.reduce(parts, axis=None)) / allowance
+        if math.isfinite(share):
+            into.take(parts, share, worst, "its weight", start)
+        else:
+            stop = start + (before.shape or (1,))[0]
+            before, after = was.rows(start, stop), now.rows(start, stop)  # as they were
+            into.add(before, after, np.maximum(np.abs(after), floor), allowance, "its weight", start)
+        if into.is_decided:
+            return
 
 
 def _same_file_bytes(was: Weights, now: Weights) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import ModelProto
@@ -20,12 +20,15 @@ from bnfold.equivalence.feeds.integer_ranges import IntegerRange, integer_ranges
 from bnfold.equivalence.feeds.refusals import numbers, place
 from bnfold.equivalence.feeds.seeded import FeedPlan, Round
 from bnfold.equivalence.feeds.size_solving import Shapes
-from bnfold.equivalence.feeds.user_data import Inputs, checked
 from bnfold.equivalence.numbers.element_types import Feed, Outputs, rounding_of
 from bnfold.equivalence.runtime.sessions import RunFailed
 from bnfold.equivalence.runtime.spending import Purse
 from bnfold.equivalence.structure.signature import Signature
+from bnfold.equivalence.structure.work import HEAVY_ELEMENTS
 from bnfold.onnxfile import MAX_DIMS
+
+if TYPE_CHECKING:
+    from bnfold.equivalence.feeds.user_data import Inputs
 
 Run = Callable[[Feed], Outputs]
 _DAMPING = (16.0, 256.0, 4096.0)
@@ -87,11 +90,13 @@ def conditions(model: ModelProto) -> list[str]:
     return [name for name in decided if name not in given]
 
 
-def run_user_feeds(inputs: Inputs, signature: Signature, run: Run, taps: Sequence[str] = ()) -> Answers:
+def run_user_feeds(inputs: "Inputs", signature: Signature, run: Run, taps: Sequence[str] = ()) -> Answers:
     """Raises UsageError for data that does not fit; data that fits and cannot be run is a note."""
     if not signature.outputs:
         return _without_outputs()
     found = Answers()
+    from bnfold.equivalence.feeds.user_data import checked
+
     for name, feed in checked(inputs, signature):
         try:
             outputs = run(feed)
@@ -250,13 +255,13 @@ class _Runner:
 
     def more(self, shapes: Shapes, ranges: Mapping[str, IntegerRange], cuts: Sequence[float]) -> None:
         """Further feeds, which only some models ask for; sizes that the reference refuses are no finding."""
-        heavy = seeded.elements(shapes) >= seeded.HEAVY_ELEMENTS
+        heavy = seeded.elements(shapes) >= HEAVY_ELEMENTS
         for by in (1,) if heavy else (1, 3):
             other = self.sizes.shifted(shapes, by)
             if other != shapes:
                 self.attempt(FeedPlan(f"shifted-{by}", "normal", other, costly=heavy), quietly=True)
         many = self.sizes.rebatched(shapes, seeded.MANY)
-        light = many != shapes and seeded.elements(many) <= seeded.HEAVY_ELEMENTS
+        light = many != shapes and seeded.elements(many) <= HEAVY_ELEMENTS
         many = many if light and self.attempt(FeedPlan("many", "normal", many), quietly=True) else shapes
         plans, unread = seeded.table_rows(shapes, partial(self.sizes.rebatched, shapes), ranges)
         self.found.notes += [unread] if unread else []

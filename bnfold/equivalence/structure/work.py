@@ -14,6 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helpe
 from bnfold.equivalence.structure.signature import every_node_by_dataflow, signature_of
 from bnfold.onnxfile import payload_index
 
+HEAVY_ELEMENTS = 50_000
+"""Values in all inputs together from which on a model is fed little at a time."""
 _LOADED_WEIGHT, _SET_UP_NODE = 200, 2_000_000
 _RUN_NODE, _ELEMENT, _MEASURED_ELEMENT = 200_000, 10, 200
 _UNKNOWN_SIZE = 32
