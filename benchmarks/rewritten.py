@@ -27,6 +27,7 @@ from benchmarks import contenders, innocents
 OPTIMIZERS = [name for name in contenders.PEERS if name != "onnx load + save"]
 _AS_IT_IS = {"right, called equivalent", "wrong, called not equivalent"}
 _NOT_MADE = {"not made", "not made in time"}
+_PROVIDER = "CPUExecutionProvider"
 _EXACT, _CLOSE = 1e-6, 1e-4
 """Of the largest value: another optimizer stores new weights in float32, which costs about 1e-7 for each layer."""
 
@@ -84,13 +85,19 @@ def compared(original: Path, rewritten: Path) -> str:
         try:
             largest = apart(onnx.load(original), onnx.load(rewritten))
             limit = _CLOSE
+        except Unrunnable:
+            return "wrong"
         except Exception:  # noqa: BLE001 - it cannot be run at all
             return "unknown"
     return "right" if largest <= limit else "wrong"
 
 
+class Unrunnable(Exception):  # noqa: N818 - a fact about a model
+    """onnxruntime runs the original and not what was made of it."""
+
+
 def apart(one: ModelProto, other: ModelProto) -> float:
-    """The largest difference of any output, as a part of that output's largest value."""
+    """The largest difference of any output, as a part of that output's largest value. Raises Unrunnable for `other`."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
@@ -99,31 +106,40 @@ def apart(one: ModelProto, other: ModelProto) -> float:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        providers = ["CPUExecutionProvider"]
-        sessions.append(onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers))
-    worst, ran = 0.0, False
+        try:
+            sessions.append(onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[_PROVIDER]))
+        except Exception as why:
+            raise (Unrunnable if sessions else ValueError)(str(why)) from why
+    worst, ran, last = 0.0, False, Exception()
     for batch, side, scale in ((1, 96, 1.0), (2, 64, 1.0), (1, 48, 1.0), (1, 224, 1.0), (1, 96, 0.0), (1, 64, 0.0)):
         feed = fed(sessions[0].get_inputs(), batch, side, scale)
         try:
-            answers = [session.run(None, feed) for session in sessions]
-        except Exception:  # noqa: BLE001 - other sizes
-            if ran:
-                continue
-            last = sys.exc_info()[1]
+            before = sessions[0].run(None, feed)
+        except Exception as why:  # noqa: BLE001 - other sizes
+            last = why
             continue
+        try:
+            after = sessions[1].run(None, feed)
+        except Exception as why:
+            raise Unrunnable(str(why)) from why
         ran = True
-        for was, now in zip(*answers, strict=True):
-            if was.dtype.kind != "f":
-                worst = max(worst, 0.0 if np.array_equal(was, now) else 1.0)
-                continue
-            finite = np.isfinite(was)
-            if not np.isfinite(now[finite]).all():
-                return np.inf
-            largest = float(np.abs(was[finite]).max(initial=0.0)) or 1.0
-            worst = max(worst, float(np.abs(now[finite] - was[finite]).max(initial=0.0)) / largest)
+        worst = max(worst, *(distance(was, now) for was, now in zip(before, after, strict=True)))
     if not ran:
-        raise RuntimeError(str(last))
+        raise last
     return worst
+
+
+def distance(was: np.ndarray, now: np.ndarray) -> float:
+    """The largest difference as a part of the largest value; infinite for another shape, or new values not finite."""
+    if was.shape != now.shape:
+        return np.inf
+    if was.dtype.kind != "f":
+        return 0.0 if np.array_equal(was, now) else 1.0
+    finite = np.isfinite(was)
+    if not np.isfinite(now[finite]).all():
+        return np.inf
+    largest = float(np.abs(was[finite]).max(initial=0.0)) or 1.0
+    return float(np.abs(now[finite] - was[finite]).max(initial=0.0)) / largest
 
 
 def fed(inputs: list[object], batch: int, side: int, scale: float) -> dict[str, np.ndarray]:
