@@ -398,6 +398,27 @@ def test_what_takes_one_batch_alone_is_proved_where_the_model_has_no_other(
     assert proof.standing is standing, proof.reason
 
 
+@pytest.mark.parametrize("batch", [2, 5, 64])
+@pytest.mark.parametrize("wrong", [False, True], ids=["right", "wrong"])
+def test_a_batch_that_the_model_never_has_accuses_nobody(wrong: bool, batch: int) -> None:
+    """Any other one goes into the width, where the channels come to lie elsewhere.
+
+    The weight that is wrong is one that only impulses show, as it is small beside the others.
+    """
+    rng = np.random.default_rng(0)
+    w, k = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 3, 1, 1), (3, 1, 1)))
+    w[0, 1] = 1e-9
+    constants = {"r": np.array([2, 1, 1, 1]), "i": np.array([2 * batch, 3, 4, -1]), "k": k}
+    shapes = f"(float[{batch},3,4,5] x) => (float[{2 * batch},3,4,5] y)"
+    text = f"agraph {shapes} {{{{ c = Conv(x, w) t = Tile(c, r) {{}} }}}}"
+    before = model(text.format("s = Reshape(t, i) y = Mul(s, k)"), {"w": w, **constants})
+    folded = w * k[:, None]
+    folded[0, 1] *= -1 if wrong else 1
+    after = model(text.format("y = Reshape(t, i)"), {"w": folded, **constants})
+    proof = prove(before, after)[-1]
+    assert proof.standing is (Standing.BROKEN if wrong else Standing.HOLDS), proof.reason
+
+
 def calling(text: str, weight: np.ndarray) -> ModelProto:
     """A model that calls a function that is not linear."""
     function = '<domain: "custom", opset_import: ["" : 17]> f (a) => (b) { c = Softmax(a) b = Mul(c, c) }'

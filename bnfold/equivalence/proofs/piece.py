@@ -39,7 +39,7 @@ from bnfold.equivalence.proofs.composition import (
 from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together, sizes_made
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
-from bnfold.equivalence.proofs.piece_sizes import period, reads_sizes, sizes_read
+from bnfold.equivalence.proofs.piece_sizes import Dims, period, reads_sizes, sizes_read
 from bnfold.equivalence.proofs.reaching import reaches_an_output
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
 
@@ -262,17 +262,22 @@ def _evaluated(
     )
 
     of_one_shape = True
+    of_its_own_sizes = _is_of_its_own_sizes(old, dims)
 
     def fits(choice: Iterable[Mapping[str, tuple[int, ...]]]) -> tuple[list[Proof], str]:
         nonlocal of_one_shape
-        why = ""
+        why, broken = "", list[Proof]()
         for sizes in choice:
             try:
-                return [_compare(replace(trial, sizes=sizes), run_old, run_new, sizes_of, old)], ""
+                proof = _compare(replace(trial, sizes=sizes), run_old, run_new, sizes_of, old)
             except Unknowable as error:
                 why = str(error)
                 of_one_shape = of_one_shape and not isinstance(error, _OtherShape)
-        return [], why
+                continue
+            if not of_its_own_sizes or proof.standing is not Standing.BROKEN:
+                return [proof], ""
+            broken = [proof]
+        return broken, why
 
     found: list[Proof] = []
     reason = "no shapes for its inputs are known"
@@ -288,6 +293,12 @@ def _evaluated(
         return agreed
     found, _ = fits(sizes_made(values, common, seed))
     return found[0] if found else _unsized(agreed)
+
+
+def _is_of_its_own_sizes(piece: ModelProto, dims: Iterable[Dims]) -> bool:
+    """Whether the target of a Reshape may mean something else at other sizes than `dims`, which the model has alone."""
+    fixed = all(known is not None and None not in known for known in dims)
+    return fixed and any(node.op_type == "Reshape" for node in piece.graph.node)
 
 
 def _made_up(piece: ModelProto, inputs: Collection[str], common: Correspondence) -> bool:
@@ -471,11 +482,19 @@ class _Answers(NamedTuple):
     now: Array
     terms: list[Array]
 
+    def agree(self, allowance: float) -> bool:
+        """Whether both are the same up to `allowance` times the terms."""
+        alike = all(each.shape == self.was.shape for each in (self.now, *self.terms))
+        return alike and _share(self.was, self.now, np.maximum.reduce(self.terms), allowance)[0] <= 1
+
 
 def _both(
     trial: _Trial, run_old: Evaluator, run_new: Evaluator, sizes_of: Sequence[MagnitudeBound]
 ) -> Iterator[_Answers]:
-    """The answers to each feed that has to be tried, and to the others as far as the reference takes them."""
+    """The answers to each feed that has to be tried, and to the others as far as the reference takes them.
+
+    What differs in a batch that the model never has is tried in its own instead.
+    """
     feeds = deque(_feeds(trial))
     while feeds:
         feed, needed = feeds.popleft()
@@ -491,7 +510,11 @@ def _both(
                 raise
             feeds.extend((each, True) for each in _in_batches(trial, feed))
             continue
-        yield _Answers(given, was, now, terms)
+        answers = _Answers(given, was, now, terms)
+        if needed or not trial.one_batch or answers.agree(trial.allowance):
+            yield answers
+        else:
+            feeds.extend((each, True) for each in _in_batches(trial, feed))
 
 
 def _only(answers: Mapping[str, Array]) -> Array:
@@ -560,14 +583,18 @@ def _feeds(trial: _Trial) -> Iterator[tuple[dict[str, Array], bool]]:
     if trial.of_these_sizes:
         return
     count = max(_FEWEST_ROWS, min(_MOST_ROWS, _IMPULSE_COST // max(trial.weights, 1)))
-    several = {name: [*_even(shape, generator), _impulses(shape, generator, count)] for name, shape in sizes.items()}
-    yield {name: np.concatenate(arrays) for name, arrays in several.items()}, False
+    yield {name: _even_and_impulses(shape, generator, count) for name, shape in sizes.items()}, False
+
+
+def _even_and_impulses(shape: tuple[int, ...], generator: np.random.Generator, count: int) -> Array:
+    """The rows of both; what has no channels is random."""
+    if len(shape) < 2:
+        return generator.standard_normal(shape)
+    return np.concatenate([*_even(shape, generator), _impulses(shape, generator, count)])
 
 
 def _impulses(shape: tuple[int, ...], generator: np.random.Generator, count: int) -> Array:
     """Row i is zero but for one channel in the middle of the map: every weight that reads it shows alone."""
-    if len(shape) < 2:
-        return generator.standard_normal(shape)
     channel_axis = _channel_axis(shape)
     channels = generator.permutation(shape[channel_axis])[:count]
     values = np.zeros((count, *shape[1:]))
@@ -581,8 +608,6 @@ def _impulses(shape: tuple[int, ...], generator: np.random.Generator, count: int
 
 def _even(shape: tuple[int, ...], generator: np.random.Generator) -> tuple[Array, ...]:
     """Rows with nearly one large number all over each channel, its negative, and each of them in one half of a map."""
-    if len(shape) < 2:
-        return ()
     per_channel = [size if axis in (0, _channel_axis(shape)) else 1 for axis, size in enumerate((1, *shape[1:]))]
     row = _FAR * (generator.standard_normal(per_channel) + generator.standard_normal((1, *shape[1:])) / 16)
     signs = [np.where(np.arange(size) < size // 2, -1.0, 1.0) for size in shape[2:]]
@@ -595,11 +620,11 @@ def _channel_axis(shape: tuple[int, ...]) -> int:
 
 
 def _in_batches(trial: _Trial, feed: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-    """The rows of a feed, as many at a time as the piece takes."""
+    """The rows of a feed, as many at a time as the piece takes: the last ones are filled up with the first."""
     rows = {name: max(shape[0], 1) if shape else 1 for name, shape in trial.sizes.items()}
-    for number in range(min(len(array) // rows[name] if array.ndim else 1 for name, array in feed.items())):
+    for number in range(max(-(-len(array) // rows[name]) if array.ndim else 1 for name, array in feed.items())):
         yield {
-            name: array[number * rows[name] : (number + 1) * rows[name]] if array.ndim else array
+            name: array[np.arange(number * rows[name], (number + 1) * rows[name]) % len(array)] if array.ndim else array
             for name, array in feed.items()
         }
 
