@@ -237,8 +237,8 @@ def _evaluated(
     old = before.cut(before_piece, list(renamed))
     new = after.cut(after_piece, list(dict.fromkeys(renamed.values())))
     try:
-        for model in (old, new):
-            store_constants(model)
+        store_constants(old)
+        store_constants(new)
         changed = _changed(old, new)
         weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
         run_old, run_new, sizes_of = Evaluator(old), Evaluator(new), [MagnitudeBound(new, changed)]
