@@ -264,7 +264,7 @@ class _Plan:
         if not self._known.is_known(graph, value) or _Value(id(graph), value) in self._refused:
             return False
         tensor = graph.constant(value)
-        if tensor is None or tensor.dtype not in _STORED or graph.is_output(value):
+        if tensor is None or tensor.dtype not in _STORED or graph.is_output(value) or not graph.can_store(tensor):
             return False
         return not self._only_small or _cost(_Value(id(graph), value), tensor) <= _GROWTH_BYTES
 

@@ -37,6 +37,8 @@ _LOOPS = frozenset({"Loop", "SequenceMap"})
 _TYPE_READERS = frozenset({"Shape", "Size", "CastLike"})
 # Computed tensors of at least this many bytes are streamed into the output; smaller ones stand in the structure.
 _STREAMED_BYTES = 4096
+_CONSTANTS_OF_ANY_TYPE = 9
+"""The operator set version from which on a Constant node may hold any type."""
 
 
 class Use(NamedTuple):
@@ -557,6 +559,11 @@ class Graph:
                 large = tensor.nbytes >= _STREAMED_BYTES
                 graph._new_initializer(graph.body, value, tensor, beside[value] if large else None)
             self.model.record(STORED, graph, value)
+
+    def can_store(self, tensor: Tensor) -> bool:
+        """Whether `store` may put `tensor` into this scope: a Constant node holds only floats below operator set 9."""
+        in_nodes = isinstance(self.body, FunctionProto) or self.model.lists_initializers
+        return not in_nodes or tensor.dtype.kind == "f" or self.opset >= _CONSTANTS_OF_ANY_TYPE
 
     def _largest_payload(self, value: str) -> int | None:
         """The payload of the largest tensor that constant `value` is computed from; None where all are small."""

@@ -223,6 +223,15 @@ def test_where_initializers_are_inputs_a_constant_node_holds_it() -> None:
     assert [bits(array) for array in run(after)] == [bits(array) for array in run(before)]
 
 
+@pytest.mark.parametrize(("opset", "kept"), [(8, []), (9, ["s"])])
+def test_a_constant_node_holds_integers_from_operator_set_9_on(opset: int, kept: list[str]) -> None:
+    before = built("s = Shape(x4) y = Reshape(x4, s)", ir=3, opset=opset)
+    after, stored = folded(before)
+    assert stored == kept
+    onnx.shape_inference.infer_shapes(after, strict_mode=True)
+    assert [bits(array) for array in run(after)] == [bits(array) for array in run(before)]
+
+
 def test_in_a_function_a_constant_node_holds_it() -> None:
     function = onnx.parser.parse_function(
         '<opset_import: ["" : 18], domain: "own"> f (v) => (r)'
