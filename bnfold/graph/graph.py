@@ -553,17 +553,22 @@ class Graph:
                 self.model.forget_value_info(graph, output)
         graph.remove(node)
         for value, tensor in values.items():
-            if isinstance(graph.body, FunctionProto) or self.model.lists_initializers:
+            if (body := graph._body_with_constants) is None:
                 graph._new_constant_node(value, tensor, before=node, label=node.name)
             else:
                 large = tensor.nbytes >= _STREAMED_BYTES
-                graph._new_initializer(graph.body, value, tensor, beside[value] if large else None)
+                graph._new_initializer(body, value, tensor, beside[value] if large else None)
             self.model.record(STORED, graph, value)
 
     def can_store(self, tensor: Tensor) -> bool:
         """Whether `store` may put `tensor` into this scope: a Constant node holds only floats below operator set 9."""
-        in_nodes = isinstance(self.body, FunctionProto) or self.model.lists_initializers
-        return not in_nodes or tensor.dtype.kind == "f" or self.opset >= _CONSTANTS_OF_ANY_TYPE
+        in_initializer = self._body_with_constants is not None
+        return in_initializer or tensor.dtype.kind == "f" or self.opset >= _CONSTANTS_OF_ANY_TYPE
+
+    @property
+    def _body_with_constants(self) -> GraphProto | None:
+        """The body whose initializers are constants; None in a function, and where initializers have to be inputs."""
+        return None if isinstance(self.body, FunctionProto) or self.model.lists_initializers else self.body
 
     def _largest_payload(self, value: str) -> int | None:
         """The payload of the largest tensor that constant `value` is computed from; None where all are small."""

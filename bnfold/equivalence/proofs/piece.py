@@ -500,18 +500,17 @@ def _both(
         feed, needed = feeds.popleft()
         alike = {new: feed[old] for old, new in reversed(list(trial.renamed.items()))}
         given = {old: alike[new] for old, new in trial.renamed.items()}
-        was = None
+        was = answers = None
         try:
             was = _only(run_old(given))
             now = _only(run_new(alike))
-            terms = [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
+            answers = _Answers(
+                given, was, now, [_only(size(each)) for size, each in zip(sizes_of, (alike, given), strict=False)]
+            )
         except Unknowable:
             if needed or (was is not None and not trial.one_batch):
                 raise
-            feeds.extend((each, True) for each in _in_batches(trial, feed))
-            continue
-        answers = _Answers(given, was, now, terms)
-        if needed or not trial.one_batch or answers.agree(trial.allowance):
+        if answers is not None and (needed or not trial.one_batch or answers.agree(trial.allowance)):
             yield answers
         else:
             feeds.extend((each, True) for each in _in_batches(trial, feed))

@@ -92,11 +92,11 @@ def conditions(model: ModelProto) -> list[str]:
 
 def run_user_feeds(inputs: "Inputs", signature: Signature, run: Run, taps: Sequence[str] = ()) -> Answers:
     """Raises UsageError for data that does not fit; data that fits and cannot be run is a note."""
+    from bnfold.equivalence.feeds.user_data import checked
+
     if not signature.outputs:
         return _without_outputs()
     found = Answers()
-    from bnfold.equivalence.feeds.user_data import checked
-
     for name, feed in checked(inputs, signature):
         try:
             outputs = run(feed)
