@@ -27,10 +27,10 @@ from bnfold.passes.classification import (
 from bnfold.passes.normalization import DEFAULT_EPSILON, Mode, is_batch_norm, mode, read_parameters
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import constant_input, stored_vector
+from bnfold.records import Record
 
 
-@dataclass(frozen=True)
-class FreezeBatchNormOptions:
+class FreezeBatchNormOptions(Record):
     """`keep`: shell patterns of node names that stay. `keep_dropout`: Dropout goes on dropping (Monte-Carlo dropout).
 
     `accept_initial_statistics`: freeze also where the stored mean is 0 and the variance 1 everywhere.

@@ -40,6 +40,7 @@ from bnfold.passes.normalization import is_batch_norm
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import NewAttribute, NewConstant, known_rank, require_axes, stored_vector
 from bnfold.passes.weights import check_range
+from bnfold.records import Record
 
 _SUMS = ("Add", "Sum", "Sub")
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -48,8 +49,7 @@ _SPREADING = "transposed convolution"
 _MIXED = "mixed"
 
 
-@dataclass(frozen=True)
-class MergeBranchesOptions:
+class MergeBranchesOptions(Record):
     """`keep`: shell patterns of node names that stay. `forbidden`: scope and label of what was found to be wrong."""
 
     keep: tuple[str, ...] = ()

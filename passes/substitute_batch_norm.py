@@ -22,6 +22,7 @@ from bnfold.passes.classification import Kind, classify
 from bnfold.passes.normalization import DEFAULT_EPSILON, is_batch_norm, read_parameters
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import known_rank, stored_vector
+from bnfold.records import Record
 
 MOST_GROUPS = 32
 KINDS = ("group-norm", "instance-norm", "layer-norm")
@@ -35,8 +36,7 @@ class Fit:
     bias: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class SubstituteBatchNormOptions:
+class SubstituteBatchNormOptions(Record):
     """`kind`: one of KINDS. `groups`: for group-norm; None takes the most, up to 32, of at least two channels each.
 
     `only`: shell patterns of node names; empty means all. `keep`: those that stay. `fits`: by scope and label.

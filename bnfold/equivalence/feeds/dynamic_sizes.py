@@ -8,7 +8,7 @@ it, and a multiple of the total stride, which is what encoder-decoder models nee
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from onnx import ModelProto, NodeProto
 
@@ -29,8 +29,7 @@ _STRETCHED = 4
 """Axes in a row that get different sizes. With ten the product of all would be some 40 million."""
 
 
-@dataclass(frozen=True)
-class Sides:
+class Sides(NamedTuple):
     """The spatial side to use first, and the step by which other sides may differ from it."""
 
     first: int
