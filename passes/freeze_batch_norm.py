@@ -7,9 +7,8 @@ BatchNormalization over one row between two Reshapes is written as the InstanceN
 everything through in evaluation, and goes.
 """
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from onnx import NodeProto
@@ -205,8 +204,7 @@ def _as_instance_norm(node: NodeProto, graph: Graph) -> Decision:
     return Decision(label, "BatchNormalization", graph.scope, Action.SUBSTITUTED, (graph.label(made),), detail=detail)
 
 
-@dataclass(frozen=True, eq=False)
-class _Wrapped:
+class _Wrapped(NamedTuple):
     """The Reshapes around a BatchNormalization, the value in front of them, and `scale` and `bias` of shape [C]."""
 
     before: NodeProto

@@ -9,7 +9,7 @@ matrix products likewise. Done only where the one is no more work than the branc
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
@@ -74,8 +74,7 @@ class Operand(NamedTuple):
         return self.node.input[self.position]
 
 
-@dataclass(frozen=True, eq=False)
-class Branch:
+class Branch(NamedTuple):
     """One operand of a sum: computed by `nodes` in order, the first of which reads `source`; none where it is that.
 
     `read_at`: the input at which each of them reads the one before.

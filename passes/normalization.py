@@ -4,7 +4,6 @@ Sources: ONNX operator changelog, BatchNormalization-1, -6, -7, -9, -14, -15.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -85,8 +84,7 @@ def scale_and_shift(scale: Vector, bias: Vector, mean: Vector, deviation: Vector
     return k, bias - mean * k
 
 
-@dataclass(frozen=True, eq=False)
-class BatchNorm:
+class BatchNorm(NamedTuple):
     """The constants of one inference-mode BatchNormalization: float64 of shape [C] each, and epsilon."""
 
     scale: NDArray[np.float64]

@@ -7,9 +7,9 @@ BatchNormalization gives out.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,7 @@ MOST_GROUPS = 32
 KINDS = ("group-norm", "instance-norm", "layer-norm")
 
 
-@dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(NamedTuple):
     """Scale and B for one substitute: float64 of shape [C] each."""
 
     scale: NDArray[np.float64]
