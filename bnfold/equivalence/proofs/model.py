@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 from onnx import ModelProto
 
 from bnfold.activity import doing
@@ -43,7 +44,7 @@ def prove(
 
 def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...]:
     """Prove what `prove` proves, for models that were read already."""
-    with doing("proving what was changed"):
+    with doing("proving what was changed"), np.errstate(all="ignore"):
         return _proved(before, after, seed)
 
 
@@ -80,9 +81,10 @@ class _Round:
         for pair, obligation in obligations.items():
             if not obligation.settled:
                 key = pair, obligation.premises
-                if key not in self.known:
-                    self.known[key] = prove(obligation, common, seed)
-                proofs[pair] = self.known[key]
+                proof = self.known.get(key)
+                if proof is None:
+                    proof = self.known[key] = prove(obligation, common, seed)
+                proofs[pair] = proof
         return _Round(self.known, obligations, fixed, proofs)
 
     @property

@@ -140,12 +140,11 @@ def _proved(obligation: Obligation, common: Correspondence, seed: int, *, evalua
     reason = _coarser(obligation.before, obligation.after, common)
     if reason:
         return replace(shell, reason=reason)
-    with suppress(Uncomposed, Unknowable, *_MALFORMED):
-        try:
-            return _composed(obligation, obligation.before, obligation.after, common, shell)
-        except _Otherwise as why:
-            if not evaluate:
-                return replace(shell, standing=Standing.BROKEN, reason=str(why))
+    try:
+        return _composed(obligation, obligation.before, obligation.after, common, shell)
+    except (Uncomposed, Unknowable, *_MALFORMED) as why:
+        if isinstance(why, _Otherwise) and not evaluate:
+            return replace(shell, standing=Standing.BROKEN, reason=str(why))
     if not evaluate:
         return replace(shell, reason="it is not composed of linear operators")
     return _evaluated(obligation, obligation.before, obligation.after, common, shell, seed)
@@ -325,7 +324,6 @@ def _composed(obligation: Obligation, before: Piece, after: Piece, common: Corre
         return _compared(obligation, before, after, common, shell, with_shapes=True)
 
 
-@np.errstate(all="ignore")
 def _compared(
     obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof, *, with_shapes: bool
 ) -> Proof:
@@ -336,7 +334,10 @@ def _compared(
     both_sizes = len(was.reads) - len(now.reads) > 1
     found = difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor)
     standing = Standing.HOLDS if found.share <= 1 else Standing.UNDECIDED
-    proof = replace(shell, standing=standing, used=found.share, max_abs=found.error, blind=found.nothing)
+    proof = Proof(
+        shell.output, standing, "", found.share, found.error, shell.scope, shell.nodes, shell.normalizations,
+        found.nothing,
+    )  # fmt: skip
     if standing is Standing.HOLDS:
         return proof
     if adds_what_it_convolves(was.linear):
@@ -373,6 +374,8 @@ def _both_composed(
 
 def _depth(now: Composed, changed: Collection[Value]) -> int:
     """The number of operators with new constants that follow each other."""
+    if len(now.reads) == 1:
+        return int(any(value in changed for value in now.reads[0][0]))
     depth: dict[Value, int] = {}
     for inputs, outputs in now.reads:
         before = max((depth.get(value, 0) for value in inputs if value is not None), default=0)
