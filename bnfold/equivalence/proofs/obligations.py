@@ -142,6 +142,10 @@ class Correspondence:
             waiting += [*made.premises, *bodies]
         return dict(sorted(found.items(), key=lambda item: self.before.rank_of(item[0].old))), fixed
 
+    def opened(self, pair: Pair) -> Obligation:
+        """The pieces that make a pair, also where it is settled without them. Raises Uncut."""
+        return self._to_show(pair)
+
     # --- pairs
 
     def _match_scopes(self, old: int, new: int) -> None:

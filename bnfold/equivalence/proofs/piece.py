@@ -209,6 +209,18 @@ def _is_linear(obligation: Obligation, common: Correspondence, shell: Proof) -> 
     return True
 
 
+def takes_nothing(obligation: Obligation, common: Correspondence) -> bool:
+    """Whether the piece of the reference multiplies all that enters it by zero."""
+    if obligation.before is None or obligation.after is None:
+        return False
+    try:
+        was, _ = _both_composed(obligation, obligation.before, obligation.after, common, with_shapes=True)
+        terms = [term for each in was.linear.terms.values() for term in each]
+        return not any(block.any() for term in terms for _, block in term.weights.blocks())
+    except (Uncomposed, Unknowable, *_MALFORMED):
+        return False
+
+
 def _agree_where_made(obligation: Obligation, common: Correspondence, seed: int) -> bool:
     """Whether both pieces make the same of values that the reference makes. Raises Unknowable."""
     old, new, renamed = cut_alike(obligation, common)
