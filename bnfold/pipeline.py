@@ -161,16 +161,27 @@ def last_words(made: Iterable[Decision]) -> tuple[Decision, ...]:
 
 
 def _those_there(decisions: Iterable[Decision], model: Model) -> Iterator[Decision]:
-    """All but the decisions on gains that stay, where a later pass took the operator up with something else."""
+    """All but the decisions on gains that stay, where a later pass took the operator up with something else.
+
+    A normalization that stayed and went later, as nothing reads it any more, is removed.
+    """
     there: set[tuple[str, str]] | None = None
     for decision in decisions:
-        if decision.is_gain_that_stays:
+        if decision.action is Action.KEPT:
             if there is None:
                 first = model.first_labels or {}
-                there = {(graph.scope, first.get(id(node), "")) for graph in model.graphs for node in graph.nodes()}
+                nodes = [(graph, node) for graph in model.graphs for node in graph.nodes()]
+                there = {(graph.scope, first.get(id(node), "")) for graph, node in nodes}
+                there_now = {(graph.scope, graph.label(node)) for graph, node in nodes}
             if (decision.scope, decision.node) not in there:
-                continue
+                if decision.gain:
+                    continue
+                if (decision.scope, decision.node) not in there_now:
+                    decision = replace(decision, action=Action.REMOVED, reason=None, detail=_UNREAD)
         yield decision
+
+
+_UNREAD = "what read it is computed already, as the sizes of its result are, or is gone itself"
 
 
 def _last_word(earlier: Decision, later: Decision) -> Decision:

@@ -138,12 +138,11 @@ def _proved(obligation: Obligation, common: Correspondence, seed: int, *, evalua
     reason = _coarser(obligation.before, obligation.after, common)
     if reason:
         return shell._replace(reason=reason)
-    with suppress(Uncomposed, Unknowable, *_MALFORMED):
-        try:
-            return _composed(obligation, obligation.before, obligation.after, common, shell)
-        except _Otherwise as why:
-            if not evaluate:
-                return shell._replace(standing=Standing.BROKEN, reason=str(why))
+    try:
+        return _composed(obligation, obligation.before, obligation.after, common, shell)
+    except (Uncomposed, Unknowable, *_MALFORMED) as why:
+        if isinstance(why, _Otherwise) and not evaluate:
+            return shell._replace(standing=Standing.BROKEN, reason=str(why))
     if not evaluate:
         return shell._replace(reason="it is not composed of linear operators")
     return _evaluated(obligation, obligation.before, obligation.after, common, shell, seed)
@@ -206,6 +205,18 @@ def _is_linear(obligation: Obligation, common: Correspondence, shell: Proof) -> 
     except (Uncomposed, Unknowable, *_MALFORMED):
         return False
     return True
+
+
+def takes_nothing(obligation: Obligation, common: Correspondence) -> bool:
+    """Whether the piece of the reference multiplies all that enters it by zero."""
+    if obligation.before is None or obligation.after is None:
+        return False
+    try:
+        was, _ = _both_composed(obligation, obligation.before, obligation.after, common, with_shapes=True)
+        terms = [term for each in was.linear.terms.values() for term in each]
+        return not any(block.any() for term in terms for _, block in term.weights.blocks())
+    except (Uncomposed, Unknowable, *_MALFORMED):
+        return False
 
 
 def _agree_where_made(obligation: Obligation, common: Correspondence, seed: int) -> bool:
@@ -323,7 +334,6 @@ def _composed(obligation: Obligation, before: Piece, after: Piece, common: Corre
         return _compared(obligation, before, after, common, shell, with_shapes=True)
 
 
-@np.errstate(all="ignore")
 def _compared(
     obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof, *, with_shapes: bool
 ) -> Proof:
@@ -371,6 +381,8 @@ def _both_composed(
 
 def _depth(now: Composed, changed: Collection[Value]) -> int:
     """The number of operators with new constants that follow each other."""
+    if len(now.reads) == 1:
+        return int(any(value in changed for value in now.reads[0][0]))
     depth: dict[Value, int] = {}
     for inputs, outputs in now.reads:
         before = max((depth.get(value, 0) for value in inputs if value is not None), default=0)
