@@ -3,6 +3,7 @@
 Read from the nodes alone. An input is followed through what moves, casts, clips or shifts its values.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
 
-from bnfold.equivalence.structure.signature import bodies
+from bnfold.equivalence.structure.signature import bodies, every_node
 from bnfold.graph import nodes_by_dataflow
 from bnfold.onnxfile import payload_index
 
@@ -70,6 +71,8 @@ _NEVER_ZERO = {
 _TABLES = {"Gather", "GatherElements", "ScatterElements"}
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 _COMPARES = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"}
+_TELLING = frozenset({*_NEVER_ZERO, *_TABLES, *_COMPARES, "GatherND", "OneHot"})
+"""Operators that say something of what they read."""
 
 
 class IntegerRange(NamedTuple):
@@ -130,6 +133,9 @@ _Origins = dict[str, dict[str, _Origin]]
 
 def integer_ranges(model: ModelProto) -> dict[str, IntegerRange]:
     """The range of each input about which a reader says something; float inputs count where they are cast."""
+    walked = itertools.chain(every_node(model.graph), *map(every_node, model.functions))
+    if not any(node.op_type in _TELLING for node in walked):
+        return {}
     walk = _Walk(model)
     walk.graph(model.graph, {})
     return {name: claims.range() for name, claims in walk.claims.items()}
