@@ -3,9 +3,9 @@
     python -m benchmarks.large_stages [rounds, default 3] [MODEL of benchmarks.models, default "1 GB inline"]
 
 `bnfold.optimize(verify=False)` in one process: as the command without a report does it, and with the sha256 of the
-input and of the output, which a report and the library's result hold. For each stage the seconds that the threads spent in it together, and
-those of them that a processor worked; two threads write, so that the sum of all is more than what passed. Beside it a
-copy of the file that waits for the disk. Everything in turns, medians.
+input and of the output, which reports and the library's results hold. For each stage the seconds that the threads spent
+in it together, and those of them that a processor worked; two threads write, so that the sum of all is more than what
+passed. Beside it a copy of the file that waits for the disk. Everything in turns, medians.
 """
 
 import os
