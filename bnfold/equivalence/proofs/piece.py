@@ -34,6 +34,7 @@ from bnfold.equivalence.proofs.composition import (
     changed_constants,
     composed,
     difference,
+    roundoff,
     tolerance,
 )
 from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together, sizes_made
@@ -74,7 +75,8 @@ class Proof:
 
     `nodes`: the operators of the piece in the reference; `normalizations`: those of them that the rewrite is called
     after. `used`: the largest share of the allowed error, 1 = all. `blind`: the output was the same whatever entered,
-    as behind a scale of zero. `unseen`: the two differ, and no output shows it.
+    as behind a scale of zero. `unseen`: the two differ, and no output shows it. `unit`: the roundoff of the coarsest
+    type that new constants are stored in, 0 where there are none.
     """
 
     output: str
@@ -87,6 +89,7 @@ class Proof:
     normalizations: tuple[str, ...] = ()
     blind: bool = False
     unseen: bool = False
+    unit: float = 0.0
 
     @property
     def name(self) -> str:
@@ -261,7 +264,7 @@ def _evaluated(
     values = [pair.old for pair in obligation.premises]
     dims = [common.dims(value) for value in values]
     trial = _Trial(
-        shell,
+        replace(shell, unit=roundoff(changed)),
         {},
         renamed,
         before_piece.output.name,
@@ -348,7 +351,7 @@ def _compared(
     standing = Standing.HOLDS if found.share <= 1 else Standing.UNDECIDED
     proof = Proof(
         shell.output, standing, "", found.share, found.error, shell.scope, shell.nodes, shell.normalizations,
-        found.nothing,
+        found.nothing, unit=roundoff(changed),
     )  # fmt: skip
     if standing is Standing.HOLDS:
         return proof
@@ -543,7 +546,7 @@ def _allowances(model: ModelProto, changed: Mapping[str, int]) -> tuple[float, f
 
     And beyond how much arithmetic in float32 would not explain it.
     """
-    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
+    unit = roundoff(changed)
     depth: dict[str, int] = {}
     for node in model.graph.node:
         before = max((depth.get(name, 0) for name in node.input), default=0)
