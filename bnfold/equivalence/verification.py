@@ -547,7 +547,7 @@ def _drifts(loaded: Callable[[Setting], AbstractContextManager[Runner]], finding
             again = session.run(finding.answer.feed())
     except RunFailed:
         return False
-    answer = replace(finding.answer, outputs=first, contract=frozenset(first))
+    answer = finding.answer._replace(outputs=first, contract=frozenset(first))
     found = compare(answer, again, finding.setting, Comparing(Tolerance()), {})
     return any(not other.judgement.agrees for other in found)
 

@@ -5,12 +5,12 @@ Nothing here decides: `Tolerance` does, from a Measurement alone, so a saved one
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from bnfold.equivalence.numbers.element_types import Array, rounding_named, rounding_of
+from bnfold.records import Record
 
 HISTOGRAM_EDGES = tuple(10.0**exponent for exponent in range(-12, 3))
 """Bins of |error| / magnitude. The first bin counts exact agreement, the second all below the first edge."""
@@ -21,8 +21,7 @@ _BLOCK = 1 << 13
 _SAMPLE = 1 << 18
 
 
-@dataclass(frozen=True)
-class Where:
+class Where(Record):
     """Which comparison a measurement belongs to. `optimization` is the candidate's: "off" or "on".
 
     `stage` is "output", or "behind" for a float value that a discrete or saturated output was made from.
@@ -42,8 +41,7 @@ class Where:
         return f"{what} on feed {self.feed} ({self.provider}, optimization {self.optimization})"
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(Record):
     """One output on one feed. Errors are over the elements that are finite on both sides; arrays as float64.
 
     `max_rel`: largest |error| / |reference| where the reference is not 0. `channel_rel`: the largest error of a channel

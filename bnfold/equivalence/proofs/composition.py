@@ -32,8 +32,7 @@ class Uncomposed(Exception):  # noqa: N818 - a fact about the piece, not a mista
     """The piece is no sum of linear operators on what enters it."""
 
 
-@dataclass(frozen=True)
-class Atom:
+class Atom(NamedTuple):
     """An operator of the reference that is not linear, or a sum that another linear operator reads.
 
     `facts`: operator and attributes, which have to be the same; `given`: its constants by position; `inputs`: its data

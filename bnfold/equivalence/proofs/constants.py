@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -254,8 +253,7 @@ class _Look(NamedTuple):
             raise Unknowable(f"no array has the shape {self.dims}") from error
 
 
-@dataclass(frozen=True)
-class _Expression:
+class _Expression(NamedTuple):
     """Nodes in order, the tensors that they read, and the values of which they see the type or the sizes alone."""
 
     nodes: tuple[Place, ...]

@@ -6,7 +6,7 @@ says it did.
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
@@ -24,6 +24,7 @@ from bnfold.equivalence.structure.scopes import Cutter, Uncut
 from bnfold.equivalence.structure.signature import difference, signature_of
 from bnfold.graph import paused_collector
 from bnfold.onnxfile import read
+from bnfold.records import Record
 
 _Prover: TypeAlias = Callable[[Obligation, Correspondence, int], Proof]
 _MOST_ROUNDS = 20
@@ -67,8 +68,7 @@ def _proved(before: Cutter, after: Cutter, seed: int) -> tuple[Proof, ...]:
     return tuple(confirmed(proof, found.obligations[pair], common, seed) for pair, proof in found.proofs.items())
 
 
-@dataclass(frozen=True)
-class _Round:
+class _Round(Record):
     """What is to show while some pairs are given up, and the proofs of it. `known`: those of earlier rounds as well."""
 
     known: dict[tuple[Pair, tuple[Pair, ...]], Proof]
