@@ -189,9 +189,12 @@ def changed_constants(was: Composed, now: Iterable[Value], constants: Constants,
 
 def tolerance(changed: Mapping[Value, int], steps: int) -> tuple[float, float]:
     """The relative rounding of storing new constants, and the number below which it is absolute."""
-    kinds = set(changed.values())
-    unit = max((facts.unit for kind in kinds if (facts := rounding(kind))), default=0.0)
-    return steps * unit + ARITHMETIC, max(map(smallest_normal, kinds), default=0.0)
+    return steps * roundoff(changed) + ARITHMETIC, max(map(smallest_normal, set(changed.values())), default=0.0)
+
+
+def roundoff(changed: Mapping[Any, int]) -> float:
+    """The unit roundoff of the coarsest type that new constants are stored in; 0 where there are none."""
+    return max((facts.unit for kind in set(changed.values()) if (facts := rounding(kind))), default=0.0)
 
 
 def difference(

@@ -33,6 +33,7 @@ from bnfold.equivalence.proofs.composition import (
     changed_constants,
     composed,
     difference,
+    roundoff,
     tolerance,
 )
 from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together, sizes_made
@@ -72,7 +73,8 @@ class Proof(NamedTuple):
 
     `nodes`: the operators of the piece in the reference; `normalizations`: those of them that the rewrite is called
     after. `used`: the largest share of the allowed error, 1 = all. `blind`: the output was the same whatever entered,
-    as behind a scale of zero. `unseen`: the two differ, and no output shows it.
+    as behind a scale of zero. `unseen`: the two differ, and no output shows it. `unit`: the roundoff of the coarsest
+    type that new constants are stored in, 0 where there are none.
     """
 
     output: str
@@ -85,6 +87,7 @@ class Proof(NamedTuple):
     normalizations: tuple[str, ...] = ()
     blind: bool = False
     unseen: bool = False
+    unit: float = 0.0
 
     @property
     def name(self) -> str:
@@ -259,7 +262,7 @@ def _evaluated(
     values = [pair.old for pair in obligation.premises]
     dims = [common.dims(value) for value in values]
     trial = _Trial(
-        shell,
+        shell._replace(unit=roundoff(changed)),
         {},
         renamed,
         before_piece.output.name,
@@ -344,7 +347,9 @@ def _compared(
     both_sizes = len(was.reads) - len(now.reads) > 1
     found = difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor)
     standing = Standing.HOLDS if found.share <= 1 else Standing.UNDECIDED
-    proof = shell._replace(standing=standing, used=found.share, max_abs=found.error, blind=found.nothing)
+    proof = shell._replace(
+        standing=standing, used=found.share, max_abs=found.error, blind=found.nothing, unit=roundoff(changed)
+    )
     if standing is Standing.HOLDS:
         return proof
     if adds_what_it_convolves(was.linear):
@@ -537,7 +542,7 @@ def _allowances(model: ModelProto, changed: Mapping[str, int]) -> tuple[float, f
 
     And beyond how much arithmetic in float32 would not explain it.
     """
-    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
+    unit = roundoff(changed)
     depth: dict[str, int] = {}
     for node in model.graph.node:
         before = max((depth.get(name, 0) for name in node.input), default=0)
