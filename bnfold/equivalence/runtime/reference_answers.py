@@ -23,7 +23,7 @@ from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.numbers.element_types import Feed, Outputs, rounding_of
 from bnfold.equivalence.runtime.sessions import RunFailed
 from bnfold.equivalence.runtime.spending import Purse
-from bnfold.equivalence.structure.signature import Signature
+from bnfold.equivalence.structure.signature import Port, Signature
 from bnfold.equivalence.structure.work import HEAVY_ELEMENTS
 from bnfold.onnxfile import MAX_DIMS
 
@@ -37,12 +37,12 @@ _BRANCH_TRIES, _BRANCH_CLIMBS = 24, 2
 _CLIMBS, _PROPOSALS = 10, 12
 """The most refusals that are followed, and the most sizes that are tried for one."""
 _SMALL_FEED = 1 << 20
-"""Larger feeds that a refusal proposes are not tried where the first was smaller: a number in it that is taken for the
-size of a batch would keep a network busy for minutes."""
+"""Larger feeds, in values, are not kept, nor tried where a refusal proposes them and the first was smaller: a number in
+it that is taken for the size of a batch would keep a network busy for minutes."""
 
 
 class Answer(NamedTuple):
-    """The answer of the reference to one feed; `feed()` makes the same arrays again, so that none need be kept.
+    """The answer of the reference to one feed; `feed()` makes the same arrays again, so that few need be kept.
 
     `contract`: those of `outputs` that a caller gets; the others were looked at behind them. `cost`: how many values
     the model is fed.
@@ -140,7 +140,7 @@ def run_seeded_feeds(
     ranges = integer_ranges(model)
     runner = _Runner(
         run,
-        lambda plan: seeded.build(plan, ports, seed, ranges),
+        _Builder(ports, seed, ranges),
         taps,
         sizes,
         Answers(),
@@ -172,6 +172,21 @@ def _too_large(shapes: Shapes) -> str:
     return (
         f"its inputs hold {seeded.elements(shapes):,} values, and no feed of more than {seeded.LARGEST_FEED:,} is made"
     )
+
+
+class _Builder:
+    """Builds the feeds of a model, and keeps the last while it is small: often there is one alone, asked for twice."""
+
+    def __init__(self, ports: Sequence[Port], seed: int, ranges: Mapping[str, IntegerRange]) -> None:
+        self._ports, self._seed, self._ranges = ports, seed, ranges
+        self._last: tuple[FeedPlan, Feed] | None = None
+
+    def __call__(self, plan: FeedPlan) -> Feed:
+        if self._last is not None and self._last[0] == plan:
+            return dict(self._last[1])
+        feed = seeded.build(plan, self._ports, self._seed, self._ranges)
+        self._last = (plan, feed) if seeded.elements(plan.shapes) <= _SMALL_FEED else None
+        return dict(feed)
 
 
 @dataclass
