@@ -4,11 +4,13 @@
 
 In one process, by processor time; the least of all rounds, because whatever else the machine does only adds. Prints the
 ratio for 5,000 and 20,000 nodes, with the attributes that exporters write and with none (then onnx has the least to do,
-and bnfold the same as before), where the time goes, and by which power of the number of nodes it grows.
+and bnfold the same as before), where the time goes, and by which power of the number of nodes it grows. Then that of
+`bnfold optimize --no-verify` as a whole process: wall time, medians of rounds in turns, beside the imports alone.
 """
 
 import gc
 import math
+import statistics
 import sys
 import tempfile
 import time
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import onnx
 
+from benchmarks import processes
 from benchmarks.models import chain
 from bnfold.graph import Model
 from bnfold.onnxfile import Publication, read
@@ -52,12 +55,31 @@ def best(path: Path, target: Path, rounds: int) -> dict[str, float]:
     return least
 
 
+def whole(paths: dict[int, Path], target: Path, rounds: int) -> None:
+    """Measure and print the command, by the number of nodes."""
+    optimize = [sys.executable, "-m", "bnfold", "optimize", "--no-verify", "--overwrite"]
+    commands = {nodes: [*optimize, str(path), str(target)] for nodes, path in paths.items()}
+    commands[0] = [sys.executable, "-c", "import numpy, onnx"]
+    found: dict[int, list[float]] = {nodes: [] for nodes in commands}
+    for number in range(rounds + 1):
+        for nodes, command in commands.items():
+            run = processes.run(command, timeout=120)
+            if run.failure:
+                raise SystemExit(f"{nodes} nodes: {run.failure}")
+            found[nodes] += [run.wall] if number else []
+    median = {nodes: statistics.median(walls) for nodes, walls in found.items()}
+    for nodes in paths:
+        print(f"{nodes} nodes, the whole command: {median[nodes]:.2f} s (least {min(found[nodes]):.2f})")
+    power = math.log(median[20000] / median[5000], 4)
+    print(f"  imports {median[0]:.2f} s; grows with the number of nodes to the power {power:.2f}")
+
+
 def main(rounds: int) -> None:
     """Measure and print."""
     totals = {}
     with tempfile.TemporaryDirectory() as folder:
         for bare, nodes in product((False, True), (5000, 20000)):
-            path = Path(folder) / f"{nodes}.onnx"
+            path = Path(folder) / f"{nodes}{'-bare' if bare else ''}.onnx"
             onnx.save(chain(nodes, bare=bare), path)
             found = best(path, Path(folder) / "out.onnx", rounds)
             totals[nodes] = found["bnfold"]
@@ -69,6 +91,7 @@ def main(rounds: int) -> None:
             print(f"{nodes} nodes, {kind}: {ratio:.2f} times onnx.load + onnx.save ({stages})")
             if nodes == 20000:
                 print(f"  grows with the number of nodes to the power {math.log(totals[20000] / totals[5000], 4):.2f}")
+        whole({nodes: Path(folder) / f"{nodes}.onnx" for nodes in totals}, Path(folder) / "out.onnx", rounds)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python -m benchmarks.large_stages [rounds, default 3] [MODEL of benchmarks.models, default "1 GB inline"]
 
-`bnfold.optimize(verify=False)` in one process. For each stage the seconds that the threads spent in it together, and
-those of them that a processor worked; two threads write, so that the sum of all is more than what passed. Beside it a
-copy of the file that waits for the disk. Everything in turns, medians.
+`bnfold.optimize(verify=False)` in one process: as the command without a report does it, and with the sha256 of the
+input and of the output, which reports and the library's results hold. For each stage the seconds that the threads spent
+in it together, and those of them that a processor worked; two threads write, so that the sum of all is more than what
+passed. Beside it a copy of the file that waits for the disk. Everything in turns, medians.
 """
 
 import os
@@ -54,7 +55,7 @@ class Stages:
         return run
 
 
-def folded(source: Path, target: Path) -> tuple[float, Stages]:
+def folded(source: Path, target: Path, *, checksums: bool) -> tuple[float, Stages]:
     """Seconds to fold, and the stages. What a piece takes besides reading and writing it is scaling."""
     stages = Stages()
     before = {name: getattr(os, name) for name in CALLS}
@@ -64,7 +65,7 @@ def folded(source: Path, target: Path) -> tuple[float, Stages]:
     stream._Computed.make = stages.timed("scale", make)  # type: ignore[method-assign]  # noqa: SLF001
     try:
         start = time.perf_counter()
-        bnfold.optimize(source, target, verify=False, overwrite=True)
+        bnfold.optimize(source, target, verify=False, overwrite=True, checksums=checksums)
         passed = time.perf_counter() - start
     finally:
         stream._Computed.make = make  # type: ignore[method-assign]  # noqa: SLF001
@@ -78,19 +79,24 @@ def main(rounds: int, name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
         models.save(name, source)
-        found: list[tuple[float, Stages]] = []
+        found: dict[bool, list[tuple[float, Stages]]] = {False: [], True: []}
         copies: list[float] = []
         for number in range(rounds + 1):
-            one, copy = folded(source, target), copied(source)
+            made = {checksums: folded(source, target, checksums=checksums) for checksums in found}
+            copy = copied(source)
             if number:  # the first only warms the caches
-                found.append(one)
                 copies.append(copy)
-    passed, copy = statistics.median(each for each, _ in found), statistics.median(copies)
-    print(f"{name}: {passed:.2f} s, a copy that waits for the disk {copy:.2f} s: {passed / copy:.2f}x")
-    for stage in STAGES:
-        took = statistics.median(stages.passed[stage] for _, stages in found)
-        worked = statistics.median(stages.worked[stage] for _, stages in found)
-        print(f"  {stage:16} {took:6.2f} s in all threads, {worked:6.2f} s of processor time")
+                for checksums, one in made.items():
+                    found[checksums].append(one)
+    copy = statistics.median(copies)
+    for checksums, runs in found.items():
+        passed = statistics.median(each for each, _ in runs)
+        how = "with both sha256" if checksums else "as the command without a report"
+        print(f"{name}, {how}: {passed:.2f} s, a copy that waits for the disk {copy:.2f} s: {passed / copy:.2f}x")
+        for stage in STAGES:
+            took = statistics.median(stages.passed[stage] for _, stages in runs)
+            worked = statistics.median(stages.worked[stage] for _, stages in runs)
+            print(f"  {stage:16} {took:6.2f} s in all threads, {worked:6.2f} s of processor time")
 
 
 if __name__ == "__main__":

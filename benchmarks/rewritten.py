@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -113,8 +114,11 @@ def apart(one: ModelProto, other: ModelProto) -> float:
         except Exception as why:
             raise (Unrunnable if sessions else ValueError)(str(why)) from why
     worst, ran, last = 0.0, False, Exception()
-    for batch, side, scale in ((1, 96, 1.0), (2, 64, 1.0), (1, 48, 1.0), (1, 224, 1.0), (1, 96, 0.0), (1, 64, 0.0)):
-        feed = fed(sessions[0].get_inputs(), batch, side, scale)
+    tries = [*product((False,), _IMAGES), *product((True,), _SOUNDS)]
+    for of_sound, (batch, side, scale) in tries:
+        if of_sound and ran:
+            break
+        feed = fed(sessions[0].get_inputs(), batch, side, scale, of_sound=of_sound)
         try:
             before = sessions[0].run(None, feed)
         except Exception as why:  # noqa: BLE001 - other sizes
@@ -144,19 +148,35 @@ def distance(was: np.ndarray, now: np.ndarray) -> float:
     return float(np.abs(now[finite] - was[finite]).max(initial=0.0)) / largest
 
 
-def fed(inputs: list[object], batch: int, side: int, scale: float) -> dict[str, np.ndarray]:
-    """Normal values times `scale`; integers 0 and 1."""
+_IMAGES = ((1, 96, 1.0), (2, 64, 1.0), (1, 48, 1.0), (1, 224, 1.0), (1, 96, 0.0), (1, 64, 0.0))
+_SOUNDS = ((1, 512, 1.0), (2, 512, 1.0), (1, 576, 1.0), (1, 16_000, 1.0), (1, 512, 0.0), (1, 16_000, 0.0))
+_RATE = 16_000
+
+
+def fed(inputs: list[object], batch: int, side: int, scale: float, *, of_sound: bool) -> dict[str, np.ndarray]:
+    """Normal values times `scale`; integers 0 and 1; single floats ascend, as bounds do.
+
+    All open sizes but the first of an input are `side`; `of_sound`: all but the last are the batch, and a single
+    integer is a sampling rate.
+    """
     generator = np.random.default_rng(123)
     kinds = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
     feed = {}
     for each in inputs:
-        dims = [dim if isinstance(dim, int) else batch if not at else side for at, dim in enumerate(each.shape)]
+        ends = len(each.shape) - 1
+        dims = [
+            dim if isinstance(dim, int) else batch if (at < ends if of_sound else not at) else side
+            for at, dim in enumerate(each.shape)
+        ]
         kind = kinds.get(each.type)
         if kind is None:
             integer = {"tensor(int32)": np.int32, "tensor(bool)": np.bool_, "tensor(uint8)": np.uint8}
-            feed[each.name] = generator.integers(0, 2, dims).astype(integer.get(each.type, np.int64))
+            kind = integer.get(each.type, np.int64)
+            drawn = generator.integers(0, 2, dims) if dims or not of_sound else np.asarray(_RATE)
+            feed[each.name] = np.asarray(drawn).astype(kind)
         else:
-            feed[each.name] = (scale * generator.normal(size=dims)).astype(kind)
+            drawn = scale * generator.normal(size=dims) if dims else _RATE / 16 * len(feed)
+            feed[each.name] = np.asarray(drawn).astype(kind)
     return feed
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bnfold.errors import BnfoldError, ModelError, OutputError, UsageError
 
@@ -29,8 +29,7 @@ def require_remote(address: str) -> None:
         raise UsageError(f"{address} is an address: pip install 'bnfold[remote]' to read and write it, or download it")
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(NamedTuple):
     """A file at an address: the file system, the path in it, and the address of its folder."""
 
     address: str

@@ -6,8 +6,8 @@ The work is done in `optimization`, where the data flows one way.
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from onnx import NodeProto
 
@@ -345,8 +345,7 @@ def _fed_by(description: Description, graph: Graph) -> str:
     return f"graph input {description.data}" if graph.is_input(description.data) else f"constant {description.data}"
 
 
-@dataclass(frozen=True)
-class _Look:
+class _Look(NamedTuple):
     """The facts on a node before anything is edited."""
 
     description: Description
@@ -366,7 +365,7 @@ def _looked_at(node: NodeProto, graph: Graph) -> _Look:
         with suppress(Refused):
             kind = classify(node, graph).value
     elif is_dropout(node) and is_in_train_mode(node, graph):
-        description = replace(description, mode=Mode.TRAIN)
+        description = description._replace(mode=Mode.TRAIN)
     elif find_disguise(node, graph) is not None:
         kind = Kind.BATCH_STATISTICS.value
     diagnoses = [Diagnosed(found.code, found.sentence, detail) for found, detail in diagnose(node, graph).items()]

@@ -8,9 +8,8 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bnfold.errors import UsageError
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 _LONGEST_PATH = 1 << 16
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """One use of a path. `what`: its role, in the words of a message. A folder of data stands for the files in it."""
 
     what: str

@@ -5,10 +5,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from onnx import ModelProto
 
@@ -40,16 +40,14 @@ class Rewrite(Protocol):
 NO_CHANGES = Changes()
 
 
-@dataclass(frozen=True, order=True)
-class Step:
+class Step(NamedTuple):
     """A pass at its place in the order: one that is not bnfold's own can be left out."""
 
     position: int
     name: str
 
 
-@dataclass(frozen=True)
-class Ran:
+class Ran(NamedTuple):
     """The work of one pass. `preserves` is its promise. `skipped`: it was left out, and why. `decisions`: its own."""
 
     step: Step
@@ -163,16 +161,27 @@ def last_words(made: Iterable[Decision]) -> tuple[Decision, ...]:
 
 
 def _those_there(decisions: Iterable[Decision], model: Model) -> Iterator[Decision]:
-    """All but the decisions on gains that stay, where a later pass took the operator up with something else."""
+    """All but the decisions on gains that stay, where a later pass took the operator up with something else.
+
+    A normalization that stayed and went later, as nothing reads it any more, is removed.
+    """
     there: set[tuple[str, str]] | None = None
     for decision in decisions:
-        if decision.is_gain_that_stays:
+        if decision.action is Action.KEPT:
             if there is None:
                 first = model.first_labels or {}
-                there = {(graph.scope, first.get(id(node), "")) for graph in model.graphs for node in graph.nodes()}
+                nodes = [(graph, node) for graph in model.graphs for node in graph.nodes()]
+                there = {(graph.scope, first.get(id(node), "")) for graph, node in nodes}
+                there_now = {(graph.scope, graph.label(node)) for graph, node in nodes}
             if (decision.scope, decision.node) not in there:
-                continue
+                if decision.gain:
+                    continue
+                if (decision.scope, decision.node) not in there_now:
+                    decision = replace(decision, action=Action.REMOVED, reason=None, detail=_UNREAD)
         yield decision
+
+
+_UNREAD = "what read it is computed already, as the sizes of its result are, or is gone itself"
 
 
 def _last_word(earlier: Decision, later: Decision) -> Decision:
@@ -260,8 +269,7 @@ def _done(decisions: Iterable[Decision]) -> int:
     return sum(decision.action is not Action.KEPT for decision in decisions)
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The outcome of all passes: the edited `model`, whether anything was changed in it, and the work of each pass."""
 
     model: Model
@@ -303,7 +311,7 @@ def run_all(
             )
             file, modified = model.file, modified or model.modified
             made += decided
-            done |= {step: replace(found, step=step) for (step, _), found in zip(some, ran, strict=True)}
+            done |= {step: found._replace(step=step) for (step, _), found in zip(some, ran, strict=True)}
             continue
         for step, each in group:
             if model is None:

@@ -5,9 +5,8 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from onnx import ModelProto
 
@@ -24,8 +23,7 @@ def is_path(model: AnyModel) -> bool:
     return isinstance(model, str | os.PathLike)
 
 
-@dataclass(frozen=True)
-class _Kind:
+class _Kind(NamedTuple):
     """A class of another package that holds a model, and the functions that turn it into a ModelProto and back.
 
     `package` is the first part of the name of its module. Nothing of it is imported before there is one.

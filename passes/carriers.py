@@ -7,7 +7,6 @@ most conditions are the same in both directions, so they stand here once.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -87,7 +86,7 @@ def alone(moves: Moves, node: NodeProto, affine: Affine, graph: Graph) -> Affine
 
 def leaving_the_rest(moves: Sequence[Move]) -> list[Move]:
     """The moves where the elements that they do not read belong to other readers."""
-    return [replace(move, alone=True) if isinstance(move, Taken) else move for move in moves]
+    return [move._replace(alone=True) if isinstance(move, Taken) else move for move in moves]
 
 
 def _onward(moves: Sequence[Move], affine: Affine) -> Affine:

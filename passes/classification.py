@@ -8,9 +8,8 @@ own input. Sources: ONNX operator changelog, BatchNormalization-1 to -15, Dropou
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +44,7 @@ class Kind(StrEnum):
     BATCH_STATISTICS = "batch statistics in disguise"
 
 
-@dataclass(frozen=True)
-class Disguise:
+class Disguise(NamedTuple):
     """Batch statistics written as operators: (x - mean) / root, with `mean` and `root` computed from x itself.
 
     `first` subtracts and `last` divides (or multiplies by a reciprocal).

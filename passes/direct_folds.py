@@ -50,11 +50,7 @@ class DirectFold(NamedTuple):
 
     def apply(self, graph: Graph) -> str:
         """Make the edits; the label of the Conv."""
-        for index, tensor in self.constants:
-            graph.set_constant(self.conv, index, tensor)
-        label = graph.label(self.conv)
-        graph.bypass(self.node, toward_producer=True)
-        return label
+        return graph.absorb(self.node, self.constants)
 
 
 class DirectFolds:

@@ -6,6 +6,7 @@ A plan holds every new constant before anything is edited.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from onnx import NodeProto
 
@@ -36,8 +37,7 @@ TOWARD_CONSUMERS: dict[str, Handler] = {
 }
 
 
-@dataclass(frozen=True)
-class NewAdd:
+class NewAdd(NamedTuple):
     """An Add of `constant` to the first output of `node`, right behind it."""
 
     node: NodeProto

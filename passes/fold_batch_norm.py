@@ -8,7 +8,7 @@ possible; what stays is kept with the reason of the nearest miss.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Final, NamedTuple
@@ -36,12 +36,12 @@ from bnfold.passes.runs import (
 from bnfold.passes.siblings import family
 from bnfold.passes.step import known_rank, stored_vector
 from bnfold.progress import StageProgress
+from bnfold.records import Record
 
 _PROGRESS_EVERY = 256
 
 
-@dataclass(frozen=True)
-class FoldBatchNormOptions:
+class FoldBatchNormOptions(Record):
     """`keep`: shell patterns of node names that stay. `lower`: a BatchNormalization that stays becomes Mul and Add.
 
     `explain`: the name of a node; the decision on it then tells the walk. `on_progress`: is called now and then with

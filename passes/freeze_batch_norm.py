@@ -7,9 +7,8 @@ BatchNormalization over one row between two Reshapes is written as the InstanceN
 everything through in evaluation, and goes.
 """
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from onnx import NodeProto
@@ -27,10 +26,10 @@ from bnfold.passes.classification import (
 from bnfold.passes.normalization import DEFAULT_EPSILON, Mode, is_batch_norm, mode, read_parameters
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import constant_input, stored_vector
+from bnfold.records import Record
 
 
-@dataclass(frozen=True)
-class FreezeBatchNormOptions:
+class FreezeBatchNormOptions(Record):
     """`keep`: shell patterns of node names that stay. `keep_dropout`: Dropout goes on dropping (Monte-Carlo dropout).
 
     `accept_initial_statistics`: freeze also where the stored mean is 0 and the variance 1 everywhere.
@@ -205,8 +204,7 @@ def _as_instance_norm(node: NodeProto, graph: Graph) -> Decision:
     return Decision(label, "BatchNormalization", graph.scope, Action.SUBSTITUTED, (graph.label(made),), detail=detail)
 
 
-@dataclass(frozen=True, eq=False)
-class _Wrapped:
+class _Wrapped(NamedTuple):
     """The Reshapes around a BatchNormalization, the value in front of them, and `scale` and `bias` of shape [C]."""
 
     before: NodeProto

@@ -9,8 +9,7 @@ that is unknown may then be moved whole, never split.
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +38,7 @@ def padded(array: Array, rank: int) -> Array:
     return array.reshape(array.shape + (1,) * (rank - array.ndim))
 
 
-@dataclass(frozen=True)
-class Permuted:
+class Permuted(NamedTuple):
     """Output axis i is input axis `order[i]`."""
 
     order: Sequence[int]
@@ -54,8 +52,7 @@ class Permuted:
         return padded(array, len(self.order)).transpose(np.argsort(self.order))
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(NamedTuple):
     """Along `axis`, of `size`, the output has the elements `indices(size)` of the input.
 
     With `alone` the other elements are read elsewhere: they are not free, and a map that does not vary says nothing of
@@ -101,8 +98,7 @@ class Taken:
         return self.indices(self._known_size())
 
 
-@dataclass(frozen=True)
-class Dropped:
+class Dropped(NamedTuple):
     """Without `axes`, which have size 1, of a value of `rank` dims."""
 
     axes: tuple[int, ...]
@@ -117,23 +113,21 @@ class Dropped:
         return np.expand_dims(padded(array, self.rank - len(self.axes)), self.axes)
 
 
-@dataclass(frozen=True)
-class Unsqueezed:
-    """`count` axes more in front."""
+class Unsqueezed(NamedTuple):
+    """`axes` more in front."""
 
-    count: int
+    axes: int
 
     def onward(self, array: Array, _unchanged: float) -> Array:
         """See `Move`."""
-        return array.reshape((1,) * self.count + array.shape)
+        return array.reshape((1,) * self.axes + array.shape)
 
     def back(self, array: Array, _unchanged: float) -> Array:
         """See `Move`."""
-        return array.squeeze(tuple(range(self.count)))
+        return array.squeeze(tuple(range(self.axes)))
 
 
-@dataclass(frozen=True)
-class Relaid:
+class Relaid(NamedTuple):
     """A move that keeps the elements in row-major order, in another shape: Reshape, Flatten, Squeeze, Unsqueeze."""
 
     source: Dims

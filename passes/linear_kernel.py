@@ -10,7 +10,6 @@ is one of a single tap.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -67,8 +66,7 @@ class Window(NamedTuple):
         return self.taps == 1 and self.pads == (0, 0)
 
 
-@dataclass(frozen=True, eq=False)
-class Kernel:
+class Kernel(NamedTuple):
     """`weight`: [Cout, Cin / group, *taps]; `bias`: [Cout]; both float64. `windows`: one for each spatial axis.
 
     A large weight is computed anew each time that somebody looks: what is merged is held by the file it came from.
@@ -122,7 +120,7 @@ class Kernel:
         shape = (outer.channels[1], self.channels[0] // group, *taps)
         weight = _lazy(shape, partial(_in_a_row, self.weight, outer.weight, self.group, outer.group))
         both = _kernel(weight, shift, group, windows, self.work + outer.work)
-        return replace(both, transposed=self.transposed or outer.transposed)
+        return both._replace(transposed=self.transposed or outer.transposed)
 
     def mapped(self, affine: Affine, graph: Graph) -> "Kernel":
         """This kernel followed by a map of its channels, as the table of linear operators says. Raises `Refused`."""
@@ -133,8 +131,7 @@ class Kernel:
         bias = Tensor.of(self.bias, _FLOAT64)
         (step,) = ABSORB_OUTPUT[op_type](node, 0, affine, graph.sketch({"weight": self.weight, "bias": bias}))
         new = {position: tensor for _, position, tensor in step.constants}
-        return replace(
-            self,
+        return self._replace(
             weight=new.get(1, self.weight),
             bias=new.get(2, bias).exact(),
             work=self.work + self.channels[1],
@@ -143,7 +140,7 @@ class Kernel:
 
     def negated(self) -> "Kernel":
         """This kernel times -1."""
-        return replace(self, weight=self.weight.scaled(np.full(1, -1.0), 0), bias=-self.bias)
+        return self._replace(weight=self.weight.scaled(np.full(1, -1.0), 0), bias=-self.bias)
 
     # ------------------------------------------------------------------ two side by side
 
@@ -275,7 +272,7 @@ def read_conv(node: NodeProto, graph: Graph) -> Kernel:
     if bias is not None and bias.shape != values.shape[:1]:
         raise Refused(Reason.WEIGHT_SHAPE, f"bias {node.input[2]!r} has shape {list(bias.shape)}")
     shift = np.zeros(values.shape[0]) if bias is None else bias.exact()
-    return replace(_kernel(values, shift, group, windows, weight.size), transposed=transposed)
+    return _kernel(values, shift, group, windows, weight.size)._replace(transposed=transposed)
 
 
 def turned(weight: Tensor, group: int) -> Tensor:
@@ -339,7 +336,7 @@ def read_pad(node: NodeProto, channels: int, axes: int, graph: Graph) -> Kernel:
         raise Refused(Reason.PADDED_BORDER, f"{graph.known_as(node)} pads with what is not zero")
     pads = [lengthened.get(axis, (0, 0)) for axis in range(2, axes + 2)]
     windows = tuple(Window(first=-before, reach=before + behind) for before, behind in pads)
-    return replace(identity(channels, axes), windows=windows)
+    return identity(channels, axes)._replace(windows=windows)
 
 
 def _padding(node: NodeProto, extent: int, stride: int, pads: tuple[int, int]) -> tuple[int, int]:

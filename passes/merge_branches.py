@@ -9,7 +9,7 @@ matrix products likewise. Done only where the one is no more work than the branc
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
@@ -40,6 +40,7 @@ from bnfold.passes.normalization import is_batch_norm
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import NewAttribute, NewConstant, known_rank, require_axes, stored_vector
 from bnfold.passes.weights import check_range
+from bnfold.records import Record
 
 _SUMS = ("Add", "Sum", "Sub")
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -48,8 +49,7 @@ _SPREADING = "transposed convolution"
 _MIXED = "mixed"
 
 
-@dataclass(frozen=True)
-class MergeBranchesOptions:
+class MergeBranchesOptions(Record):
     """`keep`: shell patterns of node names that stay. `forbidden`: scope and label of what was found to be wrong."""
 
     keep: tuple[str, ...] = ()
@@ -74,8 +74,7 @@ class Operand(NamedTuple):
         return self.node.input[self.position]
 
 
-@dataclass(frozen=True, eq=False)
-class Branch:
+class Branch(NamedTuple):
     """One operand of a sum: computed by `nodes` in order, the first of which reads `source`; none where it is that.
 
     `read_at`: the input at which each of them reads the one before.

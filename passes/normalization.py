@@ -4,8 +4,8 @@ Sources: ONNX operator changelog, BatchNormalization-1, -6, -7, -9, -14, -15.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +43,7 @@ def mode(node: NodeProto, graph: Graph) -> Mode:
     return Mode.TRAIN if number(node, "training_mode", 0) else Mode.INFERENCE
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """The facts on one normalization that people ask for. `data` is the value it normalizes.
 
     `channels` is None where the parameters do not tell; `epsilon` and `momentum` (the share of the old statistic that
@@ -85,8 +84,7 @@ def scale_and_shift(scale: Vector, bias: Vector, mean: Vector, deviation: Vector
     return k, bias - mean * k
 
 
-@dataclass(frozen=True, eq=False)
-class BatchNorm:
+class BatchNorm(NamedTuple):
     """The constants of one inference-mode BatchNormalization: float64 of shape [C] each, and epsilon."""
 
     scale: NDArray[np.float64]

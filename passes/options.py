@@ -1,15 +1,15 @@
 """The options of the passes as a whole; each pass has options of its own, made from these."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from bnfold.passes.substitute_batch_norm import SubstituteBatchNormOptions
 from bnfold.progress import StageProgress
+from bnfold.records import Record
 from bnfold.statistics import Statistics
 
 
-@dataclass(frozen=True)
-class PassOptions:
+class PassOptions(Record):
     """`keep`: shell patterns of node names that stay. `lower`: BatchNormalizations that stay become Mul and Add.
 
     `explain`: the name of a node whose walk is to be told. `fold`, `freeze`: which passes run. `statistics`: new

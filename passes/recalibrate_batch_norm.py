@@ -5,7 +5,7 @@ purpose. Where the model computed its statistics from the batch, what computed t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import numpy as np
@@ -17,11 +17,11 @@ from bnfold.passes.freeze_batch_norm import dtype_of, require_unread_statistics,
 from bnfold.passes.normalization import is_batch_norm, require_whole
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import stored_vector
+from bnfold.records import Record
 from bnfold.statistics import Statistics
 
 
-@dataclass(frozen=True)
-class RecalibrateBatchNormOptions:
+class RecalibrateBatchNormOptions(Record):
     """The new statistics by scope and label."""
 
     statistics: Mapping[tuple[str, str], Statistics] = field(default_factory=dict)

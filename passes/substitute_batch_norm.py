@@ -7,9 +7,9 @@ BatchNormalization gives out.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +22,20 @@ from bnfold.passes.classification import Kind, classify
 from bnfold.passes.normalization import DEFAULT_EPSILON, is_batch_norm, read_parameters
 from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import known_rank, stored_vector
+from bnfold.records import Record
 
 MOST_GROUPS = 32
 KINDS = ("group-norm", "instance-norm", "layer-norm")
 
 
-@dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(NamedTuple):
     """Scale and B for one substitute: float64 of shape [C] each."""
 
     scale: NDArray[np.float64]
     bias: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class SubstituteBatchNormOptions:
+class SubstituteBatchNormOptions(Record):
     """`kind`: one of KINDS. `groups`: for group-norm; None takes the most, up to 32, of at least two channels each.
 
     `only`: shell patterns of node names; empty means all. `keep`: those that stay. `fits`: by scope and label.

@@ -18,6 +18,7 @@ LAYERS = {
     "cluster": 1,
     "late_imports": -1,
     "lifetime": -1,
+    "records": -1,
     "activity": 0,
     "streams": 0,
     "supervision": 1,

@@ -7,7 +7,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +15,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from bnfold.errors import UsageError
+from bnfold.records import Record
 
 _LONE = ""
 """The name of the array of an .npy file."""
@@ -86,8 +86,7 @@ def _check_is_archive(file: Path) -> None:
             raise UsageError(f"{file}: is no .npz but an .npy file, which holds one array without a name; rename it")
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(Record):
     """The number of rows that run together, and whether the model takes no other number."""
 
     rows: int

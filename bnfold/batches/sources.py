@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from operator import length_hint
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +17,7 @@ from typing import Any
 from bnfold.batches.arrays import Batch, batches_of
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.progress import StageProgress
+from bnfold.records import Record
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 DATA_SUFFIXES = (".npy", ".npz", *IMAGE_SUFFIXES)
@@ -26,8 +26,7 @@ Data = Iterable[Any] | Callable[[], Iterable[Any]]
 Shape = tuple[int | str | None, ...]
 
 
-@dataclass(frozen=True)
-class ImageOptions:
+class ImageOptions(Record):
     """The preparation of images: ((value / 255) - mean) / std per channel, laid out as `layout` ("NCHW", "NHWC")."""
 
     mean: tuple[float, ...] = (0.0,)

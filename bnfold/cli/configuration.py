@@ -12,9 +12,9 @@ A variable is named after the flag: ``BNFOLD_SEED``, ``BNFOLD_KEEP``. Paths in a
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -22,6 +22,7 @@ from bnfold.cli.parameters import data_path
 from bnfold.cli.sections import PROCESS, SectionedOption
 from bnfold.errors import UsageError, nearest_name
 from bnfold.paths import require_regular
+from bnfold.records import Record
 
 NAMES = ("bnfold.toml", "pyproject.toml")
 PREFIX = "BNFOLD_"
@@ -33,8 +34,7 @@ Words = Mapping[str, Collection[str]]
 """The words that each command has: its flags without dashes."""
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """A value that a flag has where the command line does not say, and where it stands: a file, or a variable."""
 
     flag: str
@@ -42,8 +42,7 @@ class Setting:
     origin: str
 
 
-@dataclass(frozen=True)
-class File:
+class File(Record):
     """A configuration file as it was read: `table` is what concerns bnfold."""
 
     path: Path

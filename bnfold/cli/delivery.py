@@ -3,9 +3,8 @@
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -30,8 +29,7 @@ _OPTIONS_OF = {"export": "optimize"}
 """The commands that take the options of another one."""
 
 
-@dataclass(frozen=True)
-class _Destination:
+class _Destination(NamedTuple):
     """`alone`: nothing else goes to standard output."""
 
     file: "ReportFile"

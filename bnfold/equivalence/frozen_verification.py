@@ -5,10 +5,11 @@ mode is from that, on the same feeds, is measured as information, and decides no
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from bnfold.decisions import NodeKey
 from bnfold.equivalence.judging.measurement import Measurement, Where, measure
@@ -34,8 +35,7 @@ from bnfold.progress import StageProgress
 from bnfold.statistics import Statistics
 
 
-@dataclass(frozen=True)
-class FrozenVerification:
+class FrozenVerification(NamedTuple):
     """`verification` is the verdict; `training_distance` the largest difference per output to training mode.
 
     `training_distance` is empty where nothing ran in training mode or it could not be run.

@@ -5,8 +5,8 @@ A row says what is true of the operator by its specification, not what a fold do
 one that nothing is known of, as one of another domain.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from onnx import NodeProto
 
@@ -39,8 +39,7 @@ class Part(StrEnum):
     SHAPE = "shape"
 
 
-@dataclass(frozen=True)
-class Operator:
+class Operator(NamedTuple):
     """`crossed`: a map per channel may pass it or be taken up by it, under conditions that a proof tests by numbers.
 
     `affine`: with constants beside its data it is such a map. `unchanging`: its data leave it as they came.

@@ -1,7 +1,7 @@
 """The verdict on two models, and everything it rests on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from bnfold.equivalence.judging.noise import Noise
 from bnfold.equivalence.judging.tolerance import Judgement, Tolerance
 from bnfold.equivalence.proofs.piece import Proof, Standing
 from bnfold.equivalence.runtime.providers import Placement
+from bnfold.records import Record
 
 if TYPE_CHECKING:
     from bnfold.equivalence.judging.first_divergence import Layers
@@ -30,8 +31,7 @@ class Verdict(StrEnum):
     PROVED = "proved"
 
 
-@dataclass(frozen=True, repr=False)
-class Verification:
+class Verification(Record):
     """The verdict and everything it rests on. `judgements` and `noises` belong to `measurements`, one to one.
 
     `explanation`: one sentence on why the candidate is not equivalent or was not verified, "" otherwise. `largest`:

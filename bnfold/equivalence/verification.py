@@ -23,7 +23,9 @@ from bnfold.equivalence.judging.judge import Judge
 from bnfold.equivalence.judging.run_plan import LEAN, THOROUGH, RunPlan, planning
 from bnfold.equivalence.judging.sentences import sentence
 from bnfold.equivalence.judging.tolerance import Tolerance
+from bnfold.equivalence.numbers.element_types import rounding_named
 from bnfold.equivalence.numbers.precision import coarsest
+from bnfold.equivalence.proofs.piece import Proof
 from bnfold.equivalence.runtime.opening import Ahead, Setting, running
 from bnfold.equivalence.runtime.providers import CPU, Placement, Precision, check, named, placement
 from bnfold.equivalence.runtime.reference_answers import Answers, conditions, run_seeded_feeds, run_user_feeds
@@ -42,7 +44,7 @@ _MERGED = (
     " There onnxruntime answers the same feed otherwise each time it runs the candidate, as where its optimizer stores "
     "equal initializers once and a normalization in training mode writes into one: freeze it, or keep them apart."
 )
-_COARSER = {"float16": 2.0**13, "bfloat16": 2.0**16}
+_IN_FLOAT32 = 2.0**-24
 
 
 def verify(
@@ -230,11 +232,17 @@ def _ignore_progress(_done: int, _total: int) -> None:
     """The callback where the caller gave none."""
 
 
-def _slack(model: ModelProto) -> float:
-    """The roundoff of the coarsest type that a model computes in, over that of float32: what is stored in float32 of
-    numbers that it rounds to float16 differs by that.
+def _coarsest_unit(model: ModelProto) -> float:
+    """The roundoff of the coarsest type that a model computes in."""
+    found = (rounding_named(name) for name in coarsest(model).values())
+    return max((facts.unit for facts in found if facts is not None), default=0.0)
+
+
+def _slack(proof: Proof, coarsest_unit: float) -> float:
+    """How many times more may be rounded than storing rounds: new constants in float32 may stand for numbers that the
+    model rounds to float16.
     """
-    return max((_COARSER.get(name, 1.0) for name in coarsest(model).values()), default=1.0)
+    return max(coarsest_unit / (proof.unit or _IN_FLOAT32), 1.0)
 
 
 def _with_changes(measured: Verification, changes: Changes, options: VerifyOptions, model: ModelProto) -> Verification:
@@ -246,8 +254,10 @@ def _with_changes(measured: Verification, changes: Changes, options: VerifyOptio
     compared = bool(measured.measurements)
     rule = _proof_rule(options)
     differs = verdict is not Verdict.EQUIVALENT
-    slack, limits = _slack(model) if changes.broken else 1.0, _tolerance(options)
-    overruling = [each for each in changes.broken if differs or overrules(each.used / slack, rule, limits)]
+    coarse, limits = _coarsest_unit(model) if changes.broken else 0.0, _tolerance(options)
+    overruling = [
+        each for each in changes.broken if differs or overrules(each.used / _slack(each, coarse), rule, limits)
+    ]
     if overruling:
         verdict = Verdict.NOT_EQUIVALENT
         more = f" (and {len(overruling) - 1} more)" if len(overruling) > 1 else ""
@@ -537,7 +547,7 @@ def _drifts(loaded: Callable[[Setting], AbstractContextManager[Runner]], finding
             again = session.run(finding.answer.feed())
     except RunFailed:
         return False
-    answer = replace(finding.answer, outputs=first, contract=frozenset(first))
+    answer = finding.answer._replace(outputs=first, contract=frozenset(first))
     found = compare(answer, again, finding.setting, Comparing(Tolerance()), {})
     return any(not other.judgement.agrees for other in found)
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -10,6 +10,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from bnfold.graph.graph import STORED
 from bnfold.graph.model import Edit
 from bnfold.graph.sameness import same_attribute, same_node, same_operator, same_tensor
+from bnfold.records import Record
 
 MOST_NAMED = 50
 """Nodes and weights of one kind of change that a report names; the others are counted."""
@@ -27,8 +28,7 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Changes:
+class Changes(Record):
     """The changes of a pass, by the names that people use, with the scope where that is not the main graph.
 
     `added`, `removed`, `rewired` (other inputs or outputs), `changed` (another operator or other attributes): nodes.

@@ -5,7 +5,7 @@ a nested body sees the values of the scopes around it, so a use inside a nested 
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,7 +76,7 @@ class Graph:
     (True, ['Conv', 'Relu'])
 
     Questions: `nodes`, `producer`, `consumers`, `constant`, `shape`, `dtype`, `is_output`, `is_input`, `resolve`. The
-    door: `set_input`, `set_attribute`, `set_constant`, `add_constant`, `insert`, `remove`, `bypass`.
+    door: `set_input`, `set_attribute`, `set_constant`, `add_constant`, `insert`, `remove`, `bypass`, `absorb`.
     """
 
     def __init__(self, model: "Model", body: GraphProto | FunctionProto, parent: "Graph | None", scope: str) -> None:
@@ -368,33 +368,15 @@ class Graph:
         """
         self.model.about_to_edit()
         graph = self.model.owner(node)
-        inputs = node.input
-        old = inputs[index] if index < len(inputs) else ""
-        if old and graph._replace_constant(old, tensor):
-            graph._forget_computed(node)
-            self.model.record("set-constant", graph, graph.label(node), node)
-        else:
-            base = f"{old}_{suffix}" if old else f"{self.label(node)}_{suffix}"
-            graph.set_input(node, index, graph._new_constant(self.model.fresh_name(base), tensor, before=node))
-        if len(inputs) > 1 and inputs[1] not in graph._initializers and node.op_type in _WEIGHTED:
-            graph._as_initializer(inputs[1])
+        graph._give(node, graph.label(node), index, tensor, suffix)
+        graph._forget_computed(node)
 
     def set_input(self, node: NodeProto, index: int, value: str) -> None:
         """Let input `index` of `node` read `value`; inputs up to it that are absent become ""."""
         self.model.about_to_edit()
-        graph, inputs = self.model.owner(node), node.input
-        if index < len(inputs):
-            old, inputs[index] = inputs[index], value
-        else:
-            old = ""
-            inputs.extend([""] * (index - len(inputs)))
-            inputs.append(value)
-        if old:
-            graph._drop_use(old, node, index)
-        if value:
-            graph._add_use(value, Use(graph, node, index))
+        graph = self.model.owner(node)
+        graph._connect(node, graph.label(node), index, value)
         graph._forget_computed(node)
-        self.model.record("set-input", graph, graph.label(node), node)
 
     def add_constant(self, tensor: Tensor, name: str, before: NodeProto) -> str:
         """Add `tensor` under a fresh name made from `name`, for a reader that stands at `before`; its value name."""
@@ -414,22 +396,35 @@ class Graph:
         value, output = node.input[data], node.output[0]
         if not graph._can_bypass(value, output, toward_producer=toward_producer):
             raise ValueError(f"{graph.label(node)} cannot be bypassed")
+        self.model.about_to_edit()
         maker = graph._producers.get(value)
-        graph.remove(node)
+        graph._take_out(node)
         if toward_producer and maker is not None:
-            outputs = maker.output
-            outputs[outputs[:].index(value)] = output
-            graph._undefine(value)
-            graph._define(output, maker)
-            self.model.look_again(graph, output)
-            self.model.forget_value_info(graph, value)
-            if value in graph._uses:  # by those that look only at its shape or type
-                for use in list(graph._uses[value]):
-                    self.set_input(use.node, use.position, output)
+            graph._make_instead(maker, value, output)
         else:
             for use in list(graph._uses.get(output, ())):
                 self.set_input(use.node, use.position, value)
             self.model.forget_value_info(graph, output)
+
+    def absorb(self, node: NodeProto, constants: Iterable[tuple[int, Tensor]]) -> str:
+        """Let the node that makes input 0 of `node` read `constants`, by input index, and make what `node` makes.
+
+        In one step what `set_constant` of each and `bypass` toward the producer do; raises as that. Returns the label
+        that the absorbing node had.
+        """
+        graph = self.model.owner(node)
+        value, output = node.input[0], node.output[0]
+        if not graph._can_bypass(value, output, toward_producer=True):
+            raise ValueError(f"{graph.label(node)} cannot be absorbed")
+        self.model.about_to_edit()
+        maker = graph._producers[value]
+        label = graph.label(maker)
+        for index, tensor in constants:
+            graph._give(maker, label, index, tensor, "folded")
+        graph._forget_computed(maker)
+        graph._take_out(node)
+        graph._make_instead(maker, value, output)
+        return label
 
     def is_hidden(self, value: str) -> bool:
         """Whether a body nested in this scope, at any depth, has something of its own that is called `value`."""
@@ -608,15 +603,7 @@ class Graph:
     def remove(self, node: NodeProto) -> None:
         """Take `node` out. Constants that only it read go with it when the edits are finished."""
         self.model.about_to_edit()
-        graph = self.model.owner(node)
-        del graph._nodes[id(node)]
-        for output in node.output[:]:
-            if graph._producers.get(output) is node:
-                graph._undefine(output)
-        for index, value in enumerate(node.input[:]):
-            if value:
-                graph._drop_use(value, node, index)
-        self.model.record("remove", graph, graph.label(node))
+        self.model.owner(node)._take_out(node)
 
     def finish(self, gone: AbstractSet[str]) -> None:
         """Write the order of nodes after the edits into the protobuf, and forget the types of the values `gone`."""
@@ -669,6 +656,55 @@ class Graph:
             for output in self._outputs:
                 if not self.defines(output) and (home := self.resolve(output)) is not None:
                     home._outputs.add(output)
+
+    def _give(self, node: NodeProto, label: str, index: int, tensor: Tensor, suffix: str) -> None:
+        """See `set_constant`; what was computed from the input is not forgotten yet."""
+        inputs = node.input
+        old = inputs[index] if index < len(inputs) else ""
+        if old and self._replace_constant(old, tensor):
+            self.model.record("set-constant", self, label, node)
+        else:
+            base = f"{old}_{suffix}" if old else f"{label}_{suffix}"
+            self._connect(node, label, index, self._new_constant(self.model.fresh_name(base), tensor, before=node))
+        if len(inputs) > 1 and inputs[1] not in self._initializers and node.op_type in _WEIGHTED:
+            self._as_initializer(inputs[1])
+
+    def _connect(self, node: NodeProto, label: str, index: int, value: str) -> None:
+        """See `set_input`; what was computed from the input is not forgotten yet."""
+        inputs = node.input
+        if index < len(inputs):
+            old, inputs[index] = inputs[index], value
+        else:
+            old = ""
+            inputs.extend([""] * (index - len(inputs)))
+            inputs.append(value)
+        if old:
+            self._drop_use(old, node, index)
+        if value:
+            self._add_use(value, Use(self, node, index))
+        self.model.record("set-input", self, label, node)
+
+    def _take_out(self, node: NodeProto) -> None:
+        del self._nodes[id(node)]
+        for output in node.output[:]:
+            if self._producers.get(output) is node:
+                self._undefine(output)
+        for index, value in enumerate(node.input[:]):
+            if value:
+                self._drop_use(value, node, index)
+        self.model.record("remove", self, self.label(node))
+
+    def _make_instead(self, maker: NodeProto, value: str, output: str) -> None:
+        """Let `maker` make `output` instead of `value`, which nothing reads but for its shape or type."""
+        outputs = maker.output
+        outputs[outputs[:].index(value)] = output
+        self._undefine(value)
+        self._define(output, maker)
+        self.model.look_again(self, output)
+        self.model.forget_value_info(self, value)
+        if value in self._uses:
+            for use in list(self._uses[value]):
+                self.set_input(use.node, use.position, output)
 
     def _forget_computed(self, node: NodeProto) -> None:
         """Forget what was computed from an input of `node` that is another now, or was not constant before."""

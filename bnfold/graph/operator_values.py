@@ -7,8 +7,7 @@ in the dtype of the operands, sums in float64.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +38,7 @@ class NoValueError(Exception):
     """The operator, in this form, is not one that is evaluated here."""
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """A node with the arrays it reads (None where an input is absent) at an operator set version."""
 
     node: NodeProto

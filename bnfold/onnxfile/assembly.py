@@ -2,8 +2,8 @@
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from bnfold.errors import OutputError
 from bnfold.onnxfile.data_names import candidates, is_plain
@@ -18,8 +18,7 @@ from bnfold.onnxfile.structure_writing import DataRange, Structure
 from bnfold.onnxfile.weight_layout import Arrangement, DataFile, Layout, Weights, arrange
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """The files that `Publication.write` wrote: the model, its size in bytes and sha256, and the data files beside it.
 
     `sha256` is "" where it was not wanted. `moved` is true if weights went to external data because the model file
@@ -111,7 +110,7 @@ class Assembly:
         named = {index: DataRange(wanted.name, place.offset, place.nbytes) for index, place in places.items()}
         folder = self._made.hidden_folder(data[0], wanted)
         last = self._write_model(structure, plan, named, data, folder)
-        return replace(last, exchange=Exchange(first.path, last.path, data[0], wanted))
+        return last._replace(exchange=Exchange(first.path, last.path, data[0], wanted))
 
     def _old_data(self, layout: Layout, data: list[Path]) -> Path | None:
         """The file of the name that was asked for, where it holds the old data of the model that is written in place.

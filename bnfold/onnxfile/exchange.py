@@ -6,15 +6,14 @@ lies until then in a hidden folder, beside the same data under that name.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bnfold.atomic import sync
 from bnfold.onnxfile.new_files import NewFiles
 
 
-@dataclass(frozen=True)
-class Exchange:
+class Exchange(NamedTuple):
     """`first`: the model that names the data `made`; `last`: the one that names it as `wanted`, in `folder`."""
 
     first: Path

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -13,6 +13,7 @@ from bnfold.onnxfile.marks import OUTPUT, mark_of
 from bnfold.onnxfile.source import File
 from bnfold.onnxfile.structure_reading import take_payloads
 from bnfold.onnxfile.tensors import tensors
+from bnfold.records import Record
 
 SMALL = 16 << 20  # bytes: searching a file of this size is faster than looking through its structure
 MOST_FILES = 5000  # looked through for a name, before that is given up
@@ -33,8 +34,7 @@ def named_data(model: Path) -> frozenset[str] | None:
     return frozenset(entry.value for entry in entries if entry.key == "location" and isinstance(entry.value, str))
 
 
-@dataclass(frozen=True)
-class Superseded:
+class Superseded(Record):
     """Data files that a new version does not need: `removable` are nobody else's, `left` may be somebody's."""
 
     removable: tuple[Path, ...] = ()

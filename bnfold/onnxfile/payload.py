@@ -1,9 +1,8 @@
 """The bytes of a tensor, as an object that is passed around instead of them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from onnx import TensorProto
 
@@ -34,8 +33,7 @@ class Divisible(Payload, Protocol):
         """This payload as payloads of about `nbytes` that follow each other and may be made in any order."""
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A byte range of a file or of a bytes object, never decoded."""
 
     origin: Source
@@ -68,8 +66,7 @@ class Span:
             yield view[start : start + CHUNK]
 
 
-@dataclass(frozen=True)
-class Stored:
+class Stored(NamedTuple):
     """A payload and where it belongs: inline in the model file (`location` None), or in the external data file of that
     name, relative to the model, if the output can have the name.
     """

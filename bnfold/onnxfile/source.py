@@ -15,17 +15,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 from weakref import ReferenceType, ref
 
 from bnfold.errors import ModelError
 from bnfold.lifetime import closed_at_the_end
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """A bytes object as a source."""
 
     data: bytes

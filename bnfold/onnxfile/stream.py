@@ -11,9 +11,8 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bnfold.onnxfile.payload import Divisible, Payload, Span
 from bnfold.onnxfile.source import File, shrunk
@@ -160,8 +159,7 @@ class Piece(Protocol):
         """Write it where it belongs, or stop early where nobody wants the file any more."""
 
 
-@dataclass(frozen=True)
-class _Computed:
+class _Computed(NamedTuple):
     """The bytes of a payload, at `start`."""
 
     start: int

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from onnx import ModelProto, TensorProto
 
@@ -15,8 +15,7 @@ MAX_INLINE = 2**31 - 1  # bytes: protobuf refuses more in one message
 MARKER = re.compile(re.escape(PAYLOAD_KEY.encode()) + rb"\x12.(\d+)", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class DataRange:
+class DataRange(NamedTuple):
     """Where in an external data file a tensor's bytes are."""
 
     location: str

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from onnx import ModelProto
 
@@ -62,8 +63,7 @@ class DataFile:
         return self.alignment_big if payload.nbytes >= BIG else self.alignment_small
 
 
-@dataclass(frozen=True)
-class Arrangement:
+class Arrangement(NamedTuple):
     """The model to serialize, its payloads, and the data files to write; a payload in none of them goes inline.
 
     `moved` says that weights leave the model file because it would have passed 2 GiB.

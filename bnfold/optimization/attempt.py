@@ -7,8 +7,8 @@ published.
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.errors import StatisticsError
@@ -23,6 +23,7 @@ from bnfold.passes import PassOptions, Preserves, default_passes
 from bnfold.paths import require_utf8
 from bnfold.pipeline import Ran, Step, UnsoundStepError, is_own, run_all
 from bnfold.progress import Stage
+from bnfold.records import Record
 from bnfold.report import GOOD, ModelSummary, Report
 from bnfold.sources import is_path, read_model
 
@@ -46,8 +47,7 @@ def folds_of(suspects: Iterable[Suspect]) -> frozenset[Fold]:
     return frozenset(each for each in suspects if not isinstance(each, Step))
 
 
-@dataclass(frozen=True)
-class Setup:
+class Setup(NamedTuple):
     """The common part of all attempts. `file`: the input as it was read, never edited. `asked`: makes the passes.
 
     `fitted`: how well substitutes were fitted, before and after.
@@ -83,8 +83,7 @@ class Setup:
         return self.file.copy()
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(Record):
     """One attempt without the `forbidden` suspects: its decisions, its file and its verdict.
 
     `input`, `output`: both models in numbers. `looked_late`: whether weights were looked at while they were written.
@@ -141,7 +140,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
     if options.passes is not None:
         from bnfold.rewriting import asked_passes
 
-        setup = replace(setup, asked=tuple(asked_passes(options.passes)))
+        setup = setup._replace(asked=tuple(asked_passes(options.passes)))
     if options.recalibrate is None and options.statistics_from is None and options.substitute is None:
         return setup
     from bnfold import recalibration
@@ -160,7 +159,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
             keep=options.keep,
             on_progress=on_progress,
         )
-        setup = replace(setup, calibration=calibration)
+        setup = setup._replace(calibration=calibration)
     if options.substitute is not None:
         file = setup.copy_of_input()
         substitute, fitted = recalibration.substitution(
@@ -174,7 +173,7 @@ def prepared(request: Request, publication: Publication) -> Setup:
             keep=options.keep,
             on_progress=on_progress,
         )
-        setup = replace(setup, substitute=substitute, fitted=fitted)
+        setup = setup._replace(substitute=substitute, fitted=fitted)
     return setup
 
 

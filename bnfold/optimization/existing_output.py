@@ -7,8 +7,8 @@ old output is the same file, or it has the operators and names of the result whe
 import filecmp
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from onnx import ModelProto
 
@@ -19,8 +19,7 @@ from bnfold.paths import is_same
 from bnfold.sources import is_path
 
 
-@dataclass(frozen=True)
-class ExistingOutput:
+class ExistingOutput(NamedTuple):
     """A model at `path` of which nothing says what it was made from: its outline, and that of the input."""
 
     path: Path

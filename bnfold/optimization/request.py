@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from bnfold.options import OptimizeOptions
 from bnfold.passes import PassOptions
 from bnfold.paths import Use, failed_copy, is_same, refuse_conflicts, uses_of
 from bnfold.progress import Stage
+from bnfold.records import Record
 from bnfold.report import Report
 from bnfold.sources import AnyModel, is_path
 
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from bnfold import equivalence
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(Record):
     """One optimization: `output` is a path, or None where the result goes back to the caller.
 
     `check` compares the written file with what `model` was made from; what it finds against the result decides.
@@ -89,8 +89,7 @@ def refuse_overwriting(request: Request, file: OnnxFile) -> None:
         refuse_conflicts(reads if model is None else [*reads, model], [Use("the failed result", request.failed_copy)])
 
 
-@dataclass(frozen=True, repr=False)
-class Result:
+class Result(Record):
     """The result of `optimize`: `model` of the kind that was given, or None where it went to a file; and the report.
 
     A path that was given without an output path gives a ModelProto.

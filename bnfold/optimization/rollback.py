@@ -52,7 +52,7 @@ def _with_what_was_left_out(made: Attempt, failed: Attempt) -> tuple[Ran, ...]:
     """The work of each pass, with what those did in the failed attempt that were left out of the other."""
     was = {each.step: each for each in failed.ran}
     return tuple(
-        replace(each, seconds=was[each.step].seconds, changes=was[each.step].changes) if each.skipped else each
+        each._replace(seconds=was[each.step].seconds, changes=was[each.step].changes) if each.skipped else each
         for each in made.ran
     )
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from bnfold.options.fields import Options, option
@@ -45,15 +44,15 @@ _PROOF = Word(("auto", "always", "never"), switches=(("--proof", "always"), ("--
 _SWITCHED_OFF = "Publish without running the models."
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Calling(Options):
     """The options of every function of the library."""
 
     isolate: bool = option(Flag(), False, reported=False)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Constants(_Calling):
+    """The options of what reads a model."""
+
     assume_constant_initializers: bool = option(
         Flag(),
         False,
@@ -61,7 +60,6 @@ class _Constants(_Calling):
     )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Comparing(_Constants):
     """The options of a comparison of two models."""
 
@@ -115,7 +113,6 @@ class _Comparing(_Constants):
     distributions: bool = option(Flag(), True, reported=False)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class VerifyOptions(_Comparing):
     """The options of `bnfold.verify`."""
 
@@ -127,7 +124,6 @@ class VerifyOptions(_Comparing):
         return cls(**options.shared_with(cls))
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Reading(_Constants):
     """The options of reading a model, and of leaving parts of it as they are."""
 
@@ -148,7 +144,6 @@ class _Reading(_Constants):
     strict_external_data: bool = option(Flag(), False, "Refuse external data behind symbolic links.")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Rewriting(_Reading):
     """The options of the rewrites, which `optimize` does and `inspect` predicts."""
 
@@ -170,7 +165,6 @@ class _Rewriting(_Reading):
     )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class InspectOptions(_Rewriting):
     """The options of `bnfold.inspect`."""
 
@@ -179,7 +173,6 @@ class InspectOptions(_Rewriting):
     )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class CalibrationOptions(Options):
     """The use of data: for statistics, for fitting substitutes, for the task accuracy.
 
@@ -240,7 +233,6 @@ class CalibrationOptions(Options):
     )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class _Writing(_Comparing, _Reading):
     """The options of every command that writes a model."""
 
@@ -259,17 +251,14 @@ class _Writing(_Comparing, _Reading):
     progress: Progress | None = option(Callback(), None, reported=False)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class FreezeOptions(_Writing):
     """The options of `bnfold.freeze`."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class DataOptions(CalibrationOptions, _Writing):
     """The options of `bnfold.recalibrate` beside its data."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class RecalibrateOptions(DataOptions):
     """The options of the command `bnfold recalibrate`: statistics from `data`, or from the file `statistics_from`."""
 
@@ -287,7 +276,6 @@ class RecalibrateOptions(DataOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class OptimizeOptions(_Rewriting, _Writing):
     """The options of `bnfold.optimize`. `freeze` and `recalibrate` are this with `fold` off."""
 

@@ -7,11 +7,11 @@ command line with its help, the key of the report's `options`, and the spelling 
 import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self, dataclass_transform
 
 from bnfold.errors import UsageError, nearest_name
 from bnfold.options.kinds import DataSet, Folder, Group, Kind, Passes, Path
+from bnfold.records import Record
 
 _OPTION = "bnfold.option"
 
@@ -19,8 +19,7 @@ SECTIONS = ("Rewriting", "Verification", "Data", "Output", "Reports and messages
 """The sections of a command's help, in order."""
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option, as `option` declares it. `flag` is "" where the command line has none; help lists it in `section`."""
 
     name: str
@@ -62,13 +61,21 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+_KNOWN: dict[type, tuple[Option, ...]] = {}
+
+
 def options_of(options: "type[Options]") -> tuple[Option, ...]:
     """The options of a class, what it declares itself before what it inherits."""
+    if options not in _KNOWN:
+        _KNOWN[options] = tuple(_declared(options))
+    return _KNOWN[options]
+
+
+def _declared(options: "type[Options]") -> Iterator[Option]:
     lineage = [vars(each).get("__annotations__", {}) for each in options.__mro__]
     floors = {
         each.name: next(n for n, own in enumerate(lineage) if each.name in own) for each in dataclasses.fields(options)
     }
-    found = []
     for each in sorted(dataclasses.fields(options), key=lambda field: floors[field.name]):
         declared = dict(each.metadata[_OPTION])
         declared["section"] = declared["section"] or getattr(options.__mro__[floors[each.name]], "SECTION", SECTIONS[0])
@@ -77,31 +84,25 @@ def options_of(options: "type[Options]") -> tuple[Option, ...]:
             declared["flag"] = f"--no-{word}" if each.default is True else f"--{word}"
         if not declared["help"]:
             declared["flag"] = ""
-        found.append(Option(name=each.name, default=each.default, **declared))
-    return tuple(found)
+        yield Option(name=each.name, default=each.default, **declared)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Options:
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Options(Record):
     """The base of every class of options: checks each value when it is made, and knows the plain form of all.
 
-    Its methods serve every class: those that a dataclass would write for each take as long as all else at the start.
+    It takes keywords alone.
     """
 
-    def __repr__(self) -> str:
-        values = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in dataclasses.fields(self))
-        return f"{type(self).__name__}({values})"
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__(kw_only=True)
 
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
-
-    def __hash__(self) -> int:
-        return hash(tuple(vars(self).items()))
-
-    def __post_init__(self) -> None:
+    def __init__(self, **values: Any) -> None:
         """Keep every value in the form that its kind gives it. Raises UsageError."""
         for each in options_of(type(self)):
-            object.__setattr__(self, each.name, each.kind.checked(each.name, getattr(self, each.name)))
+            self.__dict__[each.name] = each.kind.checked(each.name, values.pop(each.name, each.default))
+        for name in values:
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON: each that is reported, data of Python as true."""

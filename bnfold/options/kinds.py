@@ -5,11 +5,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import UsageError
+from bnfold.records import Record
 
 if TYPE_CHECKING:
     from bnfold.onnxfile import Layout
@@ -56,8 +57,7 @@ class Flag(Kind):
         yield flag
 
 
-@dataclass(frozen=True)
-class Whole(Kind):
+class Whole(Kind, Record):
     """A whole number from `least` up."""
 
     least: int = 0
@@ -77,8 +77,7 @@ class Size(Whole):
     """A number of bytes, which the command line also takes with a unit."""
 
 
-@dataclass(frozen=True)
-class Word(Kind):
+class Word(Kind, Record):
     """One of a few words. `switches`: flags of the command line that each stand for one of them."""
 
     choices: tuple[str, ...]
@@ -367,8 +366,7 @@ class Weights(Kind):
         yield from ("--size-threshold", str(plain["size_threshold"]))
 
 
-@dataclass(frozen=True)
-class Group(Kind):
+class Group(Kind, Record):
     """Options that belong together and are a class of options themselves, or None."""
 
     options: "type[Options]"

@@ -5,6 +5,7 @@ from typing import Any
 
 from bnfold import __version__
 from bnfold.decisions import Decision
+from bnfold.records import Record
 from bnfold.report.brief import inspection_line, inspection_table
 from bnfold.report.report import FORMAT_VERSION, ModelSummary
 
@@ -68,8 +69,7 @@ class NormalizationInfo:
         }
 
 
-@dataclass(frozen=True, repr=False)
-class Inspection:
+class Inspection(Record):
     """A model and its normalizations, in the order of the graph; `notes` as in a `Report`."""
 
     model: ModelSummary

@@ -1,11 +1,12 @@
 """One run of bnfold as data: everything the renderers show, and nothing they would have to compute."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from bnfold import __version__
 from bnfold.decisions import Decision
+from bnfold.records import Record
 from bnfold.report.brief import report_line, report_table
 from bnfold.report.environment import this_environment
 
@@ -19,8 +20,7 @@ GOOD = ("equivalent", "proved")
 """The verdicts that let a model be published without anybody asking for it."""
 
 
-@dataclass(frozen=True)
-class ModelSummary:
+class ModelSummary(Record):
     """A model in the numbers that a person compares before and after.
 
     `path` is None for a model that was never a file. `nbytes` counts the model file and its external data;
@@ -49,8 +49,7 @@ class ModelSummary:
         }
 
 
-@dataclass(frozen=True, repr=False)
-class Report:
+class Report(Record):
     """The report of one optimization.
 
     `verdict` is the word of `bnfold.equivalence.Verdict`, `explanation` one sentence on it ("" where it needs none).
@@ -123,8 +122,7 @@ class Report:
         }
 
 
-@dataclass(frozen=True)
-class ComparisonReport:
+class ComparisonReport(Record):
     """The report of one comparison; `verification` is `Verification.to_dict()`."""
 
     kind: ClassVar[str] = "verify"
@@ -163,8 +161,7 @@ class ComparisonReport:
         }
 
 
-@dataclass(frozen=True)
-class FailureReport:
+class FailureReport(Record):
     """A run that ended in an error before there was anything to report on.
 
     It is written to the same file, so that nobody takes the report of an earlier run for that of this one.

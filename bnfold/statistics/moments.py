@@ -1,7 +1,7 @@
 """The moments of one batch, per channel, in float64."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,7 @@ _BLOCK_ELEMENTS = 1 << 17
 """One million bytes of float64, which stay in the cache from one step to the next."""
 
 
-@dataclass(frozen=True, eq=False)
-class Statistics:
+class Statistics(NamedTuple):
     """The statistics of a BatchNormalization: mean and variance, float64 of shape [C] each."""
 
     mean: NDArray[np.float64]

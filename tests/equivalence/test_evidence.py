@@ -1,6 +1,5 @@
 """The chain of judgement: no right model is accused where rounding is amplified or the runtime differs from itself."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def check(reference: ModelProto, candidate: ModelProto, **options: object) -> bn
 WHERE = Where("y", "f")
 FAR = measure(WHERE, np.float32([1.0, 2.0]), np.float32([1.0, 2.1]))
 LOUD = Noise(0.1, 0.1, 0.1, 0.1, 1e-7, Instrument.SHAKEN)
-QUIET = replace(LOUD, original_max=1e-6, original_rms=1e-6)
+QUIET = LOUD._replace(original_max=1e-6, original_rms=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_noise_compares_with_how_far_the_shaken_reference_moved() -> None:
     assert Moved.between(reference, reference[:3]) is None, "another shape says nothing of rounding"
     assert Moved.between(reference, np.full_like(reference, np.nan)) is None
     few = reference[:3]
-    assert shaken_noise(few, few + np.float32(0.01), [replace(moved, largest=0, rms=0)], elsewhere=0.1).agrees  # type: ignore[union-attr]
+    assert shaken_noise(few, few + np.float32(0.01), [moved._replace(largest=0, rms=0)], elsewhere=0.1).agrees  # type: ignore[union-attr]
 
 
 # --- models that differ from themselves in the runtime ---------------------------------------------------------------

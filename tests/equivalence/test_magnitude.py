@@ -86,6 +86,16 @@ def test_what_is_divided_by_zero_has_no_finite_bound() -> None:
     assert not MagnitudeBound(region("y = Div(x, s)"), {}).divides
 
 
+def test_a_maximum_does_not_pass_over_what_is_no_number() -> None:
+    """0 / 0 in each window but one: the maximum of it is said to have no bound, not that of the numbers beside it."""
+    bound = MagnitudeBound(region("b = Div(x, x) y = MaxPool<kernel_shape=[2], strides=[2]>(b)"), {})
+    x = np.zeros((3, 4, 4))
+    x[1, 2] = 1
+    found = bound({"x": x})["y"]
+    assert (found == np.inf).sum() == 3 * 4 * 2 - 2
+    assert np.isfinite(found[1, 2]).all()
+
+
 def test_what_a_pad_puts_in_counts_as_large_as_it_is() -> None:
     """Below opset 11 it is an attribute, whose sign let the terms of a row of padding seem to cancel."""
     model = parser.parse_model("""<ir_version: 7, opset_import: ["" : 9]>

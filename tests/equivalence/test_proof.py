@@ -197,6 +197,40 @@ def test_a_scale_that_crossed_an_operator(between: str, standing: Standing, sign
         assert only(proofs).normalizations == ("y",)
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["beside it", "in a body"])
+@pytest.mark.parametrize("gain", [0.0, 0.5])
+def test_what_multiplies_by_zero_makes_up_for_a_scale_that_is_gone(gain: float, inside: bool) -> None:
+    """As normalizations that start at zero do: their constants stay as they were, whatever they read."""
+    rng, stats = np.random.default_rng(0), statistics(4, np.float32)
+    scale, shift = affine(stats)
+    w = rng.standard_normal((5, 4, 3, 3)).astype(np.float32)
+    beside = {"k": np.full(4, gain, np.float32), **{name: rng.random(4).astype(np.float32) for name in "bnu"}}
+    one = "c = Conv<pads=[1,1,1,1]>(s, {w}) a = Relu(c)"
+    other = "d = BatchNormalization(s, k, b, n, u) e = Relu(d)"
+    text = f"{{front}} {one} {other}"
+    head = "(float[N,4,H,W] x) => (float[N,5,A,B] a, float[N,4,A,B] e)"
+    if inside:
+        text = (
+            f"{{front}} y = If(o) <then_branch = yes () => (float[N,K,A,B] a) {{{{ {one} }}}}, "
+            f"else_branch = no () => (float[N,K,A,B] e) {{{{ {other} }}}}>"
+        )
+        head = "(float[N,4,H,W] x, bool o) => (float[N,K,A,B] y)"
+    front = "p = MaxPool<kernel_shape=[2,2]>(x)"
+    was = text.format(front=f"{front} s = BatchNormalization(p, g, h, m, v)", w="w")
+    now = text.format(front=f"{front} s = Add(p, t)", w="w2")
+    before = model(f"agraph {head} {{ {was} }}", {"w": w, **stats, **beside})
+    moved = {"t": (shift / scale).astype(np.float32).reshape(4, 1, 1)}
+    right = (w * scale.reshape(1, -1, 1, 1)).astype(np.float32)
+    wrong = right.copy()
+    wrong[2, 3] *= 1.001
+    after, other_way = (
+        model(f"agraph {head} {{ {now} }}", {"w2": weight, **moved, **beside}) for weight in (right, wrong)
+    )
+    standings = {proof.standing for proof in prove(before, after)}
+    assert standings == {Standing.HOLDS} if not gain else Standing.BROKEN in standings
+    assert any(proof.standing is Standing.BROKEN for proof in prove(before, other_way))
+
+
 def test_rewrites_that_share_a_node_are_proved_together() -> None:
     dtype = np.float32
     first, second = statistics(4, dtype, 1), statistics(6, dtype, 2)

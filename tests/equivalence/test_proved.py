@@ -59,6 +59,28 @@ def test_a_broken_proof_overrules_outputs_that_agree() -> None:
     assert verify(before, after, replace(lenient, proof="always")).verdict is Verdict.NOT_EQUIVALENT
 
 
+@pytest.mark.parametrize(
+    ("front", "stored", "off", "verdict"),
+    [
+        ("h = Identity(v)", np.float16, 1.01, Verdict.NOT_EQUIVALENT),
+        ("h = Identity(v)", np.float16, 1 + 2.0**-9, Verdict.EQUIVALENT),
+        ("h = Cast<to=10>(v)", np.float32, 1.01, Verdict.NOT_EQUIVALENT),
+        ("h = Cast<to=10>(v)", np.float32, 1 + 2.0**-9, Verdict.EQUIVALENT),
+    ],
+)
+def test_what_another_tool_rounds_is_told_by_the_type_that_it_stores(
+    front: str, stored: type, off: float, verdict: Verdict
+) -> None:
+    """16 units of roundoff of float16 are less than one hundredth, and outputs that agree excuse no more."""
+    body = "agraph (float16[N,3] x) => (float16[N,4] z) {{ {} {} t = Mul(y, tiny) z = Add(t, one) }}"
+    rest = {"tiny": np.float16(1e-4), "one": np.ones(4, np.float16), "s": S.astype(np.float16)}
+    moved = (W * S).astype(stored)
+    moved[1, 2] *= stored(off)
+    before = model(body.format(front, "c = MatMul(x, h) y = Mul(c, s)"), v=W.astype(stored), **rest)
+    after = model(body.format(front, "y = MatMul(x, h)"), v=moved, **rest)
+    assert verify(before.SerializeToString(), after.SerializeToString()).verdict is verdict
+
+
 ELSEWHERE = {
     "another operator": (model(AFTER.replace("Add(y, s)", "Sub(y, s)"), w2=W * S, s=S), Verdict.NOT_EQUIVALENT, "z"),
     "another constant": (model(AFTER, w2=W * S, s=S * 2), Verdict.NOT_EQUIVALENT, "z"),

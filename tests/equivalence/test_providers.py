@@ -381,7 +381,7 @@ def test_one_conv_on_the_cpu_is_no_verification(monkeypatch: pytest.MonkeyPatch)
 
     def elsewhere(*given: Any) -> Placement:
         found = module.placement(*given)
-        return replace(found, nodes={CPU_NAME: Counter({"Relu": 1}), "Other": Counter({"Conv": 1})})
+        return found._replace(nodes={CPU_NAME: Counter({"Relu": 1}), "Other": Counter({"Conv": 1})})
 
     monkeypatch.setattr(verification, "placement", elsewhere)
     with pytest.raises(ProviderError, match="1 Conv ran on Other instead") as caught:

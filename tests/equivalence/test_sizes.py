@@ -137,6 +137,20 @@ def test_sizes_are_solved_and_run(
     assert found.feeds[0]["shapes"] == {name: list(shape) for name, shape in expected.items()}
 
 
+def test_a_batch_alone_is_guessed_and_solved_where_one_row_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    inferred: list[object] = []
+    plain = model("(float[N,3] x) => (float[N,2] y) { y = MatMul(x, w) }", {"w": (3, 2)})
+    four = model("(float[N,3] x) => (float[p,q] y) <int64[2] s = {4, 3}> { y = Reshape(x, s) }", {})
+    for given, batch in ((plain, 1), (four, 4)):
+        assert verify(given.SerializeToString(), given.SerializeToString()).verdict is Verdict.EQUIVALENT
+        sizes = Sizes(given, signature_of(given).inputs, {})
+        assert {"x": (batch, 3)} in list(sizes.variants(1))
+        with monkeypatch.context() as patched:
+            patched.setattr("bnfold.equivalence.feeds.size_solving.infer_shapes", inferred.append)
+            assert next(Sizes(given, signature_of(given).inputs, {}).variants(1)) == {"x": (1, 3)}
+    assert not inferred
+
+
 def test_functions_are_looked_into() -> None:
     text = "(float[N,W] x) => (float[N,p] y) { y = local.dense(x, w) }"
     made = model(text, {"w": (11, 2)})

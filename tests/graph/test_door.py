@@ -178,6 +178,35 @@ def test_no_bypass_where_a_visible_name_would_change(
         graph.bypass(node, toward_producer=toward_producer)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "d = Conv(x, w, b) r = BatchNormalization(d, g, h, m, v) y = Sigmoid(r)",
+        "d = Conv(x, w) r = BatchNormalization(d, g, h, m, v) y = Sigmoid(r)",
+        "d = Conv(x, w, b) r = BatchNormalization(d, g, h, m, v) y = Sigmoid(r) e = Shape(d) z = Conv(x, w, b)",
+    ],
+)
+def test_absorb_is_new_constants_and_a_bypass(text: str) -> None:
+    outputs = ("y", "e", "z") if "z = " in text else ("y",)
+    weight, bias = (Tensor.of(np.full(size, 2.0), np.dtype(np.float32)) for size in (CONSTANTS["w"].shape, (4,)))
+    one, other = _graph(text, outputs=outputs), _graph(text, outputs=outputs)
+    assert one.absorb(one.nodes()[1], [(1, weight), (2, bias)]) == "d"
+    for index, tensor in ((1, weight), (2, bias)):
+        other.set_constant(other.nodes()[0], index, tensor)
+    other.bypass(other.nodes()[1], toward_producer=True)
+    assert one.model.edits == other.model.edits
+    _check_index(one.model)
+    other.model.finish()
+    assert to_proto(one.model.file) == to_proto(other.model.file)
+
+
+def test_nothing_is_absorbed_whose_input_others_read() -> None:
+    graph = _graph("d = Conv(x, w, b) r = BatchNormalization(d, g, h, m, v) y = Add(r, d)")
+    with pytest.raises(ValueError, match="cannot be absorbed"):
+        graph.absorb(graph.nodes()[1], [])
+    assert not graph.model.modified
+
+
 def test_bypass_reaches_readers_in_bodies() -> None:
     text = "d = Conv(x, w, b) r = Relu(d) y = If(flag) <then_branch = t () => (float[N,C,H,W] p) { p = Tanh(r) },"
     graph = _graph(text + "else_branch = e () => (float[N,C,H,W] q) { q = Identity(r) }>")

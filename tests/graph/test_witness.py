@@ -73,6 +73,8 @@ UNDEFINED = {
     "Slice backwards with an open end": ("y = Slice(b, from_, open, from_, from_)", 18),
     "the mean of nothing": ("y = ReduceMean<axes=[0]>(none)", 13),
     "the mean of nothing, axes as an input": ("y = ReduceMean(none, from_)", 18),
+    "a product of integers that overflows": ("y = ReduceProd(large, from_)", 18),
+    "a sum of integers that overflows": ("y = ReduceSum<axes=[0]>(large)", 11),
 }
 
 
@@ -80,6 +82,7 @@ UNDEFINED = {
 def test_what_is_undefined_is_no_constant_and_no_value_of_the_proof(name: str) -> None:
     text, opset = UNDEFINED[name]
     stored = {**_AXES, "open": np.array([(1 << 63) - 1]), "none": numbers(0)}
+    stored["large"] = np.array([2_000_000_000, 2_000_000_000], np.int32)
     model = Row(text, None, stored, opset=opset).model()
     del model.graph.input[:]
     assert (verdict(model), proofs_verdict(model)) == ("no value", "no value")

@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ from bnfold.options.kinds import Weights as WeightsKind
 from bnfold.passes import PassOptions
 
 
-@dataclass(frozen=True, kw_only=True)
 class More(OptimizeOptions):
     """The options of `optimize` and three more, each added in one line."""
 

@@ -172,3 +172,18 @@ def test_a_matrix_times_a_vector_has_its_rows_on_the_last_axis(name: str) -> Non
     text = VECTORS[name]
     used = {key: values for key, values in constants.items() if f"{key}," in text or f"{key})" in text}
     judged(build(text, used), folded=1)
+
+
+def test_what_stayed_and_is_read_no_longer_is_said_to_be_removed() -> None:
+    """The sizes of a normalization that stays are stored, and nothing else was read of it."""
+    text = """g (float[2,2,3] x) => (float[3,4] y) {
+        [product] a = MatMul(x, w)
+        [norm] b = BatchNormalization(a, g, h, m, v)
+        [sizes] s = Shape(b)
+        [reshape] r = Reshape(x, s)
+        [flatten] f = Reshape(r, pairs)
+        [last] y = MatMul(f, k)
+    }"""
+    constants = {"w": numbers(3, 3), "pairs": np.asarray([3, 4], np.int64), "k": numbers(4, 4), **batch_norm(2)}
+    x = numbers(2, 2, 3, seed=99)
+    assert judge(build(text, constants), [{"x": x}]).actions == {"removed ": 1}

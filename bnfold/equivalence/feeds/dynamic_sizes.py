@@ -8,7 +8,8 @@ it, and a multiple of the total stride, which is what encoder-decoder models nee
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 from onnx import ModelProto, NodeProto
 
@@ -29,8 +30,7 @@ _STRETCHED = 4
 """Axes in a row that get different sizes. With ten the product of all would be some 40 million."""
 
 
-@dataclass(frozen=True)
-class Sides:
+class Sides(NamedTuple):
     """The spatial side to use first, and the step by which other sides may differ from it."""
 
     first: int
@@ -80,18 +80,28 @@ class Sizes:
 
     def __init__(self, model: ModelProto, ports: tuple[Port, ...], fixed: Mapping[str, Sequence[int]]) -> None:
         check_overrides(ports, fixed)
-        self._ports, self._fixed = ports, fixed
-        self._sides = windows(model)
-        self._orders = (True, False) if len(model.graph.node) <= SOLVED_FIRST else (False, True)
+        self._model, self._ports, self._fixed = model, ports, fixed
         self._unknowns = Unknowns(ports, fixed)
+        guessed = self._has_batches_alone or len(model.graph.node) > SOLVED_FIRST
+        self._orders = (False, True) if guessed else (True, False)
         self._solver = SizeSolver(model, self._unknowns)
         self._reasons: dict[tuple[tuple[str, tuple[int, ...]], ...], Mapping[Unknown, str]] = {}
+
+    @property
+    def _has_batches_alone(self) -> bool:
+        """Whether nothing is open but the first axis of inputs that have others."""
+        several = all(port.dims is not None and len(port.dims) > 1 for port in self._ports)
+        return several and set(self._unknowns) <= set(self._unknowns.leading())
+
+    @cached_property
+    def _sides(self) -> Sides:
+        return windows(self._model)
 
     def variants(self, batch: int, like: Shapes | None = None) -> Iterator[Shapes]:
         """Every set of shapes worth trying at one batch size, without repetition: solved ones, then guesses alone.
 
-        Of a large model, where solving costs much, guesses come first. `like`: what the reference took at another batch
-        size.
+        Of a large model, where solving costs much, guesses come first, and of one whose batch alone is open, where they
+        are hardly ever wrong. `like`: what the reference took at another batch size.
         """
         seen: list[Shapes] = []
         if like is not None:
@@ -150,6 +160,9 @@ class Sizes:
         ]
 
     def _guesses(self, batch: int) -> Iterator[Shapes]:
+        if self._has_batches_alone:
+            yield _assign(self._ports, self._fixed, batch, 1, 0)
+            return
         first, step = self._sides.first, self._sides.step
         for number, (side, stretches) in enumerate([(first, (step, 0)), *((side, (0,)) for side in FALLBACK_SIDES)]):
             for stretch in stretches:

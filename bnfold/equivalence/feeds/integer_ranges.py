@@ -3,13 +3,15 @@
 Read from the nodes alone. An input is followed through what moves, casts, clips or shifts its values.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto, numpy_helper
 
-from bnfold.equivalence.structure.signature import bodies
+from bnfold.equivalence.structure.signature import bodies, every_node
 from bnfold.graph import nodes_by_dataflow
 from bnfold.onnxfile import payload_index
 
@@ -69,10 +71,11 @@ _NEVER_ZERO = {
 _TABLES = {"Gather", "GatherElements", "ScatterElements"}
 _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16}
 _COMPARES = {"Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual"}
+_TELLING = frozenset({*_NEVER_ZERO, *_TABLES, *_COMPARES, "GatherND", "OneHot"})
+"""Operators that say something of what they read."""
 
 
-@dataclass(frozen=True)
-class IntegerRange:
+class IntegerRange(NamedTuple):
     """`least` is the smallest value, `limit` one more than the largest, None where nothing says it.
 
     `landmarks`: what the model compares the input with, and their neighbours.
@@ -105,8 +108,7 @@ class _Claims:
         return IntegerRange(least, limit, tuple(dict.fromkeys(mark for mark in marks if mark >= least)))
 
 
-@dataclass(frozen=True)
-class _Origin:
+class _Origin(NamedTuple):
     """The way of a value from an input: what was added, None where that is not known.
 
     `whole`: the input is an integer, or was cast to one.
@@ -116,8 +118,7 @@ class _Origin:
     whole: bool
 
 
-@dataclass(frozen=True)
-class _Node:
+class _Node(NamedTuple):
     """A node under the names of the main graph."""
 
     op_type: str
@@ -132,6 +133,9 @@ _Origins = dict[str, dict[str, _Origin]]
 
 def integer_ranges(model: ModelProto) -> dict[str, IntegerRange]:
     """The range of each input about which a reader says something; float inputs count where they are cast."""
+    walked = itertools.chain(every_node(model.graph), *map(every_node, model.functions))
+    if not any(node.op_type in _TELLING for node in walked):
+        return {}
     walk = _Walk(model)
     walk.graph(model.graph, {})
     return {name: claims.range() for name, claims in walk.claims.items()}
@@ -232,12 +236,12 @@ class _Walk:
             found = self._shifted(node)
         elif node.op_type in _SCALES:
             for value in node.inputs:
-                found |= {name: replace(origin, shift=None) for name, origin in self.origins.get(value, {}).items()}
+                found |= {name: origin._replace(shift=None) for name, origin in self.origins.get(value, {}).items()}
         elif node.op_type in _MOVES and node.inputs:
             found = self.origins.get(node.inputs[0], {})
             self._pass_constant(node)
             if node.op_type == "Cast" and _casts_to_integer(node):
-                found = {name: replace(origin, whole=True) for name, origin in found.items()}
+                found = {name: origin._replace(whole=True) for name, origin in found.items()}
         elif node.op_type in _JOINS:
             for value in node.inputs[_JOINS[node.op_type] :]:
                 found = found | self.origins.get(value, {})
@@ -263,7 +267,7 @@ class _Walk:
             by = self.constants.get(other)
             for name, origin in self.origins.get(value, {}).items():
                 shift = None if by is None or origin.shift is None else origin.shift + sign * by
-                found[name] = replace(origin, shift=shift)
+                found[name] = origin._replace(shift=shift)
         return found
 
 

@@ -9,7 +9,7 @@ same on every machine.
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -38,8 +38,7 @@ MANY, TABLE_FEEDS = 64, 8
 """Rows of the feed with many, and how many feeds a table is read with."""
 
 
-@dataclass(frozen=True)
-class FeedPlan:
+class FeedPlan(NamedTuple):
     """One feed before its arrays are made.
 
     `overrides`: inputs with a default that this feed replaces. `damping` divides float values; it is raised when the
@@ -61,8 +60,7 @@ class FeedPlan:
         return elements(self.shapes)
 
 
-@dataclass(frozen=True)
-class Round:
+class Round(NamedTuple):
     """Feeds at one batch size. `costly`: run them once per provider, with optimizations on, as users do."""
 
     batch: int

@@ -6,8 +6,8 @@ A misfit names ways out: the value whose axis, or whose number of elements, woul
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from onnx import NodeProto
 
@@ -28,8 +28,7 @@ class Relation(StrEnum):
         return size >= wanted if self is Relation.LEAST else size > 0 and size % wanted == 0
 
 
-@dataclass(frozen=True)
-class Way:
+class Way(NamedTuple):
     """`value` has to have `wanted` elements along `axis`; with `axis` None, in all."""
 
     value: str
@@ -42,16 +41,14 @@ class Way:
         return math.prod(shape) if self.axis is None else shape[self.axis]
 
 
-@dataclass(frozen=True)
-class Misfit:
+class Misfit(NamedTuple):
     """The misfit of the sizes at one node, in words, and the ways out, the likeliest first."""
 
     words: str
     ways: tuple[Way, ...]
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """A node and what is known where it stands: sizes of values, and small stored integers."""
 
     node: NodeProto

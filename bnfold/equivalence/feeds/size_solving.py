@@ -8,7 +8,7 @@ is counted, never timed.
 import math
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, inliner, numpy_helper
 
@@ -17,6 +17,7 @@ from bnfold.equivalence.structure.signature import Port, bodies, every_graph
 from bnfold.graph import infer_shapes, sort_by_dataflow
 from bnfold.lifetime import emptied_at_the_end
 from bnfold.onnxfile import payload_index
+from bnfold.records import Record
 
 Shapes = dict[str, tuple[int, ...]]
 """A concrete shape for every input."""
@@ -82,8 +83,7 @@ class Unknowns:
         return f"{unknown} ({where})" if isinstance(unknown, str) else where
 
 
-@dataclass(frozen=True)
-class Solution:
+class Solution(Record):
     """`shapes` that fit as far as can be inferred; `reasons`: in words, for each unknown that a node decided."""
 
     shapes: Shapes

@@ -2,7 +2,6 @@
 
 import filecmp
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from bnfold.equivalence.judging.tolerance import owners_of
 from bnfold.equivalence.proofs.model import prove_with
@@ -10,10 +9,10 @@ from bnfold.equivalence.proofs.piece import Proof, Standing
 from bnfold.equivalence.structure.dependence import reached
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import Source
+from bnfold.records import Record
 
 
-@dataclass(frozen=True)
-class Changes:
+class Changes(Record):
     """`proofs`: one per change. `known`: whether anybody looked; where not, everything may have changed.
 
     `values`: those of the reference's main graph. `changed`, `unproved`: the ones that depend on any change, and on one

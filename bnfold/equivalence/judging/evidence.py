@@ -3,16 +3,15 @@
 Every verdict goes through `judge`: that of a run, that on values inside the models, and that of a saved report.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from bnfold.equivalence.judging.measurement import Measurement
 from bnfold.equivalence.judging.noise import Noise
 from bnfold.equivalence.judging.tolerance import Judgement, Rule, Tolerance
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """The evidence for an output that differs, gathered in this order, and only while it is needed.
 
     `untouched`: nothing that the output depends on was changed. `same_setting`: the reference run in the candidate's

@@ -1,7 +1,7 @@
 """The finding on each output, from the first measurement to the last word on it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from bnfold.equivalence.judging.changes import Changes
@@ -14,6 +14,7 @@ from bnfold.equivalence.runtime.opening import Setting
 from bnfold.equivalence.runtime.providers import CPU
 from bnfold.equivalence.runtime.reference_answers import Answer
 from bnfold.equivalence.structure.output_sources import Sources
+from bnfold.records import Record
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Finding:
 
     def learn(self, tolerance: Tolerance, **known: Any) -> None:
         """Add to the evidence, by the names of its fields, and judge again."""
-        self.evidence = replace(self.evidence, **known)
+        self.evidence = self.evidence._replace(**known)
         self.judgement = judge(self.measurement, tolerance, self.evidence)
 
     def close(self, tolerance: Tolerance) -> None:
@@ -56,8 +57,7 @@ class Finding:
             self.candidate = None
 
 
-@dataclass(frozen=True)
-class Comparing:
+class Comparing(Record):
     """The terms of a comparison: the tolerance, the changes between the files, and the types that values were made in.
 
     `distributions`: whether more is measured than a verdict rests on.

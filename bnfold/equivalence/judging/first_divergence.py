@@ -190,7 +190,7 @@ class _Look:
         for pair, old, new in self.both(some, outputs):
             kept[pair.reference] = old
             found[pair] = old, new
-        answer = replace(self.answer, outputs=kept, contract=frozenset(set(kept) & outputs))
+        answer = self.answer._replace(outputs=kept, contract=frozenset(set(kept) & outputs))
         findings = {
             pair: comparing.found(self.where(pair), pair.reference, answer, new, self.setting)
             for pair, (_, new) in found.items()

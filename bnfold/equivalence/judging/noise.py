@@ -8,9 +8,8 @@ reference itself, run with every stored number and every number it is fed moved 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -35,8 +34,7 @@ class Instrument(StrEnum):
     SHAKEN = "shaken"
 
 
-@dataclass(frozen=True)
-class Noise:
+class Noise(NamedTuple):
     """FLOAT64: errors against the truth, over the elements where that is finite. SHAKEN: distances from the reference.
 
     `original`: the larger of the reference's errors with and without optimizations, or how far it moved at most when
@@ -87,8 +85,7 @@ class Noise:
         return cls(**numbers, instrument=Instrument(saved.get("instrument", "float64")))
 
 
-@dataclass(frozen=True)
-class Elsewhere:
+class Elsewhere(NamedTuple):
     """The original's largest and mean error on all feeds together.
 
     `relative_*`: the worst of any, over the largest and the mean value of the truth there. `least_*`: the smallest of
@@ -218,8 +215,7 @@ def are_jumps(reference: Array, candidate: Array) -> bool:
     return int(np.count_nonzero(error > _JUMP * floor)) <= max(1, error.size // 100)
 
 
-@dataclass(frozen=True)
-class Moved:
+class Moved(NamedTuple):
     """The movement of an output when the model was shaken once: largest, mean, and as a part of its scale."""
 
     largest: float

@@ -7,7 +7,7 @@ reach. What is compared by running only may cost four times as much.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 
 from onnx import ModelProto
@@ -19,6 +19,7 @@ from bnfold.equivalence.runtime.spending import Purse
 from bnfold.equivalence.structure.signature import signature_of
 from bnfold.equivalence.structure.work import HEAVY_ELEMENTS, Work, work_of
 from bnfold.options import VerifyOptions
+from bnfold.records import Record
 
 LEAN = Setting(optimization=Optimization.ON)
 """Where a model runs whose changes are all proved: as users run it."""
@@ -35,8 +36,7 @@ _FEW_ROWS, _MANY_ROWS = 4, 24
 """All feeds together in rows, of a model with large inputs and of another."""
 
 
-@dataclass(frozen=True)
-class RunPlan:
+class RunPlan(Record):
     """`base`: the setting that the reference runs in first. `is_lean`: on the CPU that setting alone is compared.
 
     `is_large`: running the model costs so much that the dearer instruments are asked last. `allowance`: the work that

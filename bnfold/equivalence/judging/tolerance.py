@@ -9,9 +9,9 @@ is none.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from bnfold.equivalence.judging.measurement import Measurement
 from bnfold.equivalence.numbers.element_types import rounding_of
 from bnfold.errors import UsageError
 from bnfold.options import LimitByOutput
+from bnfold.records import Record
 
 # In unit roundoffs of the output's type. float16 and bfloat16 round after every node, and few nodes lie between
 # input and output in terms of such coarse steps: the same count of steps is a much larger part of the value.
@@ -43,8 +44,7 @@ class Rule(StrEnum):
     NON_FINITE = "non-finite"
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Record):
     """A limit set by the user: |error| <= atol + rtol * the largest |reference| of that output."""
 
     rtol: float = 0.0
@@ -54,8 +54,7 @@ class Limits:
         return f"rtol {self.rtol:g} and atol {self.atol:g}"
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(NamedTuple):
     """`agrees` is None where the tolerance alone cannot tell and the noise rule has to."""
 
     agrees: bool | None
@@ -67,8 +66,7 @@ class Judgement:
         return {"agrees": self.agrees, "rule": self.rule.value, "limit": self.limit}
 
 
-@dataclass(frozen=True)
-class Tolerance:
+class Tolerance(Record):
     """`rtol` and `atol`, for all outputs or in `outputs` for one, replace the default limits by type.
 
     Where either is given it alone decides for that output: the noise rule does not overrule a user.

@@ -24,13 +24,16 @@ class Twice(OpRun):
 
 
 class Quotient(OpRun):
-    """a / d, where d is further from 0 than twice its error: |a / d| <= m / |d|, off by u (m / |d| + m n / d^2)."""
+    """a / d, where d is further from 0 than twice its error: |a / d| <= m / |d|, off by u (m / |d| + m n / d^2).
+
+    Infinite where d is 0, also for 0 / 0: a MaxPool behind it would pass over what is no number.
+    """
 
     op_domain = DOMAIN
 
     def _run(self, m: Array, d: Array, n: Array) -> tuple[Array]:
         size = np.abs(d)
-        return (2.0 * m / size * (1.0 + n / size),)
+        return (np.where(size > 0.0, 2.0 * m / size * (1.0 + n / size), np.inf),)
 
 
 class Normalized(OpRun):

@@ -1,7 +1,6 @@
 """The element types of ONNX as numpy sees them, and how finely each one rounds."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import TensorProto
@@ -14,8 +13,7 @@ Outputs = dict[str, Array]
 """An array for each value asked for, by name."""
 
 
-@dataclass(frozen=True)
-class Rounding:
+class Rounding(NamedTuple):
     """`unit`: unit roundoff u, half the distance from 1 to the next number. `tiny`: below this nothing is resolved.
 
     `tiny` is the smallest normal number, since runtimes may flush what is smaller to zero; for float16 it is the

@@ -6,7 +6,7 @@ follow the operators' definitions in the ONNX specification and share nothing wi
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -254,8 +254,8 @@ class Slice(OpRun):
         return (x,)
 
 
-class ReduceMean(OpRun):
-    """Raises for the mean of nothing, which the specification leaves undefined; axes are an input from opset 18 on."""
+class _Reduction(OpRun):
+    """Axes are an attribute, or an input from opset 18 on, 13 for ReduceSum."""
 
     def _run(
         self,
@@ -269,10 +269,45 @@ class ReduceMean(OpRun):
         along = tuple(_integers(given) or axes or ())
         if not along and noop_with_empty_axes:
             return (x,)
-        kept = keepdims is None or bool(keepdims)
-        if not x.size and x.any(axis=along or None, keepdims=kept).size:
+        return (np.asarray(self._over(x, along or None, keepdims is None or bool(keepdims))),)
+
+    def _over(self, x: Array, along: tuple[int, ...] | None, kept: bool) -> Array:
+        raise NotImplementedError
+
+
+class ReduceMean(_Reduction):
+    """Raises for the mean of nothing, which the specification leaves undefined."""
+
+    def _over(self, x: Array, along: tuple[int, ...] | None, kept: bool) -> Array:
+        if not x.size and x.any(axis=along, keepdims=kept).size:
             raise ValueError("ReduceMean of nothing")
-        return (np.asarray(x.mean(axis=along or None, keepdims=kept, dtype=x.dtype)),)
+        return np.asarray(x.mean(axis=along, keepdims=kept, dtype=x.dtype))
+
+
+_EXACT_BELOW = {4: 2.0**31, 8: 2.0**53}
+"""By the bytes of an integer: beyond, onnxruntime answers with the largest one, and numpy begins anew at the least."""
+
+
+class ReduceSum(_Reduction):
+    """Raises for integers whose sum runtimes do not agree on."""
+
+    def _over(self, x: Array, along: tuple[int, ...] | None, kept: bool) -> Array:
+        return _agreed(np.sum, x, along, kept)
+
+
+class ReduceProd(_Reduction):
+    """Raises for integers whose product runtimes do not agree on."""
+
+    def _over(self, x: Array, along: tuple[int, ...] | None, kept: bool) -> Array:
+        return _agreed(np.prod, x, along, kept)
+
+
+def _agreed(function: Callable[..., Any], x: Array, along: tuple[int, ...] | None, kept: bool) -> Array:
+    if x.dtype.kind == "i":
+        largest = function(np.abs(x.astype(np.float64)), axis=along, keepdims=kept)
+        if np.max(largest, initial=0.0) >= _EXACT_BELOW.get(x.dtype.itemsize, 0.0):
+            raise ValueError("integers that overflow")
+    return np.asarray(function(x, axis=along, keepdims=kept, dtype=x.dtype))
 
 
 def _integers(given: Array | None) -> list[int] | None:
@@ -386,7 +421,7 @@ def _along(scale: Array, x: Array, axis: int | None) -> tuple[int, ...]:
 
 
 CONSTANT_OPERATORS: list[type[OpRun]] = [
-    *(BatchNormalization, Unsqueeze, Slice, Shape, ReduceMean),
+    *(BatchNormalization, Unsqueeze, Slice, Shape, ReduceMean, ReduceSum, ReduceProd),
     *(DequantizeLinear, QuantizeLinear),
     *(GlobalMaxPool, LRN, Softmax, LogSoftmax, Hardmax),
 ]

@@ -23,13 +23,15 @@ def coarsest(model: ModelProto) -> dict[str, str]:
         _note(types, [tensor.name], tensor.data_type)
     for sparse in model.graph.sparse_initializer:
         _note(types, [sparse.values.name], sparse.values.data_type)
+    nodes = [
+        (node, list(reads(node)), (_held(node), called.get((node.domain, node.op_type, node.overload), 0)))
+        for node in model.graph.node
+    ]
     open_before = -1
     while len(types) != open_before:  # once more where the file's order is not that of the data
         open_before = len(types)
-        for node in model.graph.node:
-            kinds = [types[name] for name in reads(node) if name in types]
-            kinds += [_held(node), called.get((node.domain, node.op_type, node.overload), 0)]
-            for kind in kinds:
+        for node, read, own in nodes:
+            for kind in dict.fromkeys((*(types[name] for name in read if name in types), *own)):
                 _note(types, node.output, kind)
     return {name: _NAMES[kind] for name, kind in types.items() if kind in _NAMES}
 
@@ -48,6 +50,8 @@ def _note(types: dict[str, int], names: Iterable[str], kind: int) -> None:
 
 
 def _coarser(one: int, other: int) -> int:
+    if one == other:
+        return one
     return max(one, other, key=lambda kind: unit.unit if (unit := rounding(kind)) else 0.0)
 
 

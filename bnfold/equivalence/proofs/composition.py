@@ -32,8 +32,7 @@ class Uncomposed(Exception):  # noqa: N818 - a fact about the piece, not a mista
     """The piece is no sum of linear operators on what enters it."""
 
 
-@dataclass(frozen=True)
-class Atom:
+class Atom(NamedTuple):
     """An operator of the reference that is not linear, or a sum that another linear operator reads.
 
     `facts`: operator and attributes, which have to be the same; `given`: its constants by position; `inputs`: its data
@@ -82,11 +81,15 @@ class Linear(NamedTuple):
     @property
     def channels(self) -> int | None:
         """The size of the channel axis; None where it is not known."""
-        sizes = {term.channels for terms in self.terms.values() for term in terms}
-        if self.shift.ndim:
-            sizes.add(self.shift.size)
-        sizes.discard(None)
-        return sizes.pop() if len(sizes) == 1 else None
+        found = self.shift.size if self.shift.ndim else None
+        for terms in self.terms.values():
+            for term in terms:
+                count = term.channels
+                if found is None:
+                    found = count
+                elif count is not None and count != found:
+                    return None
+        return found
 
     @property
     def is_shifted(self) -> bool:
@@ -174,15 +177,24 @@ def changed_constants(was: Composed, now: Iterable[Value], constants: Constants,
     Raises Unknowable where the type of one cannot be told.
     """
     names = {value.name: value for value in was.constants}
-    changed = [value for value in now if not (value.name in names and same(names[value.name], value))]
-    kinds = ((value, constants.elem_type(value)) for value in changed)
-    return {value: kind for value, kind in kinds if rounding(kind) is not None}
+    changed = {}
+    for value in now:
+        old = names.get(value.name)
+        if old is None or not same(old, value):
+            kind = constants.elem_type(value)
+            if rounding(kind) is not None:
+                changed[value] = kind
+    return changed
 
 
 def tolerance(changed: Mapping[Value, int], steps: int) -> tuple[float, float]:
     """The relative rounding of storing new constants, and the number below which it is absolute."""
-    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
-    return steps * unit + ARITHMETIC, max(map(smallest_normal, changed.values()), default=0.0)
+    return steps * roundoff(changed) + ARITHMETIC, max(map(smallest_normal, set(changed.values())), default=0.0)
+
+
+def roundoff(changed: Mapping[Any, int]) -> float:
+    """The unit roundoff of the coarsest type that new constants are stored in; 0 where there are none."""
+    return max((facts.unit for kind in set(changed.values()) if (facts := rounding(kind))), default=0.0)
 
 
 def difference(
@@ -261,7 +273,7 @@ class _Composer:
         self._reference = reference
         self._same = same
         self._atoms: list[Atom] = []
-        self._cutter = constants.owner
+        self.owner = constants.owner
         self.opset = opset
         self._known: dict[Value, Linear] = {
             value: Linear(
@@ -277,20 +289,21 @@ class _Composer:
 
     def run(self, piece: Piece) -> Composed:
         for place in piece.nodes:
-            if not self._cutter.makes_constants(place):
+            if not self.owner.makes_constants(place):
                 self._apply(place)
         if piece.output not in self._known:
             raise Uncomposed("it is a constant")
         return Composed(self._known[piece.output], self._noise, self._read, self._reads, self._atoms, self._sizes)
 
     def _apply(self, place: Place) -> None:
-        node, inputs = self._cutter.node(place), self._cutter.inputs(place)
+        cutter = self.owner
+        node, inputs, own = cutter.node(place), cutter.inputs(place), cutter.scopes[place.scope].own
         data: list[Linear | None] = []
         for value in inputs:
             found = self._known.get(value) if value is not None else None
             data.append(found)
             if value is not None and found is None and value not in self._read:
-                if not self.constants.is_constant(value):
+                if value not in cutter.constants:
                     raise Uncomposed("a computed value that is not of this form")
                 self._read[value] = None
         known = operator_of(node)
@@ -302,16 +315,16 @@ class _Composer:
             made = {} if rule is None else rule(call)
         except Uncomposed:
             made = {}
-        outputs = {Value(place.scope, name): form for name, form in made.items()}
+        outputs = {own[name]: form for name, form in made.items() if name}
         reads = inputs
         if not outputs:
             outputs, reads = self._nonlinear(call), ()
         self._reads.append((reads, list(outputs)))
-        self._known |= outputs
+        self._known.update(outputs)
 
     def _nonlinear(self, call: "_Call") -> dict[Value, Linear]:
         """The result of any other operator: equal for equal operands. Raises Uncomposed where that is not sure."""
-        node, cutter = call.node, self._cutter
+        node, cutter = call.node, self.owner
         nested = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
         known = operator_of(node)
         if nested or known.random or known.repeats or (node.domain, node.op_type, node.overload) in cutter.functions:
@@ -427,8 +440,8 @@ class _Composer:
 
     def small(self, value: Value) -> Array:
         """A small constant; how far rounding may have moved it is kept."""
-        found, noise = self.constants.small(value), self.constants.noise(value)
-        if noise:
+        found = self.constants.small(value)
+        if noise := self.constants.noise(value):
             self._noise = max(self._noise, noise / max(float(np.abs(found).max()), noise))
         return found
 
@@ -460,6 +473,7 @@ class _Call:
 
     def __post_init__(self) -> None:
         self.attributes = {attribute.name: attribute for attribute in self.node.attribute}
+        self.outputs = self.composer.owner.names_made(self.place)
 
     @property
     def opset(self) -> int:
@@ -486,19 +500,23 @@ class _Call:
         return self.composer.constants.weights(value)
 
     def integers(self, name: str, default: Sequence[int]) -> tuple[int, ...]:
-        return tuple(self.attributes[name].ints[:] if name in self.attributes else default)
+        found = self.attributes.get(name)
+        return tuple(default if found is None else found.ints[:])
 
     def integer(self, name: str, default: int) -> int:
-        return self.attributes[name].i if name in self.attributes else default
+        found = self.attributes.get(name)
+        return default if found is None else found.i
 
     def number(self, name: str, default: float) -> float:
-        return float(self.attributes[name].f) if name in self.attributes else default
+        found = self.attributes.get(name)
+        return default if found is None else found.f
 
     def text(self, name: str, default: str) -> str:
-        return self.attributes[name].s.decode(errors="replace") if name in self.attributes else default
+        found = self.attributes.get(name)
+        return default if found is None else found.s.decode(errors="replace")
 
     def made(self, value: Linear) -> dict[str, Linear]:
-        return {self.node.output[0]: value}
+        return {self.outputs[0]: value}
 
 
 # --- arithmetic
@@ -506,11 +524,14 @@ class _Call:
 
 def _scaled(form: Linear, factor: Array) -> Linear:
     """Times one number for each channel, or one for all."""
-    terms = {key: [term._replace(weights=_grown(term, factor)) for term in each] for key, each in form.terms.items()}
+    terms = {
+        key: [Term(_grown(term, factor), term.axis, term.group, term.order) for term in each]
+        for key, each in form.terms.items()
+    }
     shift, size = form.shift, form.size
     if size is not _ZERO:
         shift, size = shift * factor, size * np.abs(factor)
-    return form._replace(terms=terms, shift=shift, size=size)
+    return Linear(terms, shift, size, form.behind, form.rank, form.split, form.sizes)
 
 
 def _grown(term: Term, factor: Array) -> Weights:
@@ -529,7 +550,7 @@ def _shifted(form: Linear, shift: Array, size: Array | None = None) -> Linear:
     size = np.abs(shift) if size is None else size
     if form.size is not _ZERO:
         shift, size = form.shift + shift, form.size + size
-    return form._replace(shift=shift, size=size)
+    return Linear(form.terms, shift, size, form.behind, form.rank, form.split, form.sizes)
 
 
 def _added(one: Linear, other: Linear) -> Linear:
@@ -798,11 +819,11 @@ def _dims_of(forms: Sequence[Linear]) -> Dims:
 def _conv(call: _Call) -> dict[str, Linear]:
     x, weights = call.only(), call.weights(1)
     scale, key, rank = _entering(x), next(iter(x.terms)), len(weights.shape) - 2
-    if rank < 1 or x.rank not in {None, rank + 2}:
+    if rank < 1 or (x.rank is not None and x.rank != rank + 2):
         raise Uncomposed("a kernel of another rank")
-    group, auto_pad = call.integer("group", 1), call.text("auto_pad", "NOTSET")
-    pads = call.integers("pads", [0] * 2 * rank) if auto_pad == "NOTSET" else ()
-    facts = (auto_pad, pads, call.integers("strides", [1] * rank), call.integers("dilations", [1] * rank))
+    group, auto_pad, ones = call.integer("group", 1), call.text("auto_pad", "NOTSET"), (1,) * rank
+    pads = call.integers("pads", (0,) * 2 * rank) if auto_pad == "NOTSET" else ()
+    facts = (auto_pad, pads, call.integers("strides", ones), call.integers("dilations", ones))
     outputs = weights.shape[0]
     if group < 1 or outputs % group:
         raise Uncomposed("channels that do not divide into groups")
@@ -819,7 +840,8 @@ def _conv(call: _Call) -> dict[str, Linear]:
     if scale is not None:
         weights = weights.times(per_input(scale))
     _check_axis(x, rank)
-    made = Linear({("Conv", key, group, *facts, weights.shape): [Term(weights, 0)]}, behind=rank, rank=rank + 2)
+    terms: dict[Key, list[Term]] = {("Conv", key, group, *facts, weights.shape): [Term(weights, 0)]}
+    made = Linear(terms, _ZERO, _ZERO, rank, rank + 2)
     if x.is_shifted:
         if any(pads) or auto_pad not in {"NOTSET", "VALID"}:
             raise Uncomposed("a shift in front of padding")
@@ -831,7 +853,7 @@ def _conv(call: _Call) -> dict[str, Linear]:
 
 def _check_axis(x: Linear, behind: int) -> None:
     """Raises Uncomposed where what is known per channel of x lies along another axis than the operator's channels."""
-    if x.behind not in {None, behind}:
+    if x.behind is not None and x.behind != behind:
         raise Uncomposed("a map along another axis")
 
 
@@ -910,26 +932,27 @@ def _entering(form: Linear) -> Array | None:
     if key[0] != "value" or len(terms) != 1 or terms[0].weights.array is None:
         raise Uncomposed("a linear operator behind another")
     array = terms[0].weights.array
-    return None if array.ndim == 0 and float(array) == 1.0 else array
+    return None if array is _ONE or (array.ndim == 0 and float(array) == 1.0) else array
 
 
 def _biased(call: _Call, form: Linear, position: int, factor: float = 1.0) -> Linear:
     if not call.given(position):
         return form
     bias = call.constant(position)
-    if bias.ndim > 1 and bias.size != max(bias.shape[-1:], default=1):
+    if bias.ndim > 1 and bias.size != bias.shape[-1]:
         raise Uncomposed("a bias that varies along more than the channels")
     if bias.size not in {1, form.channels}:
         raise Uncomposed("a bias of other channels")
-    return _shifted(form, factor * (bias.reshape(()) if bias.size == 1 else bias.reshape(-1)))
+    bias = bias.reshape(()) if bias.size == 1 else bias.reshape(-1)
+    return _shifted(form, bias if factor == 1 else factor * bias)
 
 
 def _batch_normalization(call: _Call) -> dict[str, Linear]:
     x = call.only()
-    more = len(call.node.output) > 1 and any(call.node.output[1:])
+    more = len(call.outputs) > 1 and any(call.outputs[1:])
     if _trains(call) or not call.integer("spatial", 1) or more or x.rank is None:
         raise Uncomposed("BatchNormalization in training mode, or of a value of unknown rank")
-    gain, bias, mean, variance = (call.constant(position) for position in range(1, 5))
+    gain, bias, mean, variance = map(call.constant, range(1, 5))
     if not gain.shape == bias.shape == mean.shape == variance.shape or gain.ndim != 1:
         raise Uncomposed("statistics of different sizes")
     scale = gain / np.sqrt(variance + call.number("epsilon", _EPSILON))
@@ -943,7 +966,7 @@ def _trains(call: _Call) -> bool:
     if call.opset < 7:
         return not call.integer("is_test", 0)
     if call.opset < 14:
-        return len(call.node.output) > 1 and any(call.node.output[1:])
+        return len(call.outputs) > 1 and any(call.outputs[1:])
     return bool(call.integer("training_mode", 0))
 
 

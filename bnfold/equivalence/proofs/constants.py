@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -41,7 +40,7 @@ class Constants:
 
     def is_constant(self, value: Value) -> bool:
         """Whether no caller can influence a value."""
-        return self.owner.stored(value) is not None or value in self.owner.constant_made
+        return value in self.owner.constants
 
     def count(self, piece: Piece) -> int:
         """The number of elements that a piece stores, in initializers and in nodes."""
@@ -119,15 +118,12 @@ class Constants:
         return Weights.given(array, kind, self.noise(value))
 
     def noise(self, value: Value) -> float:
-        """The rounding error that each number of a computed constant may have; 0 for a stored one.
+        """The rounding error that each number of a constant may have that was asked for; 0 for a stored one.
 
         The nodes that compute it round after each step, and in which order they sum up is not said: four times what
         float64 makes of it otherwise.
         """
-        if self.tensor(value) is not None:
-            return 0.0
-        exact = self._evaluated(value)
-        return self._noises.get(value, 0.0) if exact.dtype.kind == "f" else 0.0
+        return self._noises.get(value, 0.0)
 
     def _evaluated(self, value: Value) -> Array:
         if value not in self._computed:
@@ -257,8 +253,7 @@ class _Look(NamedTuple):
             raise Unknowable(f"no array has the shape {self.dims}") from error
 
 
-@dataclass(frozen=True)
-class _Expression:
+class _Expression(NamedTuple):
     """Nodes in order, the tensors that they read, and the values of which they see the type or the sizes alone."""
 
     nodes: tuple[Place, ...]

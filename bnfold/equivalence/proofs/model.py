@@ -5,22 +5,26 @@ says it did.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 from onnx import ModelProto
 
 from bnfold.activity import doing
+from bnfold.equivalence.numbers.float64 import Unknowable
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of, reads_part
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
-from bnfold.equivalence.proofs.piece import Proof, Standing, confirmed, prove_composed, prove_piece
+from bnfold.equivalence.proofs.piece import Proof, Standing, confirmed, prove_composed, prove_piece, takes_nothing
 from bnfold.equivalence.structure.given_model import GivenModel, both_indexes
-from bnfold.equivalence.structure.scopes import Cutter
+from bnfold.equivalence.structure.scopes import Cutter, Uncut
 from bnfold.equivalence.structure.signature import difference, signature_of
 from bnfold.graph import paused_collector
 from bnfold.onnxfile import read
+from bnfold.records import Record
 
 _Prover: TypeAlias = Callable[[Obligation, Correspondence, int], Proof]
 _MOST_ROUNDS = 20
@@ -43,7 +47,7 @@ def prove(
 
 def prove_with(before: Cutter, after: Cutter, seed: int = 0) -> tuple[Proof, ...]:
     """Prove what `prove` proves, for models that were read already."""
-    with doing("proving what was changed"):
+    with doing("proving what was changed"), np.errstate(all="ignore"):
         return _proved(before, after, seed)
 
 
@@ -64,8 +68,7 @@ def _proved(before: Cutter, after: Cutter, seed: int) -> tuple[Proof, ...]:
     return tuple(confirmed(proof, found.obligations[pair], common, seed) for pair, proof in found.proofs.items())
 
 
-@dataclass(frozen=True)
-class _Round:
+class _Round(Record):
     """What is to show while some pairs are given up, and the proofs of it. `known`: those of earlier rounds as well."""
 
     known: dict[tuple[Pair, tuple[Pair, ...]], Proof]
@@ -80,9 +83,10 @@ class _Round:
         for pair, obligation in obligations.items():
             if not obligation.settled:
                 key = pair, obligation.premises
-                if key not in self.known:
-                    self.known[key] = prove(obligation, common, seed)
-                proofs[pair] = self.known[key]
+                proof = self.known.get(key)
+                if proof is None:
+                    proof = self.known[key] = prove(obligation, common, seed)
+                proofs[pair] = proof
         return _Round(self.known, obligations, fixed, proofs)
 
     @property
@@ -190,12 +194,12 @@ def _movable(found: _Round, common: Correspondence, *, guessed: bool = False) ->
     What takes equal values to equal ones cannot make up for unequal ones, unless the map that makes the difference
     crosses it and is made up for behind it. With `guessed`, pairs that were made by use alone may be wrong as well.
     """
-    obligations, proofs, readers, unproved = found.obligations, found.proofs, found.readers, found.unproved
+    obligations, readers, unproved = found.obligations, found.readers, found.unproved
     movable: set[Pair] = set()
     for pair in reversed(list(obligations)):
         makes_up = (
             reader in unproved
-            or (reader in proofs and proofs[reader].blind)
+            or _is_blind(reader, found, common)
             or _takes_part(reader, pair, obligations[reader], common)
             or ((reader in movable or (guessed and _is_guessed(pair))) and _is_crossed(obligations[reader], common))
             for reader in readers.get(pair, ())
@@ -262,6 +266,32 @@ def _takes_part(reader: Pair, value: Pair, obligation: Obligation, common: Corre
         if name == value.old.name
     ]
     return bool(reads) and all(reads_part(node, at) for node, at in reads)
+
+
+def _is_blind(reader: Pair, found: _Round, common: Correspondence) -> bool:
+    """Whether a value is the same whatever entered, as behind a scale of zero: then it makes up for anything."""
+    if reader in found.proofs:
+        return found.proofs[reader].blind
+    obligation = found.obligations[reader]
+    if not obligation.settled or not _may_be_blind(reader, common):
+        return False
+    try:
+        return takes_nothing(common.opened(reader), common)
+    except Uncut:
+        return False
+
+
+def _may_be_blind(reader: Pair, common: Correspondence) -> bool:
+    """Whether the operator that makes a value has a constant that begins with zeros, which takes no time to see."""
+    cutter, place = common.before, common.before.producer(reader.old)
+    if place is None or not operator_of(cutter.node(place)).crossed:
+        return False
+    for value in cutter.inputs(place):
+        if value is not None and value in cutter.constants:
+            with suppress(Unknowable):
+                if not common.old_constants.weights(value).rows(0, 1).any():
+                    return True
+    return False
 
 
 def _is_crossed(obligation: Obligation, common: Correspondence) -> bool:

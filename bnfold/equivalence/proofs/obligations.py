@@ -142,6 +142,10 @@ class Correspondence:
             waiting += [*made.premises, *bodies]
         return dict(sorted(found.items(), key=lambda item: self.before.rank_of(item[0].old))), fixed
 
+    def opened(self, pair: Pair) -> Obligation:
+        """The pieces that make a pair, also where it is settled without them. Raises Uncut."""
+        return self._to_show(pair)
+
     # --- pairs
 
     def _match_scopes(self, old: int, new: int) -> None:
@@ -224,7 +228,7 @@ class Correspondence:
         return renamed
 
     def _is_computed(self, value: Value, cutter: Cutter) -> bool:
-        return value not in cutter.constant_made and cutter.stored(value) is None
+        return value not in cutter.constants
 
     def _asserted(self, old: Value) -> Value | None:
         return None if old in self._given_up else self._partner.get(old)
@@ -252,6 +256,8 @@ class Correspondence:
 
     def _same_constant(self, old: Value, new: Value) -> bool:
         """Whether both are stored, or made of what is stored, in the same way from the same numbers."""
+        if old not in self.before.constants and new not in self.after.constants:
+            return False
         one, other = _stored(self.before, old), _stored(self.after, new)
         if one is None or other is None:
             made_alike = old in self._same_made and self._partner.get(old) == new
@@ -313,9 +319,10 @@ class Correspondence:
 
     def _is_given(self, pair: Pair) -> bool:
         """Whether both come from the caller."""
-        nothing = self.before.producer(pair.old) is None and self.after.producer(pair.new) is None
+        if self.before.producer(pair.old) is not None or self.after.producer(pair.new) is not None:
+            return False
         entering = pair.old.name in self.before.scopes[pair.old.scope].entering
-        return nothing and entering and self._partner.get(pair.old) == pair.new
+        return entering and self._partner.get(pair.old) == pair.new
 
     def _settled(self, pair: Pair) -> tuple[list[Pair], list[Pair]] | None:
         """The inputs and the bodies that a pair rests on, where both sides are the same operator; None otherwise."""

@@ -14,7 +14,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ from bnfold.equivalence.proofs.composition import (
     changed_constants,
     composed,
     difference,
+    roundoff,
     tolerance,
 )
 from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together, sizes_made
@@ -68,13 +68,13 @@ class Standing(StrEnum):
     UNDECIDED = "undecided"
 
 
-@dataclass(frozen=True)
-class Proof:
+class Proof(NamedTuple):
     """One rewrite: the piece of the reference that ends in the value `output` of `scope`, and what stands for it now.
 
     `nodes`: the operators of the piece in the reference; `normalizations`: those of them that the rewrite is called
     after. `used`: the largest share of the allowed error, 1 = all. `blind`: the output was the same whatever entered,
-    as behind a scale of zero. `unseen`: the two differ, and no output shows it.
+    as behind a scale of zero. `unseen`: the two differ, and no output shows it. `unit`: the roundoff of the coarsest
+    type that new constants are stored in, 0 where there are none.
     """
 
     output: str
@@ -87,6 +87,7 @@ class Proof:
     normalizations: tuple[str, ...] = ()
     blind: bool = False
     unseen: bool = False
+    unit: float = 0.0
 
     @property
     def name(self) -> str:
@@ -120,7 +121,7 @@ def prove_piece(obligation: Obligation, common: Correspondence, seed: int) -> Pr
     found = _proved(obligation, common, seed)
     if obligation.apart and found.standing is Standing.BROKEN:
         reason = f"{found.reason}, if the values that enter it do not depend on each other"
-        return replace(found, standing=Standing.UNDECIDED, reason=reason)
+        return found._replace(standing=Standing.UNDECIDED, reason=reason)
     return found
 
 
@@ -136,18 +137,17 @@ def prove_composed(obligation: Obligation, common: Correspondence, seed: int) ->
 def _proved(obligation: Obligation, common: Correspondence, seed: int, *, evaluate: bool = True) -> Proof:
     shell = _described(obligation, common)
     if obligation.before is None or obligation.after is None:
-        return replace(shell, reason=obligation.reason)
+        return shell._replace(reason=obligation.reason)
     reason = _coarser(obligation.before, obligation.after, common)
     if reason:
-        return replace(shell, reason=reason)
-    with suppress(Uncomposed, Unknowable, *_MALFORMED):
-        try:
-            return _composed(obligation, obligation.before, obligation.after, common, shell)
-        except _Otherwise as why:
-            if not evaluate:
-                return replace(shell, standing=Standing.BROKEN, reason=str(why))
+        return shell._replace(reason=reason)
+    try:
+        return _composed(obligation, obligation.before, obligation.after, common, shell)
+    except (Uncomposed, Unknowable, *_MALFORMED) as why:
+        if isinstance(why, _Otherwise) and not evaluate:
+            return shell._replace(standing=Standing.BROKEN, reason=str(why))
     if not evaluate:
-        return replace(shell, reason="it is not composed of linear operators")
+        return shell._replace(reason="it is not composed of linear operators")
     return _evaluated(obligation, obligation.before, obligation.after, common, shell, seed)
 
 
@@ -186,17 +186,17 @@ def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed
     if proof.standing is not Standing.BROKEN or obligation.before is None or obligation.after is None:
         return proof
     before, after = obligation.before, obligation.after
-    shell = replace(proof, standing=Standing.UNDECIDED)
+    shell = proof._replace(standing=Standing.UNDECIDED)
     if _evaluated(obligation, before, after, common, shell, seed).standing is Standing.HOLDS:
-        return replace(shell, reason=f"composed and evaluated it comes out differently: {proof.reason}")
+        return shell._replace(reason=f"composed and evaluated it comes out differently: {proof.reason}")
     values = [pair.old for pair in obligation.premises]
     if not _is_linear(obligation, common, shell) or depend_on_each_other(values, common.before):
         with suppress(Unknowable, *_MALFORMED):
             if _agree_where_made(obligation, common, seed):
-                return replace(shell, reason=f"at values that are made together both are the same: {proof.reason}")
+                return shell._replace(reason=f"at values that are made together both are the same: {proof.reason}")
     with suppress(Unknowable, *_MALFORMED):
         if not reaches_an_output(obligation, common, seed):
-            return replace(shell, reason=f"no output shows it, but {proof.reason}", unseen=True)
+            return shell._replace(reason=f"no output shows it, but {proof.reason}", unseen=True)
     return proof
 
 
@@ -208,6 +208,18 @@ def _is_linear(obligation: Obligation, common: Correspondence, shell: Proof) -> 
     except (Uncomposed, Unknowable, *_MALFORMED):
         return False
     return True
+
+
+def takes_nothing(obligation: Obligation, common: Correspondence) -> bool:
+    """Whether the piece of the reference multiplies all that enters it by zero."""
+    if obligation.before is None or obligation.after is None:
+        return False
+    try:
+        was, _ = _both_composed(obligation, obligation.before, obligation.after, common, with_shapes=True)
+        terms = [term for each in was.linear.terms.values() for term in each]
+        return not any(block.any() for term in terms for _, block in term.weights.blocks())
+    except (Uncomposed, Unknowable, *_MALFORMED):
+        return False
 
 
 def _agree_where_made(obligation: Obligation, common: Correspondence, seed: int) -> bool:
@@ -232,7 +244,7 @@ def _evaluated(
     """The proof by what both pieces make of the same feeds, in float64."""
     before, after = common.before, common.after
     if common.new_constants.count(after_piece) > _MOST_WEIGHTS:
-        return replace(shell, reason="it has too many weights to be evaluated")
+        return shell._replace(reason="it has too many weights to be evaluated")
     renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
     old = before.cut(before_piece, list(renamed))
     new = after.cut(after_piece, list(dict.fromkeys(renamed.values())))
@@ -243,14 +255,14 @@ def _evaluated(
         weights = sum(math.prod(tensor.dims) for tensor in new.graph.initializer)
         run_old, run_new, sizes_of = Evaluator(old), Evaluator(new), [MagnitudeBound(new, changed)]
     except Unknowable as why:
-        return replace(shell, reason=str(why))
+        return shell._replace(reason=str(why))
     if len(old.graph.node) - len(new.graph.node) > 1:
         with suppress(Unknowable):
             sizes_of.append(MagnitudeBound(old, {}))
     values = [pair.old for pair in obligation.premises]
     dims = [common.dims(value) for value in values]
     trial = _Trial(
-        shell,
+        shell._replace(unit=roundoff(changed)),
         {},
         renamed,
         before_piece.output.name,
@@ -269,7 +281,7 @@ def _evaluated(
         why, broken = "", list[Proof]()
         for sizes in choice:
             try:
-                proof = _compare(replace(trial, sizes=sizes), run_old, run_new, sizes_of, old)
+                proof = _compare(trial._replace(sizes=sizes), run_old, run_new, sizes_of, old)
             except Unknowable as error:
                 why = str(error)
                 of_one_shape = of_one_shape and not isinstance(error, _OtherShape)
@@ -285,7 +297,7 @@ def _evaluated(
         made, misfit = fits(choice)
         found += made
         reason = misfit or reason
-    agreed = _agreed(found) or replace(shell, reason=reason)
+    agreed = _agreed(found) or shell._replace(reason=reason)
     # Where the shapes differ, that there are other sizes at which they do not shows nothing.
     if not (found or of_one_shape) or (
         found and (agreed.standing is not Standing.BROKEN or not _made_up(old, renamed, common))
@@ -311,7 +323,7 @@ def _unsized(proof: Proof) -> Proof:
     if proof.standing is not Standing.BROKEN:
         return proof
     reason = f"sizes are read that only the whole model tells; at others, {proof.reason}"
-    return replace(proof, standing=Standing.UNDECIDED, reason=reason)
+    return proof._replace(standing=Standing.UNDECIDED, reason=reason)
 
 
 def _composed(obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof) -> Proof:
@@ -325,7 +337,6 @@ def _composed(obligation: Obligation, before: Piece, after: Piece, common: Corre
         return _compared(obligation, before, after, common, shell, with_shapes=True)
 
 
-@np.errstate(all="ignore")
 def _compared(
     obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof, *, with_shapes: bool
 ) -> Proof:
@@ -336,7 +347,9 @@ def _compared(
     both_sizes = len(was.reads) - len(now.reads) > 1
     found = difference(was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor)
     standing = Standing.HOLDS if found.share <= 1 else Standing.UNDECIDED
-    proof = replace(shell, standing=standing, used=found.share, max_abs=found.error, blind=found.nothing)
+    proof = shell._replace(
+        standing=standing, used=found.share, max_abs=found.error, blind=found.nothing, unit=roundoff(changed)
+    )
     if standing is Standing.HOLDS:
         return proof
     if adds_what_it_convolves(was.linear):
@@ -348,10 +361,10 @@ def _compared(
         was.linear, now.linear, allowance, both_sizes=both_sizes, floor=floor, extra=extra, deciding=True
     )
     if rounded.share <= 1:
-        return replace(proof, reason=_COARSE.format(found.share))
+        return proof._replace(reason=_COARSE.format(found.share))
     text = f"{shell.output!r} is off by {found.error:.3g} in {found.place}"
     reason = f"{text}, {found.share:.3g} times what rounding allows"
-    return replace(proof, standing=Standing.BROKEN, reason=reason)
+    return proof._replace(standing=Standing.BROKEN, reason=reason)
 
 
 def _both_composed(
@@ -373,6 +386,8 @@ def _both_composed(
 
 def _depth(now: Composed, changed: Collection[Value]) -> int:
     """The number of operators with new constants that follow each other."""
+    if len(now.reads) == 1:
+        return int(any(value in changed for value in now.reads[0][0]))
     depth: dict[Value, int] = {}
     for inputs, outputs in now.reads:
         before = max((depth.get(value, 0) for value in inputs if value is not None), default=0)
@@ -385,7 +400,7 @@ def _agreed(found: list[Proof]) -> Proof | None:
     if not found:
         return None
     if len({proof.standing for proof in found}) > 1:
-        return replace(found[0], standing=Standing.UNDECIDED, reason="the ranks of its inputs are unknown")
+        return found[0]._replace(standing=Standing.UNDECIDED, reason="the ranks of its inputs are unknown")
     return max(found, key=lambda proof: proof.used)
 
 
@@ -413,8 +428,7 @@ def _is_map(node: NodeProto) -> bool:
     return known.affine or known.unchanging
 
 
-@dataclass(frozen=True)
-class _Trial:
+class _Trial(NamedTuple):
     """One comparison of two pieces. `allowance`: how much of |W'| |x| + |b'| may differ. `coarse`: more is a bug.
 
     `of_these_sizes`: another batch would give another answer. `one_batch`: nor has the model any other.
@@ -465,13 +479,13 @@ def _compare(
                 continue
             text = f"{trial.output!r} is off by {error:.3g} at {list(_place(was, now))}"
             reason = f"{text}, {share:.3g} times what rounding allows (input {number})"
-            return replace(trial.proof, standing=Standing.BROKEN, reason=reason, used=share, max_abs=error)
+            return trial.proof._replace(standing=Standing.BROKEN, reason=reason, used=share, max_abs=error)
     if not seen:
         raise Unknowable("whatever enters, something is divided by zero")
-    proof = replace(trial.proof, used=used, max_abs=largest, blind=blind)
+    proof = trial.proof._replace(used=used, max_abs=largest, blind=blind)
     if coarse:
-        return replace(proof, reason=_COARSE.format(used))
-    return replace(proof, standing=Standing.HOLDS)
+        return proof._replace(reason=_COARSE.format(used))
+    return proof._replace(standing=Standing.HOLDS)
 
 
 class _Answers(NamedTuple):
@@ -528,7 +542,7 @@ def _allowances(model: ModelProto, changed: Mapping[str, int]) -> tuple[float, f
 
     And beyond how much arithmetic in float32 would not explain it.
     """
-    unit = max((facts.unit for kind in changed.values() if (facts := rounding(kind))), default=0.0)
+    unit = roundoff(changed)
     depth: dict[str, int] = {}
     for node in model.graph.node:
         before = max((depth.get(name, 0) for name in node.input), default=0)

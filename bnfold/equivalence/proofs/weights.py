@@ -4,7 +4,7 @@ They are read in blocks of a few MiB, so that memory does not grow with a model.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,9 +60,10 @@ class Weights(NamedTuple):
 
     def times(self, factor: Array) -> "Weights":
         """With one factor more, which broadcasts to the shape."""
+        shape, elem_type, tensor, owner, array, factors, cut, noise = self
         if factor.ndim == 0:
-            factor = factor.reshape((1,) * len(self.shape))
-        return self._replace(factors=(*self.factors, factor))
+            factor = factor.reshape((1,) * len(shape))
+        return Weights(shape, elem_type, tensor, owner, array, (*factors, factor), cut, noise)
 
     def part(self, axis: int, start: int, stop: int) -> "Weights":
         """The elements from `start` to `stop` of an axis. Raises ValueError for a part of a part on another axis."""
@@ -92,6 +93,13 @@ class Weights(NamedTuple):
             yield start, self._scaled(raw[start:stop], start, stop, room)
             if self.owner is not None and self.tensor is not None:
                 self.owner.has_read(self.tensor, (stop - start) * per_row)
+
+    def whole(self) -> Array:
+        """All numbers, of a tensor that is no larger than a block."""
+        raw = self._raw()
+        if self.owner is not None and self.tensor is not None:
+            self.owner.has_read(self.tensor, raw.size)
+        return self._scaled(raw, 0, raw.shape[0] if raw.ndim else 1, None)
 
     def rows(self, start: int, stop: int, room: "Room | None" = None) -> Array:
         """A part along the first axis in float64; all that there is where there are no axes."""
@@ -220,30 +228,36 @@ def compare(
     extra: float = 0.0,
 ) -> None:
     """Compare two sums of weights of one shape, number by number."""
-    if len(was) == len(now) == 1 and _same_file_bytes(was[0], now[0]):
-        into.nothing = False
-        return
+    if len(was) == len(now) == 1:
+        before, after = was[0], now[0]
+        if _same_file_bytes(before, after):
+            into.nothing = False
+            return
+        if not (both_sizes or extra or before.computed or after.computed):
+            _compare_one(before, after, allowance, smallest_normal(after.elem_type) or _TINY, into)
+            return
     floor = max((smallest_normal(each.elem_type) for each in now), default=0.0) or _TINY
     both_sizes = both_sizes or any(each.computed for each in was)
-    if len(was) == len(now) == 1 and not (both_sizes or extra or now[0].computed):
-        _compare_one(was[0], now[0], allowance, floor, into)
-        return
     first = 0
-    for before, after in zip(_summed(was, allowance), _summed(now, allowance), strict=True):
-        size = np.maximum(after[1], floor)
-        larger = np.maximum(size, before[1]) if both_sizes or extra else size
+    for (total, terms), (new, new_terms) in zip(_summed(was, allowance), _summed(now, allowance), strict=True):
+        size = np.maximum(new_terms, floor)
+        larger = np.maximum(size, terms) if both_sizes or extra else size
         size = larger if both_sizes else size
         size = size + extra / allowance * larger if extra else size
-        into.add(before[0], after[0], size, allowance, "its weight", first)
+        into.add(total, new, size, allowance, "its weight", first)
         if into.is_decided:
             return
-        first += before[0].shape[0] if before[0].ndim else 0
+        first += total.shape[0] if total.ndim else 0
 
 
 def _compare_one(was: Weights, now: Weights, allowance: float, floor: float, into: Difference) -> None:
     """`compare` of one weight with one that is stored, as nearly all are, in memory that is used again."""
-    rooms = Room(), Room()
-    for (start, before), (_, after) in zip(was.blocks(rooms[0]), now.blocks(rooms[1]), strict=True):
+    if math.prod(was.shape) <= _BLOCK:
+        both: Iterable[tuple[int, Array, Array]] = [(0, was.whole(), now.whole())]
+    else:
+        blocks = zip(was.blocks(Room()), now.blocks(Room()), strict=True)
+        both = ((start, before, after) for (start, before), (_, after) in blocks)
+    for start, before, after in both:
         error = np.abs(np.subtract(after, before, out=before), out=before)
         worst = float(np.maximum.reduce(error, axis=None, initial=0.0))
         if worst == 0.0:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -28,8 +27,7 @@ from bnfold.equivalence.structure.signature import Source
 from bnfold.errors import ProviderError
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """Where and how a session runs."""
 
     provider: Provider = CPU

@@ -8,13 +8,14 @@ import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from io import StringIO
-from typing import Any
+from typing import Any, NamedTuple
 
 from bnfold.equivalence.runtime.sessions import Session, reason, runtime
 from bnfold.errors import ProviderError, UsageError
+from bnfold.records import Record
 
 
 class Precision(StrEnum):
@@ -24,8 +25,7 @@ class Precision(StrEnum):
     DEPLOY = "deploy"
 
 
-@dataclass(frozen=True)
-class Provider:
+class Provider(Record):
     """`ep_name`: onnxruntime's name. `strict`: the options without which the provider rounds more coarsely.
 
     A provider comes compiled into onnxruntime or as a plugin, which is asked for by device. `by_device`: it may come as
@@ -175,8 +175,7 @@ def _advice(name: str) -> str:
     return f"supported: {_UNSUPPORTED[plain]}" if plain in _UNSUPPORTED else "known"
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """Where the nodes of one session ran: operator counts by onnxruntime's name of the provider.
 
     `provider` is the one asked for by its name in bnfold, `effective` what onnxruntime kept, by its own names.

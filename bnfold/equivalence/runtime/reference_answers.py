@@ -4,10 +4,10 @@ The reference decides what is a possible feed: sizes it refuses are tried again 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from onnx import ModelProto
@@ -41,8 +41,7 @@ _SMALL_FEED = 1 << 20
 size of a batch would keep a network busy for minutes."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The answer of the reference to one feed; `feed()` makes the same arrays again, so that none need be kept.
 
     `contract`: those of `outputs` that a caller gets; the others were looked at behind them. `cost`: how many values
@@ -314,7 +313,7 @@ class _Runner:
         try:
             outputs = self.run(feed)
             for damping in _DAMPING if plan.kind != "zero" and not _finite(outputs, self.taps) else ():
-                damped = replace(plan, damping=damping)
+                damped = plan._replace(damping=damping)
                 retried = self.run(self.build(damped))
                 if _finite(retried, self.taps):
                     plan, outputs = damped, retried

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from onnx import ModelProto
 
@@ -53,8 +52,7 @@ class Reference(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class ModelReference:
+class ModelReference(NamedTuple):
     """An ONNX model, run by onnxruntime."""
 
     given: GivenModel

@@ -7,7 +7,7 @@ those operators mean the same.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -16,16 +16,14 @@ from bnfold.equivalence.operators import operator_of
 from bnfold.equivalence.structure.scopes import Cutter, Value, same_bytes
 
 
-@dataclass(frozen=True)
-class ValuePair:
+class ValuePair(NamedTuple):
     """A value of the reference and the value of the candidate that means the same."""
 
     reference: str
     candidate: str
 
 
-@dataclass(frozen=True)
-class Sources:
+class Sources(NamedTuple):
     """The sources of one output. `complete`: it has no others, so that where these agree, the output must."""
 
     pairs: tuple[ValuePair, ...]

@@ -7,8 +7,8 @@ them.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import zip_longest
+from functools import cached_property, partial
+from itertools import chain, repeat, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,10 @@ class Place(NamedTuple):
     position: int
 
 
+_VALUE, _PLACE = partial(tuple.__new__, Value), partial(tuple.__new__, Place)
+"""One of either of a tuple, as `_make` makes it, in a third of the time: there are as many as a model has names."""
+
+
 class Piece(NamedTuple):
     """`nodes` in an order in which they can run, the `constants` they read, and the value they are there for."""
 
@@ -95,12 +99,11 @@ class Scope:
         self.nodes = list(self.body.node)
         self.inputs: list[Sequence[str]] = [node.input[:] for node in self.nodes]
         self.outputs: list[Sequence[str]] = [node.output[:] for node in self.nodes]
-        self.places = [Place(number, at) for at in range(len(self.nodes))]
+        self.places = [*map(_PLACE, zip(repeat(number), range(len(self.nodes))))]
         self.producers = {name: at for at, names in enumerate(self.outputs) for name in names if name}
         self.makers = {name: self.places[at] for name, at in self.producers.items()}
-        self.own = {
-            name: Value(number, name) for names in (self.entering, self.producers, self.initializers) for name in names
-        }
+        names = [*dict.fromkeys(chain(self.entering, self.producers, self.initializers))]
+        self.own = dict(zip(names, map(_VALUE, zip(repeat(number), names)), strict=True))
         self.owners = [at for at, node in enumerate(self.nodes) if _has_bodies(node)]
         self.reads = [[*filter(None, names)] if "" in names else names for names in self.inputs]
         for position in self.owners:
@@ -160,6 +163,7 @@ class Scope:
 class Scopes:
     """All scopes of one model. `rank` numbers nodes in an order in which they run, nested bodies before their owner.
 
+    `constants`: the values that no caller can influence; `constant_made`: those of them that nodes make.
     `assume_constant_initializers`: no caller overrides one.
     """
 
@@ -172,6 +176,7 @@ class Scopes:
         graph = self.model.graph
         constant = assume_constant_initializers or self.model.ir_version < 4
         listed = set() if constant else {value.name for value in graph.input}
+        self.constants: set[Value] = set()
         self.constant_made: set[Value] = set()
         self._constant_nodes: set[Place] = set()
         with paused_collector():
@@ -224,8 +229,7 @@ class Scopes:
 
     def is_constant(self, scope: int, name: str) -> bool:
         """Whether what a node in `scope` reads as `name` is stored, or made of what is: no caller can influence it."""
-        value = self.resolve(scope, name)
-        return value is not None and (value in self.constant_made or self.stored(value) is not None)
+        return self.resolve(scope, name) in self.constants
 
     def constant(self, scope: int, name: str) -> TensorProto | AttributeProto | None:
         """A small constant as it is written: an initializer, or what a Constant holds, perhaps behind Identity."""
@@ -343,8 +347,8 @@ class Scopes:
 
     def _find_constants(self) -> None:
         """Values that nodes make of stored constants alone, whoever calls the model."""
-        made = self.constant_made
-        constant = {scope.own[name] for scope in self.scopes for name in scope.stored}
+        made, constant = self.constant_made, self.constants
+        constant.update(scope.own[name] for scope in self.scopes for name in scope.stored)
         for place in self.rank:
             if not constant.issuperset(self.reads(place)):
                 continue

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
@@ -16,8 +16,7 @@ Source = Path | bytes
 """A model as verification takes it: the file itself, so that external data resolves, or its bytes."""
 
 
-@dataclass(frozen=True)
-class Port:
+class Port(NamedTuple):
     """One input or output. `elem_type`: TensorProto.DataType, 0 for what is not a tensor. `dims` None: any rank."""
 
     name: str
@@ -34,8 +33,7 @@ class Port:
         return f"{kind}[{','.join('?' if dim is None else str(dim) for dim in self.dims)}]"
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(NamedTuple):
     """The contract of a model: inputs a caller must give, inputs a caller may override, outputs, all in file order.
 
     `constant`: inputs a caller may override, but never does, as somebody says.

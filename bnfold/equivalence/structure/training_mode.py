@@ -1,7 +1,6 @@
 """Nodes in training mode, read from the protobuf alone: the spellings of every opset, scope by scope."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,10 +12,10 @@ from bnfold.equivalence.operators import DEFAULT_DOMAINS
 from bnfold.equivalence.structure.scopes import Scope, Scopes
 from bnfold.equivalence.structure.signature import every_node
 from bnfold.onnxfile import label
+from bnfold.records import Record
 
 
-@dataclass(frozen=True)
-class VisibleScope:
+class VisibleScope(Record):
     """One scope of the index, and what its nodes can see."""
 
     index: Scopes

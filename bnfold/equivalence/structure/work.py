@@ -6,7 +6,7 @@ time is counted as so many of them: a node that is set up or run, a number that 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
@@ -23,8 +23,7 @@ _MOST_WALKED = 4_000
 """Nodes of a model that is looked at one by one."""
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(NamedTuple):
     """`session`: of making one. `run`: of running it once at batch 1, and measuring it."""
 
     session: float = 0.0
