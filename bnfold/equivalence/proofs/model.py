@@ -18,7 +18,15 @@ from bnfold.activity import doing
 from bnfold.equivalence.numbers.float64 import Unknowable
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of, reads_part
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
-from bnfold.equivalence.proofs.piece import Proof, Standing, confirmed, prove_composed, prove_piece, takes_nothing
+from bnfold.equivalence.proofs.piece import (
+    MALFORMED,
+    Proof,
+    Standing,
+    confirmed,
+    prove_composed,
+    prove_piece,
+    takes_nothing,
+)
 from bnfold.equivalence.structure.given_model import GivenModel, both_indexes
 from bnfold.equivalence.structure.scopes import Cutter, Uncut
 from bnfold.equivalence.structure.signature import difference, signature_of
@@ -288,7 +296,7 @@ def _may_be_blind(reader: Pair, common: Correspondence) -> bool:
         return False
     for value in cutter.inputs(place):
         if value is not None and value in cutter.constants:
-            with suppress(Unknowable):
+            with suppress(Unknowable, *MALFORMED):
                 if not common.old_constants.weights(value).rows(0, 1).any():
                     return True
     return False

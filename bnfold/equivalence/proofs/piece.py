@@ -56,7 +56,7 @@ _COARSE = "it is off by {:.3g} times what storing rounds, which arithmetic in fl
 """Whoever folds in float32 rounds k, W k, b - m and (b - m) k, each once: no bug, and no identity either."""
 
 
-_MALFORMED = (ValueError, IndexError, KeyError, TypeError)
+MALFORMED = (ValueError, IndexError, KeyError, TypeError)
 """The exceptions of numpy and Python for nodes without their inputs, and for sizes or types that do not fit."""
 
 
@@ -143,7 +143,7 @@ def _proved(obligation: Obligation, common: Correspondence, seed: int, *, evalua
         return shell._replace(reason=reason)
     try:
         return _composed(obligation, obligation.before, obligation.after, common, shell)
-    except (Uncomposed, Unknowable, *_MALFORMED) as why:
+    except (Uncomposed, Unknowable, *MALFORMED) as why:
         if isinstance(why, _Otherwise) and not evaluate:
             return shell._replace(standing=Standing.BROKEN, reason=str(why))
     if not evaluate:
@@ -191,10 +191,10 @@ def confirmed(proof: Proof, obligation: Obligation, common: Correspondence, seed
         return shell._replace(reason=f"composed and evaluated it comes out differently: {proof.reason}")
     values = [pair.old for pair in obligation.premises]
     if not _is_linear(obligation, common, shell) or depend_on_each_other(values, common.before):
-        with suppress(Unknowable, *_MALFORMED):
+        with suppress(Unknowable, *MALFORMED):
             if _agree_where_made(obligation, common, seed):
                 return shell._replace(reason=f"at values that are made together both are the same: {proof.reason}")
-    with suppress(Unknowable, *_MALFORMED):
+    with suppress(Unknowable, *MALFORMED):
         if not reaches_an_output(obligation, common, seed):
             return shell._replace(reason=f"no output shows it, but {proof.reason}", unseen=True)
     return proof
@@ -205,7 +205,7 @@ def _is_linear(obligation: Obligation, common: Correspondence, shell: Proof) -> 
         return False
     try:
         _composed(obligation, obligation.before, obligation.after, common, shell)
-    except (Uncomposed, Unknowable, *_MALFORMED):
+    except (Uncomposed, Unknowable, *MALFORMED):
         return False
     return True
 
@@ -218,7 +218,7 @@ def takes_nothing(obligation: Obligation, common: Correspondence) -> bool:
         was, _ = _both_composed(obligation, obligation.before, obligation.after, common, with_shapes=True)
         terms = [term for each in was.linear.terms.values() for term in each]
         return not any(block.any() for term in terms for _, block in term.weights.blocks())
-    except (Uncomposed, Unknowable, *_MALFORMED):
+    except (Uncomposed, Unknowable, *MALFORMED):
         return False
 
 
