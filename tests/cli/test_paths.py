@@ -20,6 +20,7 @@ from bnfold.cli import main
 from bnfold.errors import UsageError
 from bnfold.onnxfile import Layout, Weights
 from bnfold.paths import Use, is_same, refuse_conflicts
+from tests.fold_models import Row, numbers
 from tests.report_samples import old
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -360,14 +361,16 @@ def marks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two trainings of one network, and another network."""
     monkeypatch.chdir(tmp_path)
-    proto = onnx.load(MODELS / "digits_cnn.onnx")
+    wide = {"w": numbers(4, 3, 9, 9)}  # large enough to be stored beside the model
+    text = "c = Conv<pads=[4,4,4,4]>(x, w, b) {} = BatchNormalization(c, g, h, m, v)"
+    proto = Row(text.format("y"), constants=wide).model()
     onnx.save(proto, "a.onnx")
     for tensor in proto.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             array = onnx.numpy_helper.to_array(tensor)
             tensor.CopyFrom(onnx.numpy_helper.from_array((array * 1.5).astype(np.float32), tensor.name))
     onnx.save(proto, "b.onnx")
-    shutil.copy(MODELS / "digits_autoencoder.onnx", "c.onnx")
+    onnx.save(Row(text.format("z"), constants=wide, outputs=("z",)).model(), "c.onnx")
     return tmp_path
 
 

@@ -26,7 +26,7 @@ from tests import intel_processor
 pytestmark = pytest.mark.openvino
 
 REPOSITORY = Path(__file__).parents[2]
-MODELS = ("digits_cnn", "digits_autoencoder", "digits_preact", "digits_cnn_train")
+MODELS = ("digits_autoencoder", "digits_cnn_train", "digits_cnn", "digits_preact")
 EP_NAME = "OpenVINOExecutionProvider"
 
 
@@ -69,7 +69,7 @@ def bnfold(request: pytest.FixtureRequest) -> Bnfold:
     return request.param()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS[:2], *(pytest.param(name, marks=pytest.mark.soak) for name in MODELS[2:])])
 def test_each_model_is_folded_and_equivalent_and_every_node_ran_there(
     bnfold: Bnfold, name: str, tmp_path: Path
 ) -> None:

@@ -1,9 +1,9 @@
 """The planted-bug suite: hundreds of wrong models, all detected, and hundreds of right ones, none accused.
 
 Each candidate is folded by a folder of the tests' own (`planted`). The default run covers every network in float32 and
-float16, each kind of bug at the first site that has room for it, of the dearer ones every third or fifth. What a proof
-breaks on is wrong without being run: two in three of these are not. `-m soak` runs every kind at every site, and the
-real graphs of the onnx wheel.
+float16, every second to fifth kind of bug at the first site that has room for it. What a proof breaks on is wrong
+without being run: two in three of these are not. `-m soak` runs every kind at every site, and the real graphs of the
+onnx wheel.
 """
 
 from collections import Counter
@@ -16,8 +16,8 @@ from onnx import ModelProto
 from bnfold.equivalence import Proof, Standing, Verdict, Verification, VerifyOptions, prove, verify
 from tests import light_graphs, planted
 
-RIGHT_PER_MODEL = 10
-WRONG_AT_LEAST, RIGHT_AT_LEAST = 300, 200
+RIGHT_PER_MODEL = 9
+WRONG_AT_LEAST, RIGHT_AT_LEAST = 240, 200
 counted: Counter[str] = Counter()
 
 
@@ -90,9 +90,9 @@ DEAR = ("conformer", "digits_autoencoder", "digits_cnn", "digits_preact", "gan_g
 
 @pytest.mark.parametrize("name", BOTH)
 def test_planted_bugs_are_detected(name: str) -> None:
-    """Of every third or fifth kind, from another one on in each network: together these are all kinds."""
+    """Of every second to fifth kind, from another one on in each network: together these are all kinds."""
     dear = name.removesuffix(" in float16") in DEAR
-    step = (5 if dear else 3) if name.endswith("in float16") else 3 if dear else 1
+    step = (5 if dear else 3) if name.endswith("in float16") else 3 if dear else 2
     counted["wrong"] += assert_detected(planted.bases()[name], 1, BOTH.index(name) % step, step, run_every=3)
 
 

@@ -6,14 +6,19 @@ from collections.abc import Iterator
 import pytest
 
 from bnfold.graph import paused_collector
+from bnfold.graph.collector import MANY
 
 
 @pytest.fixture(autouse=True)
 def _collector() -> Iterator[None]:
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()
     gc.collect()
     yield
     gc.unfreeze()
     gc.enable()
+    if frozen:  # by the suite
+        gc.freeze()
 
 
 def collections() -> int:
@@ -40,6 +45,8 @@ def test_what_was_made_meanwhile_is_collected_in_the_end() -> None:
         knot = Knot()
         knot.self = knot  # type: ignore[attr-defined]  # a cycle
         del knot
+        made = [[i] for i in range(2 * MANY)]
+    assert len(made) == 2 * MANY
     assert any(type(each) is Knot for each in gc.get_objects())
     gc.collect()
     assert not any(type(each) is Knot for each in gc.get_objects())
@@ -75,8 +82,10 @@ def test_what_many_models_leave_behind_is_collected_now_and_then(monkeypatch: py
 
     monkeypatch.setattr("bnfold.graph.collector.MOST_UNSEEN", 1000)
     for _ in range(200):
+        made: list[list[int]] = []
         with paused_collector():
             knots = [Knot() for _ in range(50)]
+            made += ([i] for i in range(2 * MANY))
             for knot in knots:
                 knot.self = knot  # type: ignore[attr-defined]  # a cycle
             del knot, knots

@@ -224,7 +224,7 @@ def test_dynamo_does_not_write_older_opsets() -> None:
     assert made.proto.opset_import[0].version == 18
 
 
-@pytest.mark.parametrize("name", ["resnet50", "densenet121", "inception_v2", "shufflenet", "squeezenet"])
+@pytest.mark.parametrize("name", ["densenet121", "inception_v2", "squeezenet"])
 def test_light_graphs_with_random_weights(name: str) -> None:
     model = light(name)
     onnx.checker.check_model(model)

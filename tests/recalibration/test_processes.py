@@ -17,7 +17,7 @@ from tests.passes.test_freeze_digits import TRAIN, without_statistics
 BATCH = (64, 1, 8, 8)
 ROOM = 12 << 20
 """Bytes by which the peak of two runs may differ."""
-FEW, MANY = 8, 64
+FEW, MANY = 8, 40
 
 # A small process starts each run: on Linux a child's peak counts from that of the process it was forked from.
 LAUNCHER = textwrap.dedent(
@@ -81,7 +81,7 @@ HOW = {
 
 @pytest.mark.parametrize("how", HOW)
 def test_peak_memory_does_not_grow_with_the_number_of_batches(how: str, empty: Path, tmp_path: Path) -> None:
-    """Each batch makes 0.7 MiB of values that are measured: three times the room, were they kept."""
+    """Each batch makes 0.7 MiB of values that are measured: nearly twice the room, were they kept."""
     few, many = (
         peak("recalibrate", empty, tmp_path / "o.onnx", *HOW[how], "--data", script(tmp_path, batches))
         for batches in (FEW, MANY)
@@ -96,7 +96,7 @@ def test_peak_memory_does_not_grow_with_the_size_of_a_file(form: object, tmp_pat
     model = Row("y = BatchNormalization(c, g, h, m, v)", inputs={"c": "float[N,4,32,32]"}, opset=17).model()
     onnx.save(model, tmp_path / "in.onnx")
     generator = np.random.default_rng(0)
-    images = [generator.random((64 * batches, 4, 32, 32), np.float32).round(2) for batches in (4, 28)]
+    images = [generator.integers(4, size=(64 * batches, 4, 32, 32)).astype(np.float32) for batches in (4, 28)]
     few, many = (
         peak("recalibrate", tmp_path / "in.onnx", tmp_path / "o.onnx", "--data", form(tmp_path, some))  # type: ignore[operator]  # one of the functions above
         for some in images
