@@ -1,8 +1,12 @@
-"""onnx's shape inference, where it is safe to ask: some models make it write beyond its memory, or compute for ever."""
+"""onnx's shape inference, where it is safe to ask and right.
 
-from collections.abc import Iterator
+Some models make it write beyond its memory, or compute for ever; and of pools it counts windows that nobody computes.
+"""
 
-from onnx import GraphProto, ModelProto, numpy_helper, shape_inference
+import math
+from collections.abc import Iterator, Sequence
+
+from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper, numpy_helper, shape_inference
 
 from bnfold.graph.dataflow import Body, is_sorted, sort_by_dataflow
 
@@ -11,12 +15,118 @@ _FARTHEST = 2**31
 _STORED_IS_CONSTANT = 4  # the IR version from which on what is stored is constant unless it is an input
 
 
+_POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
+_UNKNOWN_POOL = "PoolOfUnknownSize"  # no operator: inference stops there
+_MOST_POOLS_IN_A_ROW = 8
+
+
 def infer_shapes(model: ModelProto, structure: bytes | None = None) -> ModelProto:
     """`model` with every type that onnx infers, from known sizes too. `structure`: the same serialized, if at hand.
 
     onnx looks at each node once, in the order that the file has them in, and below IR version 4 at no initializer that
-    is no input: it is shown another spelling. Raises what onnx raises.
+    is no input: it is shown another spelling, of pools too (`may_overcount`). Raises what onnx raises.
     """
+    if not any(map(may_overcount, _nodes(model))):
+        return _inferred(model, structure)
+    shown = ModelProto.FromString(model.SerializeToString() if structure is None else structure)
+    pools = [node for node in _nodes(shown) if may_overcount(node)]
+    hidden = [(node, node.op_type) for node in pools]
+    for node in pools:
+        node.op_type = _UNKNOWN_POOL
+    for _ in range(_MOST_POOLS_IN_A_ROW):  # each time one more of those that follow each other is known
+        found = _inferred(shown)
+        sizes = _sizes(found)
+        known = [(node, kind) for node, kind in hidden if node.input and node.input[0] in sizes]
+        if not known:
+            break
+        for node, kind in known:
+            node.op_type = kind
+            count_as_runtimes_do(node, sizes[node.input[0]])
+        hidden = [each for each in hidden if each not in known]
+    else:
+        found = _inferred(shown)
+    for made, node in zip(_nodes(found), _nodes(model), strict=True):
+        if may_overcount(node):
+            made.CopyFrom(node)
+    return found
+
+
+def may_overcount(node: NodeProto) -> bool:
+    """Whether onnx may count a window of a pool that no runtime computes: one that starts in the padding behind.
+
+    With ceil_mode the last window may hang over the end, but has to start within the input or the padding in front of
+    it: so say PyTorch's MaxPool2d and onnxruntime. onnx 1.23 rounds up whatever comes out. A window can start there
+    only where the steps and the padding behind are larger than the window.
+    """
+    if node.op_type not in _POOLS or not any(each.name == "ceil_mode" and each.i for each in node.attribute):
+        return False
+    windows = _windows(node)
+    return windows is not None and any(step + behind > reach for reach, step, _, behind in windows)
+
+
+def count_as_runtimes_do(node: NodeProto, sizes: Sequence[int | None] | None) -> None:
+    """Spell `node`, if it is such a pool, so that onnx counts the windows that runtimes compute.
+
+    `sizes`: those of the axes that it reads, [N, C, ...], None where one is not known, or the rank is not.
+    """
+    windows = _windows(node) if may_overcount(node) and sizes is not None else None
+    if windows is None or sizes is None or len(windows) != len(sizes) - 2:
+        return
+    more = []
+    for (reach, step, before, behind), size in zip(windows, sizes[2:], strict=True):
+        over = 0
+        if size is not None and size + before + behind >= reach:
+            count = math.ceil((size + before + behind - reach) / step) + 1
+            count -= (count - 1) * step >= size + before
+            over = max(0, (count - 1) * step + reach - size - before - behind)
+        more.append(behind + over)
+    kept = [each for each in node.attribute if each.name not in ("ceil_mode", "pads")]
+    pads = helper.make_attribute("pads", [*(window[2] for window in windows), *more])
+    del node.attribute[:]
+    node.attribute.extend([*kept, pads])
+
+
+def _windows(node: NodeProto) -> list[tuple[int, int, int, int]] | None:
+    """For each axis: the reach of a window, the step, and the padding before and behind; None where that is open."""
+    found = {each.name: each for each in node.attribute}
+    if any(each.ref_attr_name for each in found.values()) or "kernel_shape" not in found:
+        return None
+    if "auto_pad" in found and found["auto_pad"].s not in (b"", b"NOTSET"):
+        return None
+    kernel = list(found["kernel_shape"].ints)
+    rank = len(kernel)
+
+    def ints(name: str, default: list[int]) -> list[int]:
+        return list(found[name].ints) if name in found else default
+
+    steps, spread, pads = ints("strides", [1] * rank), ints("dilations", [1] * rank), ints("pads", [0] * 2 * rank)
+    if (len(steps), len(spread), len(pads)) != (rank, rank, 2 * rank) or min([*kernel, *steps, *spread], default=0) < 1:
+        return None
+    reach = [(side - 1) * apart + 1 for side, apart in zip(kernel, spread, strict=True)]
+    return list(zip(reach, steps, pads[:rank], pads[rank:], strict=True))
+
+
+def _nodes(model: ModelProto) -> Iterator[NodeProto]:
+    for body in bodies(model):
+        yield from body.node
+
+
+def _sizes(found: ModelProto) -> dict[str, list[int | None]]:
+    """By value: the sizes of its axes, None where one is not known. What bodies call alike and is not, is not there."""
+    types: dict[str, TypeProto | None] = {}
+    for body in bodies(found):
+        inputs = body.input if isinstance(body, GraphProto) else ()
+        for value in (*inputs, *body.value_info):
+            types[value.name] = value.type if types.get(value.name, value.type) == value.type else None
+    return {
+        name: [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
+               for dim in kind.tensor_type.shape.dim]
+        for name, kind in types.items()
+        if kind is not None and kind.tensor_type.HasField("shape")
+    }  # fmt: skip
+
+
+def _inferred(model: ModelProto, structure: bytes | None = None) -> ModelProto:
     structure = model.SerializeToString() if structure is None else structure
     far = _has_far_steps(model)
     if model.ir_version >= _STORED_IS_CONSTANT and all(map(is_sorted, _outermost(model))):

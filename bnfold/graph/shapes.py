@@ -27,7 +27,7 @@ from onnx import (
 from bnfold.decisions import Refused
 from bnfold.graph.attributes import DEFAULT_DOMAINS, number
 from bnfold.graph.dataflow import nested_in, read_around
-from bnfold.graph.inference import bodies, infer_shapes
+from bnfold.graph.inference import bodies, count_as_runtimes_do, infer_shapes
 
 if TYPE_CHECKING:
     from bnfold.graph.graph import Graph
@@ -238,6 +238,7 @@ def _asked(graph: "Graph", node: NodeProto, operands: Sequence[TypeProto | None]
         constant = graph.constant(name) if index or node.op_type in _MADE_OF_SIZES else None
         if constant is not None and constant.nbytes <= _SHOWN_BYTES and constant.dtype.kind in "iuf":
             data[f"operand{index}"] = numpy_helper.from_array(constant.numpy())
+    count_as_runtimes_do(asked, known_sizes(operands[0]) if operands else None)
     try:
         schema = defs.get_schema(node.op_type, graph.opset, "")
         imports = [helper.make_opsetid("", graph.opset)]
