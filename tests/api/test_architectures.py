@@ -30,7 +30,17 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "exporter"), CASES)
+# Chains of what the others have as well; the exporter of each takes two seconds.
+PLAIN = {"frozen_batch_norm", "gan_generator", "sequence_mlp", "small_cnn"}
+
+
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [
+        pytest.param(*case, marks=pytest.mark.soak if case[0] in PLAIN and case[1].startswith("dynamo") else ())
+        for case in CASES
+    ],
+)
 def test_what_stays_and_why(name: str, exporter: str) -> None:
     model = architectures.exported(name, exporter).proto
     result = bnfold.optimize(model)

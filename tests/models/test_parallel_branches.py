@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 
 import pytest
 from onnx import ModelProto
@@ -34,8 +35,13 @@ def by_dynamo(name: str) -> dict[Exporter, bytes]:
     return export_by_dynamo(as_if_trained(build()), (zeros(2, channels, 14, 11),), 18)
 
 
-@pytest.mark.parametrize("exporter", ["torchscript", "dynamo", "dynamo-optimized"])
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [
+        *((name, "torchscript") for name in BLOCKS),
+        *product(("RepVGG", "DBB without padding"), ("dynamo", "dynamo-optimized")),
+    ],
+)
 def test_a_block_comes_out_as_one_operator(name: str, exporter: Exporter) -> None:
     build, channels, left = BLOCKS[name]
     torchscript = exporter == "torchscript"
