@@ -29,9 +29,8 @@ def infer_shapes(model: ModelProto, structure: bytes | None = None) -> ModelProt
     if not any(map(may_overcount, _nodes(model))):
         return _inferred(model, structure)
     shown = ModelProto.FromString(model.SerializeToString() if structure is None else structure)
-    pools = [node for node in _nodes(shown) if may_overcount(node)]
-    hidden = [(node, node.op_type) for node in pools]
-    for node in pools:
+    hidden = [(node, node.op_type) for node in _nodes(shown) if may_overcount(node)]
+    for node, _ in hidden:
         node.op_type = _UNKNOWN_POOL
     for _ in range(_MOST_POOLS_IN_A_ROW):  # each time one more of those that follow each other is known
         found = _inferred(shown)
@@ -42,7 +41,7 @@ def infer_shapes(model: ModelProto, structure: bytes | None = None) -> ModelProt
         for node, kind in known:
             node.op_type = kind
             count_as_runtimes_do(node, sizes[node.input[0]])
-        hidden = [each for each in hidden if each not in known]
+        hidden = [(node, kind) for node, kind in hidden if node.op_type == _UNKNOWN_POOL]
     else:
         found = _inferred(shown)
     for made, node in zip(_nodes(found), _nodes(model), strict=True):
@@ -119,11 +118,14 @@ def _sizes(found: ModelProto) -> dict[str, list[int | None]]:
         for value in (*inputs, *body.value_info):
             types[value.name] = value.type if types.get(value.name, value.type) == value.type else None
     return {
-        name: [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
-               for dim in kind.tensor_type.shape.dim]
-        for name, kind in types.items()
-        if kind is not None and kind.tensor_type.HasField("shape")
-    }  # fmt: skip
+        name: sizes_of(kind) for name, kind in types.items() if kind is not None and kind.tensor_type.HasField("shape")
+    }
+
+
+def sizes_of(tensor: TypeProto) -> list[int | None]:
+    """The size of each dim, None where it is not known: a number below zero is how some exporters say that."""
+    dims = tensor.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims]
 
 
 def _inferred(model: ModelProto, structure: bytes | None = None) -> ModelProto:

@@ -27,7 +27,7 @@ from onnx import (
 from bnfold.decisions import Refused
 from bnfold.graph.attributes import DEFAULT_DOMAINS, number
 from bnfold.graph.dataflow import nested_in, read_around
-from bnfold.graph.inference import bodies, count_as_runtimes_do, infer_shapes
+from bnfold.graph.inference import bodies, count_as_runtimes_do, infer_shapes, sizes_of
 
 if TYPE_CHECKING:
     from bnfold.graph.graph import Graph
@@ -84,10 +84,10 @@ def agreed(found: Sequence[TypeProto | None]) -> TypeProto | None:
     for other in others:
         if other is None or other.tensor_type.elem_type != both.tensor_type.elem_type:
             return None
-        if not other.tensor_type.HasField("shape") or len(_sizes(other)) != len(both.tensor_type.shape.dim):
+        if not other.tensor_type.HasField("shape") or len(sizes_of(other)) != len(both.tensor_type.shape.dim):
             both.tensor_type.ClearField("shape")
             continue
-        for dim, size in zip(both.tensor_type.shape.dim, _sizes(other), strict=True):
+        for dim, size in zip(both.tensor_type.shape.dim, sizes_of(other), strict=True):
             if not dim.HasField("dim_value") or dim.dim_value != size:
                 dim.Clear()
     return both
@@ -102,19 +102,13 @@ def contradicts(declared: TypeProto, found: TypeProto) -> bool:
         return True
     if not (one.HasField("shape") and other.HasField("shape")):
         return False
-    sizes, others = _sizes(declared), _sizes(found)
+    sizes, others = sizes_of(declared), sizes_of(found)
     return len(sizes) != len(others) or any(None not in (a, b) and a != b for a, b in zip(sizes, others, strict=True))
-
-
-def _sizes(tensor: TypeProto) -> list[int | None]:
-    """The size of each dim, None where it is not known: a number below zero is how some exporters say that."""
-    dims = tensor.tensor_type.shape.dim
-    return [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in dims]
 
 
 def known_sizes(found: TypeProto | None) -> list[int | None] | None:
     """The size of each dim, None where it is not known; None where not even the rank is."""
-    return _sizes(found) if found is not None and found.tensor_type.HasField("shape") else None
+    return sizes_of(found) if found is not None and found.tensor_type.HasField("shape") else None
 
 
 def merged(declared: TypeProto | None, found: TypeProto | None) -> TypeProto | None:
