@@ -13,7 +13,7 @@ from bnfold.graph.collector import MANY
 def _collector() -> Iterator[None]:
     frozen = gc.get_freeze_count()
     gc.unfreeze()
-    gc.collect(0)
+    gc.collect()
     yield
     gc.unfreeze()
     gc.enable()
@@ -60,12 +60,14 @@ def test_a_collector_that_was_off_stays_off() -> None:
 
 
 def test_what_the_caller_has_frozen_stays_frozen() -> None:
+    """One object tells: the number of all changes with what other threads let go."""
+    kept: list[list[int]] = [[]]
     gc.freeze()
-    frozen = gc.get_freeze_count()
-    assert frozen
     with paused_collector():
-        pass
-    assert gc.get_freeze_count() == frozen
+        made = [[i] for i in range(2 * MANY)]
+    assert len(made) == 2 * MANY
+    assert gc.get_freeze_count()
+    assert not any(each is kept for each in gc.get_objects())
 
 
 def test_it_comes_back_on_after_an_error() -> None:
