@@ -2,9 +2,17 @@
 
 import contextlib
 import signal
+import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+Handler = Callable[[int, FrameType | None], object]
 
 # A signal in the middle of an import waits for its end, this long at a time and so often at most.
 # The supervisor does not wait so long; without one a slow machine may need it.
@@ -34,7 +42,8 @@ def listen() -> None:
     """Raise `Terminated` in the main thread from now on, the first time; later signals let the cleaning up finish.
 
     A signal that the caller ignores (nohup) stays ignored. In the middle of an import nothing is raised: Python would
-    wrap it in other exceptions, and extension modules abort the process.
+    wrap it in other exceptions, and extension modules abort the process. Where Python drops what was raised, in
+    destructors and callbacks of weak references, it is raised once more a little later.
     """
     handlers = {signal.SIGTERM: _stop, signal.SIGHUP: _stop, signal.SIGINT: _interrupt}
     for number, handler in handlers.items():
@@ -44,10 +53,11 @@ def listen() -> None:
     with contextlib.suppress(ValueError):
         if signal.getsignal(NUDGE) is signal.SIG_DFL:
             signal.signal(NUDGE, lambda _number, _frame: None)
+    sys.unraisablehook = partial(_dropped, sys.unraisablehook)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    if _done or _is_postponed(number, frame):
+    if _done or _is_postponed(_stop, number, frame):
         return
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
@@ -57,7 +67,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt; the same once more, from the terminal and from whoever passes it on, counts as one."""
     global _interrupted
-    if _done or time.monotonic() - _interrupted < _ONCE or _is_postponed(number, frame):
+    if _done or time.monotonic() - _interrupted < _ONCE or _is_postponed(_interrupt, number, frame):
         return
     _interrupted = time.monotonic()
     _raise(KeyboardInterrupt())
@@ -74,16 +84,35 @@ def raised() -> KeyboardInterrupt | None:
     return _raised
 
 
-def _is_postponed(number: int, frame: FrameType | None) -> bool:
-    """Have the signal sent again a little later if this is the middle of an import, unless that takes too long."""
+def _dropped(otherwise: Callable[["UnraisableHookArgs"], object], unraisable: "UnraisableHookArgs") -> None:
+    """Have an interrupt that nobody can catch raised again, where no other can be; `otherwise` says of the rest."""
+    if _raised is None or unraisable.exc_value is not _raised:
+        otherwise(unraisable)
+    elif not _done:
+        _later(partial(_again, _raised))
+
+
+def _again(dropped: KeyboardInterrupt, number: int, frame: FrameType | None) -> None:
+    """Raise what Python dropped, unless another signal has come since."""
+    if not _done and _raised is dropped and not _is_postponed(partial(_again, dropped), number, frame):
+        raise dropped
+
+
+def _later(handler: Handler, number: int = signal.SIGALRM) -> None:
+    """Call `handler` of the signal `number` in the main thread in a moment."""
+    signal.signal(signal.SIGALRM, lambda _alarm, frame: handler(number, frame))
+    signal.setitimer(signal.ITIMER_REAL, _LATER)
+
+
+def _is_postponed(handler: Handler, number: int, frame: FrameType | None) -> bool:
+    """Have the signal handled a little later if this is the middle of an import, unless that takes too long."""
     global _postponed
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
     _postponed += 1
     if frame is None or _postponed > _MOST_OFTEN:
         return False
-    signal.signal(signal.SIGALRM, lambda _number, inner: signal.getsignal(number)(number, inner))  # type: ignore[operator, misc]
-    signal.setitimer(signal.ITIMER_REAL, _LATER)
+    _later(handler, number)
     return True
 
 

@@ -302,3 +302,41 @@ def test_a_signal_waits_for_the_end_of_an_import_but_not_for_ever(
     )
     raised = "KeyboardInterrupt" if number == signal.SIGINT else "Terminated"
     assert done.stdout.split() == (["whole", raised] if "whole" in ending else [raised])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize(
+    "dropping",
+    [
+        pytest.param("class Dying:\n    __del__ = send\nDying()\n", id="destructor"),
+        pytest.param(
+            "class Dying: ...\ndying = Dying()\nwatch = weakref.ref(dying, send)\ndel dying\n", id="weak reference"
+        ),
+        pytest.param("gc.callbacks.append(send)\ngc.collect()\n", id="collection"),
+    ],
+)
+def test_a_signal_that_python_drops_is_not_lost(number: signal.Signals, dropping: str) -> None:
+    """What destructors and callbacks raise is printed, `Exception ignored in`, and gone."""
+    code = (
+        "from bnfold import signals\nimport gc, signal, sys, time, weakref\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\nsignals.listen()\n"
+        "def send(*_):\n"
+        "    gc.callbacks.clear()\n"
+        f"    signal.raise_signal({number.value})\n"
+        "    for _ in range(1000): pass\n"  # the handler has run by then
+        "    print('not raised')\n"
+        f"try:\n{textwrap.indent(dropping, '    ')}"
+        "    print('dropped', flush=True)\n"
+        "    for _ in range(600): time.sleep(0.1)\n"
+        "except KeyboardInterrupt as interrupt: print(*signals.farewell(interrupt))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50)
+    said = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
+    assert done.stdout.splitlines() == ["dropped", f"{said} {128 + number}"]
+    assert done.stderr == ""
+
+
+def test_what_python_drops_besides_is_said_as_ever() -> None:
+    code = "from bnfold import signals\nsignals.listen()\nclass Dying:\n    def __del__(self): 1 / 0\nDying()\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50)
+    assert "ZeroDivisionError" in done.stderr
