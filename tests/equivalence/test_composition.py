@@ -126,6 +126,21 @@ REARRANGED = {
         f"a = Conv(x, w) b = {BN}(a, g, h, m, v) d = Add(b, b) e = Relu(b) p = GlobalAveragePool(e) "
         "f = Reshape(p, flat) i = Gather<axis=-1>(f, picked) o = Gemm(i, w_more) z = ReduceMax(d) y = Add(o, z)"
     ),
+    "rows of a batch flattened for a normalization": (
+        f"c = Conv(x, w8) r = Reshape(c, rows) t = Transpose<perm=[0,2,1]>(r) p = MatMul(t, m88) "
+        f"f = Flatten<axis=-1>(p) n = {BN}(f, g8, h8, m8, v8) y = Relu(n)"
+    ),
+    "maps of one position flattened": (
+        f"c = Conv(x, w8) p = GlobalAveragePool(c) f = Flatten(p) y = {BN}(f, g8, h8, m8, v8)"
+    ),
+    "axes put in and taken away": (
+        f"c = Conv(x, w8) u = Unsqueeze(c, behind_and_in_front) q = Squeeze(u, behind_and_in_front) "
+        f"y = {BN}(q, g8, h8, m8, v8)"
+    ),
+    "a map of one axis, and of two": (
+        f"c = Conv(x, w8) r = Reshape(c, rows) u = Unsqueeze(r, two) n = {BN}(u, g8, h8, m8, v8) e = Relu(n) "
+        "q = Squeeze(e, two) y = Tanh(q)"
+    ),
 }
 MOVED_ABOUT = {
     **MORE,
@@ -141,6 +156,9 @@ MOVED_ABOUT = {
     "flat": np.array([0, -1]),
     "picked": np.array([3, 0, -1, 2, 1, 0]),
     "w_more": numbers(6, 5, seed=38),
+    "rows": np.array([0, 8, -1]),
+    "m88": numbers(8, 8, seed=39),
+    "behind_and_in_front": np.array([-1, 0]),
 }
 
 
@@ -284,6 +302,14 @@ SCALED = {
     "MaxPool": (f"r = MaxPool<{POOL}>(s)", f"m = Mul(s, k) q = MaxPool<{POOL}>(m)", "c"),
     "GlobalAveragePool": ("r = GlobalAveragePool(s)", "m = Mul(s, k) q = GlobalAveragePool(m)", "c"),
     "GlobalMaxPool": ("r = GlobalMaxPool(s)", "m = Mul(s, k) q = GlobalMaxPool(m)", "c"),
+    "Unsqueeze": ("r = Unsqueeze(s, two)", "m = Mul(s, k) q = Unsqueeze(m, two)", "hw"),
+    "Squeeze": (
+        "u = Unsqueeze(s, two) e = Relu(u) r = Squeeze(e, two)",
+        "m = Mul(s, k) u = Unsqueeze(m, two) e = Relu(u) q = Squeeze(e, two)",
+        "chw",
+    ),
+    "Flatten": ("r = Flatten<axis=3>(s)", "m = Mul(s, k) q = Flatten<axis=3>(m)", "w"),
+    "Flatten of all but the batch": ("r = Flatten(s)", "m = Mul(s, k) q = Flatten(m)", ""),
     "a product": ("t = Cos(x) r = Mul(s, t)", "t = Cos(x) m = Mul(t, k) q = Mul(s, m)", "cwh"),
     "a product, one factor scaled along the channels": (
         "t = Cos(x) a = Mul(s, s4) r = Mul(a, t)",

@@ -59,7 +59,12 @@ def test_there_is_no_order_where_other_axes_lie_between_or_a_size_is_unknown() -
 
 def test_sizes_that_are_not_known() -> None:
     assert reshaped([None, 8, 4], [-1, 2, 4, 4], keeps_zero=False) == (None, 2, 4, 4)
-    assert reshaped([None, 8, 4], [0, -1], keeps_zero=False) == (None, None)
+    assert reshaped([None, 8, 4], [0, -1], keeps_zero=False) == (None, 32)
+    assert reshaped([None, None, 4], [0, -1], keeps_zero=False) == (None, None)
+    assert reshaped([None, 8, 4, 5], [0, 0, -1], keeps_zero=False) == (None, 8, 20)
+    assert reshaped([None, 8, 5], [0, 2, 4, -1], keeps_zero=False) == (None, 2, 4, 5)
+    assert reshaped([None, 8, 5], [0, 3, -1], keeps_zero=False) is None
+    assert reshaped([0, 8, 5], [0, -1, 4], keeps_zero=False) == (0, None, 4)
     assert reshaped([3, 8], [0, 0, 0], keeps_zero=False) is None
     assert reshaped([3, 8], [5, -1], keeps_zero=False) is None
     assert reshaped([0, 8], [0, 4], keeps_zero=True) == (0, 4)

@@ -515,6 +515,19 @@ class _Call:
         found = self.attributes.get(name)
         return default if found is None else found.s.decode(errors="replace")
 
+    def stated_axes(self) -> tuple[int, ...]:
+        """The axes that are told by an attribute, or from operator set 13 on by the second input; none where not."""
+        if self.given(1):
+            return tuple(map(int, self.constant(1).reshape(-1)))
+        return self.integers("axes", ())
+
+    def axes(self, rank: int | None) -> set[int]:
+        """The axes that are told, counted from the front; none where one does not exist, or they need a `rank`."""
+        stated = self.stated_axes()
+        if rank is None or not all(-rank <= axis < rank for axis in stated):
+            return set()
+        return {axis % rank for axis in stated}
+
     def made(self, value: Linear) -> dict[str, Linear]:
         return {self.outputs[0]: value}
 
@@ -1059,24 +1072,85 @@ def _reshape(call: _Call) -> dict[str, Linear]:
     if not call.given(1):
         raise Uncomposed("a Reshape by attributes")
     target, keeps_zero = tuple(map(int, call.constant(1).reshape(-1))), bool(call.integer("allowzero", 0))
-    sizes, axes = call.composer.sizes(call.inputs[0], x), _axes_of_channels(x)
-    made = x._replace(terms={("Reshape", target, keeps_zero, key): each for key, each in x.terms.items()})
+
+    def sizes_made(sizes: Sequence[int | None]) -> Dims:
+        return reshaped(sizes, target, keeps_zero=keeps_zero)
+
+    sizes = call.composer.sizes(call.inputs[0], x)
+    return call.made(_laid_anew(x, ("Reshape", target, keeps_zero), sizes, sizes_made, len(target)))
+
+
+def _flatten(call: _Call) -> dict[str, Linear]:
+    """The axes in front of one, and those from it on, merged."""
+    x, axis = call.only(), call.integer("axis", 1)
+    sizes = call.composer.sizes(call.inputs[0], x)
+    if sizes is None and x.rank is not None:
+        sizes = (None,) * x.rank
+    if sizes is None or not -len(sizes) <= axis <= len(sizes):
+        raise Uncomposed("a Flatten of unknown rank")
+    at = axis + len(sizes) if axis < 0 else axis
+
+    def sizes_made(sizes: Sequence[int | None]) -> Dims:
+        return _number(sizes[:at]), _number(sizes[at:])
+
+    return call.made(_laid_anew(x, ("Flatten", at), sizes, sizes_made, 2))
+
+
+def _number(sizes: Sequence[int | None]) -> int | None:
+    """How many numbers there are along axes of these sizes, None where one is not known."""
+    known = [size for size in sizes if size is not None]
+    return math.prod(known) if len(known) == len(sizes) else None
+
+
+def _laid_anew(
+    x: Linear, how: Key, sizes: Dims, sizes_made: Callable[[Sequence[int | None]], Dims], rank: int
+) -> Linear:
+    """The map of `sizes`, its numbers in the same order, in those that `sizes_made` makes of them."""
+    axes, count = _axes_of_channels(x), x.channels
+    made = x._replace(terms={(*how, key): each for key, each in x.terms.items()})
     if not axes:
-        new = None if sizes is None else reshaped(sizes, target, keeps_zero=keeps_zero)
-        return call.made(_along(made, (), len(target), new))
-    count = x.channels
+        return _along(made, (), rank, None if sizes is None else sizes_made(sizes))
     if sizes is None or count is None:
         raise Uncomposed("a Reshape of a value whose sizes are not known")
     if len(axes) == 1:
         sizes = (*sizes[: axes[0]], count, *sizes[axes[0] + 1 :])
-    after = [size for size in sizes[max(axes) + 1 :] if size is not None]
-    order, new = order_of(sizes, axes), reshaped(sizes, target, keeps_zero=keeps_zero)
-    if order is None or new is None or order.size != count or len(after) != len(sizes) - 1 - max(axes):
+    after = _number(sizes[max(axes) + 1 :])
+    order, new = order_of(sizes, axes), sizes_made(sizes)
+    if order is None or new is None or order.size != count or after is None:
         raise Uncomposed("a Reshape of a value whose sizes are not known")
-    along = axes_of(new, count, math.prod(after))
+    along = axes_of(new, count, after)
     if along is None:
         raise Uncomposed("a Reshape across the channels")
-    return call.made(_along(_reordered(made, order), along, len(new), new))
+    return _along(_reordered(made, order), along, rank, new)
+
+
+def _squeeze(call: _Call) -> dict[str, Linear]:
+    """Axes of one number less."""
+    x = call.only()
+    gone, axes = call.axes(x.rank), _axes_of_channels(x)
+    if not gone or x.rank is None or not gone.isdisjoint(axes):
+        raise Uncomposed("a Squeeze of unknown axes, or of the channels")
+    stays = [axis for axis in range(x.rank) if axis not in gone]
+    sizes = None if x.sizes is None else tuple(x.sizes[axis] for axis in stays)
+    made = x._replace(terms={("Squeeze", *sorted(gone), key): each for key, each in x.terms.items()})
+    return call.made(_along(made, tuple(stays.index(axis) for axis in axes), len(stays), sizes))
+
+
+def _unsqueeze(call: _Call) -> dict[str, Linear]:
+    """Axes of one number more."""
+    x = call.only()
+    if x.rank is None:
+        raise Uncomposed("an Unsqueeze of unknown rank")
+    count = len(call.stated_axes())
+    added, axes = call.axes(x.rank + count), _axes_of_channels(x)
+    if not added or len(added) != count:
+        raise Uncomposed("an Unsqueeze along unknown axes, or twice along one")
+    old = [axis for axis in range(x.rank + count) if axis not in added]
+    sizes = x.sizes
+    if sizes is not None:
+        sizes = tuple(1 if axis in added else sizes[old.index(axis)] for axis in range(x.rank + count))
+    made = x._replace(terms={("Unsqueeze", *sorted(added), key): each for key, each in x.terms.items()})
+    return call.made(_along(made, tuple(old[axis] for axis in axes), x.rank + count, sizes))
 
 
 def _gather(call: _Call) -> dict[str, Linear]:
@@ -1215,6 +1289,9 @@ _RULES = {
     "Cast": _cast,
     "Transpose": _transpose,
     "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
     "Gather": _gather,
     "Split": _split,
     "Slice": _slice,

@@ -15,16 +15,20 @@ from bnfold.equivalence.numbers.element_types import Array
 def reshaped(sizes: Sequence[int | None], target: Sequence[int], *, keeps_zero: bool) -> tuple[int | None, ...] | None:
     """The sizes that a Reshape to `target` makes, None for one that is not known; None where it cannot be."""
     found: list[int | None] = []
+    left, taken = dict(enumerate(sizes)), 1  # what is not copied as it is, and how much of that the target tells
     for at, size in enumerate(target):
-        if size == 0 and not keeps_zero and at >= len(sizes):
+        if size == 0 and not keeps_zero:
+            if at >= len(sizes):
+                return None
+            found.append(left.pop(at))
+        else:
+            found.append(None if size == -1 else size)
+            taken *= 1 if size == -1 else size
+    rest = [size for size in left.values() if size is not None]
+    if -1 in target and len(rest) == len(left) and taken and 0 not in found:
+        if math.prod(rest) % taken:
             return None
-        found.append(sizes[at] if size == 0 and not keeps_zero else None if size == -1 else size)
-    known = [size for size in found if size is not None]
-    if None not in sizes and -1 in target and 0 not in known and len(known) == len(found) - 1:
-        total = math.prod(size for size in sizes if size is not None)
-        if total % math.prod(known):
-            return None
-        found = [total // math.prod(known) if size is None else size for size in found]
+        found[target.index(-1)] = math.prod(rest) // taken
     return tuple(found)
 
 
