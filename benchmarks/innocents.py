@@ -276,7 +276,7 @@ def architectures(_: Path) -> Iterator[Made]:
         yield name, partial(exported, name)
 
 
-def architecture(name: str) -> "torch.nn.Module":
+def architecture(name: str, **how: object) -> "torch.nn.Module":
     """One network of pytorchcv, whose list imports an operator of torchvision for one that is not asked for here."""
     missing = "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None
     if missing:
@@ -288,7 +288,7 @@ def architecture(name: str) -> "torch.nn.Module":
     finally:
         for stand_in in ("torchvision", "torchvision.ops") if missing else ():
             del sys.modules[stand_in]
-    return get_model(name, pretrained=False)
+    return get_model(name, pretrained=False, **how)
 
 
 def exported(name: str, path: Path) -> None:
@@ -297,7 +297,13 @@ def exported(name: str, path: Path) -> None:
 
     torch.manual_seed(0)
     network = architecture(name)
-    size = tuple(network.in_size)
+    export(network, tuple(network.in_size), path)
+
+
+def export(network: "torch.nn.Module", size: tuple[int, int], path: Path, *, images: int = 4) -> None:
+    """A network with other gains and biases than at first, and the statistics that random images have in it."""
+    import torch
+
     kinds = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d)
     norms = [module for module in network.modules() if isinstance(module, kinds)]
     for norm in norms:
@@ -305,7 +311,7 @@ def exported(name: str, path: Path) -> None:
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
         torch.nn.init.normal_(norm.bias, std=0.2)
     with torch.no_grad():
-        network.train()(torch.randn(4, 3, *size))
+        network.train()(torch.randn(images, 3, *size))
     network.eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

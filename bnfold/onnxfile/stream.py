@@ -25,6 +25,7 @@ PART = 4 << 20  # large payloads are divided into pieces of about this size
 THREAD_FROM = 8 << 20  # a file of this size is worth a thread
 COPY_STEP = 32 << 20  # one system call copies so much, so that Ctrl-C is heard in between
 RELEASE_EVERY = 8 << 20  # after so many bytes that were looked at, the mapped input is handed back
+_WORTH_A_START = 1 << 20  # fewer bytes are on the disk as fast when somebody waits for them
 
 # What a system says when it cannot copy between these two files in this way; anything else is a real failure.
 NOT_THIS_WAY = frozenset(
@@ -94,7 +95,7 @@ class Writer:
         self._flush()
         if self._helper is not None:
             self._helper.finish()
-        return self._target.hexdigest()
+        return self._target.finish()
 
     def abandon(self) -> None:
         """Stop the threads, whether the file is complete or not wanted any more."""
@@ -257,7 +258,10 @@ class _Target:
             self._started = ready
         start_writeback(self._descriptor, started, ready - started)
 
-    def hexdigest(self) -> str:
+    def finish(self) -> str:
+        """Let what is left go to the disk, which somebody will wait for; the sha256, "" where none was asked for."""
+        if self._complete - self._started >= _WORTH_A_START:
+            start_writeback(self._descriptor, self._started, self._complete - self._started)
         return "" if self._hash is None else self._hash.hexdigest()
 
     def abandon(self) -> None:
