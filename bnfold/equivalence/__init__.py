@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.runtime.providers import Precision as Precision
     from bnfold.equivalence.runtime.segments import SegmentedModel as SegmentedModel
     from bnfold.equivalence.runtime.sessions import RunFailed as RunFailed
+    from bnfold.equivalence.runtime.sessions import interruptibly as interruptibly
     from bnfold.equivalence.runtime.side_by_side import answers as answers
     from bnfold.equivalence.runtime.torch_reference import ModuleReference as ModuleReference
     from bnfold.equivalence.runtime.torch_reference import evaluating as evaluating
@@ -69,7 +70,7 @@ _HOME = {
     "tap": "bnfold.equivalence.runtime.inner_values",
     **dict.fromkeys(("PROVIDERS", "Placement", "Precision"), "bnfold.equivalence.runtime.providers"),
     "SegmentedModel": "bnfold.equivalence.runtime.segments",
-    "RunFailed": "bnfold.equivalence.runtime.sessions",
+    **dict.fromkeys(("RunFailed", "interruptibly"), "bnfold.equivalence.runtime.sessions"),
     "answers": "bnfold.equivalence.runtime.side_by_side",
     **dict.fromkeys(("ModuleReference", "evaluating", "is_module"), "bnfold.equivalence.runtime.torch_reference"),
     "judge_again": "bnfold.equivalence.saved_verification",

@@ -9,6 +9,7 @@ batches fit, every level reads the data again. What is kept never shows in a bit
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Self
@@ -17,7 +18,7 @@ import numpy as np
 
 from bnfold.batches import Source
 from bnfold.decisions import NodeKey
-from bnfold.equivalence import SegmentedModel
+from bnfold.equivalence import SegmentedModel, interruptibly
 from bnfold.equivalence.numbers.element_types import Array
 from bnfold.errors import UsageError
 from bnfold.recalibration.kept_values import Kept, KeptValues
@@ -81,7 +82,7 @@ class ByLevel:
         if self._batches is None:
             self._batches = self._read(level, known, take)
         else:
-            self._go_on(level, known, take, self._batches)
+            interruptibly(partial(self._go_on, level, known, take, self._batches))
 
     def _read(self, level: int, known: Mapping[NodeKey, Statistics], take: Take) -> list[_Batch] | None:
         """Read all data and run it from the inputs; what is kept of it, None where that does not fit."""

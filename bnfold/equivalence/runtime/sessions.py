@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import copy_context
 from enum import StrEnum
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from onnx import TensorProto
@@ -36,6 +36,8 @@ _SOURCE_LOCATION = re.compile(
 _AROUND = re.compile(r"(Non-zero status code returned while running \w+ node\. Name:'[^']*' )+(?=Non-zero status code)")
 _ALLOCATION = re.compile(r"bad.?alloc|failed to allocate memory", re.IGNORECASE)
 _MAPPED = re.compile(r"map\(\w+,\s*tensor\((\w+)\)")
+_T = TypeVar("_T")
+_thread = threading.local()
 _NUMBERS = {"float": "float32", "double": "float64", "int64": "int64"}
 # Types that onnxruntime does not hand over as numpy arrays, by its own name for them.
 _FOREIGN = {
@@ -124,10 +126,10 @@ class Session:
             if self._by_value:
                 onnxruntime = runtime()
                 values = {name: _to_value(onnxruntime, array) for name, array in feed.items()}
-                found = _interruptibly(partial(self._session.run_with_ort_values, names, values))
+                found = interruptibly(lambda: self._session.run_with_ort_values(names, values, _run_options()))
                 results = [_from_value(value) for value in found]
             else:
-                results = _interruptibly(partial(self._session.run, names, feed))
+                results = interruptibly(lambda: self._session.run(names, feed, _run_options()))
         except Exception as error:  # onnxruntime's exceptions share no other base class
             raise _failed(error) from error
         answered = zip(self._outputs, results, strict=True)
@@ -174,31 +176,40 @@ def _trim() -> None:
         process.trim()
 
 
-def _interruptibly(run: Callable[[Any], Any]) -> Any:
-    """`run(run_options)` in a thread of its own, since no signal handler runs while the main thread is in native code.
+def interruptibly(work: Callable[[], _T]) -> _T:
+    """Do `work`, which runs models, in a thread of its own: no signal handler runs while the main thread is in native
+    code.
 
-    A model can run without end (a Loop that never stops); Ctrl-C then ends the run at its next node.
+    A model can run without end (a Loop that never stops); Ctrl-C then ends the run at its next node. For many short
+    runs one thread is enough: to start one for each, and wait for it, takes as long as they do.
     """
     if threading.current_thread() is not threading.main_thread():
-        return run(None)
+        return work()
     options = runtime().RunOptions()
-    outcome: Future[Any] = Future()
+    outcome: Future[_T] = Future()
 
-    def work() -> None:
+    def working() -> None:
+        _thread.options = options
         try:
-            outcome.set_result(run(options))
+            outcome.set_result(work())
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
             outcome.set_exception(error)
 
-    thread = threading.Thread(target=work, name="bnfold-run")
-    thread.start()
+    thread = threading.Thread(target=copy_context().run, args=(working,), name="bnfold-run")
     try:
+        thread.start()  # which waits for the thread, so that an interrupt may come here, too
         return outcome.result()
     except KeyboardInterrupt:
         options.terminate = True
         raise
     finally:
-        thread.join()
+        if thread.is_alive():
+            thread.join()
+
+
+def _run_options() -> Any:
+    """The options of runs in this thread: they end where the thread that waits for them is interrupted."""
+    return getattr(_thread, "options", None)
 
 
 def memory_is_limited() -> bool:
