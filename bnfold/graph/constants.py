@@ -198,7 +198,7 @@ def _is_agreed(
 ) -> bool:
     """Whether nothing speaks against `made`; what does is entered as the dispute on every output."""
     evaluations = graph.model.evaluations
-    against = objection(node, arrays, made, graph.opset, known)
+    against = objection(node, arrays, made, graph.opset, known, graph.model.opinions)
     if evaluations is not None and against is None:
         against = evaluations.contradicted.get((graph.scope, node.output[0]))
         if against is None:

@@ -1,6 +1,6 @@
 """`Model`: every scope of one ONNX model, the table of names, and the record of what was edited."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
@@ -81,6 +81,7 @@ class Model:
         self.evaluated_bytes = 0  # by all constant expressions together, and those that are kept in memory
         self.kept_bytes = 0
         self.nesting = 0
+        self.opinions: dict[Hashable, str | None] = {}  # of the witness, on constants that were computed
         self._names: set[str] | None = None
         self._types: dict[int, dict[str, TypeProto]] | None = None
         self._declared: dict[int, dict[str, TypeProto]] = {}  # as the file said when it was read

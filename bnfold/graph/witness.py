@@ -9,7 +9,7 @@ Where an operator only keeps the elements of its operands in order, shape infere
 is: onnx.reference, whose import takes longer than folding a network, is not asked then.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ _KEEPS_ORDER = {"Identity": 1, "Squeeze": 13, "Unsqueeze": 13}
 _JOINS_VECTORS = {"Concat": 4}
 # Data that may decide about a shape is shown to shape inference up to this size.
 _SHOWN_BYTES = 4096
+# Opinions on more are not kept: exporters repeat what computes sizes, with each layer.
+_REMEMBERED_BYTES = 1024
 
 
 class Evaluation(NamedTuple):
@@ -57,19 +59,61 @@ class Evaluations:
 
 
 def objection(
-    node: NodeProto, operands: Sequence[Array | None], made: Sequence[Array], opset: int, known: Array | None = None
+    node: NodeProto,
+    operands: Sequence[Array | None],
+    made: Sequence[Array],
+    opset: int,
+    known: Array | None = None,
+    opinions: dict[Hashable, str | None] | None = None,
 ) -> str | None:
     """The objection to `made`, the values computed for `node` from `operands`; None where everything agrees.
 
-    `known` marks the elements of the first value that count, all where it is None.
+    `known` marks the elements of the first value that count, all where it is None. `opinions`: those on the same
+    operator with the same small operands, which are not asked for again.
     """
     asked = NodeProto()
     asked.CopyFrom(node)
-    asked.domain = ""
+    for said in ("name", "doc_string", "domain"):
+        asked.ClearField(said)
     inputs = [f"operand{index}" if operand is not None else "" for index, operand in enumerate(operands)]
     asked.input[:] = inputs
     asked.output[:] = [f"result{index}" if name else "" for index, name in enumerate(node.output)]
-    given = {name: operand for name, operand in zip(inputs, operands, strict=True) if operand is not None}
+    content = None if opinions is None else _content([*operands, *made, known])
+    if opinions is None or content is None:
+        return _objection(asked, operands, made, opset, known)
+    question = (asked.SerializeToString(deterministic=True), opset, content)
+    if question not in opinions:
+        opinions[question] = _objection(asked, operands, made, opset, known)
+    return opinions[question]
+
+
+def _content(arrays: Sequence[Array | None]) -> Hashable | None:
+    """All that arrays hold: their types, shapes and bytes, of one repeated number its own; None where that is much."""
+    found: list[Hashable] = []
+    nbytes = 0
+    for array in arrays:
+        if array is None:
+            found.append(None)
+            continue
+        repeated = bool(array.size) and not any(array.strides)
+        nbytes += array.itemsize if repeated else array.nbytes
+        if nbytes > _REMEMBERED_BYTES or array.dtype.hasobject:
+            return None
+        found.append(
+            (
+                array.dtype.str,
+                array.shape,
+                repeated,
+                array[(0,) * array.ndim].tobytes() if repeated else array.tobytes(),
+            )
+        )
+    return tuple(found)
+
+
+def _objection(
+    asked: NodeProto, operands: Sequence[Array | None], made: Sequence[Array], opset: int, known: Array | None
+) -> str | None:
+    given = {name: operand for name, operand in zip(asked.input, operands, strict=True) if operand is not None}
     inferred, against = _against_shape(asked, given, made, opset)
     if against or (inferred and _is_in_order(asked, operands, made, opset)):
         return against

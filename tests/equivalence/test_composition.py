@@ -137,6 +137,10 @@ REARRANGED = {
         f"c = Conv(x, w8) u = Unsqueeze(c, behind_and_in_front) q = Squeeze(u, behind_and_in_front) "
         f"y = {BN}(q, g8, h8, m8, v8)"
     ),
+    "channels that inference does not know": (
+        "c = Conv(x, w8) a = Unsqueeze(first, zero) b = Unsqueeze(fifth, zero) s = Slice(c, a, b, one) d = Sigmoid(s) "
+        f"n = {BN}(d, g, h, m, v) e = Relu(n) o = Conv(e, k) y = Tanh(o)"
+    ),
     "a map of one axis, and of two": (
         f"c = Conv(x, w8) r = Reshape(c, rows) u = Unsqueeze(r, two) n = {BN}(u, g8, h8, m8, v8) e = Relu(n) "
         "q = Squeeze(e, two) y = Tanh(q)"
@@ -159,6 +163,8 @@ MOVED_ABOUT = {
     "rows": np.array([0, 8, -1]),
     "m88": numbers(8, 8, seed=39),
     "behind_and_in_front": np.array([-1, 0]),
+    "first": np.array(0),
+    "fifth": np.array(4),
 }
 
 

@@ -1,7 +1,7 @@
 """No evaluator of constants is believed alone: what two that share nothing do not agree on is in dispute."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import count, islice
 from typing import Any
 
@@ -188,3 +188,34 @@ def test_a_planted_bug_is_a_dispute(name: str, monkeypatch: pytest.MonkeyPatch) 
     graph = Model(read(model.SerializeToString())).main
     assert graph.constant("y") is None
     assert graph.dispute("y") is not None
+
+
+def test_the_same_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporters repeat what computes sizes with each layer; another value, type, shape or operator is another thing."""
+    asked: list[str] = []
+    evaluator = onnx.reference.ReferenceEvaluator
+
+    def counted(model: ModelProto) -> onnx.reference.ReferenceEvaluator:
+        asked.append(model.graph.node[0].op_type)
+        return evaluator(model)
+
+    monkeypatch.setattr(onnx.reference, "ReferenceEvaluator", counted)
+    opinions: dict[Hashable, str | None] = {}
+    one, rows = np.array([1, 2]), np.array([[1, 2]])
+
+    def opinion(text: str, operands: list[np.ndarray], made: np.ndarray) -> str | None:
+        return objection(parser.parse_node(text), operands, [made], 17, None, opinions)
+
+    for name in "abc":
+        assert opinion(f"{name} = Add({name}1, {name}2)", [one, one], one + one) is None
+    assert asked == ["Add"]
+    assert "other numbers" in str(opinion("a = Add(b, c)", [one, one], one))
+    assert opinion("a = Add(b, c)", [one, one + 1], one + one + 1) is None
+    assert opinion("a = Add(b, c)", [one.astype(np.int32)] * 2, (one + one).astype(np.int32)) is None
+    assert opinion("a = Add(b, c)", [rows, rows], rows + rows) is None
+    assert opinion("a = Sub(b, c)", [rows, rows], rows - rows) is None
+    assert len(asked) == 6
+    of_a_number = np.broadcast_to(np.zeros((), np.float32), (300, 400))
+    other = np.broadcast_to(np.zeros((), np.float32), (400, 300))
+    assert opinion("a = Shape(b)", [of_a_number], np.array([300, 400])) is None
+    assert "other numbers" in str(opinion("a = Shape(b)", [other], np.array([300, 400])))

@@ -4,6 +4,7 @@ Evidence costs more than measuring, so it is asked for only where it is needed, 
 finding first, and not once a failure is certain.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from bnfold.equivalence.judging.noise import FEW, Noise, are_jumps, noise, shake
 from bnfold.equivalence.judging.run_plan import THOROUGH, RunPlan
 from bnfold.equivalence.judging.sentences import conditioning
 from bnfold.equivalence.judging.tolerance import Rule
+from bnfold.equivalence.numbers.element_types import rounding_named
 from bnfold.equivalence.runtime.opening import Setting, running
 from bnfold.equivalence.runtime.references import Reference
 from bnfold.equivalence.runtime.sessions import Optimization, RunFailed
@@ -132,14 +134,14 @@ class Judge:
     def conditioning(self, findings: Iterable[Finding]) -> list[str]:
         """Notes on the worst outputs that agree although they differ by more than rounding usually does.
 
-        Of one that only proofs excuse, the noise is measured now.
+        Of one that only proofs excuse, the noise is measured now, where that is worth another session.
         """
         said = []
         for rules in ({Rule.PROVED, Rule.NOISE}, {Rule.SAME_SETTING}):
             excused = [finding for finding in findings if finding.judgement.rule in rules and finding.judgement.agrees]
             if excused and (Rule.PROVED not in rules or self._is_striking(worst(excused))):
                 finding = worst(excused)
-                if finding.judgement.rule is Rule.PROVED and not finding.measurement.problem:
+                if finding.judgement.rule is Rule.PROVED and self._is_worth_measuring(finding):
                     self._find_noise(finding)
                 said.append(conditioning(finding))
                 finding.candidate = None
@@ -150,6 +152,14 @@ class Judge:
         if finding.judgement.rule is not Rule.PROVED or not self.plan.is_large:
             return True
         return not self.comparing.tolerance.judge_without_truth(finding.measurement).agrees
+
+    def _is_worth_measuring(self, finding: Finding) -> bool:
+        """Whether the noise is measured beside a proof: of a large model where it takes half of the digits."""
+        measured = finding.measurement
+        if measured.problem or not self.plan.is_lean:
+            return not measured.problem
+        facts = rounding_named(measured.computed_in)
+        return facts is None or measured.max_abs > math.sqrt(facts.unit) * measured.reference_max_abs
 
     # --- noise
 

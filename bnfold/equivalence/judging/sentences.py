@@ -3,6 +3,7 @@
 from bnfold.equivalence.judging.findings import Finding
 from bnfold.equivalence.judging.noise import Instrument, Noise
 from bnfold.equivalence.judging.tolerance import Rule
+from bnfold.equivalence.numbers.element_types import rounding_named
 
 
 def sentence(finding: Finding) -> str:
@@ -52,12 +53,19 @@ def conditioning(finding: Finding) -> str:
             errors = f"{noise.candidate_max:.3g} off, the reference {noise.original_max:.3g}"
             return f"{text}: the candidate is nearer to float64 ({errors}). Rounding is amplified {_times(noise)} here."
         return f"{text}: rounding is amplified {_times(noise)} here, in the reference as well."
+    facts = rounding_named(measured.computed_in)
+    if noise is None and facts is not None and not measured.problem and measured.reference_max_abs:
+        times = measured.max_abs / (facts.unit * measured.reference_max_abs)
+        return f"{text}: every change is proved, so that this is rounding, amplified {_digits(times)} times."
     return f"{text}, which no change explains, since all are proved: onnxruntime computes the two otherwise."
 
 
 def _times(noise: Noise) -> str:
     """``3,000 times``, in two digits."""
     times = noise.amplification
-    if times < 2:
-        return "hardly"
-    return f"{float(f'{times:.2g}'):,.0f} times"
+    return "hardly" if times < 2 else f"{_digits(times)} times"
+
+
+def _digits(number: float) -> str:
+    """``3,000``, in two digits."""
+    return f"{float(f'{number:.2g}'):,.0f}"

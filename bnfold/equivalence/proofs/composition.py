@@ -140,6 +140,7 @@ class Composed:
 
     `noise`: how far rounding alone may move a bias, a scale or a shift that nodes compute, as a part of the largest.
     `sizes`: those that were asked for, by the terms of a value: the same operators on the same values make the same.
+    `channels`: those of values along axis 1, by number, where a BatchNormalization that reads them leaves no choice.
     """
 
     linear: Linear
@@ -148,6 +149,7 @@ class Composed:
     reads: list[tuple[Sequence[Value | None], list[Value]]]
     atoms: list[Atom]
     sizes: dict[frozenset[Key], Dims]
+    channels: dict[Any, int]
 
 
 Same = Callable[[Value, Value], bool]
@@ -286,6 +288,7 @@ class _Composer:
         self._read: dict[Value, None] = {}
         self._reads: list[tuple[Sequence[Value | None], list[Value]]] = []
         self._dims: dict[Any, Dims] = {leaf.number: leaf.dims for leaf in entering.values()}
+        self._channels: dict[Any, int] = {} if reference is None else dict(reference.channels)
 
     def run(self, piece: Piece) -> Composed:
         for place in piece.nodes:
@@ -293,7 +296,8 @@ class _Composer:
                 self._apply(place)
         if piece.output not in self._known:
             raise Uncomposed("it is a constant")
-        return Composed(self._known[piece.output], self._noise, self._read, self._reads, self._atoms, self._sizes)
+        made = self._known[piece.output]
+        return Composed(made, self._noise, self._read, self._reads, self._atoms, self._sizes, self._channels)
 
     def _apply(self, place: Place) -> None:
         cutter = self.owner
@@ -458,7 +462,18 @@ class _Composer:
     def dims(self, form: Linear) -> Dims:
         """The sizes of a value that entered, or that was rearranged, as far as they are known."""
         (key,) = form.terms
-        return self._dims[key[1]] if key[0] == "value" and len(key) == 2 else form.sizes
+        if key[0] != "value" or len(key) != 2:
+            return form.sizes
+        known, channels = self._dims[key[1]], self._channels.get(key[1])
+        if known is not None and channels is not None and len(known) > 1 and known[1] is None:
+            return (known[0], channels, *known[2:])
+        return known
+
+    def tell_channels(self, form: Linear, count: int) -> None:
+        """A value that entered has so many channels along axis 1, or the reference cannot be run at all."""
+        (key, *others) = form.terms
+        if self._reference is None and not others and key[0] == "value" and len(key) == 2:
+            self._channels[key[1]] = count
 
 
 @dataclass
@@ -970,6 +985,8 @@ def _batch_normalization(call: _Call) -> dict[str, Linear]:
         raise Uncomposed("statistics of different sizes")
     scale = gain / np.sqrt(variance + call.number("epsilon", _EPSILON))
     moved = mean * scale
+    if x.behind is None:
+        call.composer.tell_channels(x, gain.size)
     x = _on(x, x.rank - 2, gain.size, call.composer)
     return call.made(_shifted(_scaled(x, scale), bias - moved, np.abs(bias) + np.abs(moved)))
 

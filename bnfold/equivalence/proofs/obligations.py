@@ -89,6 +89,11 @@ class Correspondence:
         """The known shapes of the reference's values, inferred when first needed."""
         return InputShapes(self.before.model, self.before.file)
 
+    @property
+    def knows_shapes(self) -> bool:
+        """Whether they were inferred already."""
+        return "shapes" in self.__dict__
+
     def dims(self, old: Value) -> Dims:
         """The sizes of a value of the reference as far as they are known; None where its rank is not."""
         return self._dims(old, self.shapes)

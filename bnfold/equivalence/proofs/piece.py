@@ -329,12 +329,13 @@ def _unsized(proof: Proof) -> Proof:
 def _composed(obligation: Obligation, before: Piece, after: Piece, common: Correspondence, shell: Proof) -> Proof:
     """The proof of two pieces that are linear, weight by weight. Raises Uncomposed, or Unknowable.
 
-    Most pieces need no shapes, and to infer them takes longer than to compose: they are asked for when needed.
+    Most pieces need no shapes, and to infer them takes longer than to compose: they are asked for when needed, and
+    from then on at once.
     """
-    try:
-        return _compared(obligation, before, after, common, shell, with_shapes=False)
-    except Uncomposed:
-        return _compared(obligation, before, after, common, shell, with_shapes=True)
+    if not common.knows_shapes:
+        with suppress(Uncomposed):
+            return _compared(obligation, before, after, common, shell, with_shapes=False)
+    return _compared(obligation, before, after, common, shell, with_shapes=True)
 
 
 def _compared(

@@ -31,7 +31,7 @@ _BITS = {
     "bfloat16": TensorProto.BFLOAT16,
 }
 _BYTES: dict[int, int] = {TensorProto.DOUBLE: 8, TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2, TensorProto.BFLOAT16: 2}
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 17
 _FEW = 8
 # What decides sizes, or what no neighbour may stand for: a power that is a little less than 2 has no negative base.
 _SIZES = {"Resize", "Upsample", "Range", "Pow", "RoiAlign", "MaxRoiPool", "CropAndResize", "NonMaxSuppression"}
@@ -78,13 +78,12 @@ def shaken_array(array: Array, generator: np.random.Generator) -> Array:
 
 def _shake_bits(bits: Array, kind: int, generator: np.random.Generator) -> None:
     """Move each finite number but zero to the next one, in place."""
-    largest = _LARGEST[kind]
-    sign = 1 << (8 * _BYTES[kind] - 1)
-    magnitude = bits & bits.dtype.type(sign - 1)
-    movable = (magnitude != 0) & (magnitude < largest)
-    up = generator.integers(0, 2, bits.size, dtype=np.int8).astype(bool)
-    bits[movable & up] += bits.dtype.type(1)
-    bits[movable & ~up] -= bits.dtype.type(1)
+    unsigned = bits.dtype.type
+    magnitude = bits & unsigned((1 << (8 * _BYTES[kind] - 1)) - 1)
+    steps = (magnitude != 0) & (magnitude < _LARGEST[kind])
+    up = np.unpackbits(np.frombuffer(generator.bytes(-(-bits.size // 8)), np.uint8), count=bits.size)
+    # One up or one down: 2 * up - 1, and nothing where it may not move; unsigned numbers wrap around.
+    bits += steps * ((up.astype(bits.dtype) << unsigned(1)) - unsigned(1))
 
 
 def _shake_file(span: Span, kind: int, generator: np.random.Generator) -> None:
@@ -95,7 +94,6 @@ def _shake_file(span: Span, kind: int, generator: np.random.Generator) -> None:
         return
     for start in range(0, bits.size, _AT_ONCE):
         _shake_bits(bits[start : start + _AT_ONCE], kind, generator)
-    bits.flush()
 
 
 def _shake_structure(model: ModelProto, generator: np.random.Generator) -> None:
