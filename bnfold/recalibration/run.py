@@ -105,10 +105,11 @@ def _fast(
     options: CalibrationOptions,
     on_progress: StageProgress | None,
 ) -> Calibration:
-    """One pass in which each normalization uses its batch; one batch of values is in memory at a time."""
+    """One pass in which each normalization uses its batch; the moments of a batch are taken beside the next run."""
     gathered = Gathered([target.place for target in targets], by_torch=options.statistics == "torch")
-    for values in tap(file, gathered.places, Source(data, 1, on_progress).batches(), known={}, by_batch=True):
-        gathered.take(values)
+    with Beside(gathered.take) as beside:
+        for values in tap(file, gathered.places, Source(data, 1, on_progress).batches(), known={}, by_batch=True):
+            beside.take(values)
     known, drifts = gathered.statistics(targets)
     return Calibration(known, drifts, "fast", batches=gathered.batches, passes=1, levels=1)
 
