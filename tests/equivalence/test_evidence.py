@@ -13,11 +13,17 @@ from bnfold.equivalence import Limits, Rule, Tolerance, Verdict, VerifyOptions, 
 from bnfold.equivalence.judging import run_plan
 from bnfold.equivalence.judging.changes import Changes, find_changes
 from bnfold.equivalence.judging.evidence import Evidence, judge
+from bnfold.equivalence.judging.findings import Comparing, Finding
+from bnfold.equivalence.judging.judge import Judge
 from bnfold.equivalence.judging.noise import Instrument, Moved, Noise, shaken_noise
+from bnfold.equivalence.judging.run_plan import LEAN, RunPlan
 from bnfold.equivalence.numbers.precision import coarsest
 from bnfold.equivalence.runtime import opening, sessions
+from bnfold.equivalence.runtime.reference_answers import Answer
+from bnfold.equivalence.runtime.references import ModelReference
 from bnfold.equivalence.runtime.shaken_model import shaken_feed, shaken_model
 from bnfold.equivalence.structure.dependence import reached
+from bnfold.equivalence.structure.given_model import GivenModel
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.onnxfile import read
 from bnfold.testing import build, numbers
@@ -343,6 +349,31 @@ def test_a_large_model_whose_changes_are_proved_is_run_once_as_users_run_it() ->
     thorough = check(before, after, thorough=True)
     assert thorough.spent["runs"] > 20
     assert {m.where.optimization for m in thorough.measurements} == {"off", "on"}
+
+
+@pytest.mark.parametrize(
+    ("off", "said", "shaken"), [(1e-6, False, False), (1e-4, True, False), (1e-3, True, True)], ids=str
+)
+def test_a_large_model_that_is_proved_is_shaken_only_where_rounding_takes_half_of_the_digits(
+    off: float, said: bool, shaken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is usual nothing is said; of what is more, by how much rounding is amplified."""
+    asked: list[Finding] = []
+    monkeypatch.setattr(Judge, "_find_noise", lambda _, finding: asked.append(finding))
+    once = Answer("f", {}, dict, {"y": np.float32([1.0])})
+    was, now = np.float32([1.0, 2.0]), np.float32([1.0, 2.0 + 2 * off])
+    known = Evidence(proved=True)
+    measured = measure(WHERE, was, now)
+    found = Finding(measured, once, LEAN, "y", judge(measured, Tolerance(), known), known, now)
+    assert (found.judgement.rule, found.judgement.agrees) == (Rule.TOLERANCE if off < 1e-5 else Rule.PROVED, True)
+    model_reference = ModelReference(GivenModel.of(half().SerializeToString()))
+    lean = RunPlan(LEAN, is_lean=True, is_large=True)
+    notes = Judge(model_reference, b"", Comparing(Tolerance()), {}, plan=lean).conditioning([found])
+    assert bool(notes) == said
+    assert bool(asked) == shaken
+    if said:
+        times = off / 2**-24
+        assert notes[0].endswith(f"so that this is rounding, amplified {float(f'{times:.2g}'):,.0f} times.")
 
 
 @pytest.mark.usefixtures("a_tenth")
