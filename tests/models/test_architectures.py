@@ -97,7 +97,15 @@ def test_every_architecture_is_looked_at() -> None:
     assert without_torchscript <= AROUND_DYNAMO.keys()
 
 
-@pytest.mark.parametrize(("exporter", "name", "around"), CASES, ids=[f"{case[1]}-{case[0]}" for case in CASES])
+# The dynamo exporter takes a sixth of a minute for this one.
+SLOW = {("dynamo", "levit")}
+MARKED = [
+    pytest.param(*case, id=f"{case[1]}-{case[0]}", marks=[pytest.mark.soak] if case[:2] in SLOW else [])
+    for case in CASES
+]
+
+
+@pytest.mark.parametrize(("exporter", "name", "around"), MARKED)
 def test_neighbours_of_each_normalization(exporter: Exporter, name: str, around: dict[str, int]) -> None:
     model = exported(name, exporter).proto
     onnx.checker.check_model(model, full_check=True)
@@ -105,8 +113,9 @@ def test_neighbours_of_each_normalization(exporter: Exporter, name: str, around:
     assert all(attribute(node, "training_mode", 0) == 0 and len(node.output) == 1 for node in normalizations(model))
 
 
-@pytest.mark.parametrize(("exporter", "name"), [case[:2] for case in CASES], ids=[f"{c[1]}-{c[0]}" for c in CASES])
-def test_onnxruntime_and_the_oracle_agree_with_torch(exporter: Exporter, name: str) -> None:
+@pytest.mark.parametrize(("exporter", "name", "around"), MARKED)
+def test_onnxruntime_and_the_oracle_agree_with_torch(exporter: Exporter, name: str, around: dict[str, int]) -> None:
+    del around
     made = exported(name, exporter)
     (expected,) = made.expected
     size = float(np.abs(expected).max())
