@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
-Handler = Callable[[int, FrameType | None], object]
+_Handler = Callable[[int, FrameType | None], object]
 
 # A signal in the middle of an import waits for its end, this long at a time and so often at most.
 # The supervisor does not wait so long; without one a slow machine may need it.
@@ -98,13 +98,13 @@ def _again(dropped: KeyboardInterrupt, number: int, frame: FrameType | None) -> 
         raise dropped
 
 
-def _later(handler: Handler, number: int = signal.SIGALRM) -> None:
+def _later(handler: _Handler, number: int = signal.SIGALRM) -> None:
     """Call `handler` of the signal `number` in the main thread in a moment."""
     signal.signal(signal.SIGALRM, lambda _alarm, frame: handler(number, frame))
     signal.setitimer(signal.ITIMER_REAL, _LATER)
 
 
-def _is_postponed(handler: Handler, number: int, frame: FrameType | None) -> bool:
+def _is_postponed(handler: _Handler, number: int, frame: FrameType | None) -> bool:
     """Have the signal handled a little later if this is the middle of an import, unless that takes too long."""
     global _postponed
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):

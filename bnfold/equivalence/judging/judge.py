@@ -156,8 +156,10 @@ class Judge:
     def _is_worth_measuring(self, finding: Finding) -> bool:
         """Whether the noise is measured beside a proof: of a large model where it takes half of the digits."""
         measured = finding.measurement
-        if measured.problem or not self.plan.is_lean:
-            return not measured.problem
+        if measured.problem:
+            return False
+        if not self.plan.is_lean:
+            return True
         facts = rounding_named(measured.computed_in)
         return facts is None or measured.max_abs > math.sqrt(facts.unit) * measured.reference_max_abs
 

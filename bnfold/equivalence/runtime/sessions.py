@@ -177,8 +177,7 @@ def _trim() -> None:
 
 
 def interruptibly(work: Callable[[], _T]) -> _T:
-    """Do `work`, which runs models, in a thread of its own: no signal handler runs while the main thread is in native
-    code.
+    """Do `work`, which runs models, in a thread of its own: in native code the main thread would hear no signal.
 
     A model can run without end (a Loop that never stops); Ctrl-C then ends the run at its next node. For many short
     runs one thread is enough: to start one for each, and wait for it, takes as long as they do.
