@@ -17,13 +17,23 @@ from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
-from onnx import TensorProto
+from onnx import FunctionProto, SparseTensorProto, TensorProto
 
 from bnfold.equivalence.feeds.size_solving import Shapes
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.equivalence.proofs.constants import Constants, StaticSizes
 from bnfold.equivalence.proofs.piece_sizes import Dims, InputShapes
-from bnfold.equivalence.structure.scopes import Cutter, Piece, Place, Scope, Uncut, Value, same_attributes, same_bytes
+from bnfold.equivalence.structure.scopes import (
+    Cutter,
+    Piece,
+    Place,
+    Scope,
+    Uncut,
+    Value,
+    same_attributes,
+    same_bytes,
+    same_declaration,
+)
 
 _MOST_NODES = 1000
 """A larger piece is not that of one rewrite."""
@@ -311,8 +321,10 @@ class Correspondence:
 
     def _obligation(self, pair: Pair) -> tuple[Obligation, list[Pair]]:
         """The obligation for a pair to be equal; and the outputs of nested bodies and functions that belong to it."""
-        if self._same_constant(pair.old, pair.new) or self._is_given(pair):
+        if self._same_constant(pair.old, pair.new):
             return Obligation(pair, ()), []
+        if self._is_given(pair):
+            return Obligation(pair, (), reason="" if self._same_default(pair) else "its default is another one"), []
         settled = self._settled(pair)
         if settled is not None:
             premises, bodies = settled
@@ -328,6 +340,20 @@ class Correspondence:
             return False
         entering = pair.old.name in self.before.scopes[pair.old.scope].entering
         return entering and self._partner.get(pair.old) == pair.new
+
+    def defaults(self, pair: Pair) -> tuple[TensorProto | SparseTensorProto | None, ...]:
+        """What either side of a pair is where its caller leaves it out."""
+        return self.before.default(pair.old), self.after.default(pair.new)
+
+    def _same_default(self, pair: Pair) -> bool:
+        """Whether callers who give nothing get the same."""
+        was, now = self.defaults(pair)
+        if isinstance(was, TensorProto) and isinstance(now, TensorProto):
+            return same_bytes(was, now, self.before, self.after)
+        if isinstance(was, SparseTensorProto) and isinstance(now, SparseTensorProto):
+            parts = ((was.values, now.values), (was.indices, now.indices))
+            return was.dims == now.dims and all(same_bytes(a, b, self.before, self.after) for a, b in parts)
+        return was is now is None
 
     def _settled(self, pair: Pair) -> tuple[list[Pair], list[Pair]] | None:
         """The inputs and the bodies that a pair rests on, where both sides are the same operator; None otherwise."""
@@ -372,7 +398,7 @@ class Correspondence:
             if now is None or self._scopes.get(was) != now:
                 return None
             before, after = self.before.scopes[was], self.after.scopes[now]
-            if len(before.leaving) != len(after.leaving) or len(before.entering) != len(after.entering):
+            if not self._are_declared_alike(before, after):
                 return None
             for first, second in zip(before.leaving, after.leaving, strict=True):
                 left, right = self.before.resolve(was, first), self.after.resolve(now, second)
@@ -380,6 +406,15 @@ class Correspondence:
                     return None
                 pairs.append(Pair(left, right))
         return pairs
+
+    def _are_declared_alike(self, before: Scope, after: Scope) -> bool:
+        """Whether as much enters and leaves, and of functions, whether their operators mean the same."""
+        if len(before.leaving) != len(after.leaving) or len(before.entering) != len(after.entering):
+            return False
+        one, other = before.body, after.body
+        if isinstance(one, FunctionProto) and isinstance(other, FunctionProto):
+            return same_declaration(one, other, self.before, self.after)
+        return True
 
     def _to_show(self, pair: Pair) -> Obligation:
         rank = self.before.rank_of(pair.old)

@@ -38,9 +38,10 @@ from bnfold.equivalence.proofs.composition import (
 )
 from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together, sizes_made
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
-from bnfold.equivalence.proofs.obligations import Correspondence, Obligation
+from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
 from bnfold.equivalence.proofs.piece_sizes import Dims, period, reads_sizes, sizes_read
 from bnfold.equivalence.proofs.reaching import reaches_an_output
+from bnfold.equivalence.proofs.weights import Difference, Weights, compare
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
 
 _IMPULSE = 64.0
@@ -137,7 +138,7 @@ def prove_composed(obligation: Obligation, common: Correspondence, seed: int) ->
 def _proved(obligation: Obligation, common: Correspondence, seed: int, *, evaluate: bool = True) -> Proof:
     shell = _described(obligation, common)
     if obligation.before is None or obligation.after is None:
-        return shell._replace(reason=obligation.reason)
+        return _default(obligation.pair, common, shell._replace(reason=obligation.reason))
     reason = _coarser(obligation.before, obligation.after, common)
     if reason:
         return shell._replace(reason=reason)
@@ -149,6 +150,24 @@ def _proved(obligation: Obligation, common: Correspondence, seed: int, *, evalua
     if not evaluate:
         return shell._replace(reason="it is not composed of linear operators")
     return _evaluated(obligation, obligation.before, obligation.after, common, shell, seed)
+
+
+def _default(pair: Pair, common: Correspondence, shell: Proof) -> Proof:
+    """`shell`, but of an input that has another default the proof of that, number by number."""
+    was, now = common.defaults(pair)
+    if not isinstance(was, TensorProto) or not isinstance(now, TensorProto):
+        return shell
+    facts, found = rounding(was.data_type), Difference()
+    if facts is None or (was.data_type, was.dims) != (now.data_type, now.dims):
+        return shell._replace(standing=Standing.BROKEN, used=math.inf, max_abs=math.inf)
+    before, after = Weights.stored(was, common.before), Weights.stored(now, common.after)
+    compare([before], [after], 2 * facts.unit, found, both_sizes=True)  # each side stores it rounded
+    if found.share <= 1:
+        return shell._replace(standing=Standing.HOLDS, reason="", used=found.share, max_abs=found.error)
+    reason = f"its default is off by {found.error:.3g}"
+    return shell._replace(
+        standing=Standing.BROKEN, reason=reason, used=found.share, max_abs=found.error, unit=facts.unit
+    )
 
 
 def _coarser(before: Piece, after: Piece, common: Correspondence) -> str:

@@ -21,6 +21,7 @@ from onnx import (
     ModelProto,
     NodeProto,
     OperatorSetIdProto,
+    SparseTensorProto,
     TensorProto,
     ValueInfoProto,
     helper,
@@ -226,6 +227,17 @@ class Scopes:
     def stored(self, value: Value) -> TensorProto | None:
         """The initializer that a value is, where no caller can override it."""
         return self.scopes[value.scope].stored.get(value.name)
+
+    def default(self, value: Value) -> TensorProto | SparseTensorProto | None:
+        """What an input is where its caller leaves it out; None where nobody may, or it is no input."""
+        scope = self.scopes[value.scope]
+        if value.name not in scope.entering:
+            return None
+        graph = scope.body
+        sparse = graph.sparse_initializer if isinstance(graph, GraphProto) else ()
+        return scope.initializers.get(value.name) or next(
+            (one for one in sparse if one.values.name == value.name), None
+        )
 
     def is_constant(self, scope: int, name: str) -> bool:
         """Whether what a node in `scope` reads as `name` is stored, or made of what is: no caller can influence it."""
@@ -525,10 +537,30 @@ def same_attributes(one: NodeProto, other: NodeProto, first: Cutter, second: Cut
     """Whether two nodes do the same with their inputs, apart from nested bodies, which are scopes of their own."""
     if (one.op_type, one.domain or "", one.overload) != (other.op_type, other.domain or "", other.overload):
         return False
-    if len(one.attribute) != len(other.attribute):
+    return _same_attributes(one.attribute, other.attribute, first, second)
+
+
+def same_declaration(one: FunctionProto, other: FunctionProto, first: Cutter, second: Cutter) -> bool:
+    """Whether the operators of two functions mean the same: of which sets they are, and which attributes they get."""
+    versions, others = (
+        {("" if each.domain in DEFAULT_DOMAINS else each.domain): each.version for each in function.opset_import}
+        for function in (one, other)
+    )
+    shared = versions.keys() & others.keys()
+    return (
+        all(versions[domain] == others[domain] for domain in shared)
+        and set(one.attribute) == set(other.attribute)
+        and _same_attributes(one.attribute_proto, other.attribute_proto, first, second)
+    )
+
+
+def _same_attributes(
+    some: Sequence[AttributeProto], others: Sequence[AttributeProto], first: Cutter, second: Cutter
+) -> bool:
+    if len(some) != len(others):
         return False
-    by_name = {attribute.name: attribute for attribute in other.attribute}
-    for was in one.attribute:
+    by_name = {attribute.name: attribute for attribute in others}
+    for was in some:
         now = by_name.get(was.name)
         if now is None or was.type != now.type:
             return False
