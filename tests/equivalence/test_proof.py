@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 from onnx import ModelProto, numpy_helper, parser
 
 from bnfold.equivalence import Proof, Standing, prove
@@ -537,3 +538,33 @@ def test_a_fold_in_float32_whose_terms_cancel_is_no_bug() -> None:
     folded["b2"] = folded["b2"] + np.float32(1e-4)
     found = only(prove(before, model(f"{signature} {{ y = Conv<{same}>(x, w2, b2) }}", folded)))
     assert found.standing is Standing.BROKEN
+
+
+@pytest.mark.parametrize(("order", "turned"), [("", True), ("<perm=[1,0]>", True), ("<perm=[0,1]>", False)])
+def test_weights_behind_a_transpose_are_those_that_it_makes(order: str, turned: bool) -> None:
+    """As exporters write linear layers; square, so that no size tells the two apart."""
+    weight, stats = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32), statistics(4, np.float32)
+    scale, shift = affine(stats)
+    signature = "agraph (float[N,4] x) => (float[N,4] z)"
+    before = model(
+        f"{signature} {{ t = Transpose{order}(w) c = MatMul(x, t) y = BatchNormalization(c, g, h, m, v) z = Relu(y) }}",
+        {"w": weight, **stats},
+    )
+    for used, standing in ((turned, Standing.HOLDS), (not turned, Standing.BROKEN)):
+        folded = ((weight.T if used else weight).astype(np.float64) * scale).astype(np.float32)
+        after = model(
+            f"{signature} {{ c = MatMul(x, w2) y = Add(c, b2) z = Relu(y) }}",
+            {"w2": folded, "b2": shift.astype(np.float32)},
+        )
+        assert only(prove(before, after)).standing is standing
+
+
+@pytest.mark.parametrize(("factor", "standing"), [(1.0, Standing.HOLDS), (1.05, Standing.BROKEN)])
+def test_weights_that_a_model_computes_in_bfloat16_may_round_as_it_does(factor: float, standing: Standing) -> None:
+    rng = np.random.default_rng(0)
+    a, k = rng.standard_normal((4, 5)).astype(bfloat16), rng.uniform(0.5, 2.0, 5).astype(bfloat16)
+    signature = "agraph (bfloat16[N,4] x) => (bfloat16[N,5] z)"
+    before = model(f"{signature} {{ t = Mul(a, k) c = MatMul(x, t) y = Mul(c, k) z = Relu(y) }}", {"a": a, "k": k})
+    exact = a.astype(np.float64) * k.astype(np.float64) ** 2
+    after = model(f"{signature} {{ y = MatMul(x, w2) z = Relu(y) }}", {"w2": (factor * exact).astype(bfloat16)})
+    assert only(prove(before, after)).standing is standing

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from bnfold.equivalence.numbers.constant_expressions import evaluate
-from bnfold.equivalence.numbers.element_types import Array, rounding
+from bnfold.equivalence.numbers.element_types import Array, rounding, rounding_of
 from bnfold.equivalence.numbers.float64 import Evaluator, Unknowable
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.equivalence.proofs.piece_sizes import InputShapes
@@ -127,16 +127,34 @@ class Constants:
 
     def _evaluated(self, value: Value) -> Array:
         if value not in self._computed:
+            turned = self._turned(value)
+            if turned is not None:
+                self._computed[value] = turned
+                return turned
             piece = Piece(tuple(sorted(self._places(value), key=self.owner.rank.__getitem__)), self._stored, value)
             model = self.owner.cut(piece, ())
             found = evaluate(model)[value.name]
             self._computed[value] = found
-            if found.dtype.kind == "f" and found.size:
+            if rounding_of(found.dtype) is not None and found.size:
                 exact = Evaluator(model)({})[value.name]
                 with np.errstate(all="ignore"):
                     moved = np.abs(found.astype(np.float64) - exact) if exact.shape == found.shape else np.array(np.nan)
                 self._noises[value] = _NOISE * float(np.nan_to_num(moved.max()))
         return self._computed[value]
+
+    def _turned(self, value: Value) -> Array | None:
+        """What a Transpose makes of a stored tensor, as exporters write the weights of linear layers; else None."""
+        place = self.owner.producer(value)
+        node = None if place is None else self.owner.node(place)
+        if place is None or node is None or node.op_type != "Transpose" or node.domain not in DEFAULT_DOMAINS:
+            return None
+        behind = self.owner.inputs(place)[0]
+        tensor = None if behind is None else self.tensor(behind)
+        if tensor is None or any(each.ref_attr_name for each in node.attribute):
+            return None
+        array = self.owner.array(tensor)
+        order = next((list(each.ints) for each in node.attribute if each.name == "perm"), [*range(array.ndim)][::-1])
+        return array.transpose(order).copy() if sorted(order) == [*range(array.ndim)] else None
 
     def stored_alike(self, values: Mapping[Value, TensorProto], other: Cutter, sizes: "StaticSizes") -> set[Value]:
         """The `values`, computed here, that are the tensors stored in `other`, to the bit.

@@ -108,8 +108,8 @@ class Weights(NamedTuple):
 
     @property
     def computed(self) -> bool:
-        """Whether nodes of the model compute the numbers, which rounds them; another model may hold the exact ones."""
-        return self.tensor is None and self.elem_type != TensorProto.DOUBLE
+        """Whether nodes of the model compute the numbers and round them; another model may hold the exact ones."""
+        return self.noise > 0 and self.elem_type != TensorProto.DOUBLE
 
     def size_of(self, start: int, block: Array, allowance: float) -> Array:
         """The scale of a block's rounding errors: its numbers, as large as they were when rounded."""
