@@ -4,10 +4,13 @@ import ctypes
 import gc
 import os
 
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGE = 1 << 20
 _LARGEST_REUSED = 32 << 20
 """glibc allows no more."""
+_NEVER = (1 << 31) - 1
+MOST_KEPT = 320 << 20
+"""Bytes that a session may leave free for the next: as much as making one of a model of 100 MB frees."""
 _owned = False
 _libc = ctypes.CDLL(None)
 _BETWEEN_COLLECTIONS = 100_000
@@ -22,6 +25,7 @@ def own() -> None:
     # OpenBLAS's threads would spin for a while after they start, and on two cores take one from who works.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     send_nothing()
+    _mallopt(_M_ARENA_MAX, 1)  # what one thread has freed is there for another, as for the next session
     give_back_memory()
 
 
@@ -51,18 +55,31 @@ def give_back_memory() -> None:
 def reuse_memory() -> None:
     """Keep freed blocks of up to 32 MiB for what comes next, until `trim`, where the C library is glibc.
 
-    Making a session copies each weight several times. Where each copy is memory that the system has to clear, that
-    takes longer than the copying.
+    Making a session copies each weight several times, and the next session does so again. Where each copy is memory
+    that the system has to clear, that takes longer than the copying.
     """
     _mallopt(_M_MMAP_THRESHOLD, _LARGEST_REUSED)
-    _mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_REUSED)
+    _mallopt(_M_TRIM_THRESHOLD, _NEVER)
 
 
-def trim() -> None:
-    """Give back what is free, where the C library is glibc."""
-    malloc_trim = getattr(_libc, "malloc_trim", None)
-    if malloc_trim is not None:
-        malloc_trim(0)
+def trim(most: int = 0) -> None:
+    """Give back what is free, if that is more than `most` bytes, where the C library is glibc."""
+    malloc_trim, mallinfo = getattr(_libc, "malloc_trim", None), getattr(_libc, "mallinfo2", None)
+    if malloc_trim is None:
+        return
+    if mallinfo is not None:
+        mallinfo.restype = _Heap
+        if mallinfo().free <= most:
+            return
+    malloc_trim(0)
+
+
+class _Heap(ctypes.Structure):
+    """mallinfo(3): since glibc 2.33."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks")] + [
+        (name, ctypes.c_size_t) for name in ("fsmblks", "uordblks", "free", "keepcost")
+    ]
 
 
 def _mallopt(parameter: int, value: int) -> None:

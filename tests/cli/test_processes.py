@@ -79,8 +79,12 @@ for _ in range(20):
     block = np.ones(2 << 20, np.uint8)
     del block
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+block = np.ones(16 << 20, np.uint8)
+del block
+trim(64 << 20)
+kept = resident() - before
 trim()
-print(faults, resident() - before)
+print(faults, resident() - before, kept)
 """
 
 
@@ -94,6 +98,7 @@ def test_freed_memory_is_used_again_until_it_is_given_back() -> None:
         pytest.skip("this C library or this system gives memory otherwise")
     assert reused[0] < 1_000
     assert reused[1] < 4
+    assert reused[2] > 12  # 16 MiB, which are not much
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
