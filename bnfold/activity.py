@@ -2,11 +2,13 @@
 
 import mmap
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 _note: mmap.mmap | None = None
-_stack: list[str] = []
-_beside: list[str] = []
+_threads: list[list[str]] = [[]]
+"""The activities of threads, those of the main thread first."""
+_own: ContextVar[list[str]] = ContextVar("activities", default=_threads[0])
 
 
 def share(note: mmap.mmap) -> None:
@@ -20,21 +22,13 @@ def read(note: mmap.mmap) -> str:
     return note[:].split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-def doing(what: str) -> AbstractContextManager[None]:
-    """Note that the block does `what`, as a part of the activity around it. Without a shared note it costs nothing."""
-    return _noted(_stack, what)
-
-
-def beside(what: str) -> AbstractContextManager[None]:
-    """Note that a thread does `what` while the block lasts, beside the activity of the main thread."""
-    return _noted(_beside, what)
-
-
 @contextmanager
-def _noted(activities: list[str], what: str) -> Iterator[None]:
+def doing(what: str) -> Iterator[None]:
+    """Note that the block does `what`, as a part of the activity around it. Without a shared note it costs nothing."""
     if _note is None:
         yield
         return
+    activities = _own.get()
     activities.append(what)
     _write()
     try:
@@ -44,7 +38,21 @@ def _noted(activities: list[str], what: str) -> Iterator[None]:
         _write()
 
 
+@contextmanager
+def beside() -> Iterator[None]:
+    """Note what the block does beside the activity of the main thread: it is all that another thread does."""
+    activities: list[str] = []
+    _threads.append(activities)
+    token = _own.set(activities)
+    try:
+        yield
+    finally:
+        _own.reset(token)
+        _threads[:] = [each for each in _threads if each is not activities]
+
+
 def _write() -> None:
     assert _note is not None
-    text = ", beside ".join(filter(None, [", ".join(_stack), *_beside])).encode("utf-8", "replace")[: len(_note) - 1]
+    told = ", beside ".join(filter(None, map(", ".join, _threads)))
+    text = told.encode("utf-8", "replace")[: len(_note) - 1]
     _note[: len(text) + 1] = text + b"\0"

@@ -11,7 +11,7 @@ from bnfold.options import InspectOptions
 
 def dying(_model: str, how: str, _options: InspectOptions) -> None:
     """What some runtime does to the process it is in."""
-    with doing("running something"), beside("loading m"):
+    with doing("running something"), beside(), doing("loading m"):
         if how.isdigit():
             os._exit(int(how))
         Path("temporary").joinpath(next(Path("temporary").glob("bnfold-*")).name, "left").write_bytes(b"left")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bnfold.equivalence.judging.measurement import Where as Where
     from bnfold.equivalence.judging.measurement import measure as measure
     from bnfold.equivalence.judging.noise import Noise as Noise
-    from bnfold.equivalence.judging.reference_ahead import reference_ahead as reference_ahead
+    from bnfold.equivalence.judging.sessions_ahead import sessions_ahead as sessions_ahead
     from bnfold.equivalence.judging.tolerance import Judgement as Judgement
     from bnfold.equivalence.judging.tolerance import Limits as Limits
     from bnfold.equivalence.judging.tolerance import Rule as Rule
@@ -62,7 +62,7 @@ _HOME = {
     **dict.fromkeys(("Attribution", "attribute"), "bnfold.equivalence.judging.guilty_folds"),
     **dict.fromkeys(("HISTOGRAM_EDGES", "Measurement", "Where", "measure"), "bnfold.equivalence.judging.measurement"),
     "Noise": "bnfold.equivalence.judging.noise",
-    "reference_ahead": "bnfold.equivalence.judging.reference_ahead",
+    "sessions_ahead": "bnfold.equivalence.judging.sessions_ahead",
     **dict.fromkeys(("Judgement", "Limits", "Rule", "Tolerance"), "bnfold.equivalence.judging.tolerance"),
     "prove": "bnfold.equivalence.proofs.model",
     **dict.fromkeys(("Proof", "Standing"), "bnfold.equivalence.proofs.piece"),

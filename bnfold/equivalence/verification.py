@@ -6,11 +6,11 @@ of two large models one.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from onnx import ModelProto
 
@@ -23,12 +23,12 @@ from bnfold.equivalence.judging.judge import Judge
 from bnfold.equivalence.judging.run_plan import LEAN, THOROUGH, RunPlan, planning
 from bnfold.equivalence.judging.sentences import sentence
 from bnfold.equivalence.judging.tolerance import Tolerance
-from bnfold.equivalence.numbers.element_types import rounding_named
+from bnfold.equivalence.numbers.element_types import Outputs, rounding_named
 from bnfold.equivalence.numbers.precision import coarsest
 from bnfold.equivalence.proofs.piece import Proof
 from bnfold.equivalence.runtime.opening import Ahead, Setting, running
 from bnfold.equivalence.runtime.providers import CPU, Placement, Precision, check, named, placement
-from bnfold.equivalence.runtime.reference_answers import Answers, conditions, run_seeded_feeds, run_user_feeds
+from bnfold.equivalence.runtime.reference_answers import Answer, Answers, conditions, run_seeded_feeds, run_user_feeds
 from bnfold.equivalence.runtime.references import ModelReference, Reference, Runner
 from bnfold.equivalence.runtime.sessions import LoadFailed, Optimization, RunFailed, quiet_options, runtime
 from bnfold.equivalence.runtime.spending import estimate, few_threads, spending
@@ -45,6 +45,21 @@ _MERGED = (
     "equal initializers once and a normalization in training mode writes into one: freeze it, or keep them apart."
 )
 _IN_FLOAT32 = 2.0**-24
+
+
+class _Lean(NamedTuple):
+    """What the reference answered in a lean plan, and what the candidate did, on the CPU, or why it could not."""
+
+    answers: Answers
+    outputs: tuple[Outputs, ...] = ()
+    failure: RunFailed | None = None
+
+    def compared(self, comparing: Comparing) -> list[Finding]:
+        """The candidate's outputs beside the reference's. Raises RunFailed."""
+        if self.failure is not None:
+            raise self.failure
+        found = zip(self.answers.answers, self.outputs, strict=True)
+        return [each for answer, outputs in found for each in compare(answer, outputs, LEAN, comparing, {})]
 
 
 def verify(
@@ -122,38 +137,51 @@ def _read(
     other: ModelProto,
     options: VerifyOptions,
     ahead: Ahead,
-) -> tuple[Changes, RunPlan, Answers | None]:
-    """What the files alone tell of the changes between them, how much to run, and what a lean reference answered.
+) -> tuple[Changes, RunPlan, _Lean | None]:
+    """What the files alone tell of the changes between them, how much to run, and what both answered in a lean plan.
 
-    Where proofs can make it enough to run the models as users do, the reference is loaded beside the reading. Small
-    models are loaded together, beside the proofs, and run afterwards. A large reference runs first: then it is gone
-    when the candidate is loaded, and never are both in memory.
+    Where proofs can make it enough to run the models as users do, they run beside the proofs. Small models are loaded
+    together. A large reference is gone when the candidate is loaded: never are both in memory.
     """
     if reference.given is None:
         return Changes(), THOROUGH, None
-    planned = planning(model, options)
+    planned = planning(reference.given, options)
     if other is model:
         return Changes(known=True), planned(all_proved=True), None
     if options.proof == "never":
         return Changes(), planned(all_proved=False), None
-    lean, answers = planned(all_proved=True), None
-    together = lean.is_lean and lean.loads_both
-    on_cpu = CPU in named(options.providers)
+    lean, run = planned(all_proved=True), None
     if lean.is_lean:
         ahead.begin(reference.given.source, LEAN)
-    if together and on_cpu:
-        ahead.begin(candidate.source, LEAN)
+        if lean.loads_both and CPU in named(options.providers):
+            ahead.begin(candidate.source, LEAN)
+        run = ahead.work(partial(_run_lean, reference, candidate, model, other, lean, options))
     constants = options.assume_constant_initializers
     before, after = both_indexes(reference.given, candidate, assume_constant_initializers=constants)
-    if lean.is_lean and not together:
-        answers, _ = _answers(reference, model, _fed(model, options), {}, options, lean, beside=other)
-        if on_cpu:
-            ahead.begin(candidate.source, LEAN)
     changes = find_changes(before, after, options.seed)
     for index in (before, after):
         index.file.release()
     plan = planned(all_proved=changes.all_proved)
-    return changes, plan, answers if plan.is_lean else None
+    return changes, plan, run() if plan.is_lean and run is not None else None
+
+
+def _run_lean(
+    reference: Reference,
+    candidate: GivenModel,
+    model: ModelProto,
+    other: ModelProto,
+    plan: RunPlan,
+    options: VerifyOptions,
+) -> _Lean:
+    """Run the reference, and on the same feeds the candidate, as users do."""
+    answers, _ = _answers(reference, model, _fed(model, options), {}, options, plan, beside=other)
+    if not answers.answers or CPU not in named(options.providers):
+        return _Lean(answers)
+    try:
+        with running(candidate.source, LEAN) as session:
+            return _Lean(answers, tuple(_outputs(session, answers.answers)))
+    except RunFailed as failure:
+        return _Lean(answers, failure=failure)
 
 
 def _fed(model: ModelProto, options: VerifyOptions) -> Signature:
@@ -169,22 +197,23 @@ def _measured(
     other: ModelProto,
     changes: Changes,
     plan: RunPlan,
-    lean: Answers | None,
+    lean: _Lean | None,
     options: VerifyOptions,
     on_progress: StageProgress,
 ) -> Verification:
-    """Run both models on all feeds in all settings, and judge what they answer. `lean`: the reference's, if it ran."""
+    """Run both models on all feeds in all settings, and judge what they answer. `lean`: what they have answered."""
     signature = _fed(model, options)
     on_progress(0, 0)
     pairs: Mapping[str, Sources] = {}
     if reference.given is not None and not plan.is_lean:
         constants = options.assume_constant_initializers
         pairs = behind(*both_indexes(reference.given, candidate, assume_constant_initializers=constants))
-    answers, sources = lean, pairs
-    if answers is None:
+    if lean is not None:
+        answers, sources = lean.answers, pairs
+    else:
         answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
     if plan.is_lean and not answers.answers:
-        plan = THOROUGH
+        plan, lean = THOROUGH, None
         answers, sources = _answers(reference, model, signature, pairs, options, plan, beside=other)
     answers.notes.extend(_assumed(signature))
     if not answers.answers:
@@ -197,6 +226,9 @@ def _measured(
     for number, setting in enumerate(settings):
         on_progress(number * feeds, len(settings) * feeds)
         try:
+            if lean is not None and setting == LEAN:
+                findings += lean.compared(comparing)
+                continue
             found, place = _candidate(candidate.source, setting, answers, signature, sources, comparing, options)
         except RunFailed as failure:
             verdict, explanation = _unanswered(failure, reference, setting, answers, compared=bool(findings))
@@ -373,13 +405,17 @@ def _run_candidate(
         if setting.provider is not CPU:
             placed = [placement(session, setting.provider, setting.optimization, setting.precision)]
             check(placed[0], setting.provider, strict_placement=options.strict_placement)
-        for answer in answers.answers:
-            if answer.costly and setting.optimization is Optimization.OFF:
-                continue
-            with doing(f"feed {answer.name}"):
-                answered = session.run(answer.feed())
+        asked = [each for each in answers.answers if not (each.costly and setting.optimization is Optimization.OFF)]
+        for answer, answered in zip(asked, _outputs(session, asked), strict=True):
             findings += compare(answer, answered, setting, comparing, sources)
     return findings, placed
+
+
+def _outputs(session: Runner, answers: Iterable[Answer]) -> Iterator[Outputs]:
+    """What a model makes of the feeds that the reference has answered."""
+    for answer in answers:
+        with doing(f"feed {answer.name}"):
+            yield session.run(answer.feed())
 
 
 def _unanswered(

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bnfold.decisions import Action, Decision, Reason, Refused
@@ -28,7 +29,7 @@ from bnfold.report import GOOD, ModelSummary, Report
 from bnfold.sources import is_path, read_model
 
 if TYPE_CHECKING:
-    from bnfold.equivalence import Verification
+    from bnfold.equivalence import GivenModel, Verification
     from bnfold.passes import SubstituteBatchNormOptions
     from bnfold.recalibration import Calibration, Fitted
     from bnfold.rewriting import AnyPass, Asked
@@ -187,28 +188,41 @@ def attempt(setup: Setup, forbidden: frozenset[Suspect] = frozenset(), *, looks_
     Without `looks_late` each weight is looked at before something is folded into it; with it that happens while the
     model is written, and once more from the beginning where one would leave the range of its type.
     """
-    with _loaded_beside(setup, forbidden) as load:
+    if not setup.request.options.verify:
         with paused_collector():
-            try:
-                made = _written(setup, setup.copy_of_input(), forbidden, load, looks_late=looks_late)
-            except Refused:
-                if not looks_late:
-                    raise
-                made = _written(setup, setup.copy_of_input(), forbidden, load, looks_late=False)
-        return _verified(setup, made) if setup.request.options.verify else made
+            return _made(setup, forbidden, lambda: None, looks_late=looks_late)
+    from bnfold.equivalence import GivenModel
+
+    source = GivenModel.of(setup.file)
+    with _loaded_beside(setup, forbidden, source) as load:
+        with paused_collector():
+            made = _made(setup, forbidden, partial(load, source), looks_late=looks_late)
+        candidate = GivenModel.of(setup.publication.path)
+        load(candidate)
+        return _verified(setup, made, source, candidate)
 
 
-def _loaded_beside(setup: Setup, forbidden: frozenset[Suspect]) -> AbstractContextManager[Callable[[], None]]:
-    """What loads the input in onnxruntime beside the passes, where that is what the verification begins with.
+def _made(setup: Setup, forbidden: frozenset[Suspect], load: Callable[[], None], *, looks_late: bool) -> Attempt:
+    try:
+        return _written(setup, setup.copy_of_input(), forbidden, load, looks_late=looks_late)
+    except Refused:
+        if not looks_late:
+            raise
+        return _written(setup, setup.copy_of_input(), forbidden, load, looks_late=False)
+
+
+def _loaded_beside(
+    setup: Setup, forbidden: frozenset[Suspect], source: "GivenModel"
+) -> "AbstractContextManager[Callable[[GivenModel], None]]":
+    """What loads a model in onnxruntime beside what is done, where that is what the verification begins with.
 
     Not where another model stands for the input: with new statistics, or another function on purpose.
     """
-    plain = setup.asked is None and not setup.statistics and setup.substitute is None and not forbidden
-    if not (setup.request.options.verify and plain):
-        return nullcontext(lambda: None)
+    if setup.asked is not None or setup.statistics or setup.substitute is not None or forbidden:
+        return nullcontext(lambda _: None)
     from bnfold import equivalence
 
-    return equivalence.reference_ahead(equivalence.GivenModel.of(setup.file), VerifyOptions.of(setup.request.options))
+    return equivalence.sessions_ahead(source, VerifyOptions.of(setup.request.options))
 
 
 def _written(
@@ -315,7 +329,7 @@ def _require_statistics(request: Request, decisions: tuple[Decision, ...], befor
     raise StatisticsError(message + left, report)
 
 
-def _verified(setup: Setup, made: Attempt) -> Attempt:
+def _verified(setup: Setup, made: Attempt, source: "GivenModel", candidate: "GivenModel") -> Attempt:
     """The attempt with its verdict. What the passes preserve decides what the result is compared with, and how."""
     from bnfold import equivalence
 
@@ -327,8 +341,6 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
         options = replace(options, proof="never")  # another function, on purpose
     elif options.proof == "auto" and not foreign:
         options = replace(options, proof="always")  # what is wrong with a fold of its own is not for limits to excuse
-    source = equivalence.GivenModel.of(setup.file)
-    candidate = setup.publication.path
     distance: tuple[Mapping[str, Any], ...] = ()
     if Preserves.EVALUATION in promised:
         stays = {(decision.scope, decision.node) for decision in made.decisions if decision.action is Action.KEPT}
@@ -346,7 +358,7 @@ def _verified(setup: Setup, made: Attempt) -> Attempt:
     else:
         found = equivalence.verify(source, candidate, options, on_progress=on_progress)
     if setup.request.check is not None and found.verdict.value in GOOD:
-        origin = setup.request.check(candidate)
+        origin = setup.request.check(setup.publication.path)
         found = found if origin.verdict.value in GOOD else origin
     on_purpose = Preserves.NOTHING in promised and _is_substituted(made, found)
     verdict = "substituted" if on_purpose else found.verdict.value

@@ -8,11 +8,13 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 from bnfold import optimize
-from bnfold.equivalence import Verdict, verify
+from bnfold.equivalence import Verdict, verification, verify
 from bnfold.equivalence.judging import run_plan
+from bnfold.equivalence.judging.changes import Changes, find_changes
 from bnfold.equivalence.judging.measurement import Where, measure
 from bnfold.equivalence.judging.run_plan import BY_RUNNING, FLOOR, LEAN, plan_of
 from bnfold.equivalence.judging.tolerance import Tolerance
+from bnfold.equivalence.numbers.element_types import Feed, Outputs
 from bnfold.equivalence.runtime import opening, sessions
 from bnfold.equivalence.runtime.opening import Ahead, Setting, running
 from bnfold.equivalence.runtime.sessions import RunFailed, Session
@@ -217,12 +219,97 @@ def test_the_input_is_loaded_beside_the_passes_where_its_verification_begins_wit
     assert found.verification is not None
     assert found.verification["spent"]["sessions"] == 2
     assert begun[:2] == ["in.onnx", "written"]
+    assert begun[2].startswith(".out.onnx")  # beside the proofs of it
     begun.clear()
     assert optimize(path, tmp_path / "unproved.onnx", proof="never").report.verdict == "equivalent"
     monkeypatch.setattr(run_plan, "FLOOR", thorough)
     assert optimize(path, tmp_path / "small.onnx").report.verdict == "equivalent"
     assert begun == ["written"] * 2
     assert [thread for thread in threading.enumerate() if thread.name == "bnfold-open"] == []
+
+
+@pytest.fixture
+def apart_and_folded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """Two models whose one change is proved, so that they run beside its proof."""
+    monkeypatch.setattr(run_plan, "FLOOR", 0.0)
+    weights = {"w": np.ones((4, 5), np.float32), "b": np.arange(5, dtype=np.float32)}
+    texts = {
+        "apart.onnx": "agraph (float[N,4] x) => (float[N,5] y) { z = MatMul(x, w) y = Add(z, b) }",
+        "folded.onnx": "agraph (float[N,4] x) => (float[N,5] y) { y = Gemm(x, w, b) }",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(model(text, **weights).SerializeToString())
+    return [tmp_path / name for name in texts]
+
+
+def test_both_models_run_beside_the_proofs(monkeypatch: pytest.MonkeyPatch, apart_and_folded: list[Path]) -> None:
+    ran: list[str] = []
+    run = Session.run
+
+    def noted(session: Session, feed: Feed) -> Outputs:
+        ran.append(threading.current_thread().name)
+        if len(ran) > 1:
+            both.set()
+        return run(session, feed)
+
+    def proved(*given: object) -> Changes:
+        assert both.wait(60)
+        return find_changes(*given)  # type: ignore[arg-type]  # what it takes
+
+    both = threading.Event()
+    monkeypatch.setattr(Session, "run", noted)
+    monkeypatch.setattr(verification, "find_changes", proved)
+    found = verify(*apart_and_folded)
+    assert (found.verdict, found.spent["sessions"], found.spent["runs"]) == (Verdict.EQUIVALENT, 2, len(ran))
+    assert set(ran) == {"bnfold-run"}
+
+
+def test_what_runs_beside_the_proofs_ends_where_they_are_interrupted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run_plan, "FLOOR", 0.0)
+    started = threading.Event()
+    run = Session.run
+
+    def noted(session: Session, feed: Feed) -> Outputs:
+        started.set()
+        return run(session, feed)
+
+    def interrupted(*_: object) -> Changes:
+        assert started.wait(60)
+        raise KeyboardInterrupt
+
+    endless = """agraph (float[1] x) => (float[1] y) <bool t = {1}> { a = Relu(x) b = OPERATOR(a) y = Loop (, t, b)
+        <body = b (int64 i, bool c, float[1] a) => (bool d, float[1] r) { d = Identity(c) r = Neg(a) }> }"""
+    paths = [tmp_path / name for name in ("before.onnx", "after.onnx")]
+    for path, operator in zip(paths, ("Relu", "Identity"), strict=True):
+        path.write_bytes(model(endless.replace("OPERATOR", operator)).SerializeToString())
+    monkeypatch.setattr(Session, "run", noted)
+    monkeypatch.setattr(verification, "find_changes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        verify(*paths)
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("bnfold")] == []
+
+
+def test_a_candidate_that_does_not_run_is_told_although_all_is_proved(
+    monkeypatch: pytest.MonkeyPatch, apart_and_folded: list[Path]
+) -> None:
+    run, ran = Session.run, 0
+
+    def failing(session: Session, feed: Feed) -> Outputs:
+        nonlocal ran
+        ran += 1
+        if ran > 1:
+            raise RunFailed("it has no memory left")
+        return run(session, feed)
+
+    monkeypatch.setattr(Session, "run", failing)
+    monkeypatch.setattr(verification, "_own_failure", lambda *_: None)
+    monkeypatch.setattr(run_plan, "FLOOR", 1e6)  # one feed
+    found = verify(*apart_and_folded)
+    assert found.verdict is Verdict.NOT_EQUIVALENT
+    assert "onnxruntime runs the reference but not the candidate (cpu, optimization on)" in found.explanation
+    assert "it has no memory left" in found.explanation
 
 
 def test_a_session_of_the_block_around_is_taken_and_not_begun_again(path: Path) -> None:

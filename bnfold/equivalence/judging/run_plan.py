@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import field
 from functools import partial
 
-from onnx import ModelProto
-
 from bnfold.equivalence.runtime.opening import Setting
 from bnfold.equivalence.runtime.providers import CPU, Precision, Provider
 from bnfold.equivalence.runtime.sessions import Optimization
 from bnfold.equivalence.runtime.spending import Purse
+from bnfold.equivalence.structure.given_model import GivenModel
 from bnfold.equivalence.structure.signature import signature_of
-from bnfold.equivalence.structure.work import HEAVY_ELEMENTS, Work, work_of
+from bnfold.equivalence.structure.work import HEAVY_ELEMENTS, Work
 from bnfold.options import VerifyOptions
 from bnfold.records import Record
 
@@ -97,10 +96,9 @@ def plan_of(work: Work, *, heavy: bool, all_proved: bool, thorough: bool) -> Run
     )
 
 
-def planning(model: ModelProto, options: VerifyOptions) -> Callable[..., RunPlan]:
+def planning(model: GivenModel, options: VerifyOptions) -> Callable[..., RunPlan]:
     """`plan_of` for this model, that needs to know yet whether all is proved."""
-    sizes = [
-        math.prod(dim if isinstance(dim, int) else 1 for dim in port.dims or ()) for port in signature_of(model).inputs
-    ]
+    ports = signature_of(model.structure).inputs
+    sizes = [math.prod(dim if isinstance(dim, int) else 1 for dim in port.dims or ()) for port in ports]
     thorough = options.thorough or options.layers or options.inputs is not None
-    return partial(plan_of, work_of(model), heavy=sum(sizes) >= HEAVY_ELEMENTS, thorough=thorough)
+    return partial(plan_of, model.work, heavy=sum(sizes) >= HEAVY_ELEMENTS, thorough=thorough)

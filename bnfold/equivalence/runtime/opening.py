@@ -1,12 +1,13 @@
 """Opening a model on a provider, with or without values that are not outputs."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import ContextVar, copy_context
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from onnx import TensorProto, helper
 
@@ -15,6 +16,7 @@ from bnfold.equivalence.runtime.providers import CPU, Precision, Provider
 from bnfold.equivalence.runtime.sessions import (
     Optimization,
     RunFailed,
+    Running,
     Session,
     loaded,
     memory_is_limited,
@@ -25,6 +27,8 @@ from bnfold.equivalence.runtime.spending import spent
 from bnfold.equivalence.structure.output_sources import tapped
 from bnfold.equivalence.structure.signature import Source
 from bnfold.errors import ProviderError
+
+_T = TypeVar("_T")
 
 
 class Setting(NamedTuple):
@@ -46,7 +50,7 @@ class _Begun(NamedTuple):
 
 
 class Ahead:
-    """Sessions on the CPU that are made in threads of their own while something else is done.
+    """Sessions on the CPU that are made, and run, in threads of their own while something else is done.
 
     As a context manager: inside of it, and of others inside, `running` takes such a session instead of making one, the
     first time.
@@ -54,6 +58,7 @@ class Ahead:
 
     def __init__(self) -> None:
         self._begun: list[_Begun] = []
+        self._works = ExitStack()
         self.shelves = [self._begun]
         """What was begun here, and in those around."""
 
@@ -77,6 +82,15 @@ class Ahead:
         self._begun.append(_Begun(source, setting, thread, made))
         thread.start()
 
+    def work(self, work: Callable[[], _T]) -> Callable[[], _T]:
+        """Begin `work`, which runs models, and return what waits for its result.
+
+        Where memory is limited, which it would share, it is done when it is waited for.
+        """
+        if memory_is_limited():
+            return work
+        return self._works.enter_context(Running(partial(_beside, work))).result
+
     def take(self, source: Source, setting: Setting) -> Session | None:
         """The session, if it was begun and not taken yet. Raises what making it raised."""
         found = self._find(source, setting)
@@ -89,7 +103,8 @@ class Ahead:
         return begun.made.result()
 
     def drop(self) -> None:
-        """Close what was begun here and not taken."""
+        """Stop the work that was begun here, and close what was begun and not taken."""
+        self._works.close()
         while self._begun:
             begun = self._begun.pop()
             spent("sessions")
@@ -112,10 +127,15 @@ _ahead: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
 def _load_into(made: "Future[Session]", source: Source, setting: Setting) -> None:
     try:
         options, providers = _attached(setting)
-        with beside(f"loading {_called(source)} in onnxruntime"):
+        with beside(), doing(f"loading {_called(source)} in onnxruntime"):
             made.set_result(loaded(source, options, providers))
     except BaseException as error:  # noqa: BLE001 - raised again where the session is taken
         made.set_exception(error)
+
+
+def _beside(work: Callable[[], _T]) -> _T:
+    with beside():
+        return work()
 
 
 def _attached(setting: Setting) -> tuple[Any, list[Any] | None]:

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from onnx import TensorProto
@@ -136,7 +136,7 @@ class Session:
         return dict(pair for port, result in answered for pair in _flat(port.name, result, _held_in(port.type)))
 
     def close(self) -> None:
-        """Let the model go, and give back its memory."""
+        """Let the model go; much memory is given back, and little is there for the next one."""
         self.__dict__.clear()
         _trim()
 
@@ -171,9 +171,47 @@ def loaded(source: Source, options: Any, providers: list[Any] | None = None) -> 
 
 
 def _trim() -> None:
-    """Give back what making or running a session has freed, in a process of bnfold's own."""
+    """Give back what making or running a session has freed where that is much, in a process of bnfold's own."""
     if process.owned():
-        process.trim()
+        process.trim(process.MOST_KEPT)
+
+
+class Running(Generic[_T]):
+    """Work that runs models, in a thread of its own. As a context manager: it is stopped when the block ends."""
+
+    def __init__(self, work: Callable[[], _T]) -> None:
+        self._work = work
+        self._options = runtime().RunOptions()
+        self._outcome: Future[_T] = Future()
+        self._thread = threading.Thread(target=copy_context().run, args=(self._do,), name="bnfold-run")
+
+    def __enter__(self) -> Self:
+        try:
+            self._thread.start()  # which waits for the thread, so that an interrupt may come here, too
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stop()
+
+    def result(self) -> _T:
+        """Wait for what comes of the work, or raise what it raised."""
+        return self._outcome.result()
+
+    def stop(self) -> None:
+        """End the run at its next node, and those after it where they begin, and wait for the thread."""
+        self._options.terminate = True
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _do(self) -> None:
+        _thread.options = self._options
+        try:
+            self._outcome.set_result(self._work())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            self._outcome.set_exception(error)
 
 
 def interruptibly(work: Callable[[], _T]) -> _T:
@@ -184,26 +222,8 @@ def interruptibly(work: Callable[[], _T]) -> _T:
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
-    options = runtime().RunOptions()
-    outcome: Future[_T] = Future()
-
-    def working() -> None:
-        _thread.options = options
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=copy_context().run, args=(working,), name="bnfold-run")
-    try:
-        thread.start()  # which waits for the thread, so that an interrupt may come here, too
-        return outcome.result()
-    except KeyboardInterrupt:
-        options.terminate = True
-        raise
-    finally:
-        if thread.is_alive():
-            thread.join()
+    with Running(work) as running:
+        return running.result()
 
 
 def _run_options() -> Any:

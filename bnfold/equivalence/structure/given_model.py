@@ -8,6 +8,7 @@ from onnx import ModelProto
 
 from bnfold.equivalence.structure.scopes import Cutter
 from bnfold.equivalence.structure.signature import Source, is_overridable
+from bnfold.equivalence.structure.work import Work, work_of
 from bnfold.onnxfile import OnnxFile, read
 
 
@@ -40,6 +41,11 @@ class GivenModel:
     def structure(self) -> ModelProto:
         """The protobuf without the bytes of its weights."""
         return self.file.proto
+
+    @cached_property
+    def work(self) -> Work:
+        """An estimate of what it takes to make a session of it and to run it."""
+        return work_of(self.structure)
 
     def index(self, *, assume_constant_initializers: bool = False) -> Cutter:
         """The scopes of the model. `assume_constant_initializers`: no caller overrides one."""
