@@ -17,6 +17,7 @@ from bnfold.equivalence.judging.findings import Comparing, Finding
 from bnfold.equivalence.judging.judge import Judge
 from bnfold.equivalence.judging.noise import Instrument, Moved, Noise, shaken_noise
 from bnfold.equivalence.judging.run_plan import LEAN, RunPlan
+from bnfold.equivalence.numbers.element_types import distance
 from bnfold.equivalence.numbers.precision import coarsest
 from bnfold.equivalence.runtime import opening, sessions
 from bnfold.equivalence.runtime.reference_answers import Answer
@@ -505,3 +506,27 @@ def test_what_is_added_before_a_saturated_output_does_not_pass_for_the_value_bef
     assert bnfold.verify(made("", "c"), made(BEFORE_THE_END[added], "d"), proof=proof).verdict == "not-equivalent"
     renamed = made("d = Identity(c)", "d")
     assert bnfold.verify(made("", "c"), renamed, proof=proof).verdict == "equivalent"
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.int64, np.uint64])
+def test_integers_are_as_far_apart_as_they_are(kind: type) -> None:
+    """float64 holds no odd number beyond 2**53, and the difference of two integers may not fit into their type."""
+    least, most = np.iinfo(kind).min, np.iinfo(kind).max
+    old, new = np.array([least, most, most - 1, 5], kind), np.array([most, least, most, 5], kind)
+    widest = float(int(most) - int(least))
+    assert distance(old, new).tolist() == [widest, widest, 1.0, 0.0]
+    for distributions in (True, False):
+        found = measure(Where("y", "f"), old[2:], new[2:], distributions=distributions)
+        assert (found.max_abs, found.different, found.worst_at) == (1.0, 1, (0,))
+        assert Tolerance().judge(found).agrees is False
+
+
+def test_a_large_integer_that_is_off_by_one_is_wrong() -> None:
+    text = '<ir_version: 9, opset_import: ["": 17]> g (int64[N,2] x) => (int64[N,2] y) { a = Mul(x, x) y = Add(a, k) }'
+    pair = []
+    for value in (2**60, 2**60 + 1):
+        made = parser.parse_model(text)
+        made.graph.initializer.append(numpy_helper.from_array(np.array([value]), "k"))
+        pair.append(made.SerializeToString())
+    assert verify(*pair).verdict is Verdict.NOT_EQUIVALENT
+    assert verify(pair[0], pair[0]).verdict is Verdict.EQUIVALENT

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from bnfold.equivalence.numbers.element_types import Array, rounding_named, rounding_of
+from bnfold.equivalence.numbers.element_types import Array, distance, rounding_named, rounding_of
 from bnfold.records import Record
 
 HISTOGRAM_EDGES = tuple(10.0**exponent for exponent in range(-12, 3))
@@ -150,6 +150,9 @@ def _numbers(reference: Array, candidate: Array, *, distributions: bool) -> dict
     before: Array = np.ascontiguousarray(reference, wide)
     after: Array = np.ascontiguousarray(candidate, wide)
     error, is_finite = _apart(before, after)
+    are_integers = reference.dtype.kind in "iu"
+    if are_integers:
+        error = distance(reference, candidate)
     if not is_finite and wide is np.float32:  # the difference of two large numbers may overflow
         before, after = before.astype(np.float64), after.astype(np.float64)
         error, is_finite = _apart(before, after)
@@ -174,7 +177,7 @@ def _numbers(reference: Array, candidate: Array, *, distributions: bool) -> dict
     worst = np.unravel_index(int(error.argmax()), error.shape)
     magnitude = _peak(before)
     facts |= {
-        "max_abs": abs(float(after[worst]) - float(before[worst])),
+        "max_abs": float(error[worst]) if are_integers else abs(float(after[worst]) - float(before[worst])),
         "channel_rel": _channel_relative(error, before),
         "reference_max_abs": magnitude,
         "worst_at": tuple(int(index) for index in worst),
@@ -306,7 +309,7 @@ def _largest_ulp(reference: Array, candidate: Array, both: Array | None) -> floa
     if both is not None:
         reference, candidate = reference[both], candidate[both]
     if rounding_of(reference.dtype) is None:
-        return float(np.abs(candidate.astype(np.float64) - reference.astype(np.float64)).max())
+        return float(distance(reference, candidate).max())
     integers = np.dtype(f"i{reference.dtype.itemsize}")
 
     def ordered(values: Array) -> Array:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from bnfold.equivalence.numbers.element_types import Array, rounding_named, rounding_of
+from bnfold.equivalence.numbers.element_types import Array, distance, rounding_named, rounding_of
 
 ALLOWANCE = 4.0
 SHAKEN_ALLOWANCE = 2.0
@@ -200,7 +200,7 @@ def _where_both_are_finite(reference: Array, candidate: Array) -> tuple[Array, A
     with np.errstate(all="ignore"):
         was, now = reference.astype(np.float64), candidate.astype(np.float64)
         known = np.isfinite(was) & np.isfinite(now)
-        return was[known], np.abs(now - was)[known]
+        return was[known], distance(reference, candidate)[known]
 
 
 def are_jumps(reference: Array, candidate: Array) -> bool:
@@ -232,7 +232,7 @@ class Moved(NamedTuple):
             finite = np.isfinite(was)
             if not finite.any() or not np.isfinite(now[finite]).all():
                 return None
-            error = np.abs(now - was)[finite]
+            error = distance(reference, shaken)[finite]
         largest, scale = float(error.max()), float(np.abs(was[finite]).max())
         return cls(largest, _rms(error), largest / scale if scale else 0.0)
 

@@ -62,3 +62,17 @@ def numpy_type(elem_type: int) -> np.dtype[Any]:
 def is_float(elem_type: int) -> bool:
     """Whether values of this type are rounded real numbers that a feed may draw from a distribution."""
     return elem_type in _FLOATS or numpy_type(elem_type).name.startswith("float")
+
+
+def distance(one: Array, other: Array) -> Array:
+    """The distance of each two numbers of one type and shape, in float64: of integers that differ it is never 0.
+
+    float64 does not hold those beyond 2**53: 2**60 and 2**60 + 1 are the same number there.
+    """
+    if one.dtype.kind in "iu":
+        unsigned = f"u{one.dtype.itemsize}"
+        first, second = one.astype(unsigned), other.astype(unsigned)  # modulo 2**bits, as their difference
+        apart: Array = np.where(other > one, second - first, first - second)
+        return apart.astype(np.float64)
+    wide, also = one.astype(np.float64), other.astype(np.float64)
+    return np.abs(np.subtract(also, wide, out=also), out=also)
