@@ -568,3 +568,29 @@ def test_weights_that_a_model_computes_in_bfloat16_may_round_as_it_does(factor: 
     exact = a.astype(np.float64) * k.astype(np.float64) ** 2
     after = model(f"{signature} {{ y = MatMul(x, w2) z = Relu(y) }}", {"w2": (factor * exact).astype(bfloat16)})
     assert only(prove(before, after)).standing is standing
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_an_element_that_is_picked_out_of_all_rows_is_tried_with_both_signs(index: int) -> None:
+    """One number decides what is compared: where it is above the kink, a Relu is what an Identity is."""
+    text = """agraph (float[N,2,3,3] x) => (float[1] y) {{
+        a = Sigmoid(x) b = Sub(a, half) r = {0}(b) f = Flatten<axis=0>(r) y = Gather<axis=1>(f, index) }}"""
+    weights = {"index": np.array([index]), "half": np.float32(0.5)}
+    relu, identity = (model(text.format(kind).replace("[1] y", "[1,1] y"), weights) for kind in ("Relu", "Identity"))
+    assert {proof.standing for proof in prove(relu, relu)} <= {Standing.HOLDS}
+    assert {proof.standing for proof in prove(relu, identity)} & {Standing.BROKEN, Standing.UNDECIDED}
+
+
+@pytest.mark.parametrize(("first", "second", "right"), [("b2", "b1", True), ("b2", "b2", False), ("b1", "b12", False)])
+@pytest.mark.parametrize("between", ["s = Add(u, x0)", "t = Sub(x0, u) s = Neg(t)", "t = Add(u, x0) s = Sub(t, x1)"])
+def test_a_bias_may_move_to_what_is_added_behind_it(first: str, second: str, right: bool, between: str) -> None:
+    """Each branch is another one then, and so is the sum in between; their sum is not."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((4, 3, 3, 3)).astype(np.float32) for name in ("w1", "w2")}
+    weights |= {name: rng.standard_normal(4).astype(np.float32) for name in ("b1", "b2")}
+    weights["b12"] = weights["b1"] + weights["b2"]
+    text = """agraph (float[N,3,6,7] x, float[N,4,4,5] x0, float[N,4,4,5] x1) => (float[N,4,4,5] y) {{
+        v = Conv(x, w1, {0}) u = Conv(x, w2, {1}) {2} y = Add(v, s) }}"""
+    before, after = (model(text.format(*biases, between), weights) for biases in (("b1", "b2"), (first, second)))
+    standings = {proof.standing for proof in prove(before, after)}
+    assert standings == {Standing.HOLDS} if right else Standing.BROKEN in standings

@@ -4,6 +4,7 @@ The places come from the two files alone (`correspondence`), so nothing here tru
 says it did.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import field, replace
@@ -37,6 +38,8 @@ from bnfold.records import Record
 _Prover: TypeAlias = Callable[[Obligation, Correspondence, int], Proof]
 _MOST_ROUNDS = 20
 _MANY = 40_000
+_GONE = 2.0**-3
+"""What cancels leaves less than this part of itself."""
 _FEW, _FEW_ROUNDS = 16, 4
 """What is not composed is evaluated, which takes as long as a run of it: few pieces, a few times."""
 
@@ -168,18 +171,27 @@ def _all_at_once(found: _Round, common: Correspondence, seed: int) -> _Round:
 def _beyond_what_cancels(found: _Round, common: Correspondence, seed: int) -> _Round:
     """The round in which all that is broken is given up, if the larger pieces hold: x - x takes out what differs.
 
-    They have to hold weight by weight: at numbers that are tried, int8 is as good as int32.
+    What is broken then is given up as well, as a sum in between where a bias moved from one of its terms to what is
+    added behind it. They have to hold weight by weight: at numbers that are tried, int8 is as good as int32. And what
+    differed has to be gone, not to be small beside the terms of a larger piece.
     """
-    broken = found.broken
-    if not broken or not broken.isdisjoint(found.fixed):
+    if not found.broken.isdisjoint(found.fixed):
         return found
-    common.give_up(broken)
-    farther = replace(found, known=dict(found.known)).again(common, seed, prove_composed)
-    if all(
-        proof.standing is Standing.HOLDS or found.proofs.get(pair) == proof for pair, proof in farther.proofs.items()
-    ):
-        return farther
-    common.take_back(broken)
+    farther, given_up, differed = found, set[Pair](), math.inf
+    for _ in range(_FEW_ROUNDS):
+        broken = farther.broken.difference(farther.fixed)
+        if not broken:
+            break
+        differed = min([differed, *(farther.proofs[pair].max_abs for pair in broken)])
+        common.give_up(broken)
+        given_up |= broken
+        farther = replace(found, known=dict(found.known)).again(common, seed, prove_composed)
+        if all(
+            (proof.standing is Standing.HOLDS and proof.max_abs <= _GONE * differed) or found.proofs.get(pair) == proof
+            for pair, proof in farther.proofs.items()
+        ):
+            return farther
+    common.take_back(given_up)
     return found
 
 

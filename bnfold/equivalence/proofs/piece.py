@@ -516,6 +516,11 @@ class _Answers(NamedTuple):
     now: Array
     terms: list[Array]
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether there is a row of the answer for each row that was given."""
+        return {len(each) for each in self.given.values() if each.ndim} == ({len(self.was)} if self.was.ndim else set())
+
     def agree(self, allowance: float) -> bool:
         """Whether both are the same up to `allowance` times the terms."""
         alike = all(each.shape == self.was.shape for each in (self.now, *self.terms))
@@ -527,11 +532,12 @@ def _both(
 ) -> Iterator[_Answers]:
     """The answers to each feed that has to be tried, and to the others as far as the reference takes them.
 
-    What differs in a batch that the model never has is tried in its own instead.
+    What differs in a batch that the model never has is tried in its own instead. Where the rows of a feed do not stay
+    apart, an element that is picked out of all of them may be above every kink: the same is tried with other signs.
     """
-    feeds = deque(_feeds(trial))
+    feeds = deque((*each, False) for each in _feeds(trial))
     while feeds:
-        feed, needed = feeds.popleft()
+        feed, needed, turned = feeds.popleft()
         alike = {new: feed[old] for old, new in reversed(list(trial.renamed.items()))}
         given = {old: alike[new] for old, new in trial.renamed.items()}
         was = answers = None
@@ -546,8 +552,10 @@ def _both(
                 raise
         if answers is not None and (needed or not trial.one_batch or answers.agree(trial.allowance)):
             yield answers
+            if not (turned or answers.keeps_rows):
+                feeds.append(({name: -array for name, array in feed.items()}, False, True))
         else:
-            feeds.extend((each, True) for each in _in_batches(trial, feed))
+            feeds.extend((each, True, turned) for each in _in_batches(trial, feed))
 
 
 def _only(answers: Mapping[str, Array]) -> Array:
