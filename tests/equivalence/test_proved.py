@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
-from bnfold.equivalence import Proving, Verdict, VerifyOptions, verify
+import bnfold
+from bnfold.equivalence import Proving, Standing, Verdict, VerifyOptions, prove, verify
 from bnfold.equivalence.proofs.piece_sizes import InputShapes
+from tests.random_graphs import seeded_case
 
 W = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 S = np.linspace(0.5, 2, 4).astype(np.float32)
@@ -186,3 +188,13 @@ def test_nothing_is_broken_at_sizes_that_are_made_up() -> None:
     found = verify(before, model(text.format("t = Identity(four)")).SerializeToString())
     assert found.verdict is Verdict.NOT_VERIFIED
     assert [proof.standing.value for proof in found.proofs] == ["undecided"]
+
+
+def test_what_has_no_elements_at_the_sizes_tried_shows_nothing() -> None:
+    """A random network whose piece ends in a Slice: at maps of five positions nothing is left of it."""
+    right = seeded_case(610_724).model
+    wrong = bnfold.optimize(right, verify=False, freeze=False).model
+    (node,) = (each for each in wrong.graph.node if each.output[0] == "v27")
+    assert node.op_type == "BatchNormalization"
+    node.input[1], node.input[4] = node.input[4], node.input[1]  # the gain and the variance
+    assert {proof.standing for proof in prove(right, wrong)} - {Standing.HOLDS}

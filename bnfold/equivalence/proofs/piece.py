@@ -483,6 +483,8 @@ def _compare(
             raise _OtherShape(f"{trial.output!r} has shape {now.shape}, not {was.shape}")  # or sizes that do not fit
         if any(each.shape != was.shape for each in terms):
             raise Unknowable(f"the terms of {trial.output!r} have another shape than itself")
+        if not was.size:
+            raise Unknowable(f"{trial.output!r} has no elements at the sizes tried")
         blind = blind and was.ndim > 0 and bool(np.all(was == was[:1]))
         bound = np.maximum.reduce(terms)
         if divides:  # by zero, in the reference too: nothing is known of what comes of it
