@@ -49,7 +49,6 @@ def model(text: str) -> ModelProto:
 
 CONV = "a = Conv(x, w, b) "
 RIGHT = {
-    "less what the mean is": (CONV, "g = GlobalAveragePool(a) d = Sub(a, g) y = Relu(d)", ("b", "nothing")),
     "a channel times zero behind Relu": (CONV, "r = Relu(a) d = Mul(r, even) y = Add(d, one)", ("w", "odd")),
     "never above zero": (CONV, "t = Tanh(a) d = Sub(t, hundred) r = Relu(d) y = Add(r, one)", ("b", "nothing")),
     "a shift before Softmax": ("i = Conv(x, w, b) a = Add(i, one) ", "y = Softmax<axis = 1>(a)", ("one", "two")),
@@ -61,6 +60,7 @@ PROVED = {
         "d = InstanceNormalization(a, s, h) y = Add(d, one)",
         ("b", "nothing"),
     ),
+    "less what the mean is": (CONV, "g = GlobalAveragePool(a) d = Sub(a, g) y = Relu(d)", ("b", "nothing")),
     "less itself": (CONV, "d = Sub(a, a) y = Add(d, one)", ("b", "nothing")),
     "times zero": (CONV, "d = Mul(a, zero) y = Add(d, one)", ("b", "nothing")),
     "a channel times zero": (CONV, "d = Mul(a, even) y = Add(d, one)", ("w", "odd")),
@@ -98,7 +98,7 @@ def test_what_no_output_shows_is_compared_by_running(name: str) -> None:
 def test_what_cancels_at_once_is_proved(name: str) -> None:
     found = bnfold.verify(*both(*PROVED[name]))
     assert found.verdict == "equivalent"
-    assert [(proof.output, proof.standing) for proof in found.proofs] == [("d", "holds")]
+    assert [proof.standing for proof in found.proofs] == ["holds"]
 
 
 WRONG = [(hiding, what) for hiding in HIDING for what in CHANGED if (hiding, what) not in HIDDEN_FROM]
@@ -123,11 +123,11 @@ def test_another_wrong_value_is_still_found() -> None:
         {proof.output: str(proof.standing) for proof in prove(model(text), model(other))}
         for other in (unseen, unseen.replace("k, e)", "k, e_moved)"))
     ]
-    assert found == [{"a": "undecided"}, {"a": "undecided", "y": "broken"}]
+    assert found == [{"r": "holds"}, {"a": "undecided", "y": "broken"}]
 
 
 def test_a_large_model_is_not_run_in_float64() -> None:
-    text = CONV + "g = GlobalAveragePool(a) y = Sub(a, g)"
+    text = CONV + "t = Tanh(a) d = Sub(t, hundred) y = Relu(d)"
     large = [
         build(text.replace("b)", bias), inputs={"x": "float[1,3,3000,3000]"}, constants=CONSTANTS)
         for bias in ("b)", "nothing)")

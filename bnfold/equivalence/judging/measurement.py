@@ -152,7 +152,7 @@ def _numbers(reference: Array, candidate: Array, *, distributions: bool) -> dict
     error, is_finite = _apart(before, after)
     are_integers = reference.dtype.kind in "iu"
     if are_integers:
-        error = distance(reference, candidate)
+        error = distance(reference, candidate).reshape(before.shape)
     if not is_finite and wide is np.float32:  # the difference of two large numbers may overflow
         before, after = before.astype(np.float64), after.astype(np.float64)
         error, is_finite = _apart(before, after)

@@ -17,9 +17,10 @@ from contextlib import suppress
 from functools import cached_property
 from typing import NamedTuple
 
-from onnx import FunctionProto, SparseTensorProto, TensorProto
+from onnx import FunctionProto, NodeProto, SparseTensorProto, TensorProto
 
 from bnfold.equivalence.feeds.size_solving import Shapes
+from bnfold.equivalence.numbers.element_types import is_float
 from bnfold.equivalence.operators import DEFAULT_DOMAINS, operator_of
 from bnfold.equivalence.proofs.constants import Constants, StaticSizes
 from bnfold.equivalence.proofs.piece_sizes import Dims, InputShapes
@@ -39,9 +40,9 @@ _MOST_NODES = 1000
 """A larger piece is not that of one rewrite."""
 _FARTHER = 4
 """How many more operators than the reference has there may be looked at in the candidate to end at the same values."""
-_LOOK_BACK = 8
-_OF_ONE_TYPE = {"Relu", "Identity", "MaxPool", "Add", "Mul"}
-"""Operators whose first input and output have one type."""
+_LOOK_BACK = 32
+_OF_ONE_TYPE = {"Relu", "Clip", "MaxPool", "Pad", "Add", "Sub", "Mul", "Div", "Sum"}
+"""Operators, beside those that move elements, whose first input and output have one type."""
 
 
 class Pair(NamedTuple):
@@ -484,18 +485,35 @@ class Correspondence:
 
     def _may_be_integer(self, value: Value) -> bool:
         """Whether a computed value may hold integers, as far as the operators right behind it tell."""
+        asked = value
         for _ in range(_LOOK_BACK):
             place = self.before.producer(value)
             if place is None:
-                return False
+                kind = self._given_kind(value)
+                return value != asked and not (kind and is_float(kind))  # a piece may end at what is given
             node = self.before.node(place)
             if operator_of(node).real:
                 return False
             behind = next(iter(self.before.inputs(place)), None)
-            if node.op_type not in _OF_ONE_TYPE or node.domain not in DEFAULT_DOMAINS or behind is None:
+            if not _keeps_type(node) or behind is None:
                 return True
             value = behind
         return True
+
+    def _given_kind(self, value: Value) -> int:
+        """The type of a value that no node makes, 0 where nothing says it."""
+        tensor = self.before.stored(value)
+        return self._input_kinds.get(value, 0) if tensor is None else tensor.data_type
+
+    @cached_property
+    def _input_kinds(self) -> dict[Value, int]:
+        return {Value(0, port.name): port.type.tensor_type.elem_type for port in self.before.model.graph.input}
+
+
+def _keeps_type(node: NodeProto) -> bool:
+    """Whether the first input and the outputs have one type."""
+    moves = operator_of(node).transparent and node.op_type != "Cast"
+    return node.domain in DEFAULT_DOMAINS and (moves or node.op_type in _OF_ONE_TYPE)
 
 
 def _walk(cutter: Cutter, start: Value, stops: Callable[[Value], bool]) -> Piece:
