@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from onnx import FunctionProto, GraphProto, NodeProto
 
 Body = GraphProto | FunctionProto
+Reads = Mapping[int, Sequence[str]]
+"""By the id of a node: the values that it reads, and behind them those that its bodies read from around it."""
 
 
 def nodes_by_dataflow(body: Body) -> list[NodeProto]:
@@ -56,50 +58,43 @@ def nested_in(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
 def _ordered(body: Body) -> tuple[list[NodeProto], list[str]]:
     """The nodes in order, and the values that they read from around `body`."""
     nodes = list(body.node)
-    captured = {}
+    reads: dict[int, list[str]] = {}
     for node in nodes:
         inside = [value for nested in nested_in([node]) for value in _ordered(nested)[1]]
-        if inside:
-            captured[id(node)] = inside
+        reads[id(node)] = node.input[:] + inside
     producers = {value: node for node in nodes for value in node.output if value}
     outputs = list(body.output) if isinstance(body, FunctionProto) else [value.name for value in body.output]
-    order = in_dataflow_order(nodes, outputs, producers, captured)
-    return order, captures(order, outputs, producers, captured)
+    order = in_dataflow_order(nodes, outputs, producers, reads)
+    return order, captures(order, outputs, producers, reads)
 
 
-def captures(
-    order: Sequence[NodeProto], outputs: Sequence[str], inside: Collection[str], captured: Mapping[int, Sequence[str]]
-) -> list[str]:
+def captures(order: Sequence[NodeProto], outputs: Sequence[str], inside: Collection[str], reads: Reads) -> list[str]:
     """What a scope with the nodes `order` reads that is not among the values `inside` it, in the order of the data."""
-    read = dict.fromkeys(value for node in order for value in (*node.input, *captured.get(id(node), ())))
+    read = dict.fromkeys(value for node in order for value in reads[id(node)])
     return [value for value in (read | dict.fromkeys(outputs)) if value not in inside]
 
 
 def in_dataflow_order(
-    nodes: Sequence[NodeProto],
-    outputs: Iterable[str],
-    producers: Mapping[str, NodeProto],
-    captured: Mapping[int, Sequence[str]],
+    nodes: Sequence[NodeProto], outputs: Iterable[str], producers: Mapping[str, NodeProto], reads: Reads
 ) -> list[NodeProto]:
     """`nodes` of one scope, each behind those whose values it needs, where these are no cycle.
 
     Depth first from the `outputs` of the scope, the first operand first: neither names nor the order of `nodes` decide.
-    Nodes that no output depends on come last. `captured` holds the values that the bodies of a node read from around
-    it, by the id of the node.
+    Nodes that no output depends on come last.
     """
     order: list[NodeProto] = []
     entered: set[int] = set()
-    _enter(filter(None, map(producers.get, outputs)), producers, captured, entered, order)
+    _enter(filter(None, map(producers.get, outputs)), producers, reads, entered, order)
     if len(order) < len(nodes):
-        _enter(_dead_ends(nodes, producers, captured, entered, order), producers, captured, entered, order)
-        _enter(nodes, producers, captured, entered, order)  # what is left are cycles
+        _enter(_dead_ends(nodes, producers, reads, entered, order), producers, reads, entered, order)
+        _enter(nodes, producers, reads, entered, order)  # what is left are cycles
     return order
 
 
 def _enter(
     roots: Iterable[NodeProto],
     producers: Mapping[str, NodeProto],
-    captured: Mapping[int, Sequence[str]],
+    reads: Reads,
     entered: set[int],
     order: list[NodeProto],
 ) -> None:
@@ -108,43 +103,42 @@ def _enter(
         if id(root) in entered:
             continue
         entered.add(id(root))
-        path = [(root, _makers(root, producers, captured))]
+        path = [root]
+        waiting = [_makers(root, producers, reads)]  # of each node on the path, those not looked at
         while path:
-            node, makers = path[-1]
+            makers = waiting[-1]
             while makers:
                 maker = makers.pop()
-                if id(maker) not in entered:
-                    entered.add(id(maker))
-                    path.append((maker, _makers(maker, producers, captured)))
+                number = id(maker)
+                if number not in entered:
+                    entered.add(number)
+                    path.append(maker)
+                    waiting.append(_makers(maker, producers, reads))
                     break
             else:
-                order.append(node)
-                path.pop()
+                order.append(path.pop())
+                waiting.pop()
 
 
-def _makers(
-    node: NodeProto, producers: Mapping[str, NodeProto], captured: Mapping[int, Sequence[str]]
-) -> list[NodeProto]:
+def _makers(node: NodeProto, producers: Mapping[str, NodeProto], reads: Reads) -> list[NodeProto]:
     """What makes the operands of `node`, the first operand last."""
-    values = [*node.input, *captured.get(id(node), ())]
-    values.reverse()
-    return [producers[value] for value in values if value in producers]
+    return [producers[value] for value in reversed(reads[id(node)]) if value in producers]
 
 
 def _dead_ends(
     nodes: Sequence[NodeProto],
     producers: Mapping[str, NodeProto],
-    captured: Mapping[int, Sequence[str]],
+    reads: Reads,
     entered: set[int],
     order: Sequence[NodeProto],
 ) -> list[NodeProto]:
     """Those of the nodes that were not entered which nothing reads, by what they are and read; only then by name."""
     left = [node for node in nodes if id(node) not in entered]
-    read = {id(maker) for node in left for maker in _makers(node, producers, captured)}
+    read = {id(maker) for node in left for maker in _makers(node, producers, reads)}
     position = {id(node): at for at, node in enumerate(order)}
 
     def what(node: NodeProto) -> tuple[object, ...]:
-        makers = [position.get(id(maker), -1) for maker in _makers(node, producers, captured)]
+        makers = [position.get(id(maker), -1) for maker in _makers(node, producers, reads)]
         attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
         return node.op_type, node.domain, len(node.input), makers, attributes, node.output[:]
 

@@ -5,8 +5,9 @@ a nested body sees the values of the scopes around it, so a use inside a nested 
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from sys import intern
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,12 @@ _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # The kind of edit that stores what was computed; its node is the name of the value.
 STORED = "store"
 _LOOPS = frozenset({"Loop", "SequenceMap"})
+# The frequent operators of the standard without a body: a look at every attribute costs as much as a third of indexing.
+_WITHOUT_BODIES = frozenset(
+    {"Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Constant", "Conv", "Gemm", "GlobalAveragePool"}
+    | {"HardSigmoid", "HardSwish", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid", "Slice"}
+    | {"Transpose", "Unsqueeze"}
+)
 _TYPE_READERS = frozenset({"Shape", "Size", "CastLike"})
 # Computed tensors of at least this many bytes are streamed into the output; smaller ones stand in the structure.
 _STREAMED_BYTES = 4096
@@ -87,11 +94,14 @@ class Graph:
         # It imports the operator sets that count here, in bodies nested in it too; None: the model does.
         self.function: FunctionProto | None
         self.function = body if isinstance(body, FunctionProto) else None if parent is None else parent.function
-        self._nodes: dict[int, NodeProto] = {id(node): node for node in body.node}
+        self._original = list(body.node)
+        self._nodes: dict[int, NodeProto] = dict(zip(map(id, self._original), self._original, strict=True))
         self._before: dict[int, list[NodeProto]] = {}
         self._after: dict[int, list[NodeProto]] = {}
-        self._original = list(self._nodes.values())
         self._walk = self._original
+        self._op_types: dict[int, str] = {number: intern(node.op_type) for number, node in self._nodes.items()}
+        # By the id of a node, as it was read: protobuf makes every name anew each time. Until the uses are indexed.
+        self._reads: dict[int, list[str]] = {number: node.input[:] for number, node in self._nodes.items()}
         self.shared_names = shared_names(self._original)
         self._producers: dict[str, NodeProto] = {}
         self._uses: dict[str, list[Use]] = {}
@@ -111,12 +121,24 @@ class Graph:
             self._sparse = {tensor.values.name for tensor in body.sparse_initializer}
         self._input_set = set(self._inputs)
         self._defined = self._input_set | self._initializers.keys() | self._sparse
-        for node in self._original:
-            for output in node.output[:]:
+        made = [node.output[:] for node in self._original]
+        for node, outputs in zip(self._original, made, strict=True):
+            for output in outputs:
                 self._producers[output] = node
         self._producers.pop("", None)  # an output that is left out is no value that an absent input could read
+        self.made_once = sum(map(len, made)) == len(self._producers)  # else one is absent, or made twice
+        self.in_order = self._is_in_order(made)
         self._defined.update(self._producers)
         self.opset = model.opset(self.function)
+
+    def _is_in_order(self, made: Iterable[Sequence[str]]) -> bool:
+        """Whether each node stands behind those that make what it reads itself; `made` are their outputs."""
+        left = set(self._producers)
+        for read, outputs in zip(self._reads.values(), made, strict=True):
+            if not left.isdisjoint(read):
+                return False
+            left.difference_update(outputs)
+        return True
 
     # ------------------------------------------------------------------ questions
 
@@ -127,6 +149,11 @@ class Graph:
     def by_dataflow(self) -> list[NodeProto]:
         """The nodes of this scope in the order of the data, which no order in the file changes; to decide in."""
         return self._those_left(self._walk)
+
+    def nodes_of(self, op_types: Container[str]) -> list[NodeProto]:
+        """The nodes whose operator is called so, in any domain, in the order of `by_dataflow`."""
+        own = self._op_types  # protobuf makes the name of an operator anew each time
+        return [node for node in self.by_dataflow() if own[id(node)] in op_types]
 
     def _those_left(self, original: Sequence[NodeProto]) -> list[NodeProto]:
         """What is left of the `original` nodes, and what was inserted beside them."""
@@ -591,6 +618,7 @@ class Graph:
         assert anchor is not None
         graph = self.model.owner(anchor)
         graph._nodes[id(node)] = node
+        graph._op_types[id(node)] = node.op_type
         (graph._before if before is not None else graph._after).setdefault(id(anchor), []).append(node)
         self.model.adopt(graph, node)
         for output in node.output:
@@ -633,25 +661,29 @@ class Graph:
         """
         body = self.body
         names = list(body.output) if isinstance(body, FunctionProto) else [value.name for value in body.output]
-        self._walk = in_dataflow_order(self._original, names, self._producers, captured)
-        return [] if self.parent is None else captures(self._walk, names, self._defined, captured)
+        reads = self._reads
+        if captured:
+            reads = {number: [*values, *captured.get(number, ())] for number, values in reads.items()}
+        self._walk = in_dataflow_order(self._original, names, self._producers, reads)
+        return [] if self.parent is None else captures(self._walk, names, self._defined, reads)
 
     def index_uses(self) -> None:
         """Enter the uses of this scope's nodes where the values they read are defined, in the order of the walk."""
-        reads = [(value, node, index) for node in self._walk for index, value in enumerate(node.input[:])]
-        elsewhere = {value for value, _, _ in reads}.difference(self._defined)
-        uses = self._uses
-        for value, node, index in reads:
-            if value in uses:
-                uses[value].append(Use(self, node, index))
-            elif value not in elsewhere:
-                uses[value] = [Use(self, node, index)]
-            elif value:
-                if self.resolve(value) is None:
-                    self.model.unresolved.append((self, value, node))
-                self._add_use(value, Use(self, node, index))
-            else:
-                self.model.absent.append(Use(self, node, index))
+        uses, defined = self._uses, self._defined
+        for node in self._walk:
+            for index, value in enumerate(self._reads[id(node)]):
+                use = Use(self, node, index)
+                if value in uses:
+                    uses[value].append(use)
+                elif value in defined:
+                    uses[value] = [use]
+                elif value:
+                    if self.resolve(value) is None:
+                        self.model.unresolved.append((self, value, node))
+                    self._add_use(value, use)
+                else:
+                    self.model.absent.append(use)
+        self._reads = {}
         if self.parent is not None:
             for output in self._outputs:
                 if not self.defines(output) and (home := self.resolve(output)) is not None:
@@ -911,6 +943,8 @@ def _keep(container: Any, wanted: Callable[[Any], bool]) -> None:
 def scopes(body: GraphProto | FunctionProto) -> Iterator[tuple[NodeProto, str, GraphProto]]:
     """Each body nested directly in `body`, with the node that holds it and the attribute's name."""
     for node in body.node:
+        if node.op_type in _WITHOUT_BODIES and node.domain in DEFAULT_DOMAINS:
+            continue
         for attribute in node.attribute or ():
             if attribute.HasField("g"):
                 yield node, attribute.name, attribute.g

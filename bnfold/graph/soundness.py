@@ -143,8 +143,7 @@ def _check_names(graph: "Graph") -> None:
             names = [tensor.name for tensor in body.initializer]
             names += [tensor.values.name for tensor in body.sparse_initializer]
             raise ValueError(f"{_place(graph)}has two initializers named {_twice(names)!r}; give each its own name")
-    made = sum(len(node.output) for node in body.node)
-    if made != len(graph._producers):  # also where an output is absent
+    if not graph.made_once:
         _check_made_once(graph)
     for given in (graph._input_set, graph._initializers, graph._sparse):
         if not graph._producers.keys().isdisjoint(given):
@@ -203,12 +202,10 @@ def _is_made_before(home: "Graph", value: str, holder: int, positions: dict[int,
 
 
 def _check_order(graph: "Graph", positions: dict[int, int], bodies: list[tuple[str, int]]) -> None:
-    """Nodes in order cannot form a cycle; others are looked at more closely. Uses are indexed in the order of nodes."""
-    for value, maker in graph._producers.items():
-        uses = graph._uses.get(value)
-        if uses and uses[0].graph is graph and positions[id(uses[0].node)] <= positions[id(maker)]:
-            _check_acyclic(graph, positions, bodies)
-            return
+    """Nodes in order cannot form a cycle; others are looked at more closely."""
+    if not graph.in_order:
+        _check_acyclic(graph, positions, bodies)
+        return
     for value, reader in bodies:
         producer = graph._producers.get(value)
         if producer is not None and reader <= positions[id(producer)]:
