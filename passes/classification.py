@@ -94,8 +94,8 @@ def _statistics_are(mean: int, variance: int, node: NodeProto, graph: Graph) -> 
 
 def reads_batch_statistics(node: NodeProto, graph: Graph) -> bool:
     """Whether both statistics are averages over the very value that is normalized."""
-    data = node.input[0]
-    return all(_is_average_of(value, data, graph) for value in node.input[3:5])
+    data, _, _, mean, variance = graph.read_by(node)
+    return _is_average_of(mean, data, graph) and _is_average_of(variance, data, graph)
 
 
 def are_batch_statistics(node: NodeProto, graph: Graph) -> bool:

@@ -91,17 +91,15 @@ def direct_folds(nodes: Iterable[NodeProto], known: Mapping[int, Affine], graph:
 
 
 def _pair(node: NodeProto, affine: Affine, graph: Graph) -> ConvBatchNorm | None:
-    value, output = node.input[0], node.output[0]
-    conv = graph.producer(value)
+    conv = graph.producer(graph.read_by(node)[0])
     if conv is None or conv.op_type != "Conv" or conv.domain not in DEFAULT_DOMAINS:
         return None
     if not (affine.has_scale and affine.has_shift) or not graph.can_bypass(node, toward_producer=True):
         return None
-    readers = graph.readers(output)
+    readers = graph.readers(graph.made_by(node)[0])
     if len(readers) == 1 and is_affine_op(readers[0].node):  # more than this one may be moved together
         return None
-    constants = conv.input[1:]
-    plain = [graph.plain_constant(constant) for constant in constants]
+    plain = [graph.plain_constant(constant) for constant in graph.read_by(conv)[1:]]
     if len(plain) not in (1, 2) or plain[0] is None or (1, plain[0].shape[0]) != affine.shape:
         return None
     if len(plain) == 2 and (plain[1] is None or (1, *plain[1].shape) != affine.shape):

@@ -20,7 +20,7 @@ from bnfold.decisions import Action, Decision, Reason, Refused
 from bnfold.graph import Graph, Model, Tensor, paused_collector
 from bnfold.passes import fold
 from bnfold.passes.affine import Affine
-from bnfold.passes.affine_ops import AffineOp, as_constant, checked_parameters, is_affine_op, stored_scale
+from bnfold.passes.affine_ops import AFFINE_OPS, AffineOp, as_constant, checked_parameters, is_affine_op, stored_scale
 from bnfold.passes.direct_folds import DirectFolds
 from bnfold.passes.fold import Plan, Search
 from bnfold.passes.gains import beside_linear, unread_beside_linear
@@ -88,12 +88,7 @@ class FoldBatchNorm:
         decisions: dict[tuple[str, str], Decision] = {}
         gains: dict[tuple[str, str], Decision] = {}  # of those that stay: what the last round found
         if model.first_labels is None:
-            model.first_labels = {
-                id(node): graph.label(node)
-                for graph in model.graphs
-                for node in graph.nodes()
-                if is_affine_op(node) or not node.name
-            }
+            model.first_labels = _first_labels(model)
         original = model.first_labels
         while True:
             before = len(model.edits)
@@ -114,7 +109,7 @@ class FoldBatchNorm:
         seen: set[int] = set()
         looked_at: set[int] = set()  # a run from here was found to be no normalization: that takes linear time once
         told: set[int] = set()  # gains that stay, and have their decision
-        candidates = [node for node in graph.by_dataflow() if is_affine_op(node)]
+        candidates = [node for node in graph.by_dataflow_of(AFFINE_OPS) if is_affine_op(node)]
         known = plain_affines(candidates, graph)
         direct = DirectFolds(candidates, known, graph)
         for node in self._counted(candidates):
@@ -158,7 +153,7 @@ class FoldBatchNorm:
             yield node
 
     def _is_kept(self, node: NodeProto, original: Mapping[int, str]) -> bool:
-        label = original.get(id(node))
+        label = original.get(id(node)) if self.options.keep else None
         return label is not None and any(fnmatchcase(label, each) for each in self.options.keep)
 
     def _is_forbidden(self, node: NodeProto, graph: Graph, original: Mapping[int, str]) -> bool:
@@ -232,6 +227,17 @@ class FoldBatchNorm:
             Decision(label, op, graph.scope, rewrite.action, target, reason, detail, steps, partly)
             for label, op in labels
         ]
+
+
+def _first_labels(model: Model) -> dict[int, str]:
+    """The labels of the operators that can be maps, and of all without a name, by id and in the order of the file."""
+    affine = {id(node) for graph in model.graphs for node in graph.nodes_of(AFFINE_OPS) if is_affine_op(node)}
+    return {
+        id(node): graph.label(node)
+        for graph in model.graphs
+        for node in graph.nodes()
+        if id(node) in affine or not graph.is_named(node)
+    }
 
 
 def _as_in_the_file(decisions: Mapping[tuple[str, str], Decision], model: Model) -> list[Decision]:

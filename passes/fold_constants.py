@@ -109,7 +109,10 @@ class _Known:
     def __init__(self, model: Model) -> None:
         self._judged: dict[_Value, bool] = {}
         waiting = [
-            (graph, node) for graph in model.by_dataflow() for node in graph.by_dataflow() if _may_be_known(node)
+            (graph, node)
+            for graph in model.by_dataflow()
+            for node in graph.by_dataflow_of(EXACT)
+            if _may_be_known(node)
         ]
         while waiting:  # in any order of nodes; usually they are sorted
             later = [(graph, node) for graph, node in waiting if not self._judge(graph, node)]
@@ -131,20 +134,21 @@ class _Known:
         if known is None:
             return False
         known = known and _is_worth_computing(graph, node) and _is_known_of_known(graph, node)
-        for output in node.output:
+        for output in graph.made_by(node):
             if output:
                 self._judged[_Value(id(graph), output)] = known
         return True
 
     def _operands_are_known(self, graph: Graph, node: NodeProto) -> bool | None:
         """Whether all are known to the bit; None where one has not been judged yet."""
-        for position, name in enumerate(node.input):
+        op_type = node.op_type
+        for position, name in enumerate(graph.read_by(node)):
             home = graph.resolve(name) if name else None
-            if not name or (node.op_type == "CastLike" and position == 1):
+            if not name or (op_type == "CastLike" and position == 1):
                 continue
             if home is None:
                 return False
-            if node.op_type in _SIZES:
+            if op_type in _SIZES:
                 return graph.has_proved_sizes(name) or graph.constant(name) is not None
             maker = home.producer(name)
             if maker is None or maker.op_type == "Constant":
@@ -237,7 +241,7 @@ class _Plan:
         self._groups: dict[_Value, _Group] = {}
         self._unread: dict[_Value, int] = defaultdict(int)
         for graph in model.graphs if known else ():
-            for node in graph.nodes():
+            for node in graph.nodes_of(EXACT):
                 if _may_be_known(node) and self._goes(graph, node):
                     self._store_outputs(graph, node)
         for value in list(self.stored):

@@ -28,6 +28,9 @@ from bnfold.passes.protocol import Preserves
 from bnfold.passes.step import constant_input, stored_vector
 from bnfold.records import Record
 
+# Operators that depend on the mode, and those that batch statistics written in operators end with.
+_LOOKED_AT = ("BatchNormalization", "Dropout", "Div", "Mul")
+
 
 class FreezeBatchNormOptions(Record):
     """`keep`: shell patterns of node names that stay. `keep_dropout`: Dropout goes on dropping (Monte-Carlo dropout).
@@ -53,7 +56,7 @@ class FreezeBatchNorm:
         """Edit `model`; one decision per BatchNormalization and Dropout that is not in inference mode."""
         decisions: list[Decision] = []
         for graph in model.graphs:
-            for node in graph.nodes():
+            for node in graph.nodes_of(_LOOKED_AT):
                 try:
                     decision = self._decide(node, graph)
                 except Refused as refused:

@@ -151,7 +151,7 @@ class MergeBranches:
         return FoldBatchNorm(self._folding).run(model) if self._folding is not None and self._folding.lower else []
 
     def _scope(self, graph: Graph) -> Iterator[Decision]:
-        for node in graph.by_dataflow():
+        for node in graph.by_dataflow_of(_SUMS):
             if is_sum(node, graph) and graph.producer(node.output[0]) is node:
                 follower = _only_reader(node.output[0], graph)
                 if follower is None or not is_sum(follower, graph):

@@ -122,8 +122,9 @@ def read_batch_norm(node: NodeProto, graph: Graph) -> BatchNorm:
 
 def require_whole(node: NodeProto) -> None:
     """Raise `Refused` unless a BatchNormalization reads its five operands and makes something of them."""
-    if len(node.input) != 5 or not all(node.input) or not node.output or not node.output[0]:
-        raise Refused(Reason.MALFORMED, f"{len(node.input)} inputs, {len(node.output)} outputs")
+    read, made = node.input[:], node.output[:]
+    if len(read) != 5 or not all(read) or not made or not made[0]:
+        raise Refused(Reason.MALFORMED, f"{len(read)} inputs, {len(made)} outputs")
 
 
 def read_parameters(node: NodeProto, graph: Graph) -> BatchNorm:
@@ -172,11 +173,11 @@ def plain_affines(nodes: Sequence[NodeProto], graph: Graph) -> dict[int, Affine]
     very numbers that `read_batch_norm` gives; one array operation serves thousands of them. The others are left out,
     and so are those of one channel, whose data needs a look.
     """
-    epsilons = {id(node): _plain_epsilon(node) for node in nodes if is_batch_norm(node)}
+    epsilons = {id(node): _plain_epsilon(node, graph) for node in nodes if is_batch_norm(node)}
     plain = [node for node in nodes if epsilons.get(id(node)) is not None]
     if len(plain) < _WORTH_JOINING or graph.opset < 9:
         return {}
-    _, *parameters = zip(*(node.input[:] for node in plain), strict=True)
+    _, *parameters = zip(*map(graph.read_by, plain), strict=True)
     joined = [column for values in parameters if (column := graph.joined_vectors(values)) is not None]
     if len(joined) < len(PARAMETERS):
         return {}
@@ -201,9 +202,10 @@ def plain_affines(nodes: Sequence[NodeProto], graph: Graph) -> dict[int, Affine]
     }
 
 
-def _plain_epsilon(node: NodeProto) -> float | None:
+def _plain_epsilon(node: NodeProto, graph: Graph) -> float | None:
     """The epsilon of a BatchNormalization in inference mode; None where its form is unusual in any way."""
-    if len(node.input) != 5 or len(node.output) != 1 or not node.output[0]:
+    made = graph.made_by(node)
+    if len(graph.read_by(node)) != 5 or len(made) != 1 or not made[0]:
         return None
     epsilon = None
     for attribute in node.attribute[:]:

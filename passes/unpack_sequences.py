@@ -30,8 +30,8 @@ class UnpackSequences:
     def run(self, model: Model) -> list[Decision]:
         """Edit `model`; no decisions, since no normalization is concerned."""
         for graph in model.graphs:
-            for node in graph.nodes():
-                if node.op_type == "SplitToSequence" and node.domain in DEFAULT_DOMAINS:
+            for node in graph.nodes_of(("SplitToSequence",)):
+                if node.domain in DEFAULT_DOMAINS:
                     _unpack(graph, node)
         return []
 

@@ -59,8 +59,8 @@ class Changes(Record):
     def of_edits(cls, edits: Iterable[Edit]) -> "Changes":
         """The sum of edits made through `Graph`. A node that one pass inserts and removes again is no change."""
         found: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
-        for edit in edits:
-            found[_KINDS[edit.kind]][_placed(edit.node, edit.scope)] = None
+        for kind, scope, node in edits:
+            found[_KINDS[kind]][_placed(node, scope)] = None
         for name in found["added"].keys() & found["removed"].keys():
             del found["added"][name], found["removed"][name]
         gone = found["added"].keys() | found["removed"].keys()

@@ -19,7 +19,7 @@ from bnfold.graph.attributes import DEFAULT_DOMAINS
 from bnfold.graph.constants import PartlyKnown, settle
 from bnfold.graph.dataflow import captures, in_dataflow_order
 from bnfold.graph.tensor import FLOATS, Tensor, TensorPayload
-from bnfold.onnxfile import label, payload_index, set_payload, shared_names
+from bnfold.onnxfile import label, payload_index, set_payload, shared_among
 
 if TYPE_CHECKING:
     from bnfold.graph.model import Model
@@ -99,10 +99,12 @@ class Graph:
         self._before: dict[int, list[NodeProto]] = {}
         self._after: dict[int, list[NodeProto]] = {}
         self._walk = self._original
+        # By the id of a node, for protobuf makes every text anew each time it is asked.
         self._op_types: dict[int, str] = {number: intern(node.op_type) for number, node in self._nodes.items()}
-        # By the id of a node, as it was read: protobuf makes every name anew each time. Until the uses are indexed.
-        self._reads: dict[int, list[str]] = {number: node.input[:] for number, node in self._nodes.items()}
-        self.shared_names = shared_names(self._original)
+        self._read: dict[int, list[str]] = {number: node.input[:] for number, node in self._nodes.items()}
+        self._made: dict[int, list[str]] = {number: node.output[:] for number, node in self._nodes.items()}
+        self._names: dict[int, str] = {number: node.name for number, node in self._nodes.items()}
+        self.shared_names = shared_among(self._names.values())
         self._producers: dict[str, NodeProto] = {}
         self._uses: dict[str, list[Use]] = {}
         self._constants: dict[str, Tensor | None] = {}
@@ -121,24 +123,12 @@ class Graph:
             self._sparse = {tensor.values.name for tensor in body.sparse_initializer}
         self._input_set = set(self._inputs)
         self._defined = self._input_set | self._initializers.keys() | self._sparse
-        made = [node.output[:] for node in self._original]
-        for node, outputs in zip(self._original, made, strict=True):
-            for output in outputs:
+        for node, made in zip(self._original, self._made.values(), strict=True):
+            for output in made:
                 self._producers[output] = node
         self._producers.pop("", None)  # an output that is left out is no value that an absent input could read
-        self.made_once = sum(map(len, made)) == len(self._producers)  # else one is absent, or made twice
-        self.in_order = self._is_in_order(made)
         self._defined.update(self._producers)
         self.opset = model.opset(self.function)
-
-    def _is_in_order(self, made: Iterable[Sequence[str]]) -> bool:
-        """Whether each node stands behind those that make what it reads itself; `made` are their outputs."""
-        left = set(self._producers)
-        for read, outputs in zip(self._reads.values(), made, strict=True):
-            if not left.isdisjoint(read):
-                return False
-            left.difference_update(outputs)
-        return True
 
     # ------------------------------------------------------------------ questions
 
@@ -151,8 +141,13 @@ class Graph:
         return self._those_left(self._walk)
 
     def nodes_of(self, op_types: Container[str]) -> list[NodeProto]:
-        """The nodes whose operator is called so, in any domain, in the order of `by_dataflow`."""
-        own = self._op_types  # protobuf makes the name of an operator anew each time
+        """Those of `nodes` whose operator has one of these names, in any domain; a quick look at thousands of them."""
+        own = self._op_types
+        return [node for node in self.nodes() if own[id(node)] in op_types]
+
+    def by_dataflow_of(self, op_types: Container[str]) -> list[NodeProto]:
+        """Those of `by_dataflow` whose operator has one of these names, in any domain."""
+        own = self._op_types
         return [node for node in self.by_dataflow() if own[id(node)] in op_types]
 
     def _those_left(self, original: Sequence[NodeProto]) -> list[NodeProto]:
@@ -168,6 +163,20 @@ class Graph:
     def defines(self, value: str) -> bool:
         """Whether `value` is a node output, an input or an initializer of this very scope."""
         return value in self._defined
+
+    def read_by(self, node: NodeProto) -> Sequence[str]:
+        """The inputs of `node`. Of those that stand in this scope it is quicker to ask here than there."""
+        found = self._read.get(id(node))
+        return node.input[:] if found is None else found
+
+    def is_named(self, node: NodeProto) -> bool:
+        """Whether `node`, which stands in this scope, has a name."""
+        return bool(self._names[id(node)])
+
+    def made_by(self, node: NodeProto) -> Sequence[str]:
+        """The outputs of `node`. Of those that stand in this scope it is quicker to ask here than there."""
+        found = self._made.get(id(node))
+        return node.output[:] if found is None else found
 
     def resolve(self, value: str) -> "Graph | None":
         """The scope that defines `value` as seen from here, or None."""
@@ -371,11 +380,12 @@ class Graph:
     def names(self) -> set[str]:
         """Every name in use in this scope, of values and of nodes, and those that the file describes the type of."""
         described = (value.name for value in self.body.value_info)
-        return self._defined.union(self._outputs, (node.name for node in self._nodes.values()), described)
+        return self._defined.union(self._outputs, (self._names[number] for number in self._nodes), described)
 
     def label(self, node: NodeProto) -> str:
         """The label of `node` for people: its name, or its first output where it has none of its own."""
-        return label(node, self.shared_names)
+        own = self._names.get(id(node))
+        return own if own and own not in self.shared_names else label(node, self.shared_names)
 
     # ------------------------------------------------------------------ the door
 
@@ -420,7 +430,7 @@ class Graph:
         needs `toward_producer`. Raises `ValueError` where that is impossible: see `can_bypass`.
         """
         graph = self.model.owner(node)
-        value, output = node.input[data], node.output[0]
+        value, output = graph._read[id(node)][data], graph._made[id(node)][0]
         if not graph._can_bypass(value, output, toward_producer=toward_producer):
             raise ValueError(f"{graph.label(node)} cannot be bypassed")
         self.model.about_to_edit()
@@ -440,7 +450,7 @@ class Graph:
         that the absorbing node had.
         """
         graph = self.model.owner(node)
-        value, output = node.input[0], node.output[0]
+        value, output = graph._read[id(node)][0], graph._made[id(node)][0]
         if not graph._can_bypass(value, output, toward_producer=True):
             raise ValueError(f"{graph.label(node)} cannot be absorbed")
         self.model.about_to_edit()
@@ -461,7 +471,8 @@ class Graph:
     def can_bypass(self, node: NodeProto, data: int = 0, *, toward_producer: bool) -> bool:
         """Whether `bypass` is possible without a change to any name that can be seen from outside."""
         graph = self.model.owner(node)
-        return graph._can_bypass(node.input[data], node.output[0], toward_producer=toward_producer)
+        value, output = graph._read[id(node)][data], graph._made[id(node)][0]
+        return graph._can_bypass(value, output, toward_producer=toward_producer)
 
     def _can_bypass(self, value: str, output: str, *, toward_producer: bool) -> bool:
         if not toward_producer:
@@ -491,7 +502,7 @@ class Graph:
                 assert not graph.is_output(output), output
                 del graph._producers[output]
                 self.model.forget_value_info(graph, output)
-        del node.output[keep:]
+        del node.output[keep:], graph._made[id(node)][keep:]
         self.model.record("drop-outputs", graph, graph.label(node))
 
     def rename_output(self, node: NodeProto, suffix: str) -> None:
@@ -504,7 +515,7 @@ class Graph:
         self.model.about_to_edit()
         fresh = self.model.fresh_name(f"{output}_{suffix}")
         self.model.alias(fresh, output)
-        node.output[0] = fresh
+        node.output[0] = graph._made[id(node)][0] = fresh
         graph._define(fresh, node)
         for use in list(graph.consumers(output)):
             self.set_input(use.node, use.position, fresh)
@@ -520,7 +531,7 @@ class Graph:
         self.model.about_to_edit()
         inner = self.model.fresh_name(f"{output}_unshifted")
         self.model.alias(inner, output)
-        node.output[0] = inner
+        node.output[0] = graph._made[id(node)][0] = inner
         graph._undefine(output)
         graph._define(inner, node)
         name = self.model.fresh_name(f"{graph.label(node)}_shift")
@@ -618,7 +629,8 @@ class Graph:
         assert anchor is not None
         graph = self.model.owner(anchor)
         graph._nodes[id(node)] = node
-        graph._op_types[id(node)] = node.op_type
+        graph._op_types[id(node)], graph._names[id(node)] = node.op_type, node.name
+        graph._read[id(node)], graph._made[id(node)] = node.input[:], node.output[:]
         (graph._before if before is not None else graph._after).setdefault(id(anchor), []).append(node)
         self.model.adopt(graph, node)
         for output in node.output:
@@ -661,7 +673,7 @@ class Graph:
         """
         body = self.body
         names = list(body.output) if isinstance(body, FunctionProto) else [value.name for value in body.output]
-        reads = self._reads
+        reads = self._read
         if captured:
             reads = {number: [*values, *captured.get(number, ())] for number, values in reads.items()}
         self._walk = in_dataflow_order(self._original, names, self._producers, reads)
@@ -671,7 +683,7 @@ class Graph:
         """Enter the uses of this scope's nodes where the values they read are defined, in the order of the walk."""
         uses, defined = self._uses, self._defined
         for node in self._walk:
-            for index, value in enumerate(self._reads[id(node)]):
+            for index, value in enumerate(self._read[id(node)]):
                 use = Use(self, node, index)
                 if value in uses:
                     uses[value].append(use)
@@ -683,7 +695,6 @@ class Graph:
                     self._add_use(value, use)
                 else:
                     self.model.absent.append(use)
-        self._reads = {}
         if self.parent is not None:
             for output in self._outputs:
                 if not self.defines(output) and (home := self.resolve(output)) is not None:
@@ -691,25 +702,27 @@ class Graph:
 
     def _give(self, node: NodeProto, label: str, index: int, tensor: Tensor, suffix: str) -> None:
         """See `set_constant`; what was computed from the input is not forgotten yet."""
-        inputs = node.input
-        old = inputs[index] if index < len(inputs) else ""
+        read = self._read[id(node)]
+        old = read[index] if index < len(read) else ""
         if old and self._replace_constant(old, tensor):
             self.model.record("set-constant", self, label, node)
         else:
             base = f"{old}_{suffix}" if old else f"{label}_{suffix}"
             self._connect(node, label, index, self._new_constant(self.model.fresh_name(base), tensor, before=node))
-        if len(inputs) > 1 and inputs[1] not in self._initializers and node.op_type in _WEIGHTED:
-            self._as_initializer(inputs[1])
+        if len(read) > 1 and read[1] not in self._initializers and node.op_type in _WEIGHTED:
+            self._as_initializer(read[1])
 
     def _connect(self, node: NodeProto, label: str, index: int, value: str) -> None:
         """See `set_input`; what was computed from the input is not forgotten yet."""
-        inputs = node.input
-        if index < len(inputs):
-            old, inputs[index] = inputs[index], value
+        read = self._read[id(node)]
+        if index < len(read):
+            old = read[index]
+            node.input[index] = read[index] = value
         else:
             old = ""
-            inputs.extend([""] * (index - len(inputs)))
-            inputs.append(value)
+            more = [*[""] * (index - len(read)), value]
+            node.input.extend(more)
+            read += more
         if old:
             self._drop_use(old, node, index)
         if value:
@@ -718,18 +731,19 @@ class Graph:
 
     def _take_out(self, node: NodeProto) -> None:
         del self._nodes[id(node)]
-        for output in node.output[:]:
+        for output in self._made[id(node)]:
             if self._producers.get(output) is node:
                 self._undefine(output)
-        for index, value in enumerate(node.input[:]):
+        for index, value in enumerate(self._read[id(node)]):
             if value:
                 self._drop_use(value, node, index)
         self.model.record("remove", self, self.label(node))
 
     def _make_instead(self, maker: NodeProto, value: str, output: str) -> None:
         """Let `maker` make `output` instead of `value`, which nothing reads but for its shape or type."""
-        outputs = maker.output
-        outputs[outputs[:].index(value)] = output
+        made = self._made[id(maker)]
+        index = made.index(value)
+        maker.output[index] = made[index] = output
         self._undefine(value)
         self._define(output, maker)
         self.model.look_again(self, output)
@@ -744,10 +758,11 @@ class Graph:
         while waiting:
             reader = waiting.pop()
             home = self.model.owner(reader)
-            for output in reader.output:
+            for output in home._made[id(reader)]:
                 if output not in home._constants:
                     continue
-                if home._constants.pop(output) is not None or all(home._is_settled(name) for name in reader.input):
+                settled = home._constants.pop(output) is not None
+                if settled or all(home._is_settled(name) for name in home._read[id(reader)]):
                     waiting.extend(use.node for use in home._uses.get(output, ()))
 
     def _is_settled(self, value: str) -> bool:
@@ -803,10 +818,11 @@ class Graph:
             if node is None:
                 return False
             proto = node.attribute[0].t
-        if _dims(proto) != tensor.shape:
+        if tuple(proto.dims[:]) != tensor.shape:
             return False
         home._store(proto, tensor)
-        home._as_initializer(value)
+        if value not in home._initializers:
+            home._as_initializer(value)
         home._constants[value] = tensor
         return True
 
@@ -868,9 +884,11 @@ class Graph:
         return proto
 
     def _store(self, proto: TensorProto, tensor: Tensor) -> None:
-        """Make `tensor` the contents of `proto`, where the bytes were before: in the structure or streamed."""
-        same = proto.data_type == _element_type(tensor.dtype) and tuple(proto.dims[:]) == tensor.shape
-        if same and proto.raw_data:  # by far the most frequent kind
+        """Make `tensor` the contents of `proto`, which is empty or of its shape.
+
+        They lie where the bytes were before: in the structure or streamed.
+        """
+        if proto.data_type == _element_type(tensor.dtype) and proto.raw_data:  # by far the most frequent kind
             proto.raw_data = tensor.tobytes()
             return
         index = payload_index(proto)
@@ -890,13 +908,16 @@ class Graph:
     def bury_the_dead(self) -> bool:
         """Remove what the edits left without a reader: initializers and operators that make constants; whether any."""
         busy = bool(self._suspects)
-        gone: set[str] = set()
+        gone: dict[str, TensorProto] = {}
         while self._suspects:
-            dead = set(self._suspects).difference(self._uses, self._outputs)
+            suspects = dict.fromkeys(self._suspects)  # in order: sets of thousands lie all over the memory
             self._suspects.clear()
-            stored = dead & self._initializers.keys()
-            gone |= stored if self.model.lists_initializers else stored - self._input_set
-            for value in sorted(dead - stored):
+            dead = [value for value in suspects if value not in self._uses and value not in self._outputs]
+            stored = [value for value in dead if value in self._initializers]
+            if not self.model.lists_initializers:
+                stored = [value for value in stored if value not in self._input_set]
+            gone |= {value: self._initializers[value] for value in stored}
+            for value in sorted(value for value in dead if value in self._producers):
                 node = self._producers.get(value)
                 if node is not None and self._unread(node) and self.constant(value) is not None:
                     self.remove(node)
@@ -904,16 +925,17 @@ class Graph:
         self.model.forget_value_info(self, *gone)
         if gone:
             assert isinstance(self.body, GraphProto)
-            _keep(self.body.initializer, lambda tensor: tensor.name not in gone)
-            _keep(self.body.input, lambda value: value.name not in gone)
             for value in gone:
                 del self._initializers[value]
-            self._input_set -= gone
-            self._defined -= gone
+            numbers = set(map(id, gone.values()))
+            _keep(self.body.initializer, lambda tensor: id(tensor) not in numbers)
+            _keep(self.body.input, lambda value: value.name not in gone)
+            self._input_set.difference_update(gone)
+            self._defined.difference_update(gone)
         return busy
 
     def _unread(self, node: NodeProto) -> bool:
-        return not any(self._uses.get(output) or output in self._outputs for output in node.output if output)
+        return not any(self._uses.get(output) or output in self._outputs for output in self._made[id(node)] if output)
 
 
 def _looks_only_at_type(use: Use) -> bool:
@@ -925,10 +947,6 @@ def _looks_only_at_type(use: Use) -> bool:
 
 def _element_type(dtype: np.dtype) -> int:
     return _ELEMENT_TYPES.get(dtype) or helper.np_dtype_to_tensor_dtype(dtype)
-
-
-def _dims(proto: TensorProto) -> tuple[int, ...]:
-    return tuple(proto.dims)
 
 
 def _keep(container: Any, wanted: Callable[[Any], bool]) -> None:

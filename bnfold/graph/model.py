@@ -1,5 +1,6 @@
 """`Model`: every scope of one ONNX model, the table of names, and the record of what was edited."""
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -92,7 +93,7 @@ class Model:
         self._edited: set[int] = set()
         self._aliases: dict[str, str] = {}
         self._before_edits: bytes | None = None
-        self._gone: dict[int, set[str]] = {}  # by scope: values that no node makes any more
+        self._gone: defaultdict[int, set[str]] = defaultdict(set)  # by scope: values that no node makes any more
         closed_at_the_end(self)
         self._opsets = {opset.domain: opset.version for opset in self.proto.opset_import}
         self.functions = {(function.domain, function.name): function for function in self.proto.functions}
@@ -358,7 +359,7 @@ class Model:
 
     def forget_value_info(self, graph: Graph, *values: str) -> None:
         """Drop what the file says about values that are gone, when the edits are finished."""
-        self._gone.setdefault(id(graph), set()).update(values)
+        self._gone[id(graph)].update(values)
 
     def bury_the_dead(self) -> None:
         """Remove what edits left without a reader, so that it counts as no reader either."""

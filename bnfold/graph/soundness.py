@@ -143,7 +143,8 @@ def _check_names(graph: "Graph") -> None:
             names = [tensor.name for tensor in body.initializer]
             names += [tensor.values.name for tensor in body.sparse_initializer]
             raise ValueError(f"{_place(graph)}has two initializers named {_twice(names)!r}; give each its own name")
-    if not graph.made_once:
+    made = sum(map(len, graph._made.values()))
+    if made != len(graph._producers):  # also where an output is absent
         _check_made_once(graph)
     for given in (graph._input_set, graph._initializers, graph._sparse):
         if not graph._producers.keys().isdisjoint(given):
@@ -203,7 +204,7 @@ def _is_made_before(home: "Graph", value: str, holder: int, positions: dict[int,
 
 def _check_order(graph: "Graph", positions: dict[int, int], bodies: list[tuple[str, int]]) -> None:
     """Nodes in order cannot form a cycle; others are looked at more closely."""
-    if not graph.in_order:
+    if not _is_in_order(graph):
         _check_acyclic(graph, positions, bodies)
         return
     for value, reader in bodies:
@@ -211,6 +212,16 @@ def _check_order(graph: "Graph", positions: dict[int, int], bodies: list[tuple[s
         if producer is not None and reader <= positions[id(producer)]:
             _check_acyclic(graph, positions, bodies)
             return
+
+
+def _is_in_order(graph: "Graph") -> bool:
+    """Whether each node stands behind those that make what it reads itself, its bodies aside."""
+    left = set(graph._producers)
+    for read, made in zip(graph._read.values(), graph._made.values(), strict=True):
+        if not left.isdisjoint(read):
+            return False
+        left.difference_update(made)
+    return True
 
 
 def _check_acyclic(graph: "Graph", positions: dict[int, int], bodies: list[tuple[str, int]]) -> None:

@@ -1,7 +1,7 @@
 """ONNX files as bytes: the structure is read without the weights, which are streamed when the model is written."""
 
 from bnfold.onnxfile.assembly import Written
-from bnfold.onnxfile.labels import label, shared_names
+from bnfold.onnxfile.labels import label, shared_among, shared_names
 from bnfold.onnxfile.marks import SOURCE, mark_of
 from bnfold.onnxfile.model_file import OnnxFile, read, to_proto
 from bnfold.onnxfile.negative_dims import without_negative_dims
@@ -33,6 +33,7 @@ __all__ = [
     "payload_index",
     "read",
     "set_payload",
+    "shared_among",
     "shared_names",
     "structure_at",
     "tensors",

@@ -12,7 +12,12 @@ from onnx import NodeProto
 
 def shared_names(nodes: Iterable[NodeProto]) -> frozenset[str]:
     """The names that two or more of these nodes of one scope have."""
-    names = [name for node in nodes if (name := node.name)]
+    return shared_among(node.name for node in nodes)
+
+
+def shared_among(every: Iterable[str]) -> frozenset[str]:
+    """Those of the names of the nodes of one scope that are there more than once."""
+    names = [name for name in every if name]
     if len(set(names)) == len(names):
         return frozenset()
     return frozenset(name for name, count in Counter(names).items() if count > 1)

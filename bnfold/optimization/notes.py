@@ -7,7 +7,7 @@ from pathlib import Path
 from onnx import NodeProto
 
 from bnfold.decisions import Decision, Diagnosis
-from bnfold.equivalence.operators import operator_of
+from bnfold.equivalence.operators import OPERATORS, operator_of
 from bnfold.graph import STORED, Graph, Model
 from bnfold.onnxfile import Layout, Written
 from bnfold.passes.diagnosis import is_quantized
@@ -25,9 +25,18 @@ _AVERAGES = frozenset({"ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare",
 
 def notes_on(model: Model, decisions: Sequence[Decision]) -> Iterator[str]:
     """The sentences on `model`, after the passes decided."""
-    if not decisions and not any(is_batch_norm(node) for graph in model.graphs for node in graph.nodes()):
+    batch_norms = [
+        (node, graph)
+        for graph in model.graphs
+        for node in graph.nodes_of(("BatchNormalization",))
+        if is_batch_norm(node)
+    ]
+    if not decisions and not batch_norms:
         yield from _without_batch_norm(model)
-    drawn = Counter(node.op_type for graph in model.graphs for node in graph.nodes() if operator_of(node).random)
+    random = {op_type for op_type, row in OPERATORS.items() if row.random}
+    drawn = Counter(
+        node.op_type for graph in model.graphs for node in graph.nodes_of(random) if operator_of(node).random
+    )
     if drawn:
         listed = ", ".join(f"{count:,} {kind}" for kind, count in drawn.most_common())
         yield (
@@ -37,9 +46,7 @@ def notes_on(model: Model, decisions: Sequence[Decision]) -> Iterator[str]:
     stored = sum(edit.kind == STORED for edit in model.edits)
     if stored:
         yield f"{stored:,} {'expression of constants is' if stored == 1 else 'expressions of constants are'} stored."
-    quantized = sum(
-        is_batch_norm(node) and is_quantized(node, graph) for graph in model.graphs for node in graph.nodes()
-    )
+    quantized = sum(is_quantized(node, graph) for node, graph in batch_norms)
     if quantized:
         yield f"{Diagnosis.QUANTIZED_BEFORE_FOLDING.sentence} [{Diagnosis.QUANTIZED_BEFORE_FOLDING.code}]"
     stale = list(dict.fromkeys(name for _, name in model.stale)) if model.modified else []

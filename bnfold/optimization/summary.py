@@ -29,15 +29,15 @@ def stored_values(model: Model) -> tuple[tuple[str, str], ...]:
 
 
 def _summary(model: Model, path: str | None, sha256: str | None, nbytes: int) -> ModelSummary:
-    nodes = [node for graph in model.graphs for node in graph.nodes()]
+    batch_norms = [node for graph in model.graphs for node in graph.nodes_of(("BatchNormalization",))]
     proto = model.proto
     versions = {opset.domain: opset.version for opset in proto.opset_import}
     return ModelSummary(
         path=path,
         sha256=sha256,
         nbytes=nbytes,
-        nodes=len(nodes),
-        batch_normalizations=sum(map(is_batch_norm, nodes)),
+        nodes=sum(len(graph.nodes()) for graph in model.graphs),
+        batch_normalizations=sum(map(is_batch_norm, batch_norms)),
         opset=versions.get("", versions.get("ai.onnx", 1)),
         ir_version=proto.ir_version,
     )
