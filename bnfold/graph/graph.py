@@ -580,7 +580,8 @@ class Graph:
         """
         self.model.about_to_edit()
         graph = self.model.owner(node)
-        beside = {value: graph._largest_payload(value) for value in values}
+        large = [value for value, tensor in values.items() if tensor.nbytes >= _STREAMED_BYTES]
+        beside = {value: graph._largest_payload(value) for value in large}
         for output in node.output:
             if output and output not in values:
                 self.model.forget_value_info(graph, output)
@@ -589,8 +590,7 @@ class Graph:
             if (body := graph._body_with_constants) is None:
                 graph._new_constant_node(value, tensor, before=node, label=node.name)
             else:
-                large = tensor.nbytes >= _STREAMED_BYTES
-                graph._new_initializer(body, value, tensor, beside[value] if large else None)
+                graph._new_initializer(body, value, tensor, beside.get(value))
             self.model.record(STORED, graph, value)
 
     def can_store(self, tensor: Tensor) -> bool:
@@ -604,7 +604,12 @@ class Graph:
         return None if isinstance(self.body, FunctionProto) or self.model.lists_initializers else self.body
 
     def _largest_payload(self, value: str) -> int | None:
-        """The payload of the largest tensor that constant `value` is computed from; None where all are small."""
+        """The payload of the largest tensor that constant `value` is computed from; None where all are small.
+
+        Also where no payload lies in a file of its own, so that what is computed lies in the model in any case.
+        """
+        if all(stored.location is None for stored in self.model.file.payloads):
+            return None
         waiting, seen = [(self, value)], set[tuple[int, str]]()
         largest: tuple[int, int] | None = None
         while waiting:

@@ -6,7 +6,8 @@ value is believed where both say the same. A third opinion may come from above, 
 as `Evaluations`, which notes what was believed and knows what was contradicted before.
 
 Where an operator only keeps the elements of its operands in order, shape inference and the bytes of both say all there
-is: onnx.reference, whose import takes longer than folding a network, is not asked then.
+is: onnx.reference, whose import takes longer than folding a network, is not asked then. Where the result is a vector of
+all that scalars or vectors hold, its elements tell its shape, and shape inference is not asked either.
 """
 
 from collections.abc import Hashable, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import NodeProto, TypeProto, defs, helper, numpy_helper, shape_inference
+from onnx import AttributeProto, NodeProto, TypeProto, defs, helper, numpy_helper, shape_inference
 
 from bnfold.graph.operator_values import LARGEST_RESULT_BYTES, Array
 from bnfold.graph.tensor import FLOATS
@@ -113,6 +114,8 @@ def _content(arrays: Sequence[Array | None]) -> Hashable | None:
 def _objection(
     asked: NodeProto, operands: Sequence[Array | None], made: Sequence[Array], opset: int, known: Array | None
 ) -> str | None:
+    if _is_plain_vector(asked, operands, made, opset):
+        return None
     given = {name: operand for name, operand in zip(asked.input, operands, strict=True) if operand is not None}
     inferred, against = _against_shape(asked, given, made, opset)
     if against or (inferred and _is_in_order(asked, operands, made, opset)):
@@ -163,6 +166,26 @@ def _is_in_order(node: NodeProto, operands: Sequence[Array | None], made: Sequen
     return b"".join(operand.tobytes() for operand in kept if operand is not None) == made[0].tobytes()
 
 
+def _is_plain_vector(node: NodeProto, operands: Sequence[Array | None], made: Sequence[Array], opset: int) -> bool:
+    """Whether `made` is one vector of all that a scalar or vectors hold, in order: it can have no other shape.
+
+    Unsqueeze of a scalar along its axis, and Concat of vectors along theirs. Most networks have no other constant
+    expressions, and the schemas that shape inference asks for take longer than their passes.
+    """
+    if not _is_in_order(node, operands, made, opset) or made[0].ndim != 1:
+        return False
+    kept = operands[:1] if node.op_type in _KEEPS_ORDER else operands
+    if not kept or any(operand is None or operand.dtype != made[0].dtype for operand in kept):
+        return False
+    if node.op_type == "Concat":
+        said = [(each.name, each.type, each.i) for each in node.attribute]
+        return said in ([("axis", AttributeProto.INT, 0)], [("axis", AttributeProto.INT, -1)])
+    if node.op_type != "Unsqueeze" or node.attribute or operands[0] is None or operands[0].ndim or len(operands) != 2:
+        return False
+    axes = operands[1]
+    return axes is not None and axes.dtype == np.int64 and axes.shape == (1,) and int(axes[0]) in (0, -1)
+
+
 def _type(array: Array) -> TypeProto:
     return helper.make_tensor_type_proto(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
@@ -206,9 +229,11 @@ def _against_values(
 
 def agree(one: Array, other: Array) -> bool:
     """Whether two evaluators that round differently may have computed the same: floats nearly, others exactly."""
+    if _is_one(one, other):
+        return True
     if one.dtype not in FLOATS:
         return bool(np.array_equal(one, other))
-    if np.array_equal(one, other, equal_nan=True):
+    if np.array_equal(one, other) or np.array_equal(one, other, equal_nan=True):  # a look for NaN takes much longer
         return True
     a, b = one.astype(np.float64), other.astype(np.float64)
     with np.errstate(all="ignore"):
@@ -217,6 +242,13 @@ def agree(one: Array, other: Array) -> bool:
         roundoff = FLOATS[one.dtype].roundoff
         close = np.abs(a - b) <= _ROUNDING * roundoff * largest
         return bool((close | (a == b) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def _is_one(one: Array, other: Array) -> bool:
+    """Whether both are the same elements of the same memory, as the same rearrangement of one operand is."""
+    if (one.dtype, one.shape, one.strides) != (other.dtype, other.shape, other.strides):
+        return False
+    return bool(one.__array_interface__["data"] == other.__array_interface__["data"])
 
 
 def _line(error: Exception) -> str:

@@ -21,6 +21,10 @@ def _check_index(model: Model) -> None:
     model.finish()
     fresh = Model(read(to_proto(model.file).SerializeToString()))
     for graph, again in zip(model.graphs, fresh.graphs, strict=True):
+        for node in graph.nodes():
+            assert (graph.read_by(node), graph.made_by(node)) == (node.input[:], node.output[:])
+            assert node in graph.nodes_of({node.op_type})
+            assert node in graph.by_dataflow_of({node.op_type})
         assert [node.output[0] for node in graph.nodes()] == [node.output[0] for node in again.nodes()]
         values = {value for node in again.nodes() for value in (*node.input, *node.output) if value}
         for value in values:

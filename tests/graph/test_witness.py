@@ -10,7 +10,7 @@ import onnx.reference
 import pytest
 from onnx import ModelProto, parser
 
-from bnfold.graph import Model, operator_values
+from bnfold.graph import Model, agree, operator_values
 from bnfold.graph.operator_values import Call
 from bnfold.graph.witness import objection
 from bnfold.onnxfile import read
@@ -115,6 +115,54 @@ def test_what_keeps_its_elements_in_order_needs_no_onnx_reference(name: str, mon
         assert objection(node, operands, [made.astype(np.float32)], 17) is not None
         assert "cannot evaluate" in str(objection(node, operands, [made + 1], 17))
     assert objection(node, operands, [made + 1], 17) == "onnx.reference makes other numbers of it"
+
+
+_FIRST = np.array([0])
+PLAIN: dict[str, tuple[str, list[np.ndarray], np.ndarray]] = {
+    "Unsqueeze": ("y = Unsqueeze(x, axes)", [np.array(5), _FIRST], np.array([5])),
+    "Unsqueeze, from the back": ("y = Unsqueeze(x, axes)", [np.array(5), -1 - _FIRST], np.array([5])),
+    "Concat": ("y = Concat<axis=0>(x, z)", _VECTORS, np.array([7, -1, 5])),
+    "Concat, from the back": ("y = Concat<axis=-1>(x, z)", _VECTORS, np.array([7, -1, 5])),
+}
+# Each is no operator of the standard in one way, or takes a look at the shape.
+NOT_PLAIN: dict[str, tuple[str, list[np.ndarray], np.ndarray]] = {
+    "an axis that is not there": ("y = Unsqueeze(x, axes)", [np.array(5), _FIRST + 1], np.array([5])),
+    "two axes": ("y = Unsqueeze(x, axes)", [np.array(5), np.array([0, 1])], np.array([5])),
+    "axes of another type": ("y = Unsqueeze(x, axes)", [np.array(5), _FIRST.astype(np.int32)], np.array([5])),
+    "no axes": ("y = Unsqueeze(x)", [np.array(5)], np.array([5])),
+    "an attribute too many": ("y = Unsqueeze<axes=[0]>(x, axes)", [np.array(5), _FIRST], np.array([5])),
+    "another type": ("y = Concat<axis=0>(x, z)", [np.array([7]), np.array([0], np.int32)], np.array([7])),
+    "no axis": ("y = Concat(x, z)", _VECTORS, np.array([7, -1, 5])),
+    "another axis": ("y = Concat<axis=1>(x, z)", _VECTORS, np.array([7, -1, 5])),
+    "an axis of another type": ("y = Concat<axis=0.0>(x, z)", _VECTORS, np.array([7, -1, 5])),
+    "an attribute of another name": ("y = Concat<axes=0>(x, z)", _VECTORS, np.array([7, -1, 5])),
+    "another operator": ("y = Squeeze(x, axes)", [np.array([[5, 6]]), _FIRST], np.array([5, 6])),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_vector_needs_no_schema(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, operands, made = PLAIN[name]
+    monkeypatch.setattr(onnx.shape_inference, "infer_node_outputs", None)
+    assert objection(parser.parse_node(text), operands, [made], 17) is None
+    assert objection(parser.parse_node(text), operands, [made + 1], 17) is not None
+    assert objection(parser.parse_node(text), operands, [made.reshape(1, -1)], 17) is not None
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_what_is_no_plain_vector_is_looked_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, operands, made = NOT_PLAIN[name]
+    monkeypatch.setattr(onnx.shape_inference, "infer_node_outputs", None)
+    assert "shape inference refuses it" in str(objection(parser.parse_node(text), operands, [made], 17))
+
+
+def test_one_array_agrees_with_itself_whatever_it_holds() -> None:
+    values = np.array([[1, np.nan, -0.0], [np.inf, 2, 3]], np.float32)
+    assert agree(values.T, values.T)
+    assert agree(values, values.copy())
+    assert not agree(values, values[:, ::-1])
+    square = np.arange(4).reshape(2, 2)
+    assert not agree(square, square.T)
 
 
 def test_matrices_that_are_joined_are_not_in_order() -> None:
