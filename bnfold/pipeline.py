@@ -219,11 +219,12 @@ def run_on(
     look: Callable[[Model], None] = lambda _: None,
     ran: Callable[[int, Ran], None] = lambda _position, _ran: None,
     evaluations: Evaluations | None = None,
+    as_read: ModelProto | None = None,
 ) -> tuple[Model, tuple[Decision, ...]]:
     """Run `passes` on the model in `file`; the edited model and the decisions. `look` sees it before it is edited.
 
     With `looks_late` writing the model may raise `Refused`: then a weight that was folded into has left the range of
-    its type, and the passes must run again without. `evaluations`: see `Model`.
+    its type, and the passes must run again without. `evaluations`, `as_read`: see `Model`.
 
     Where a normalization stays in the body of a function because only its callers know the weights, or may be one for
     which they give the factor, the calls are written out and the passes run once more; that result counts only if it
@@ -239,7 +240,7 @@ def run_on(
         looks_late=looks_late,
         evaluations=evaluations,
     )
-    model = opened(file)
+    model = opened(file, as_read=as_read)
     look(model)
     decisions = run_passes(model, passes, ran)
     if pristine is None:
@@ -284,12 +285,14 @@ def run_all(
     *,
     skipped: frozenset[Step] = frozenset(),
     look: Callable[[Model], None] = lambda _: None,
+    as_read: ModelProto | None = None,
     **reading: Any,
 ) -> Outcome:
     """Run passes of both kinds on the model in `file`, in order, those that are `skipped` left out.
 
-    `reading` is what `run_on` takes. `look` sees the model before anything is edited. Raises UnsoundStepError where a
-    pass that is not bnfold's own makes what is no sound model, and UsageError for what one raises.
+    `reading` and `as_read`, the structure in `file` once more, are what `run_on` takes. `look` sees the model before
+    anything is edited. Raises UnsoundStepError where a pass that is not bnfold's own makes what is no sound model, and
+    UsageError for what one raises.
     """
     steps = [(Step(position, each.name), each) for position, each in enumerate(passes)]
     done = {step: Ran(step, str(each.preserves), skipped="left out") for step, each in steps if step in skipped}
@@ -307,6 +310,7 @@ def run_all(
                 [each for _, each in some if not isinstance(each, Rewrite)],
                 look=looking,
                 ran=ran.__setitem__,
+                as_read=as_read if model is None else None,
                 **reading,
             )
             file, modified = model.file, modified or model.modified

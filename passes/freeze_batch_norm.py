@@ -67,14 +67,8 @@ class FreezeBatchNorm:
         return decisions
 
     def _decide(self, node: NodeProto, graph: Graph) -> Decision | None:
-        if is_dropout(node):
-            return self._dropout(node, graph)
-        disguise = find_disguise(node, graph)
-        if disguise is not None:
-            how = "+".join(dict.fromkeys(each.op_type for each in (disguise.first, disguise.last)))
-            return Decision(graph.label(node), how, graph.scope, Action.KEPT, reason=Reason.BATCH_STATISTICS)
         if not is_batch_norm(node):
-            return None
+            return self._dropout(node, graph) if is_dropout(node) else _disguised(node, graph)
         kind = classify(node, graph)
         if kind is Kind.INFERENCE:
             return None
@@ -111,6 +105,15 @@ class FreezeBatchNorm:
         else:
             graph.set_input(node, 2, "")
         return _decision(node, graph, Action.FROZEN, detail="its output or mask is needed: it stays and does nothing")
+
+
+def _disguised(node: NodeProto, graph: Graph) -> Decision | None:
+    """The decision on batch statistics that are written in operators and end at `node`; None where none do."""
+    disguise = find_disguise(node, graph)
+    if disguise is None:
+        return None
+    how = "+".join(dict.fromkeys(each.op_type for each in (disguise.first, disguise.last)))
+    return Decision(graph.label(node), how, graph.scope, Action.KEPT, reason=Reason.BATCH_STATISTICS)
 
 
 def _with_batch_statistics(node: NodeProto, graph: Graph) -> Decision:

@@ -24,9 +24,13 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
+from bnfold import lifetime
 from bnfold.assertions import NotEquivalentError
 from bnfold.decisions import Reason, Refused
 from bnfold.errors import BnfoldError, ModelError, ReportedError, StatisticsError, VerificationError
+from bnfold.graph import Model
+from bnfold.onnxfile import read
+from bnfold.onnxfile.source import File
 from bnfold.onnxfile.wire import WireError
 from bnfold.service.problems import Problem
 from bnfold.signals import Terminated
@@ -193,6 +197,21 @@ def test_two_thousand_calls(name: str, threads: int, quick_models: list[str]) ->
 
 
 # ---------------------------------------------------------------------- into other processes and back
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_memory_stays_where_the_process_ends_anyway(
+    ends: bool, quick_models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifetime, "_memory_stays", False)
+    if ends:
+        lifetime.process_ends_with_the_call()
+    with lifetime.given_back():
+        file = read(quick_models[0])
+        model = Model(file)
+    assert bool(vars(model)) is ends
+    assert isinstance(file.source, File)
+    assert not File._opened.get(id(file.source))  # what is no memory is given back in any case
 
 
 def outcome(name: str, models: list[str], folder: str) -> Any:

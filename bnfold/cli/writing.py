@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bnfold import process
 from bnfold.cli.delivery import (
     model_from,
     owed_report,
@@ -25,6 +26,7 @@ from bnfold.cli.remote import deliver_from, server_of
 from bnfold.cli.shell import fail
 from bnfold.cli.waiting import shown
 from bnfold.errors import ReportedError, UsageError
+from bnfold.lifetime import process_ends_with_the_call
 from bnfold.options import FreezeOptions, OptimizeOptions, RecalibrateOptions
 
 if TYPE_CHECKING:
@@ -103,6 +105,8 @@ def deliver(
         return
     from bnfold import api
 
+    if process.owned():
+        process_ends_with_the_call()
     source = model_from(model)
     delivered(ctx, model, output, options, lambda place, asked: api.optimize_with(source, place, asked).report)
 

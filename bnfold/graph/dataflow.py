@@ -122,7 +122,7 @@ def _enter(
 
 def _makers(node: NodeProto, producers: Mapping[str, NodeProto], reads: Reads) -> list[NodeProto]:
     """What makes the operands of `node`, the first operand last."""
-    return [producers[value] for value in reversed(reads[id(node)]) if value in producers]
+    return list(filter(None, map(producers.get, reversed(reads[id(node)]))))
 
 
 def _dead_ends(

@@ -187,6 +187,9 @@ class Graph:
 
     def producer(self, value: str) -> NodeProto | None:
         """The node that makes `value`, here or in a scope around; None for inputs, initializers and unknown names."""
+        found = self._producers.get(value)
+        if found is not None:
+            return found
         home = self.resolve(value)
         return None if home is None else home._producers.get(value)
 
@@ -198,7 +201,7 @@ class Graph:
     def readers(self, value: str) -> list[Use]:
         """The consumers that see the numbers of `value`: not Shape and Size, nor the type operand of CastLike."""
         uses = self.consumers(value)
-        if len(uses) == 1 and uses[0].node.op_type not in _TYPE_READERS:
+        if len(uses) == 1 and uses[0].graph._op_types[id(uses[0].node)] not in _TYPE_READERS:
             return uses
         return [use for use in uses if not _looks_only_at_type(use)]
 
@@ -296,7 +299,8 @@ class Graph:
         if proto.data_type != TensorProto.FLOAT or len(self._uses.get(value, ())) != 1:
             return None
         raw = proto.raw_data
-        return PlainConstant(tuple(proto.dims[:]), raw) if raw and proto.dims else None
+        shape = tuple(proto.dims[:])
+        return PlainConstant(shape, raw) if raw and shape else None
 
     def sketch(self, constants: Mapping[str, Tensor]) -> "Graph":
         """An empty scope, not part of the model, that knows `constants` by name: to ask about a node nobody has."""

@@ -48,8 +48,9 @@ class Model:
     `assume_constant_initializers` treats initializers that are also graph inputs as constants at every IR version. Up
     to IR version 3 every initializer had to be listed as an input, so there they always are constants. `looks_late`:
     what has to be seen of large weights may be looked at while they are written, which then may raise `Refused`.
-    `evaluations` notes what is believed of constants, and says what is not to be. Raises ModelError for a structure
-    that is not sound (`bnfold.graph.soundness`).
+    `evaluations` notes what is believed of constants, and says what is not to be. `as_read`: the same structure once
+    more, which nobody edits, so that none of this one has to be kept to infer shapes from. Raises ModelError for a
+    structure that is not sound (`bnfold.graph.soundness`).
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Model:
         assume_constant_initializers: bool = False,
         looks_late: bool = False,
         evaluations: Evaluations | None = None,
+        as_read: ModelProto | None = None,
     ) -> None:
         self.file = file
         self.evaluations = evaluations
@@ -92,9 +94,10 @@ class Model:
         self.stale: list[tuple[Graph, str]] = []  # values whose declared type contradicts what is inferred
         self._edited: set[int] = set()
         self._aliases: dict[str, str] = {}
+        self._as_read = as_read
         self._before_edits: bytes | None = None
         self._gone: defaultdict[int, set[str]] = defaultdict(set)  # by scope: values that no node makes any more
-        closed_at_the_end(self)
+        closed_at_the_end(self, memory_alone=True)
         self._opsets = {opset.domain: opset.version for opset in self.proto.opset_import}
         self.functions = {(function.domain, function.name): function for function in self.proto.functions}
         with paused_collector():
@@ -191,7 +194,7 @@ class Model:
 
     def about_to_edit(self) -> None:
         """Remember the structure as it was read: shapes are inferred from it, also after the first edit."""
-        if self._before_edits is None and self._types is None:
+        if self._before_edits is None and self._types is None and self._as_read is None:
             self._before_edits = self.proto.SerializeToString()
 
     def add_payload(self, payload: TensorPayload, like: int | None) -> int:
@@ -226,8 +229,9 @@ class Model:
         """The types that values of `graph` were found to have, as far as anybody asked."""
         if self._types is None:
             self._types = {}
-            structure = without_negative_dims(self._before_edits or self.proto.SerializeToString())
-            self._before_edits = None
+            as_read = self.proto if self._as_read is None else self._as_read
+            structure = without_negative_dims(self._before_edits or as_read.SerializeToString())
+            self._before_edits = self._as_read = None
             with doing("inferring shapes with onnx"):
                 found = inferred(structure)
             self._note_types(self.main, found.graph)

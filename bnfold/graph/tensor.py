@@ -44,9 +44,12 @@ FLOATS: dict[np.dtype, FloatRange] = {
 }
 
 
-_LITTLE = {dtype: dtype.newbyteorder("<") for dtype in FLOATS}
+# What sizes and axes are stored as.
+_INT64 = np.dtype(np.int64)
+_LITTLE = {dtype: dtype.newbyteorder("<") for dtype in (*FLOATS, _INT64)}
 # The same by the number that ONNX gives each.
 FLOAT_TYPES: dict[int, np.dtype] = {helper.np_dtype_to_tensor_dtype(dtype): dtype for dtype in FLOATS}
+_FREQUENT_TYPES: dict[int, np.dtype] = FLOAT_TYPES | {TensorProto.INT64: _INT64}
 
 
 Block: TypeAlias = tuple[slice, ...]
@@ -114,8 +117,8 @@ class Tensor:
         if isinstance(payload, TensorPayload):
             return payload.tensor
         shape = tuple(proto.dims[:])
-        dtype = FLOAT_TYPES.get(proto.data_type)
-        if payload is None and dtype is not None and (raw := proto.raw_data):  # by far the most frequent kind
+        dtype = _FREQUENT_TYPES.get(proto.data_type)
+        if payload is None and dtype is not None and (raw := proto.raw_data):  # by far the most frequent kinds
             return cls(dtype, shape, np.ndarray(shape, _LITTLE[dtype], raw))
         if proto.data_type == TensorProto.STRING:  # whose bytes need not be UTF-8
             return cls(np.dtype(object), shape, np.array(proto.string_data[:], object).reshape(shape))

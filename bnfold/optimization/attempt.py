@@ -260,6 +260,7 @@ def _written(
                 assume_constant_initializers=options.assume_constant_initializers,
                 looks_late=looks_late,
                 evaluations=evaluations,
+                as_read=setup.file.proto,
             )
         except UnsoundStepError as error:
             unsound[error.of] = str(error)
