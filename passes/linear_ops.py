@@ -82,9 +82,14 @@ def output_conv_transpose(node: NodeProto, _output: int, affine: Affine, graph: 
     shape = weight.shape
     group = _group(node, shape[0], graph)
     scale, shift = vectors(affine, 1, shape[1] * group, node, graph)
-    factor = np.repeat(scale.reshape(group, shape[1]), shape[0] // group, axis=0)
-    scaled = weight.scaled(affine, factor, (0, 1))
+    scaled = weight.scaled(affine, _by_row(scale, group, shape), (0, 1))
     return [scaled.also(new_bias(node, scale, shift, weight.dtype, graph))]
+
+
+def _by_row(numbers_: Array, group: int, shape: tuple[int, ...]) -> Array:
+    """A number for each column of each group, for a whole weight of that shape: [rows, n], or [1, n] of one group."""
+    columns = numbers_.reshape(group, shape[1])
+    return columns if group == 1 else np.repeat(columns, shape[0] // group, axis=0)
 
 
 def output_gemm(node: NodeProto, _output: int, affine: Affine, graph: Graph) -> list[Step]:
@@ -185,13 +190,11 @@ def input_conv(node: NodeProto, index: int, affine: Affine, graph: Graph) -> lis
     scale, shift = vectors(affine, 1, shape[1] * group, node, graph, "reads")
     if affine.has_shift and pads_with_zeros(node):
         raise Refused(Reason.PADDED_BORDER, graph.known_as(node))
-    per_output = np.repeat(np.arange(group), shape[0] // group)
-    factor = scale.reshape(group, shape[1])[per_output]
-    scaled = weight.scaled(affine, factor, (0, 1))
+    scaled = weight.scaled(affine, _by_row(scale, group, shape), (0, 1))
     if not affine.has_shift:
         return [scaled]
     taps = weight.tensor.sum(tuple(range(2, len(shape)))).reshape(shape[:2])
-    shift = (taps * shift.reshape(group, shape[1])[per_output]).sum(axis=1)
+    shift = (taps * _by_row(shift, group, shape)).sum(axis=1)
     bias = new_bias(node, np.ones(shape[0]), shift, weight.dtype, graph)
     return [scaled.also(bias)]
 

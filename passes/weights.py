@@ -171,6 +171,7 @@ class FactoredWeight:
         if not affine.has_scale:
             return Step()
         check_range(self.tensor, self.tensor.scaled(factor, *axes), axes)
+        factor = np.broadcast_to(factor, [self.shape[axis] for axis in axes])
         rank = len(self.shape)
         form = [1] * rank
         for axis, size in zip(axes, factor.shape, strict=True):
