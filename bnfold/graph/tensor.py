@@ -229,7 +229,7 @@ class Tensor:
         exact = not self._is_scaled_along(axis) or self.dtype.itemsize == 2
         found = _Largest(self.shape, axis)
         for block, values in self._read(_blocks(self.shape, self.dtype.itemsize)):
-            found.add(block, self._exact(block, values) if exact else values)
+            found.add(block, self._exact_for_now(block, values) if exact else values)
         self._release()
         return found.values if exact else self.times_factors(found.values)
 
@@ -249,7 +249,7 @@ class Tensor:
         total, source = np.zeros([1 if a in axes else n for a, n in enumerate(self.shape)]), self._values
         for block in _blocks(self.shape, self.dtype.itemsize):
             part = tuple(slice(None) if a in axes else s for a, s in enumerate(block))
-            total[part] += self._exact(block, source[block]).sum(axis=axes, keepdims=True)
+            total[part] += self._exact_for_now(block, source[block]).sum(axis=axes, keepdims=True)
         self._release()
         return total
 
@@ -284,9 +284,20 @@ class Tensor:
 
     def _exact(self, block: Block, part: NDArray[Any]) -> NDArray[np.float64]:
         """`part`, the source's values in a block, times the factors."""
-        values = part.astype(np.float64)
-        for factor in self.factors:
-            with np.errstate(all="ignore"):
+        return self._times_factors(block, part.astype(np.float64))
+
+    def _exact_for_now(self, block: Block, part: NDArray[Any]) -> NDArray[np.float64]:
+        """The same, in memory that the next block reuses: getting new one would take longer than the arithmetic."""
+        if not part.flags.c_contiguous:  # sums depend on the order in memory
+            return self._exact(block, part)
+        values = _scratch.array("exact", part.shape, np.dtype(np.float64))
+        np.copyto(values, part)
+        return self._times_factors(block, values)
+
+    def _times_factors(self, block: Block, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Multiply the values of a block by the factors, in place."""
+        with np.errstate(all="ignore"):
+            for factor in self.factors:
                 values *= _part(factor, block)
         return values
 
@@ -311,12 +322,9 @@ class Tensor:
             if not self.factors:
                 yield self._stored(values)
                 continue
-            exact = _scratch.array("exact", values.shape, np.dtype(np.float64))
+            exact = self._exact_for_now(block, values)
             stored = _scratch.array("stored", values.shape, self.dtype)
-            np.copyto(exact, values)
             with np.errstate(all="ignore"):
-                for factor in self.factors:
-                    exact *= _part(factor, block)
                 np.copyto(stored, exact, casting="same_kind")
             yield stored
         self._release()
