@@ -690,10 +690,10 @@ class Graph:
 
     def index_uses(self) -> None:
         """Enter the uses of this scope's nodes where the values they read are defined, in the order of the walk."""
-        uses, defined = self._uses, self._defined
+        uses, defined, new = self._uses, self._defined, tuple.__new__  # a NamedTuple's own is Python
         for node in self._walk:
             for index, value in enumerate(self._read[id(node)]):
-                use = Use(self, node, index)
+                use = new(Use, (self, node, index))
                 if value in uses:
                     uses[value].append(use)
                 elif value in defined:
