@@ -12,11 +12,12 @@ variances", 1979.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 
-from bnfold.statistics.exact_sum import ONE, ExactSum, split_product
+from bnfold.statistics.exact_sum import ExactSum, split_product
 from bnfold.statistics.moments import Moments, Statistics
 
 _HEADER = struct.Struct("<4sBBIQQ")
@@ -88,22 +89,20 @@ class Pooled(Merger):
         """Take one batch; one without elements changes nothing."""
         self.batches += 1
         self.elements += moments.count
-        count = np.full(moments.channels, float(moments.count))
         sums, squares, m2 = self._sums
-        for part in split_product(count, moments.mean):
-            sums.add(part)
-        for square in split_product(moments.mean, moments.mean):
-            for part in split_product(count, square):
-                squares.add(part)
+        terms = np.stack((moments.mean, *split_product(moments.mean, moments.mean)))
+        parts = np.stack(split_product(np.array(float(moments.count)), terms))
+        sums.add(parts[:, 0])
+        squares.add(parts[:, 1:])
         m2.add(moments.m2)
 
     def statistics(self) -> Statistics:
         """m2 / n: the population variance, as ONNX means it."""
         if not self.elements:
             raise ValueError("there is no data")
-        whole = self.elements * ONE
+        (sums, squares, inner), one = _in_one_unit(self._sums)
+        whole = self.elements * one
         squared = whole * whole
-        sums, squares, inner = (each.units() for each in self._sums)
         n_m2 = [  # the division of whole numbers rounds once
             whole * (inside + square) - total * total
             for inside, square, total in zip(inner, squares, sums, strict=True)
@@ -131,6 +130,13 @@ class Averaged(Merger):
         """PyTorch's cumulative average, without its rounding."""
         if not self.batches:
             raise ValueError("there is no data")
-        whole = self.batches * ONE
-        mean, variance = (np.array([total / whole for total in sums.units()]) for sums in self._sums)
+        sums, one = _in_one_unit(self._sums)
+        whole = self.batches * one
+        mean, variance = (np.array([total / whole for total in totals]) for totals in sums)
         return Statistics(mean, variance)
+
+
+def _in_one_unit(sums: Sequence[ExactSum]) -> tuple[list[list[int]], int]:
+    """The sums in whole units, the largest in which all are whole, and how many of them make 1."""
+    places = max(each.binary_places for each in sums)
+    return [each.units(places) for each in sums], 1 << places

@@ -36,6 +36,18 @@ def test_the_ends_of_the_range(number: float) -> None:
 
 
 @settings(deadline=None)
+@given(st.lists(st.tuples(FINITE, FINITE), min_size=1, max_size=9))
+def test_vectors_count_the_same_at_once_and_one_by_one(pairs: list[tuple[float, float]]) -> None:
+    at_once, one_by_one = ExactSum(2), ExactSum(2)
+    at_once.add(np.array(pairs))
+    at_once.add(np.array([pairs, pairs]).swapaxes(0, 1))
+    for pair in pairs * 3:
+        one_by_one.add(np.array(pair))
+    assert at_once.to_bytes() == one_by_one.to_bytes()
+    assert at_once.exact() == [3 * sum(map(Fraction, column)) for column in zip(*pairs, strict=True)]
+
+
+@settings(deadline=None)
 @given(MODERATE, MODERATE)
 def test_a_product_is_split_exactly(a: float, b: float) -> None:
     high, low = split_product(np.array([a]), np.array([b]))
@@ -70,6 +82,26 @@ def test_shards_agree_with_the_whole(data: np.ndarray, parts: int) -> None:
         variance = sum((x - mean) ** 2 for x in values) / len(values)
         assert found.mean[channel] == pytest.approx(float(mean), rel=1e-12, abs=1e-14)
         assert found.variance[channel] == pytest.approx(float(variance), rel=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1.0, 2.0**-80, 2.0**-150, 2.0**60, 2.0**200])
+def test_statistics_are_rounded_once_in_any_unit(unit: float) -> None:
+    """Sums may be whole numbers, or lie far behind the binary point."""
+    generator = np.random.default_rng(2)
+    parts = [
+        Moments(count, unit * generator.integers(-9, 9, 1) / 1.0, unit**2 * np.array([count / 3]))
+        for count in (4, 3, 7)
+    ]
+    by_elements, by_batches = Pooled(1), Averaged(1)
+    for part in parts:
+        by_elements.add(part)
+        by_batches.add(part)
+    terms = [(part.count, Fraction(part.mean.item()), Fraction(part.m2.item())) for part in parts]
+    mean = sum(count * own for count, own, _ in terms) / 14
+    inner = sum(m2 + count * own * own for count, own, m2 in terms) / 14
+    assert by_elements.statistics() == (float(mean), float(inner - mean * mean))
+    variances = [Fraction((part.m2 / (part.count - 1)).item()) for part in parts]
+    assert by_batches.statistics() == (float(sum(own for _, own, _ in terms) / 3), float(sum(variances) / 3))
 
 
 def test_the_mean_of_the_variances_is_another_number(data: np.ndarray) -> None:
