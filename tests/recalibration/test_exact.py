@@ -164,6 +164,12 @@ MODELS = {
     "shapes and integers": lambda: row(
         "sh = Shape(x)\n" + CHAIN + "r = Reshape(e, sh)\n" + norm("r", "y", 2)
     ),
+    "as many values as the data decides": lambda: row(
+        "zero = Constant<value = float {0}>() l = ReduceMean<axes = [0, 2, 3], keepdims = 0>(x)\n"
+        "on = Greater(l, zero) sq = Compress<axis = 1>(x, on)\n" + CHAIN
+        + "both = Concat<axis = 1>(e, sq) m6 = ReduceMax<axes = [1]>(both) s = Add(e, m6)\n" + norm("s", "y", 2),
+        opset=13,
+    ),
     "float16": lambda: row(
         CHAIN + norm("e", "f", 2) + "hf = Cast<to=10>(d)\nhr = Relu(hf)\nw6 = Cast<to=1>(hr)\ns = Add(w6, f)\n"
         + norm("s", "y", 3)
@@ -198,6 +204,19 @@ def test_what_is_kept_does_not_show_in_the_bits(name: str, tmp_path: Path) -> No
         assert bits(found.statistics) == expected, options
         assert found.batches == len(feeds)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a skip connection over every level", "as many values as the data decides", "densenet"]
+)
+def test_batches_in_memory_that_others_were_in(name: str, tmp_path: Path) -> None:
+    """Of one size one after the other, so that all but the first of each are written where an earlier one was."""
+    model = MODELS[name]()
+    feeds = feeds_of(model, (2, 2, 2, 3, 2, 3, 3, 1))
+    expected = bits(one_after_another(model, feeds))
+    for options in ROOM.values():
+        room = options | ({"spill": tmp_path} if "spill" in options else {})
+        assert bits(recalibrated(model, lambda: iter(feeds), **room).statistics) == expected, options
 
 
 def test_what_is_told_of_what_was_kept(tmp_path: Path) -> None:

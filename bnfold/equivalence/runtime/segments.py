@@ -26,6 +26,7 @@ from bnfold.equivalence.numbers.element_types import Array, Feed
 from bnfold.equivalence.operators import operator_of
 from bnfold.equivalence.runtime.inner_values import add_something, data_of, name_none
 from bnfold.equivalence.runtime.opening import Setting, running
+from bnfold.equivalence.runtime.reused_memory import ReusedMemory
 from bnfold.equivalence.runtime.sessions import Optimization, RunFailed, Session
 from bnfold.equivalence.structure.evaluation_semantics import evaluate_in_place
 from bnfold.equivalence.structure.scopes import reads
@@ -75,6 +76,7 @@ class SegmentedModel:
         name_none(graph)
         numbers = {place: number for number, level in enumerate(levels) for place in level}
         self._find_levels({self._made_by[node.output[0]]: numbers[place] + 1 for place, node in data.items()})
+        self._memory = ReusedMemory()
         self._uncut: set[str] = set()
         self._find_frontiers()
 
@@ -141,7 +143,8 @@ class SegmentedModel:
         taken = {port.name for port in session.raw.get_inputs()} | {
             port.name for port in session.raw.get_overridable_initializers()
         }
-        made = {**values, **session.run({name: array for name, array in values.items() if name in taken})}
+        feed = {name: array for name, array in values.items() if name in taken}
+        made = {**values, **session.run_reusing(self._memory, feed)}
         crossing = {name: made[name] for name in self._frontiers[level] if name in made}
         for name in crossing.keys() - self._types.keys():
             self._types[name] = helper.np_dtype_to_tensor_dtype(crossing[name].dtype)
