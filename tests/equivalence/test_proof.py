@@ -594,3 +594,29 @@ def test_a_bias_may_move_to_what_is_added_behind_it(first: str, second: str, rig
     before, after = (model(text.format(*biases, between), weights) for biases in (("b1", "b2"), (first, second)))
     standings = {proof.standing for proof in prove(before, after)}
     assert standings == {Standing.HOLDS} if right else Standing.BROKEN in standings
+
+
+IMAGE = "agraph (float[1,2,{0},5] x) => (float[1,2,A,B] y) "
+TURNS_ON_SIZES = {
+    "ceil_mode, at a size that it rounds": (
+        IMAGE.format(8) + "{ y = MaxPool<kernel_shape=[3,2], strides=[2,1], ceil_mode=%s>(x) }",
+        ("1", "0"),
+    ),
+    "ceil_mode, at any size": (
+        IMAGE.format("H") + "{ y = MaxPool<kernel_shape=[3,2], strides=[2,1], ceil_mode=%s>(x) }",
+        ("1", "0"),
+    ),
+    "the place of what is one pixel": (
+        IMAGE.format(6) + '{ y = Resize<mode="nearest", coordinate_transformation_mode="%s">(x, , scales) }',
+        ("half_pixel", "pytorch_half_pixel"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TURNS_ON_SIZES)
+def test_what_turns_on_sizes_is_not_proved_at_others(name: str) -> None:
+    text, values = TURNS_ON_SIZES[name]
+    weights = {"scales": np.float32([1, 1, 0.2, 1])} if "scales" in text else {}
+    before, after = (model(text % value, weights) for value in values)
+    assert {proof.standing for proof in prove(before, after)} & {Standing.UNDECIDED, Standing.BROKEN}
+    assert {proof.standing for proof in prove(before, before)} <= {Standing.HOLDS}

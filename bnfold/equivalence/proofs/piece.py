@@ -11,7 +11,7 @@ rounding: no tolerance is chosen. Nothing here uses the code that folds.
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -39,7 +39,7 @@ from bnfold.equivalence.proofs.composition import (
 from bnfold.equivalence.proofs.made_values import cut_alike, depend_on_each_other, made_together, sizes_made
 from bnfold.equivalence.proofs.magnitude import MagnitudeBound
 from bnfold.equivalence.proofs.obligations import Correspondence, Obligation, Pair
-from bnfold.equivalence.proofs.piece_sizes import Dims, period, reads_sizes, sizes_read
+from bnfold.equivalence.proofs.piece_sizes import Dims, period, reads_sizes, rounds_windows, sizes_read
 from bnfold.equivalence.proofs.reaching import reaches_an_output
 from bnfold.equivalence.proofs.weights import Difference, Weights, compare
 from bnfold.equivalence.structure.scopes import Cutter, Piece, Value
@@ -267,7 +267,10 @@ def _evaluated(
     renamed = {pair.old.name: pair.new.name for pair in obligation.premises}
     old = before.cut(before_piece, list(renamed))
     new = after.cut(after_piece, list(dict.fromkeys(renamed.values())))
+    values = [pair.old for pair in obligation.premises]
+    dims = [common.dims(value) for value in values]
     try:
+        _require_no_other_sizes(old, new, dims)
         store_constants(old)
         store_constants(new)
         changed = _changed(old, new)
@@ -278,8 +281,6 @@ def _evaluated(
     if len(old.graph.node) - len(new.graph.node) > 1:
         with suppress(Unknowable):
             sizes_of.append(MagnitudeBound(old, {}))
-    values = [pair.old for pair in obligation.premises]
-    dims = [common.dims(value) for value in values]
     trial = _Trial(
         shell._replace(unit=roundoff(changed)),
         {},
@@ -324,6 +325,30 @@ def _evaluated(
         return agreed
     found, _ = fits(sizes_made(values, common, seed))
     return found[0] if found else _unsized(agreed)
+
+
+def _require_no_other_sizes(old: ModelProto, new: ModelProto, dims: Iterable[Dims]) -> None:
+    """Raise Unknowable where what turns on sizes differs: two pieces may be the same at those that are tried alone."""
+
+    def said(piece: ModelProto, concerned: Callable[[NodeProto], bool], *names: str) -> Counter[tuple[object, ...]]:
+        return Counter(
+            (
+                node.op_type,
+                *sorted(each.SerializeToString() for each in node.attribute if each.name in names or not names),
+            )
+            for node in piece.graph.node
+            if concerned(node)
+        )
+
+    if said(old, _is_slow) != said(new, _is_slow):
+        raise Unknowable("an operator like Resize has other attributes, which tell at some sizes alone")
+    rounding_ = said(old, rounds_windows, "ceil_mode", "auto_pad") != said(new, rounds_windows, "ceil_mode", "auto_pad")
+    if rounding_ and any(known is None or None in known[2:] for known in dims):
+        raise Unknowable("how windows are rounded turns on sizes that are not known")
+
+
+def _is_slow(node: NodeProto) -> bool:
+    return operator_of(node).slow
 
 
 def _is_of_its_own_sizes(piece: ModelProto, dims: Iterable[Dims]) -> bool:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TypeAlias
 
 import onnx
-from onnx import ModelProto, TensorProto, TensorShapeProto, TypeProto
+from onnx import ModelProto, NodeProto, TensorProto, TensorShapeProto, TypeProto
 
 from bnfold.equivalence.feeds.dynamic_sizes import Sizes, windows
 from bnfold.equivalence.feeds.size_solving import Shapes
@@ -50,13 +50,20 @@ def sizes_read(region: ModelProto) -> set[str]:
 
 
 def period(*regions: ModelProto) -> int:
-    """By how much a size may differ without other padding: 1 where no operator pads by the size of what it reads.
+    """By how much a size may differ without other windows: 1 where no operator pads by the size of what it reads.
 
-    auto_pad = SAME_* pads by the remainder of a size and a stride, and strides of operators in a row multiply.
+    auto_pad = SAME_* pads by the remainder of a size and a stride, and so does ceil_mode. Strides of operators in a row
+    multiply.
     """
     nodes = [node for region in regions for node in region.graph.node]
-    by_size = any(text(node, "auto_pad", "") in {"SAME_UPPER", "SAME_LOWER"} for node in nodes)
+    by_size = any(rounds_windows(node) for node in nodes)
     return math.prod(math.lcm(*numbers(node, "strides", (1,))) for node in nodes) if by_size else 1
+
+
+def rounds_windows(node: NodeProto) -> bool:
+    """Whether the windows of an operator depend on the remainder of a size and a stride."""
+    rounds = any(each.name == "ceil_mode" and each.i for each in node.attribute)
+    return rounds or text(node, "auto_pad", "") in {"SAME_UPPER", "SAME_LOWER"}
 
 
 class InputShapes:
