@@ -612,7 +612,7 @@ class Graph:
 
         Also where no payload lies in a file of its own, so that what is computed lies in the model in any case.
         """
-        if all(stored.location is None for stored in self.model.file.payloads):
+        if not self.model.has_data_files:
             return None
         waiting, seen = [(self, value)], set[tuple[int, str]]()
         largest: tuple[int, int] | None = None

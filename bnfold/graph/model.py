@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto
@@ -196,6 +197,11 @@ class Model:
         """Remember the structure as it was read: shapes are inferred from it, also after the first edit."""
         if self._before_edits is None and self._types is None and self._as_read is None:
             self._before_edits = self.proto.SerializeToString()
+
+    @cached_property
+    def has_data_files(self) -> bool:
+        """Whether any bytes of tensors lie in a file of their own; edits put none there where none were."""
+        return any(stored.location is not None for stored in self.file.payloads)
 
     def add_payload(self, payload: TensorPayload, like: int | None) -> int:
         """Enter computed tensor bytes; they are stored where those of payload `like` were, or inline. Its index."""

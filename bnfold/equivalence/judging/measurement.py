@@ -149,10 +149,11 @@ def _numbers(reference: Array, candidate: Array, *, distributions: bool) -> dict
     wide = np.float32 if reference.dtype.name in {"float32", "float16", "bfloat16"} else np.float64
     before: Array = np.ascontiguousarray(reference, wide)
     after: Array = np.ascontiguousarray(candidate, wide)
-    error, is_finite = _apart(before, after)
     are_integers = reference.dtype.kind in "iu"
     if are_integers:
-        error = distance(reference, candidate).reshape(before.shape)
+        error, is_finite = distance(reference, candidate).reshape(before.shape), True
+    else:
+        error, is_finite = _apart(before, after)
     if not is_finite and wide is np.float32:  # the difference of two large numbers may overflow
         before, after = before.astype(np.float64), after.astype(np.float64)
         error, is_finite = _apart(before, after)

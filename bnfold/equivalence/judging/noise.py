@@ -198,9 +198,8 @@ def shaken_noise(
 def _where_both_are_finite(reference: Array, candidate: Array) -> tuple[Array, Array]:
     """The reference there, and how far the candidate is off, both in float64 and flat."""
     with np.errstate(all="ignore"):
-        was, now = reference.astype(np.float64), candidate.astype(np.float64)
-        known = np.isfinite(was) & np.isfinite(now)
-        return was[known], distance(reference, candidate)[known]
+        known = np.isfinite(reference) & np.isfinite(candidate)
+        return reference.astype(np.float64)[known], distance(reference, candidate)[known]
 
 
 def are_jumps(reference: Array, candidate: Array) -> bool:
@@ -228,12 +227,11 @@ class Moved(NamedTuple):
         if reference.shape != shaken.shape or not reference.size or reference.dtype.kind not in "fiuV":
             return None
         with np.errstate(all="ignore"):
-            was, now = reference.astype(np.float64), shaken.astype(np.float64)
-            finite = np.isfinite(was)
-            if not finite.any() or not np.isfinite(now[finite]).all():
+            finite = np.isfinite(reference)
+            if not finite.any() or not np.isfinite(shaken)[finite].all():
                 return None
             error = distance(reference, shaken)[finite]
-        largest, scale = float(error.max()), float(np.abs(was[finite]).max())
+        largest, scale = float(error.max()), float(np.abs(reference.astype(np.float64)[finite]).max())
         return cls(largest, _rms(error), largest / scale if scale else 0.0)
 
 
